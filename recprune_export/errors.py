@@ -2,9 +2,11 @@
 
     RecpruneError
     ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or a claim was judged and fails
+    │   └── SlowerThanPyTorch     ... a file that takes longer than the same model in PyTorch
     ├── Undecided             5   a claim was judged and cannot be told by these rows or measurements (`--undecided pass|fail`)
     ├── UsageError            2   an invalid option, target directory or combination of options
-    │   └── TooFewBytes           ... a byte limit that no plan meets
+    │   ├── TooFewBytes           ... a byte limit that no plan meets
+    │   └── TooLittleTime         ... a limit of the predicted time that no plan within the bytes meets
     ├── InputFileError        3   a file that is missing, damaged or of the wrong kind
     │   ├── DataError             ... rows: CSV, Parquet, NPZ
     │   ├── ModelFileError        ... checkpoint, state dict, .pt2
@@ -31,6 +33,17 @@ class ValidationFailed(RecpruneError):
     exit_code = 1
 
 
+class SlowerThanPyTorch(ValidationFailed):
+    """A file that takes certainly longer than the same model in PyTorch.
+
+    `ratio` is that of the times at the batch size where it is largest, `excess` their difference there, in µs for each row.
+    """
+
+    def __init__(self, message: str, ratio: float, excess: float) -> None:
+        super().__init__(f"{message} Nothing was written.")
+        self.finding, self.ratio, self.excess = message, ratio, excess
+
+
 class Undecided(RecpruneError):
     """A claim that cannot be told: its limit lies within the interval of the rows or measurements."""
 
@@ -45,6 +58,10 @@ class UsageError(RecpruneError):
 
 class TooFewBytes(UsageError):
     """A limit of bytes below the smallest file that a plan of the model has."""
+
+
+class TooLittleTime(UsageError):
+    """A limit of the predicted time below that of the fastest plan within the limit of bytes."""
 
 
 class InputFileError(RecpruneError):

@@ -25,7 +25,8 @@ class PruningSettings:
     first; `prune_rows` the fraction of all rows of tables that is replaced by shared ones, or "auto", after that.
     `pruning_stages` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
     squares after each. With `max_bytes`, a size or a percentage of the dense file, widths and bits are chosen together within it, and
-    `sparsity` is not used.
+    `sparsity` is not used. `max_microseconds`, which searches set, limits the predicted time of its lookups and matrix products
+    (`RequestTime`).
     """
 
     sparsity: float = 0.7
@@ -39,6 +40,7 @@ class PruningSettings:
     refit: bool = True
     pruning_stages: int = 1
     max_bytes: str | None = None
+    max_microseconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -60,6 +62,8 @@ class PruningSettings:
             raise UsageError(f"--pruning-stages must be 1 or more, got {self.pruning_stages}.")
         if self.max_bytes is not None:
             self._check_byte_limit(self.max_bytes)
+        if self.max_microseconds is not None and (self.max_bytes is None or not self.max_microseconds > 0.0):
+            raise UsageError("max_microseconds is a positive limit of the time of plans within --max-bytes: give both.")
 
     def _check_byte_limit(self, text: str) -> None:
         parse_byte_limit(text)

@@ -42,9 +42,19 @@ def describe_point(storage: StoragePlan) -> str:
     >>> curve = (RatePoint(900, 0.003), RatePoint(1_200, 0.001))
     >>> describe_point(StoragePlan(StoredBits(), 1_010, RatePoint(1_000, 0.002), 0.002, curve))
     'at most 1.01 kB; predicted loss 0.0020, 0.0030 at 900 B, 0.0010 at 1.20 kB'
+    >>> describe_point(StoragePlan(StoredBits(), 1_010, RatePoint(1_000, 0.002, 85.0), 0.002))
+    'at most 1.01 kB; predicted loss 0.0020; predicted reads of weights 85 µs at batch 256'
     """
     others = "".join(f", {format_loss(p.loss)} at {format_bytes(p.bytes)}" for p in find_neighbors(storage))
-    return f"at most {format_bytes(storage.max_bytes)}; predicted loss {format_loss(storage.point.loss)}{others}"
+    return (
+        f"at most {format_bytes(storage.max_bytes)}; predicted loss {format_loss(storage.point.loss)}{others}"
+        f"{_format_time(storage)}"
+    )
+
+
+def _format_time(storage: StoragePlan) -> str:
+    time = storage.point.microseconds
+    return f"; predicted reads of weights {time:.3g} µs at batch {storage.rows}" if time else ""
 
 
 def describe_bits(storage: StoragePlan) -> str:

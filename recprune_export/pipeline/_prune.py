@@ -98,6 +98,7 @@ def run_search_prefix(
     *,
     seed: int = 0,
     prefix: SearchPrefix | None = None,
+    serving: ServingConfig = DEFAULT_SERVING,
 ) -> SearchPrefix:
     """Do the work that all trials of a search with the same seed share, but for that of an earlier `prefix`."""
     if prefix is None:
@@ -107,7 +108,8 @@ def run_search_prefix(
     if pruning.max_bytes is None or prefix.candidates is not None:
         return prefix
     start = prefix.regularized.program if prefix.regularized else program
-    return replace(prefix, candidates=make_byte_candidates(start, pruning, task, prefix.fields, seed=seed))
+    candidates = make_byte_candidates(start, pruning, task, prefix.fields, seed=seed, serving=serving)
+    return replace(prefix, candidates=candidates)
 
 
 def prune(

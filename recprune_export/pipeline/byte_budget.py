@@ -10,7 +10,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from recprune_export.byte_limit import ByteLimit
-from recprune_export.errors import TooFewBytes
+from recprune_export.errors import TooFewBytes, TooLittleTime
 from recprune_export.number_formats import format_bytes
 from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig, export_onnx
 from recprune_export.program.program import Program
@@ -45,31 +45,42 @@ def resolve_byte_limit(dense: Program, limit: ByteLimit) -> int:
 
 
 def plan_within_bytes(
-    candidates: Sequence[Candidate], request: Request, max_bytes: int, serving: ServingConfig = DEFAULT_SERVING
+    candidates: Sequence[Candidate],
+    request: Request,
+    max_bytes: int,
+    serving: ServingConfig = DEFAULT_SERVING,
+    max_microseconds: float | None = None,
 ) -> PlannedProgram:
     """Choose the widths and bits of least predicted loss within `max_bytes`, for the candidate that loses least.
 
     The file of a plan is written as for `serving`, untuned, with rows of `request` to quantize it, so that its bytes are counted
-    and not estimated; where they exceed the limit, or leave much of it, the plan is made again.
+    and not estimated; where they exceed the limit, or leave much of it, the plan is made again. Plans are predicted to take at
+    most `max_microseconds` for lookups and matrix products.
 
-    Raises `TooFewBytes` where no plan has so few bytes.
+    Raises `TooFewBytes` where no plan has so few bytes, `TooLittleTime` where none of them is as fast.
     """
+    slowest = inf if max_microseconds is None else max_microseconds
     limit = int(max_bytes * (1.0 - MARGIN))
     start = max(limit - FIRST_OVERHEAD, limit // 2)
     best: _Counted | None = None
     smallest: int | None = None
-    for _, number in sorted((_loss_of(c.choices.allocate(start)), n) for n, c in enumerate(candidates)):
+    for _, number in sorted((_loss_of(c.choices.allocate(start, slowest)), n) for n, c in enumerate(candidates)):
         candidate = candidates[number]
-        if best is not None and _loss_of(candidate.choices.allocate(limit)) >= best.allocation.loss:
+        if best is not None and _loss_of(candidate.choices.allocate(limit, slowest)) >= best.allocation.loss:
             continue  # not even without any bytes beside the weights
-        for counted in _count_plans(candidate, limit, start, request, serving):
+        for counted in _count_plans(candidate, limit, start, slowest, request, serving):
             smallest = counted.bytes if smallest is None else min(smallest, counted.bytes)
             if counted.bytes <= limit and (best is None or counted.allocation.loss < best.allocation.loss):
                 best = counted
     if best is None:
         fewest = min(candidate.choices.count_fewest_bytes() for candidate in candidates)
+        if max_microseconds is not None and fewest <= limit and smallest is None:
+            raise TooLittleTime(
+                f"No plan within --max-bytes {format_bytes(max_bytes)} is predicted to take at most {max_microseconds:.3g} µs for the "
+                "lookups and matrix products of a request. Allow more time, or more bytes."
+            )
         raise TooFewBytes(_describe_too_few_bytes(max_bytes, smallest, fewest))
-    return PlannedProgram(_with_storage(best, max_bytes), best.candidate.projected.program)
+    return PlannedProgram(_with_storage(best, max_bytes, slowest), best.candidate.projected.program)
 
 
 def _loss_of(allocation: Allocation | None) -> float:
@@ -77,7 +88,7 @@ def _loss_of(allocation: Allocation | None) -> float:
 
 
 def _count_plans(
-    candidate: Candidate, limit: int, start: int, request: Request, serving: ServingConfig
+    candidate: Candidate, limit: int, start: int, slowest: float, request: Request, serving: ServingConfig
 ) -> Iterator["_Counted"]:
     """Yield plans of a candidate with their counted bytes, until one has nearly `limit` of them, at most `ATTEMPTS`.
 
@@ -86,8 +97,8 @@ def _count_plans(
     fitting, exceeding, weights = 0, limit, start
     before: Allocation | None = None
     for _ in range(ATTEMPTS):
-        allocation = candidate.choices.allocate(weights)
-        if allocation is None:  # no plan has weights of so few bytes
+        allocation = candidate.choices.allocate(weights, slowest)
+        if allocation is None:  # no plan has weights of so few bytes, or none of them is as fast
             fitting, weights = weights, (weights + exceeding) // 2
             continue
         if allocation == before:
@@ -141,21 +152,22 @@ def _get_bits(allocation: Allocation) -> StoredBits:
     return StoredBits(allocation.table_bits, allocation.layer_bits)
 
 
-def _with_storage(chosen: _Counted, max_bytes: int) -> Plan:
-    """Return the plan of the chosen allocation with its bits, and with the points of the curve around it."""
+def _with_storage(chosen: _Counted, max_bytes: int, slowest: float) -> Plan:
+    """Return the plan of the chosen allocation with its bits, and with the points of the curve around it, as fast as it has to be."""
     candidate, allocation = chosen.candidate, chosen.allocation
     overhead = chosen.bytes - allocation.bytes
     points = []
     for factor in CURVE:
-        other = candidate.choices.allocate(int(factor * chosen.bytes) - overhead)
+        other = candidate.choices.allocate(int(factor * chosen.bytes) - overhead, slowest)
         if other is not None:
-            points.append(RatePoint(other.bytes + overhead, other.loss))
+            points.append(RatePoint(other.bytes + overhead, other.loss, other.microseconds))
     storage = StoragePlan(
         _get_bits(allocation),
         max_bytes,
-        RatePoint(chosen.bytes, allocation.loss),
-        allocation.bound,
+        RatePoint(chosen.bytes, allocation.loss, allocation.microseconds),
+        allocation.least_loss_estimate,
         tuple(points),
+        candidate.choices.time.rows,
     )
     return replace(candidate.make_plan(allocation), storage=storage)
 

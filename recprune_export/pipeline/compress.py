@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
-from recprune_export.errors import ModelError, UsageError, ValidationFailed
+from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.finetuning.task import (
@@ -39,6 +40,7 @@ from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline._run_until_fast import SlowPlan, run_until_fast
 from recprune_export.pipeline.build_manifest import (
     InputSources,
     Outcome,
@@ -127,7 +129,8 @@ def compress_program(
 
     Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
     `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
-    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
+    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail; a plan within --max-bytes whose
+    file is slower than PyTorch is first made again, with less predicted time.
     """
     check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
@@ -137,18 +140,13 @@ def compress_program(
     with stage_bundle(target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):
-            pruned = prune(
-                program, settings.pruning, settings.finetuning, task,
-                seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
-                serving=make_serving_config(settings),
-            )  # fmt: skip
-            exported = export_and_quantize(program, pruned, settings, task, Path(scratch))
-            measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
-            outcome = Outcome(pruned, exported, measurements)
+            run = partial(run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch))
+            outcome, retries = run_until_fast(run, settings, checkpoints)
+            measurements = outcome.measurements
             manifest = make_manifest(
                 target.name, outcome, recorded or settings, task, origin,
                 encoding=read_encoding(extra_files or {}),
-                notes=(*leading_notes, *describe_omissions(settings.latency), *collect_notes(outcome, settings.pruning, task)),
+                notes=(*leading_notes, *retries, *describe_omissions(settings.latency), *collect_notes(outcome, settings.pruning, task)),
             )  # fmt: skip
             files = collect_bundle_files(program, outcome, settings, task, manifest, extra_files or {}, Path(scratch))
             write_bundle(target, files, manifest, sign)
@@ -158,7 +156,7 @@ def compress_program(
         counts=measurements.counts,
         reduction=measurements.reduction,
         metrics=measurements.metrics,
-        parity=exported.parity,
+        parity=outcome.exported.parity,
         latency=measurements.latency,
         footprints=measurements.footprints,
         session=read_session_options(manifest),
@@ -167,6 +165,37 @@ def compress_program(
         warnings=measurements.warnings,
         sizes=get_sizes(task),
     )
+
+
+def run_stages(
+    program: Program,
+    task: Task,
+    settings: Settings,
+    checkpoints: StageCheckpoints,
+    *,
+    plan: Plan | None,
+    search_prefix: SearchPrefix | None,
+    folder: Path,
+) -> Outcome:
+    """Prune, export to `folder` and measure.
+
+    Raises `SlowPlan` where the file of a plan within --max-bytes is slower than the same model in PyTorch, `SlowerThanPyTorch` where
+    that of another one is.
+    """
+    pruned = prune(
+        program, settings.pruning, settings.finetuning, task,
+        seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
+        serving=make_serving_config(settings),
+    )  # fmt: skip
+    exported = export_and_quantize(program, pruned, settings, task, folder)
+    storage = pruned.stages[-1].plan.storage
+    try:
+        measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
+    except SlowerThanPyTorch as error:
+        if plan is None and storage is not None:
+            raise SlowPlan(error, storage) from error
+        raise
+    return Outcome(pruned, exported, measurements)
 
 
 def open_checkpoints(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from recprune_export.errors import ValidationFailed
+from recprune_export.errors import SlowerThanPyTorch
 from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.finetuning.task import (
@@ -82,7 +82,7 @@ def evaluate_exports(
 ) -> Measurements:
     """Count, test and time both files; with `latency.quick` at one batch size, without cold caches and cold starts.
 
-    Raises `ValidationFailed` where the pruned one is slower than PyTorch.
+    Raises `SlowerThanPyTorch` where the pruned one is slower than PyTorch.
     """
     counts = {"dense": count(exported.dense.path), "pruned": count(exported.pruned.path)}
     answers = {"dense": make_predictor(exported.dense), "pruned": make_predictor(exported.row_wise)}
@@ -119,7 +119,7 @@ def validate_latency(
 ) -> LatencyReport:
     """Time both models in PyTorch and in ONNX Runtime in turns; of PyTorch a rough ratio suffices.
 
-    Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
+    Raises `SlowerThanPyTorch` where pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
     threads = latency.threads
     with torch_threads(threads):
@@ -134,7 +134,11 @@ def validate_latency(
         )
     slower, _ = judge_against_pytorch(report)
     if slower:
-        raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")
+        ratios = {batch: report.ratio(batch, PRUNED_ONNX, PRUNED_TORCH).estimate for batch in report.samples}
+        batch = max(ratios, key=ratios.__getitem__)
+        onnx, torch = (report.typical_time(batch, name).estimate for name in (PRUNED_ONNX, PRUNED_TORCH))
+        excess = 1e3 * (onnx - torch) / batch
+        raise SlowerThanPyTorch(f"The ONNX model is not as fast as PyTorch. {slower[0]}", ratios[batch], excess)
     return report
 
 
@@ -145,7 +149,10 @@ def judge_against_pytorch(report: LatencyReport) -> tuple[tuple[str, ...], tuple
         ratio = report.ratio(batch, PRUNED_ONNX, PRUNED_TORCH)
         verdict, figure = judge_at_most(ratio, 1.0), f"{format_ratio(ratio)} the time of {PRUNED_TORCH}"
         if verdict is Verdict.FAILS:
-            sentences[verdict].append(f"At batch {batch}, {PRUNED_ONNX} takes {figure}.")
+            onnx, torch = (report.typical_time(batch, name).estimate for name in (PRUNED_ONNX, PRUNED_TORCH))
+            sentences[verdict].append(
+                f"At batch {batch}, {PRUNED_ONNX} takes {onnx:.3g} ms and {PRUNED_TORCH} {torch:.3g} ms: {figure}."
+            )
         elif verdict is Verdict.UNDECIDED:
             sentences[verdict].append(
                 f"At batch {batch} it cannot be told whether {PRUNED_ONNX} is as fast as {PRUNED_TORCH}: it takes {figure}. "

@@ -45,6 +45,7 @@ from recprune_export.pruning.rotation.table_projections import (
     insert_per_table_projections,
 )
 from recprune_export.settings import PruningSettings
+from recprune_export.validation.latency.speedup import choose_batch
 
 CALIBRATION_BATCHES = 16  # for scores
 # Of the expected loss, by output error: .001 is some .0003 of AUC (docs/decisions/structured-share.md).
@@ -88,7 +89,7 @@ def plan_pruning(
     `plan_fields`. `last_stage` are the settings of the last stage, where this is an earlier one.
 
     Raises `PruningError` where nothing can be pruned, `UsageError` where more fields are to be removed than can be, or where
-    no plan has as few bytes as are allowed.
+    no plan has as few bytes as are allowed, or is as fast as is asked for.
     """
     projects = pruning.score == OUTPUT_ERROR
     max_bytes = None if pruning.byte_limit is None else resolve_byte_limit(program, pruning.byte_limit)
@@ -97,11 +98,13 @@ def plan_pruning(
     program = remove_fields(program, fields).program
     rows = plan_rows(program, pruning.prune_rows, task, seed)
     program = share_planned_rows(program, rows, task, seed)
-    analyze_prunable(program, without_projections=not projects)
+    if max_bytes is None:
+        analyze_prunable(program, without_projections=not projects)
     if max_bytes is not None:
         if candidates is None:
-            candidates = _make_candidates(program, pruning, task, seed)
-        planned = plan_within_bytes(candidates, read_calibration_batches(task, seed)[0][0], max_bytes, serving)
+            candidates = _make_candidates(program, pruning, task, seed, serving)
+        request = read_calibration_batches(task, seed)[0][0]
+        planned = plan_within_bytes(candidates, request, max_bytes, serving, pruning.max_microseconds)
     elif projects:
         planned = _plan_with_least_loss(program, pruning, task, seed, dense, last_stage or pruning)
     else:
@@ -112,22 +115,32 @@ def plan_pruning(
 
 
 def make_byte_candidates(
-    program: Program, pruning: PruningSettings, task: Task, fields: FieldPlan, *, seed: int = 0
+    program: Program,
+    pruning: PruningSettings,
+    task: Task,
+    fields: FieldPlan,
+    *,
+    seed: int = 0,
+    serving: ServingConfig = DEFAULT_SERVING,
 ) -> tuple[Candidate, ...]:
     """Return the candidates of every plan of `program` within a number of bytes, without `fields` and the rows to remove.
 
-    Raises `PruningError` where nothing can be pruned.
+    Times are predicted for the headline's batch size among those of `serving`.
+
+    Raises `PruningError` where nothing can be pruned or have fewer bits.
     """
     program = remove_fields(program, fields).program
     program = share_planned_rows(program, plan_rows(program, pruning.prune_rows, task, seed), task, seed)
-    analyze_prunable(program, without_projections=False)
-    return _make_candidates(program, pruning, task, seed)
+    return _make_candidates(program, pruning, task, seed, serving)
 
 
-def _make_candidates(program: Program, pruning: PruningSettings, task: Task, seed: int) -> tuple[Candidate, ...]:
+def _make_candidates(
+    program: Program, pruning: PruningSettings, task: Task, seed: int, serving: ServingConfig
+) -> tuple[Candidate, ...]:
     """Return the candidates; if the model will be tuned, losses that tuning makes up for count less.
 
-    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them.
+    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them, and `PruningError` where nothing can
+    be pruned or have fewer bits.
     """
     for name, parameter in program.parameters().items():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
@@ -136,7 +149,11 @@ def _make_candidates(program: Program, pruning: PruningSettings, task: Task, see
                 "convert the model by model.float()."
             )
     remaining = TUNED if task.config.epochs > 0 else UNTUNED
-    return tuple(make_candidates(program, make_score_inputs(program, task, seed), pruning.width_multiple, remaining))
+    inputs, rows = make_score_inputs(program, task, seed), int(choose_batch(map(str, serving.batches)))
+    candidates = tuple(make_candidates(program, inputs, pruning.width_multiple, remaining, rows))
+    if not any(candidate.choices.can_choose for candidate in candidates):
+        analyze_prunable(program, without_projections=False)
+    return candidates
 
 
 @dataclass(frozen=True)

@@ -14,3 +14,16 @@ HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING = 0.1, 0.25
 # Of the elements of all tables, below which tables share their bits, and one lookup: bytes-and-bits
 SMALL_TABLE_FRACTION = 0.05
 MIN_ROWS_PER_DIMENSION = 8  # from which a matrix is small compared with its table: separate-table-widths
+# Microseconds of lookups by the bits of the table: of the start, above that of fp32, of each lookup, and of each number in it.
+# One thread of a Xeon, ONNX Runtime 1.32: time-of-plans, by benchmarks/bench_lookup_times.py
+LOOKUP_TIMES = {
+    32: (0.0, 0.0041, 0.00014),
+    16: (0.63, 0.0037, 0.00025),
+    8: (2.3, 0.0247, 0.00037),
+    4: (4.0, 0.0293, 0.00114),
+    3: (5.3, 0.0353, 0.00209),
+    2: (3.2, 0.0281, 0.00121),
+}
+MULTIPLICATIONS_PER_MICROSECOND = 53e3  # in fp32, one thread; int8 layers are timed in the file itself: cost-model
+# Plans whose predicted losses differ by no more than this fraction, or by no more than this, are told apart by time: time-of-plans
+TIED_LOSS_FRACTION, TIED_LOSS = 0.01, 1e-8

@@ -9,10 +9,14 @@ from recprune_export.stored_bits import StoredBits
 
 @dataclass(frozen=True)
 class RatePoint:
-    """The predicted loss of the best plan whose file has so many bytes; the loss is in units of the training loss."""
+    """The predicted loss of the best plan whose file has so many bytes, in units of the training loss, and its predicted time.
+
+    The `microseconds` are those of lookups and matrix products of one request (`RequestTime`).
+    """
 
     bytes: int
     loss: float
+    microseconds: float = 0.0
 
 
 def _decode_bits(values: Any) -> StoredBits:
@@ -23,12 +27,14 @@ def _decode_bits(values: Any) -> StoredBits:
 class StoragePlan(DictMixin):
     """The bits of weights, and the point of the plan on the curve of loss over bytes.
 
-    `max_bytes` is the limit, `point` the chosen plan, and `bound` an estimate of the least loss of any plan with as many
-    bytes, by the dual of the choice; `curve` are the best plans with fewer and with more bytes.
+    `max_bytes` is the limit, `point` the chosen plan, and `least_loss_estimate` that of any plan with as many bytes, by the dual
+    of the choice. `curve` are the best plans with fewer and with more
+    bytes. Times are predicted for a request of `rows` rows.
     """
 
     bits: Annotated[StoredBits, JsonForm(StoredBits.to_dict, _decode_bits)]
     max_bytes: int
     point: RatePoint
-    bound: float
+    least_loss_estimate: float
     curve: tuple[RatePoint, ...] = ()
+    rows: int = 256

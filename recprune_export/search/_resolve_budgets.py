@@ -1,11 +1,12 @@
 """`resolve_budgets`: one operating point for all budgets of quality, bytes and speed that the user gives.
 
-1. Speed first (`--target-speedup`, `--target-latency`; with both, each is searched and the smaller model taken): with
-   `--max-bytes` the most bytes up to the limit at which the artifact is certainly fast enough, since fewer bytes narrow layers too;
-   else the least sparsity that is.
+1. Speed first (`--target-speedup`, `--target-latency`; with both, each is searched and the faster model taken): with
+   `--max-bytes` the most predicted time of a plan within the limit at which the artifact is certainly fast enough; else the least
+   sparsity that is.
 2. Then quality (`--max-drop`): the least bytes at which the metric certainly falls no more, in two seeds, but never more bytes than
-   `--max-bytes` or than what step 1 gave. After a speed target without `--max-bytes` the sparsity of step 1 is judged alone: a
-   smaller one is too slow, a larger one loses more. With `--minimize latency` it is the largest sparsity.
+   `--max-bytes`, nor more predicted time than what step 1 gave. Of plans of nearly equal loss the fastest is taken. After a
+   speed target without `--max-bytes` the sparsity of step 1 is judged alone: a smaller one is too slow, a larger one loses more.
+   With `--minimize latency` it is the largest sparsity.
 3. With `--max-bytes` alone there is nothing to search: the plan keeps to it.
 
 Where two budgets exclude each other, the error names the one that fails at the point that the other asks for.
@@ -14,7 +15,7 @@ Where two budgets exclude each other, the error names the one that fails at the 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import floor
+from math import floor, inf
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,7 +101,7 @@ def resolve_budgets(
     for target in _list_targets(settings):
         result = find_point_for_speed(program, settings, target, task, report, max_bytes=limit)
         reasons.append(_explain_speed(result, target))
-        if point is None or result.point.density < point.density:
+        if point is None or _is_faster(result.point, point):
             point = result.point
     if search.max_drop is not None:
         _warn_of_few_rows(program, task, search.max_drop, report)
@@ -111,6 +112,11 @@ def resolve_budgets(
     at_point = trials.settings_at(point)
     recorded = at_point if point.kind == "sparsity" else settings
     return ResolvedBudgets(at_point, recorded, " ".join(reasons), trials.search_prefix(settings.seed))
+
+
+def _is_faster(one: OperatingPoint, other: OperatingPoint) -> bool:
+    """Return whether `one` is the faster of two sparsities, or of two plans within the same bytes."""
+    return (one.density, one.microseconds or inf) < (other.density, other.microseconds or inf)
 
 
 def _resolve_limit(settings: Settings, trials: Trials) -> float | None:
@@ -165,7 +171,10 @@ def _search_drop(
         result, budget = find_point_within_drop(trials, claim, "sparsity", first, seed, report), None
     else:
         most = fast.density if fast is not None else 1.0 if limit is None else limit
-        result = find_point_within_drop(trials, claim, "bytes", FIRST_BYTES, seed, report, limit=most)
+        microseconds = 0.0 if fast is None else fast.microseconds
+        result = find_point_within_drop(
+            trials, claim, "bytes", FIRST_BYTES, seed, report, limit=most, microseconds=microseconds
+        )
         budget = (
             None if most >= 1.0 else f"{OperatingPoint('bytes', most).label}, the most that the other budgets allow"
         )

@@ -1,7 +1,7 @@
 """`find_point_within_drop`: the least bytes, or the largest sparsity, whose validation metric falls no more than the user allows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from recprune_export.errors import TooFewBytes
@@ -85,20 +85,21 @@ def find_point_within_drop(
     report: Callable[[str], None] = lambda text: None,
     *,
     limit: float = 1.0,
+    microseconds: float = 0.0,
 ) -> DropSearchResult:
     """Bisect for the least density that holds, then let another seed confirm it; where it does not, go back a step.
 
     The density is the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial.
     With a `limit` below 1 that is the first, and no trial has more: where it does not hold, none is taken to. A fraction of
-    bytes has one plan, that of the least predicted loss, so two plans of equal bytes between which the latency would decide
-    do not occur.
+    bytes has one plan: of nearly the least predicted loss the one of least predicted time, which is limited to `microseconds`
+    unless they are 0.
 
     Raises `TooFewBytes` where no plan has as few bytes as `limit`.
     """
     judge = DropJudge(trials, claim, report)
 
     def make_point(removed: float) -> OperatingPoint:
-        return OperatingPoint.at_density(kind, 1.0 - removed)
+        return replace(OperatingPoint.at_density(kind, 1.0 - removed), microseconds=microseconds)
 
     least = 1.0 - limit
     first_removed = 1.0 - first if limit >= 1.0 else least  # which passed

@@ -1,13 +1,12 @@
 """`OperatingPoint`: how far one trial compresses, by a sparsity, by bytes, or by the bits of the dense model alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from recprune_export.codec import DictMixin
+from recprune_export.codec import OMIT_DEFAULT, DictMixin
 from recprune_export.settings import Settings
 
 PointKind = Literal["sparsity", "bytes", "dense int8"]
-MIN_BYTE_FRACTION = 0.02  # of the dense file: the least that a search tries
 
 
 @dataclass(frozen=True, order=True)
@@ -15,21 +14,24 @@ class OperatingPoint(DictMixin):
     """One point on the curve of quality over cost.
 
     `value` is the sparsity, or the fraction of the bytes of the dense fp32 file that the file may have. The kind "dense int8" is
-    the dense model, nothing removed, with tables and layers in int8; its value is 0.
+    the dense model, nothing removed, with tables and layers in int8; its value is 0. `microseconds` limit the predicted time of a
+    plan within bytes (`RequestTime`), 0: without limit.
     """
 
     kind: PointKind
     value: float
+    microseconds: float = field(default=0.0, metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "microseconds", round(self.microseconds, 3))
         object.__setattr__(self, "value", round(self.value, 4))  # so that equal points of two searches are one trial
 
     @classmethod
     def at_density(cls, kind: Literal["sparsity", "bytes"], density: float) -> "OperatingPoint":
         """Return the point that keeps the fraction `density` of the parameters, or of the bytes.
 
-        >>> OperatingPoint.at_density("sparsity", 0.25), OperatingPoint.at_density("bytes", 0.25)
-        (OperatingPoint(kind='sparsity', value=0.75), OperatingPoint(kind='bytes', value=0.25))
+        >>> [OperatingPoint.at_density(kind, 0.25).label for kind in ("sparsity", "bytes")]
+        ['sparsity 0.75', '25 % of the bytes']
         """
         return cls(kind, 1.0 - density if kind == "sparsity" else density)
 
@@ -44,9 +46,12 @@ class OperatingPoint(DictMixin):
 
         >>> [OperatingPoint(*point).label for point in (("sparsity", 0.9), ("bytes", 0.07), ("dense int8", 0.0))]
         ['sparsity 0.9', '7 % of the bytes', 'dense int8']
+        >>> OperatingPoint("bytes", 0.07, 85.0).label
+        '7 % of the bytes, predicted reads of at most 85 µs'
         """
         if self.kind == "bytes":
-            return f"{100.0 * self.value:.4g} % of the bytes"
+            time = f", predicted reads of at most {self.microseconds:.4g} µs" if self.microseconds else ""
+            return f"{100.0 * self.value:.4g} % of the bytes{time}"
         return self.kind if self.kind == "dense int8" else f"sparsity {self.value:.4g}"
 
     @property
@@ -68,9 +73,12 @@ class OperatingPoint(DictMixin):
         Options that only another kind of point has are at their defaults.
         """
         if self.kind == "sparsity":
-            point = {"sparsity": self.value, "embedding_sparsity": None, "hidden_sparsity": None, "max_bytes": None}
-            return settings.with_options(**point)
-        values = dict.fromkeys(("embedding_sparsity", "hidden_sparsity", "structured_fraction", "prune_rows"))
+            unset = dict.fromkeys(("embedding_sparsity", "hidden_sparsity", "max_bytes", "max_microseconds"))
+            return settings.with_options(**unset, sparsity=self.value)
+        values: dict[str, float | None] = dict.fromkeys(
+            ("embedding_sparsity", "hidden_sparsity", "structured_fraction", "prune_rows")
+        )
+        values["max_microseconds"] = self.microseconds or None
         if self.kind == "dense int8":
             return settings.with_options(**values, max_bytes=None, sparsity=0.0, prune_fields=0, quantize="int8")
         del values["prune_rows"]

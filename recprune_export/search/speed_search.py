@@ -7,7 +7,7 @@ from math import exp, log
 from pathlib import Path
 from typing import NoReturn
 
-from recprune_export.errors import TooFewBytes, Undecided, ValidationFailed
+from recprune_export.errors import TooLittleTime, Undecided, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
@@ -23,12 +23,13 @@ from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search.bisection import MAX_SPARSITY, Bracket
 from recprune_export.search.monotone_fit import fit_monotone
-from recprune_export.search.operating_point import MIN_BYTE_FRACTION, OperatingPoint, PointKind
+from recprune_export.search.operating_point import OperatingPoint
 from recprune_export.search.speed_target import SpeedTarget
 from recprune_export.settings import QuantizationSettings, Settings
 from recprune_export.stored_bits import StoredBits
 
-BYTE_STEP = 0.8  # ratio of the bytes of one trial to those of the one before
+TIME_STEP = 0.8  # ratio of the predicted time of one trial to that of the one before
+MIN_TIME_FRACTION = 0.02  # of the predicted time of the first plan: the least that a search tries
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,38 @@ def find_point_for_speed(
     *,
     max_bytes: float | None = None,
 ) -> SpeedSearchResult:
-    """Search the least sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, the most bytes up to it.
+    """Search the least sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, the most predicted time.
 
-    By structure alone, without fine-tuning, for weights do not change the time: a sparsity without quantization, bytes with the
-    planned bits. The speed rises with what is removed, so the measurements at all points are fitted together
-    (`fit_monotone`). A model with the shapes and bits of an earlier one is not timed again, and the dense model is exported once.
+    By structure alone, without fine-tuning, for weights do not change the time: a sparsity without quantization, plans within
+    `max_bytes` with the planned bits. The speed rises with what is removed, or with less predicted time, so the measurements at all
+    points are fitted together (`fit_monotone`). A model with the shapes and bits of an earlier one is not timed again, and the
+    dense model is exported once.
 
-    Raises `ValidationFailed` where even the last point is certainly not fast enough, `Undecided` where that cannot be told.
+    Raises `ValidationFailed` where even the last point is certainly not fast enough, `Undecided` where that cannot be told,
+    `TooFewBytes` where no plan has `max_bytes`.
     """
-    kind: PointKind = "sparsity" if max_bytes is None else "bytes"
     fields = plan_fields(program, settings.pruning.prune_fields, task, settings.seed)
     candidates = None
     if max_bytes is not None:
-        candidates = make_byte_candidates(program, settings.pruning, task, fields, seed=settings.seed)
+        candidates = make_byte_candidates(
+            program, settings.pruning, task, fields, seed=settings.seed, serving=make_serving_config(settings)
+        )
     timed: dict[object, Estimate] = {}
+    predicted: list[float] = []  # microseconds of the plans so far
+
+    def make_point(removed: float) -> OperatingPoint:
+        if max_bytes is None:
+            return OperatingPoint("sparsity", removed)
+        return OperatingPoint("bytes", max_bytes, (1.0 - removed) * predicted[0] if removed else 0.0)
 
     with tempfile.TemporaryDirectory() as scratch:
         dense = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
 
         def measure(removed: float) -> Estimate:
-            point = _make_point(kind, removed)
+            point = make_point(removed)
             at_point = point.apply(settings, 0 if max_bytes is None else dense.bytes)
             pruned = _prune_structure(program, at_point, task, fields, candidates, point.label)
+            predicted.append(pruned.microseconds)
             if pruned.key not in timed:
                 timed[pruned.key] = _export_and_measure(dense, pruned, target, task, settings)
             return timed[pruned.key]
@@ -78,19 +89,15 @@ def find_point_for_speed(
         if max_bytes is None:
             search = bisect_monotone(measure, target.threshold, settings.pruning.sparsity, MAX_SPARSITY)
         else:
-            search = shrink_until_fast(measure, target.threshold, max_bytes)
+            search = shrink_until_fast(measure, target.threshold, lambda: predicted[-1] / max(predicted[0], 1e-9))
         steps = []
         for step in search:
             steps.append(step)
-            report(_format_trial(kind, step[1], target))
+            report(_format_trial(make_point, step[1], target))
     bracket, fitted = steps[-1]
     if bracket.upper == 1.0:
-        _raise_out_of_reach(_make_point(kind, bracket.lower), fitted[bracket.lower], target)
-    return SpeedSearchResult(_make_point(kind, bracket.upper), fitted[bracket.upper], len(timed))
-
-
-def _make_point(kind: PointKind, removed: float) -> OperatingPoint:
-    return OperatingPoint.at_density("bytes" if kind == "bytes" else "sparsity", 1.0 - removed)
+        _raise_out_of_reach(make_point(bracket.lower), fitted[bracket.lower], target)
+    return SpeedSearchResult(make_point(bracket.upper), fitted[bracket.upper], len(timed))
 
 
 Step = tuple[Bracket, dict[float, Estimate]]
@@ -112,26 +119,27 @@ def bisect_monotone(measure: Callable[[float], Estimate], target: float, first: 
         trial = most if bracket.upper >= 1.0 else bracket.middle
 
 
-def shrink_until_fast(measure: Callable[[float], Estimate], target: float, max_bytes: float) -> Iterator[Step]:
-    """Yield brackets as `bisect_monotone` does, of the removed fraction of the bytes, which rises from 1 - `max_bytes`.
+def shrink_until_fast(
+    measure: Callable[[float], Estimate], target: float, read_fraction: Callable[[], float]
+) -> Iterator[Step]:
+    """Yield brackets as `bisect_monotone` does, of the removed fraction of the predicted time, which rises from 0.
 
-    Ends where `target` is reached, or where no plan is smaller. Raises `TooFewBytes` where none has `max_bytes`.
+    `read_fraction` returns what fraction of the time of the first plan the last one takes: it may be less than it was allowed.
+    Ends where `target` is reached, or where no plan takes as little.
     """
     measured: dict[float, Estimate] = {}
-    density = max_bytes
-    while density >= MIN_BYTE_FRACTION or not measured:
+    density = 1.0
+    while density >= MIN_TIME_FRACTION:
         trial = 1.0 - density
         try:
             measured[trial] = measure(trial)
-        except TooFewBytes:
-            if not measured:
-                raise
+        except TooLittleTime:
             return
         bracket, fitted = _fit_bracket(measured, target)
         yield bracket, fitted
         if bracket.upper < 1.0:
             return
-        density *= BYTE_STEP
+        density = TIME_STEP * min(density, read_fraction())
 
 
 def _fit_bracket(measured: dict[float, Estimate], target: float) -> Step:
@@ -144,10 +152,11 @@ def _fit_bracket(measured: dict[float, Estimate], target: float) -> Step:
 
 @dataclass(frozen=True)
 class _Structure:
-    """A pruned program, not tuned, with the bits of its weights where they were planned."""
+    """A pruned program, not tuned, with the bits of its weights and the predicted time of their reads where they were planned."""
 
     program: Program
     bits: StoredBits | None
+    microseconds: float = 0.0
 
     @property
     def key(self) -> object:
@@ -187,13 +196,18 @@ def _prune_structure(
             seed=settings.seed, fields=fields, candidates=candidates, serving=make_serving_config(settings),
         ).plan  # fmt: skip
     dense = rotate_channels(remove_fields_and_rows(program, plan, task, settings.seed), plan)
-    return _Structure(apply_plan(dense, plan), None if plan.storage is None else plan.storage.bits)
+    pruned = apply_plan(dense, plan)
+    if plan.storage is None:
+        return _Structure(pruned, None)
+    return _Structure(pruned, plan.storage.bits, plan.storage.point.microseconds)
 
 
-def _format_trial(kind: PointKind, fitted: dict[float, Estimate], target: SpeedTarget) -> str:
+def _format_trial(
+    make_point: Callable[[float], OperatingPoint], fitted: dict[float, Estimate], target: SpeedTarget
+) -> str:
     removed, speed = next(reversed(fitted.items()))
     verdict = judge_at_least(speed, target.threshold)
-    return f"{_make_point(kind, removed).label}: {target.describe(speed)}: {target.words} {verdict.words}"
+    return f"{make_point(removed).label}: {target.describe(speed)}: {target.words} {verdict.words}"
 
 
 def _raise_out_of_reach(point: OperatingPoint, reached: Estimate, target: SpeedTarget) -> NoReturn:

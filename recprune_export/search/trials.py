@@ -79,7 +79,7 @@ class Trials:
         self._artifacts = artifacts
         extra = [asdict(settings.latency), asdict(settings.quantization)] if artifacts else []
         # Operating point and seed are those of each trial.
-        pruning = replace(settings.pruning.at_sparsity(0.0), max_bytes=None)
+        pruning = replace(settings.pruning.at_sparsity(0.0), max_bytes=None, max_microseconds=None)
         self._key = fingerprint(program, pruning, settings.finetuning, task, extra=extra)
         self._prefixes: dict[int, SearchPrefix] = {}  # by the seed
         self._trials: dict[tuple[OperatingPoint, int], Trial] = {}
@@ -128,7 +128,7 @@ class Trials:
             return _Compressed(self._program, settings)
         self._prefixes[seed] = run_search_prefix(
             self._program, settings.pruning, settings.finetuning, self._task,
-            seed=seed, prefix=self._prefixes.get(seed),
+            seed=seed, prefix=self._prefixes.get(seed), serving=make_serving_config(settings),
         )  # fmt: skip
         pruned = prune(
             self._program, settings.pruning, settings.finetuning, self._task,

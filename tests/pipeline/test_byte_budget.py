@@ -1,5 +1,6 @@
 """A plan within a number of bytes: the file never has more, whatever the limit, and the same limit gives the same plan."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,24 @@ from torch import Tensor
 
 from recprune_export.api import compress, load_model, make_task
 from recprune_export.bundle import verify
-from recprune_export.errors import ModelError, UsageError, ValidationFailed
+from recprune_export.errors import ModelError, PruningError, TooLittleTime, UsageError, ValidationFailed
 from recprune_export.finetuning import Task
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.pipeline.byte_budget import count_file_bytes, plan_within_bytes, resolve_byte_limit
 from recprune_export.pipeline.compress import check_byte_limit, make_sampled_task
-from recprune_export.pipeline.planning import make_byte_candidates, make_score_inputs, plan_rows, share_planned_rows
+from recprune_export.pipeline.export_models import make_serving_config
+from recprune_export.pipeline.planning import (
+    make_byte_candidates,
+    make_score_inputs,
+    plan_pruning,
+    plan_rows,
+    share_planned_rows,
+)
 from recprune_export.program import Program
 from recprune_export.pruning import Plan
 from recprune_export.pruning.allocation.storage_candidates import Candidate, make_candidates
 from recprune_export.pruning.plan import NO_FIELDS, PlannedProgram
+from recprune_export.pruning.pruning_constants import TIED_LOSS, TIED_LOSS_FRACTION
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 from recprune_export.settings import Settings
 from recprune_export.stored_bits import StoredBits
@@ -50,7 +59,8 @@ def job(checkpoint: Path, clicks_file: Path) -> Job:
     program, task = loaded(checkpoint, clicks_file)
     limit = Settings(max_bytes="50%").pruning.byte_limit
     assert limit is not None
-    candidates = make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
+    serving = make_serving_config(SETTINGS)
+    candidates = make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS, serving=serving)
     return Job(candidates, make_score_inputs(program, task).batches[0][0], 2 * resolve_byte_limit(program, limit))
 
 
@@ -59,10 +69,26 @@ def test_the_counted_file_of_a_plan_has_no_more_bytes_than_allowed(fraction: flo
     limit = int(fraction * job.dense_bytes)
     plan = job.plan(limit).plan
     assert plan.storage is not None
-    assert 0.9 * limit < plan.storage.point.bytes <= limit
-    assert plan.storage.bound <= plan.storage.point.loss
+    assert plan.storage.point.bytes <= limit
+    assert 0.9 * limit < plan.storage.point.bytes or plan.storage.point.loss <= 2 * TIED_LOSS  # nothing to gain
+    assert plan.storage.least_loss_estimate <= plan.storage.point.loss
     losses = [point.loss for point in sorted((*plan.storage.curve, plan.storage.point), key=lambda p: p.bytes)]
-    assert losses == sorted(losses, reverse=True)
+    assert all(more <= fewer * (1 + 2 * TIED_LOSS_FRACTION) + TIED_LOSS for fewer, more in itertools.pairwise(losses))
+
+
+def test_a_plan_keeps_to_the_time_that_is_allowed_or_none_is_made(job: Job) -> None:
+    limit = job.dense_bytes // 5
+    slowest = job.plan(limit).plan.storage
+    assert slowest is not None
+    allowed = 0.8 * slowest.point.microseconds
+    planned = plan_within_bytes(job.candidates, job.request, limit, max_microseconds=allowed).plan
+    assert planned.storage is not None
+    assert planned.storage.point.microseconds <= allowed
+    assert planned.storage.point.bytes <= limit
+    assert planned.storage.rows == 8  # the largest batch size of the job up to 256
+    assert Plan.from_dict(planned.to_dict()) == planned
+    with pytest.raises(TooLittleTime, match="Allow more time, or more bytes"):
+        plan_within_bytes(job.candidates, job.request, limit, max_microseconds=1e-3)
 
 
 def test_a_plan_with_bits_is_json_and_the_same_again(job: Job) -> None:
@@ -91,6 +117,36 @@ def test_remaps_of_shared_rows_are_no_tables_with_bits(checkpoint: Path, clicks_
     allocation = candidate.choices.allocate(20_000)
     assert allocation is not None
     assert allocation.table_bits.keys() <= candidate.projected.program.parameters().keys()
+
+
+class FirstOrder(torch.nn.Module):
+    """Logistic regression on ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.bias = torch.nn.Embedding(6000, 1), torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.sigmoid(self.weights(ids).sum(1) + self.bias)
+
+
+def test_bits_are_planned_where_no_channel_can_be_removed() -> None:
+    program = load_model(FirstOrder(), torch.randint(0, 6000, (8, 3)), {}).program
+    task = make_sampled_task(program, SETTINGS.finetuning)
+    for limit, bits in (("80%", 16), ("45%", 8)):
+        pruning = Settings(max_bytes=limit, epochs=1).pruning
+        planned = plan_pruning(program, pruning, task)
+        assert planned.plan.storage is not None
+        assert planned.plan.storage.bits.tables == {"weights.weight": bits}
+        assert planned.plan.groups == ()
+        assert planned.plan.storage.point.bytes <= planned.plan.storage.max_bytes
+
+
+def test_a_model_without_a_matrix_is_refused_by_name() -> None:
+    program = load_model(torch.nn.PReLU(), torch.ones(4, 1), {}).program
+    task = make_sampled_task(program, SETTINGS.finetuning)
+    with pytest.raises(PruningError, match="No channel of this model can be removed"):
+        make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
 
 
 def test_weights_in_double_precision_are_refused_by_name() -> None:

@@ -50,7 +50,7 @@ def storage(name: str, groups: int) -> dict[str, Any]:
         "bits": {"tables": tables, "layers": {name: 8}, "other_layers": 32},
         "max_bytes": 192_000,
         "point": {"bytes": 191_322, "loss": 6e-4},
-        "bound": 5.5e-4,
+        "least_loss_estimate": 5.5e-4,
         "curve": [{"bytes": size, "loss": loss} for size, loss in losses],
     }
 

@@ -10,9 +10,8 @@ from recprune_export.errors import TooFewBytes
 from recprune_export.evidence import Verdict
 from recprune_export.metrics import MetricChange
 from recprune_export.search import OperatingPoint, Trial
-from recprune_export.search.bisection import STEP
+from recprune_export.search.bisection import MAX_SPARSITY, STEP
 from recprune_export.search.max_drop import SEEDS, DropClaim, confirm_point, find_point_within_drop
-from recprune_export.search.operating_point import MIN_BYTE_FRACTION
 
 CLAIM = DropClaim(0.01)
 
@@ -50,7 +49,7 @@ def test_the_least_density_that_holds_is_found_up_to_a_step(edge: float, kind: s
     assert len(result.confirmed) == SEEDS
     assert all(trial.judge(CLAIM.max_drop) is Verdict.HOLDS for trial in result.confirmed)
     assert result.point.density >= edge
-    assert result.point.density <= max(edge, MIN_BYTE_FRACTION) * STEP * 1.01
+    assert result.point.density <= max(edge, 1.0 - MAX_SPARSITY) * STEP * 1.01
 
 
 @given(st.floats(0.01, 0.4), st.floats(0.05, 0.5))
@@ -68,7 +67,7 @@ def test_no_trial_has_more_bytes_than_the_limit(edge: float, limit: float) -> No
 def test_bytes_that_no_plan_has_fail(edge: float, least: float) -> None:
     result = search(CurveTrials(edge, least))
     assert result.point.density >= max(edge, least)
-    assert result.point.density <= max(edge, least, MIN_BYTE_FRACTION) * STEP * 1.01
+    assert result.point.density <= max(edge, least, 1.0 - MAX_SPARSITY) * STEP * 1.01
 
 
 def test_a_limit_that_no_plan_has_is_an_error() -> None:

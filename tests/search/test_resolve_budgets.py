@@ -98,17 +98,21 @@ def test_a_limit_that_no_plan_keeps_to_is_an_error(job: tuple[Program, Task], tm
             resolve_budgets(program, settings, task, tmp_path / "s.json")
 
 
-def test_a_speed_within_bytes_takes_fewer_bytes(
+def test_a_speed_within_bytes_takes_plans_of_less_predicted_time(
     job: tuple[Program, Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, task = job
-    speeds = iter([0.9, 0.95, 1.2])
+    speeds, microseconds = iter([0.9, 0.95, 1.2]), iter([100.0, 50.0, 40.0])
     monkeypatch.setattr(speed_search, "_export_and_measure", lambda *given: _certain(next(speeds)))
-    monkeypatch.setattr(speed_search, "_prune_structure", lambda *given: SimpleNamespace(key=given[-1]))
+    monkeypatch.setattr(
+        speed_search, "_prune_structure", lambda *given: SimpleNamespace(key=given[-1], microseconds=next(microseconds))
+    )
     settings = SETTINGS.with_options(epochs=0, max_bytes="40%", target_latency="1ms@8")
     resolved = resolve_budgets(program, settings, task, tmp_path / "s.json")
     assert resolved is not None
-    assert "25.6 % of the bytes" in resolved.reason
+    assert "40 % of the bytes, predicted reads of at most 40 µs" in resolved.reason
+    assert resolved.settings.pruning.max_microseconds == pytest.approx(40.0)
+    assert resolved.recorded.pruning.max_microseconds is None
     limits = [s.pruning.byte_limit for s in (resolved.settings, resolved.recorded)]
     assert limits[0] is not None
     assert limits[0].bytes is not None

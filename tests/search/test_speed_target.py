@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recprune_export.errors import TooFewBytes
+from recprune_export.errors import TooLittleTime
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
 from recprune_export.latency_limit import LatencyLimit
 from recprune_export.search import measure_speedup as module
-from recprune_export.search.operating_point import MIN_BYTE_FRACTION
-from recprune_export.search.speed_search import BYTE_STEP, shrink_until_fast
+from recprune_export.search.speed_search import MIN_TIME_FRACTION, TIME_STEP, shrink_until_fast
 from recprune_export.search.speed_target import LatencyTarget
 from recprune_export.validation import PRUNED_ONNX
 
@@ -51,26 +50,23 @@ def test_the_time_is_said_with_threads_and_machine() -> None:
     assert target.words == "at most 0.5 ms at batch size 256 on this machine"
 
 
-@given(st.floats(0.02, 1.0), st.floats(0.01, 1.0), st.floats(0.01, 0.5))
-def test_bytes_shrink_until_the_file_is_fast(limit: float, fast: float, least: float) -> None:
-    """A file is fast where it has at most the fraction `fast`, and none has less than `least`."""
+@given(st.floats(0.01, 1.5), st.floats(0.01, 0.5), st.floats(0.7, 1.0))
+def test_the_predicted_time_falls_until_the_file_is_fast(fast: float, least: float, used: float) -> None:
+    """A file is fast whose plan is allowed at most the fraction `fast`, and takes `used` of it; no plan takes less than `least`."""
     tried: list[float] = []
 
     def speed(removed: float) -> Estimate:
-        if 1.0 - removed < least - 1e-9:
-            raise TooFewBytes("too few")
-        tried.append(1.0 - removed)
-        value = fast / (1.0 - removed)
+        allowed = 1.0 - removed
+        if allowed * used < least - 1e-9:
+            raise TooLittleTime("none as fast")
+        tried.append(allowed)
+        value = fast / allowed
         return Estimate(value, value * (1 - 1e-9), value * (1 + 1e-9))
 
-    if limit < least - 1e-9:
-        with pytest.raises(TooFewBytes):
-            list(shrink_until_fast(speed, 1.0, limit))
-        return
-    bracket, _ = list(shrink_until_fast(speed, 1.0, limit))[-1]
-    assert max(tried) == pytest.approx(limit)
+    bracket, _ = list(shrink_until_fast(speed, 1.0, lambda: used * tried[-1]))[-1]
+    assert tried[0] == 1.0
     if bracket.upper < 1.0:
-        assert 1.0 - bracket.upper <= min(fast, limit) * (1 + 1e-6)
-        assert 1.0 - bracket.upper >= min(fast, limit) * BYTE_STEP * (1 - 1e-6)
+        assert 1.0 - bracket.upper <= fast * (1 + 1e-6)
+        assert 1.0 - bracket.upper >= min(fast, 1.0) * used * TIME_STEP * (1 - 1e-6)
     else:
-        assert fast < max(least, MIN_BYTE_FRACTION) / BYTE_STEP
+        assert fast < max(least / used, MIN_TIME_FRACTION) / (used * TIME_STEP)

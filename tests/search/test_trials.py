@@ -16,6 +16,7 @@ from recprune_export.finetuning import RegularizedProgram, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.pipeline import InputSources, SearchPrefix, StageCheckpoints, plan_fields
 from recprune_export.pipeline import _prune as stages
+from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_byte_candidates
 from recprune_export.program import LoadedModel, ModelKind, Program
 from recprune_export.pruning import FieldPlan, Plan
@@ -105,7 +106,9 @@ def test_candidates_of_plans_within_bytes_are_made_once_for_each_seed(
     for point in (at(0.5), OperatingPoint("bytes", 0.9), OperatingPoint("bytes", 0.8), at(0.6)):
         trials.run(point)
     assert prefixes[0].candidates is None  # a sparsity needs none
-    (once, *_), again = prefixes[1].candidates or (), make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
+    serving = make_serving_config(SETTINGS)
+    again = make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS, serving=serving)
+    once, *_ = prefixes[1].candidates or ()
     assert all(prefix.candidates is prefixes[1].candidates for prefix in prefixes[2:])
     assert once.choices.allocate(4_000) == again[0].choices.allocate(4_000) is not None
 
@@ -166,7 +169,7 @@ def test_the_dense_model_is_exported_once_for_a_search_of_the_speed(
     exported: list[object] = []
 
     def prune_structure(dense: Program, settings: Settings, *given: Any) -> Any:
-        return SimpleNamespace(program=None, bits=None, key=settings.pruning.sparsity)
+        return SimpleNamespace(program=None, bits=None, microseconds=0.0, key=settings.pruning.sparsity)
 
     def export(model: object, path: Path, **options: Any) -> Any:
         exported.append(model)

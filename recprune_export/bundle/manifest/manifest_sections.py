@@ -620,6 +620,9 @@ class RatePointEntry(TypedDict):
 
     bytes: Count
     loss: Annotated[float, Field(description="predicted, in units of the training loss")]
+    microseconds: NotRequired[
+        Annotated[float, Field(description="predicted for the lookups and matrix products of a request of `rows` rows")]
+    ]
 
 
 @with_config(OPEN)
@@ -637,9 +640,13 @@ class StorageSection(TypedDict):
     bits: StoredBitsSection
     max_bytes: Annotated[Count, Field(description="the limit of the bytes of the file")]
     point: Annotated[RatePointEntry, Field(description="the chosen plan")]
-    bound: Annotated[
-        float, Field(description="the least predicted loss of any plan of as many bytes, estimated by the dual")
+    least_loss_estimate: Annotated[
+        float,
+        Field(
+            description="an estimate, by the dual of the choice, of the least predicted loss of any plan of as many bytes; no lower bound"
+        ),
     ]
+    rows: NotRequired[Annotated[Count, Field(description="of the request for which times are predicted")]]
     curve: Annotated[list[RatePointEntry], Field(description="the best plans with fewer and with more bytes")]
 
 

@@ -331,7 +331,7 @@ def _swaps_neighbors(order: Sequence[int]) -> bool:
 def _reduce(operator: Operator) -> OperatorWorkload:
     """Return the work of a reduction: a sum over a middle axis costs a call for each output row, a maximum does not."""
     source, out = operator.operand(0), operator.result
-    keeps_last_axis = out.size > 0 and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:] != (1,)
+    keeps_last_axis = 0 < out.size < source.size and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:]
     calls = keeps_last_axis and operator.node.op_type not in ("ReduceMax", "ReduceMin")
     pieces = SUMMED_ROW * out.size / out.shape[-1] if calls else JOINED * out.size
     return OperatorWorkload(activations=source.bytes + out.bytes, steps=float(source.size), pieces=pieces)

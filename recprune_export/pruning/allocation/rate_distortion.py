@@ -1,16 +1,19 @@
-"""Dimensions and bits chosen together: the least predicted loss within a budget of bytes.
+"""Dimensions and bits chosen together: the least predicted loss within a budget of bytes, and of time where that is limited.
 
 Every group has options, a width and the bits of its tables, and every layer has its bits; all losses are in units of the
 expected loss, so that a dimension, a hidden unit and a bit have one price, the loss for each byte. A plan of least loss
 minimizes loss + λ · bytes for some price λ (Everett 1963, "Generalized Lagrange multiplier method"; bits by rate and
 distortion: Shoham and Gersho 1988). For each λ the options are chosen one group after the other until none changes, because
 the bytes of a layer depend on the widths on both sides of it. Then the tables' options are chosen again, by an exact knapsack, within
-the bytes that hidden widths leave. The Lagrangian estimates the least loss of any plan within the budget. It bounds it from below
-where no weight lies between two groups, as between tables; where one does, the choice for a λ may not be the best one.
+the bytes that hidden widths leave. The Lagrangian estimates the least loss of any plan within the budget.
+
+Of plans whose losses are nearly equal the fastest is taken: single options are changed as long as that saves time, keeps to the
+bytes, and adds no more than `TIED_LOSS_FRACTION` to the loss. Faster plans minimize loss + λ · bytes + μ · time at ever higher
+prices μ of time.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,19 +21,24 @@ import numpy as np
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.allocate import ApproximateCounts
 from recprune_export.pruning.allocation.knapsack import choose_options
+from recprune_export.pruning.allocation.request_time import RequestTime
 from recprune_export.pruning.allocation.table_options import GroupOptions
+from recprune_export.pruning.pruning_constants import TIED_LOSS, TIED_LOSS_FRACTION
 from recprune_export.stored_bits import count_weight_bytes
 
 STEPS = 40  # of the bisection of λ
 MAX_SWEEPS = 30  # over all groups at one λ
+TIME_PRICE_STEP = 4.0  # ratio of the price of time of a plan to that of the one before
+TIME_PRICE_STEPS = 6  # of the bisection between two of these prices
+FIRST_TIME_PRICE = 0.01  # of the loss of a plan for its time
 
 
 @dataclass(frozen=True)
 class Allocation:
     """The width of each group, the bits of each table and layer, and the groups whose kept dimensions are turned.
 
-    `bytes` are those of all weights, `loss` is the predicted loss, `bound` an estimate of the least loss
-    within these bytes: a lower bound where the bytes of no weight depend on two widths.
+    `bytes` are those of all weights, `loss` is the predicted loss, `least_loss_estimate` that of any plan within the budget, from
+    the dual of the choice. `microseconds` are predicted for the reads of weights (`RequestTime`).
     """
 
     widths: Mapping[str, int]
@@ -39,79 +47,157 @@ class Allocation:
     turned: frozenset[str]
     bytes: int
     loss: float
-    bound: float
+    microseconds: float
+    least_loss_estimate: float
 
 
 class RateDistortion:
-    """The options of all groups and layers of a program, and their bytes and losses.
+    """The options of all groups and layers of a program, and their bytes, losses and times.
 
     `options` are those of each group and of each table outside of the groups, `layer_losses` the predicted loss of each layer
     by its bits. Other parameters have 32 bits.
     """
 
     def __init__(
-        self, program: Program, options: Sequence[GroupOptions], layer_losses: Mapping[str, Mapping[int, float]]
+        self,
+        program: Program,
+        options: Sequence[GroupOptions],
+        layer_losses: Mapping[str, Mapping[int, float]],
+        time: RequestTime,
     ) -> None:
         self._program, self._options, self._layer_losses = program, {o.name: o for o in options}, layer_losses
         self._in_groups = {table for o in options for table in o.tables}
         self._parameters = program.parameters()
+        self.time = time
 
-    def allocate(self, budget: int) -> Allocation | None:
+    @property
+    def can_choose(self) -> bool:
+        """Whether any weight may have another width or other bits."""
+        return bool(self._options or self._layer_losses)
+
+    def allocate(self, budget: int, max_microseconds: float = math.inf) -> Allocation | None:
         """Return the allocation of least predicted loss whose weights have at most `budget` bytes; None where none has.
 
-        Takes O(λ steps · sweeps · options) time.
+        Where the time is limited, the price of time is bisected for plans that take at most `max_microseconds`, and the time
+        that one leaves is spent on less loss; None where no plan is as fast. Takes O(λ steps · sweeps · options) time for each price.
         """
+        estimate, too_low = None, 0.0
+        for state in self._list_states(budget):
+            estimate = state.estimate if estimate is None else estimate
+            if state.microseconds() <= max_microseconds:
+                if state.time_price:
+                    state = self._refine(
+                        state, too_low or state.time_price / TIME_PRICE_STEP**2, budget, max_microseconds
+                    )
+                return state.allocation(estimate)
+            too_low = state.time_price
+        return None
+
+    def _refine(self, state: "_State", low: float, budget: int, max_microseconds: float) -> "_State":
+        """Return a plan of less loss than `state`, which is fast enough; at the price `low` none is."""
+        high = state.time_price
+        state.spend_time(budget, max_microseconds)
+        for _ in range(TIME_PRICE_STEPS):
+            middle = math.sqrt(low) * math.sqrt(high)
+            trial = self._plan(budget, middle)
+            if trial.microseconds() > max_microseconds:
+                low = middle
+                continue
+            high = middle
+            trial.spend_time(budget, max_microseconds)
+            state = min(state, trial, key=_State.loss)
+        return state
+
+    def list_faster(self, budget: int) -> Iterator[Allocation]:
+        """Yield the plan of least loss within `budget` bytes, and plans at rising prices of time, each faster than all before."""
+        estimate = None
+        for state in self._list_states(budget):
+            estimate = state.estimate if estimate is None else estimate
+            yield state.allocation(estimate)
+
+    def _list_states(self, budget: int) -> Iterator["_State"]:
         if self.count_fewest_bytes() > budget:
-            return None
-        state = self._minimize(0.0)
-        bound = state.loss()
+            return
+        state = self._plan(budget, 0.0)
+        state.save_time(budget)
+        fastest = state.microseconds()
+        price = FIRST_TIME_PRICE * (state.loss() + TIED_LOSS) / max(fastest, 1e-9)
+        highest = 1e6 * self._sum_largest_losses() / max(fastest, 1e-9)
+        yield state
+        least = self._minimize(0.0, 1e30).microseconds()
+        while price < highest and fastest > least * 1.001:
+            state = self._plan(budget, price)
+            if state.microseconds() < fastest:
+                fastest = state.microseconds()
+                yield state
+            price *= TIME_PRICE_STEP
+
+    def count_fewest_bytes(self) -> int:
+        """Return the bytes of the weights at the least widths and bits."""
+        return self._minimize(1e30, 0.0).bytes()
+
+    def _plan(self, budget: int, time_price: float) -> "_State":
+        """Return the choice within `budget` bytes of least loss and time at its price, with an estimate of the least of them."""
+        state = self._minimize(0.0, time_price)
+        estimate = state.objective(time_price)
         if state.bytes() > budget:
-            low, high = self._bracket(budget)
-            state = self._minimize(high)
+            low, high = self._bracket(budget, time_price)
+            state = self._minimize(high, time_price)
             for _ in range(STEPS):
                 middle = math.sqrt(low) * math.sqrt(high)  # the product of two tiny prices would be 0
-                trial = self._minimize(middle)
-                bound = max(bound, trial.loss() + middle * (trial.bytes() - budget))
+                trial = self._minimize(middle, time_price)
+                estimate = max(estimate, trial.objective(time_price) + middle * (trial.bytes() - budget))
                 if trial.bytes() <= budget:
                     high, state = middle, trial
                 else:
                     low = middle
                 if high / low < 1.001:
                     break
-            state = self._fill(state, budget)
-        return state.allocation(bound)
+            self._fill(state, budget, time_price)
+        state.time_price, state.estimate = time_price, estimate
+        return state
 
-    def count_fewest_bytes(self) -> int:
-        """Return the bytes of the weights at the least widths and bits."""
-        return self._minimize(1e30).bytes()
+    def _sum_largest_losses(self) -> float:
+        return max(sum(float(o.losses.max()) for o in self._options.values()), 1e-12)
 
-    def _bracket(self, budget: int) -> tuple[float, float]:
+    def _bracket(self, budget: int, time_price: float) -> tuple[float, float]:
         """Return prices, the first too low for `budget`, the second high enough."""
-        price = max(sum(float(o.losses.max()) for o in self._options.values()), 1e-12) / max(budget, 1)
-        while self._minimize(price).bytes() > budget:
+        price = self._sum_largest_losses() / max(budget, 1)
+        while self._minimize(price, time_price).bytes() > budget:
             price *= 16.0
         low = price / 16.0
-        while low > 1e-300 and self._minimize(low).bytes() <= budget:
+        while low > 1e-300 and self._minimize(low, time_price).bytes() <= budget:
             price, low = low, low / 16.0
         return low, price
 
-    def _minimize(self, price: float) -> "_State":
+    def _minimize(self, price: float, time_price: float) -> "_State":
         state = _State(self)
         for _ in range(MAX_SWEEPS):
             changed = False
             for name in self._options:
-                changed |= state.choose_option(name, price)
+                changed |= state.choose_option(name, price, time_price)
             changed |= state.choose_layer_bits(price)
             if not changed:
                 break
         return state
 
-    def _fill(self, state: "_State", budget: int) -> "_State":
+    def _fill(self, state: "_State", budget: int, time_price: float) -> None:
         """Spend the bytes that are left: an exact choice of the tables' options, then the best single changes."""
-        state.choose_tables(budget)
-        while state.improve(budget):
+        state.choose_tables(budget, time_price)
+        while state.improve(budget, time_price):
             pass
-        return state
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Bytes, losses and microseconds of the options of a group, each [options]."""
+
+    bytes: np.ndarray
+    losses: np.ndarray
+    microseconds: np.ndarray
+
+    def objective(self, time_price: float) -> np.ndarray:
+        return self.losses + time_price * self.microseconds if time_price else self.losses
 
 
 class _State:
@@ -120,25 +206,31 @@ class _State:
         self.counts = ApproximateCounts(problem._program)
         self.option = {name: options.widest for name, options in problem._options.items()}
         self.layer_bits = {name: max(losses) for name, losses in problem._layer_losses.items()}
+        self.time_price, self.estimate = 0.0, 0.0
 
     def _bytes_of_elements(self, name: str) -> float:
         """Return the bytes of one element of a parameter that is no table of a group."""
         return 0.0 if name in self._problem._in_groups else self.layer_bits.get(name, 32) / 8
 
-    def slope(self, name: str) -> float:
-        """Return the bytes of one channel of a group outside of its tables."""
-        return sum(number * self._bytes_of_elements(p) for p, number in self.counts.count_by_parameter(name))
+    def _time_of_elements(self, name: str) -> float:
+        """Return the microseconds of one element of a parameter that is no table of a group."""
+        return 0.0 if name in self._problem._in_groups else self._problem.time.predict_element(name)
 
-    def costs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the bytes and the losses of the options of a group, with the other widths as they are."""
+    def costs(self, name: str) -> _Costs:
+        """Return the costs of the options of a group, with the other widths as they are."""
         options = self._problem._options[name]
         if not options.is_group:
-            return options.table_bytes, options.losses
-        return options.table_bytes + self.slope(name) * options.widths, options.losses
+            return _Costs(options.table_bytes, options.losses, options.microseconds)
+        elements = self.counts.count_by_parameter(name)
+        size = sum(number * self._bytes_of_elements(p) for p, number in elements)
+        time = sum(number * self._time_of_elements(p) for p, number in elements)
+        return _Costs(
+            options.table_bytes + size * options.widths, options.losses, options.microseconds + time * options.widths
+        )
 
-    def choose_option(self, name: str, price: float) -> bool:
-        sizes, losses = self.costs(name)
-        return self._set(name, int(np.argmin(losses + price * sizes)))
+    def choose_option(self, name: str, price: float, time_price: float) -> bool:
+        costs = self.costs(name)
+        return self._set(name, int(np.argmin(costs.objective(time_price) + price * costs.bytes)))
 
     def _set(self, name: str, option: int) -> bool:
         if option == self.option[name]:
@@ -165,10 +257,7 @@ class _State:
             if name in self.layer_bits:
                 total += self.layer_bytes(name, self.layer_bits[name])
             elif name not in self._problem._in_groups:
-                size = 1.0
-                for length in self.counts.shape(name):
-                    size *= length
-                total += size * parameter.element_size()
+                total += math.prod(self.counts.shape(name)) * parameter.element_size()
         total += sum(float(o.table_bytes[self.option[name]]) for name, o in self._problem._options.items())
         return int(np.ceil(total))
 
@@ -177,42 +266,85 @@ class _State:
         groups = sum(float(o.losses[self.option[name]]) for name, o in self._problem._options.items())
         return groups + sum(losses[self.layer_bits[name]] for name, losses in self._problem._layer_losses.items())
 
-    def choose_tables(self, budget: int) -> None:
+    def microseconds(self) -> float:
+        """Return the predicted time of a request."""
+        tables = sum(float(o.microseconds[self.option[name]]) for name, o in self._problem._options.items())
+        others = ((name, self._time_of_elements(name)) for name in self._problem._parameters)
+        return tables + sum(math.prod(self.counts.shape(name)) * time for name, time in others if time)
+
+    def objective(self, time_price: float) -> float:
+        """Return the loss, and the time at its price."""
+        return self.loss() + time_price * self.microseconds() if time_price else self.loss()
+
+    def choose_tables(self, budget: int, time_price: float) -> None:
         """Choose the options of all groups with tables again, exactly, within the bytes that the others leave."""
         names = [name for name, o in self._problem._options.items() if o.tables]
         items = [self.costs(name) for name in names]
-        current = sum(float(sizes[self.option[name]]) for name, (sizes, _) in zip(names, items, strict=True))
+        current = sum(float(costs.bytes[self.option[name]]) for name, costs in zip(names, items, strict=True))
         room = budget - self.bytes() + int(current)
-        choice = choose_options([(np.ceil(sizes).astype(np.int64), losses) for sizes, losses in items], room)
-        before, loss = dict(self.option), self.loss()
+        sizes = [np.ceil(costs.bytes).astype(np.int64) for costs in items]
+        choice = choose_options(
+            [(size, costs.objective(time_price)) for size, costs in zip(sizes, items, strict=True)], room
+        )
+        before, objective = dict(self.option), self.objective(time_price)
         if choice is None:
             return
         for name, option in zip(names, choice.options, strict=True):
             self._set(name, option)
-        if self.bytes() > budget or self.loss() > loss:  # groups with tables on both sides of one weight
-            for name in names:
+        if self.bytes() > budget or self.objective(time_price) > objective:
+            for name in names:  # groups with tables on both sides of one weight
                 self._set(name, before[name])
 
-    def improve(self, budget: int) -> bool:
-        """Make the single change that loses least for its bytes within the budget; return whether there is one."""
+    def improve(self, budget: int, time_price: float, max_microseconds: float = math.inf) -> bool:
+        """Make the single change that gains most for its bytes within the limits; return whether there is one."""
         room, best, gain = budget - self.bytes(), None, 0.0
+        slack = max_microseconds - self.microseconds()
         for name in self._problem._options:
-            sizes, losses = self.costs(name)
-            now = self.option[name]
-            extra, saved = sizes - sizes[now], losses[now] - losses
-            rates = np.where((extra <= room) & (saved > 0), saved / np.maximum(extra, 1.0), 0.0)
+            costs, now = self.costs(name), self.option[name]
+            objectives = costs.objective(time_price)
+            extra, saved = costs.bytes - costs.bytes[now], objectives[now] - objectives
+            allowed = (extra <= room) & (saved > 1e-12 * objectives[now])
+            allowed &= costs.microseconds - costs.microseconds[now] <= slack
+            rates = np.where(allowed, saved / np.maximum(extra, 1.0), 0.0)
             if rates.max() > gain:
                 best, gain = (name, int(rates.argmax())), float(rates.max())
-        if best is None:
-            return False
-        before = self.option[best[0]]
-        self._set(*best)
-        if self.bytes() > budget:
-            self._set(best[0], before)
+        return best is not None and self._change(*best, budget, max_microseconds)
+
+    def spend_time(self, budget: int, max_microseconds: float) -> None:
+        """Change single options as long as that lowers the loss within the limits."""
+        while self.improve(budget, 0.0, max_microseconds):
+            pass
+
+    def save_time(self, budget: int) -> None:
+        """Change single options as long as that saves time within the budget and adds next to nothing to the loss."""
+        most = self.loss() * (1.0 + TIED_LOSS_FRACTION) + TIED_LOSS
+        while self._save_time_once(budget, most):
+            pass
+
+    def _save_time_once(self, budget: int, most_loss: float) -> bool:
+        """Make the change that saves most time for its loss; return whether there is one."""
+        room, best, gain = budget - self.bytes(), None, 0.0
+        slack = most_loss - self.loss()
+        for name in self._problem._options:
+            costs, now = self.costs(name), self.option[name]
+            lost, saved = costs.losses - costs.losses[now], costs.microseconds[now] - costs.microseconds
+            allowed = (costs.bytes - costs.bytes[now] <= room) & (lost <= slack)
+            allowed &= saved > 1e-3 * max(float(costs.microseconds[now]), 1e-9)
+            rates = np.where(allowed, saved / np.maximum(lost, 1e-3 * TIED_LOSS), 0.0)
+            if rates.max() > gain:
+                best, gain = (name, int(rates.argmax())), float(rates.max())
+        return best is not None and self._change(*best, budget)
+
+    def _change(self, name: str, option: int, budget: int, max_microseconds: float = math.inf) -> bool:
+        """Set an option, or leave it where all bytes, rounded up, or the time exceed the limits."""
+        before = self.option[name]
+        self._set(name, option)
+        if self.bytes() > budget or self.microseconds() > max_microseconds:
+            self._set(name, before)
             return False
         return True
 
-    def allocation(self, bound: float) -> Allocation:
+    def allocation(self, least_loss_estimate: float) -> Allocation:
         """Return the choice."""
         problem = self._problem
         chosen = {name: (o, self.option[name]) for name, o in problem._options.items()}
@@ -223,5 +355,6 @@ class _State:
             frozenset(name for name, (o, i) in chosen.items() if o.turned[i]),
             self.bytes(),
             self.loss(),
-            min(bound, self.loss()),
+            self.microseconds(),
+            min(least_loss_estimate, self.loss()),
         )

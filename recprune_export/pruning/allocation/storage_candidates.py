@@ -8,6 +8,7 @@ from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.pruning.allocation.rate_distortion import Allocation, RateDistortion
+from recprune_export.pruning.allocation.request_time import DEFAULT_ROWS, RequestTime
 from recprune_export.pruning.allocation.table_options import (
     GroupOptions,
     choose_widths,
@@ -36,6 +37,7 @@ from recprune_export.pruning.rotation.table_projections import (
     insert_per_table_projections,
 )
 from recprune_export.pruning.rotation.transform import Transform
+from recprune_export.pruning.statistics.read_counts import count_reads
 from recprune_export.pruning.statistics.weight_reads import WeightReads, gather_weight_reads
 
 READ_BATCHES = 4  # for the statistics of weights
@@ -83,14 +85,20 @@ class Candidate:
 
 
 def make_candidates(
-    program: Program, inputs: ScoreInputs, width_multiple: int, remaining: RemainingLoss = TUNED
+    program: Program,
+    inputs: ScoreInputs,
+    width_multiple: int,
+    remaining: RemainingLoss = TUNED,
+    rows: int = DEFAULT_ROWS,
 ) -> list[Candidate]:
     """Return the choices of the program with the projections that are always made, and with one for each table as well.
+
+    Times are predicted for a request of `rows` rows.
 
     Time: that of the rankings by output error, and a forward and backward pass on `READ_BATCHES` batches, for each candidate.
     """
     projected = project_tables(program)
-    candidates = [_make_candidate(projected, inputs, width_multiple, remaining)]
+    candidates = [_make_candidate(projected, inputs, width_multiple, remaining, rows)]
     projections = find_per_table_projections(projected.program)
     if projections:
         per_table = ProjectedProgram(
@@ -99,28 +107,33 @@ def make_candidates(
         )
         equal = find_equal_groups(projected.program, per_table.program)
         computed = {name: ranking for name, ranking in candidates[0].rankings.items() if name in equal}
-        candidates.append(_make_candidate(per_table, replace(inputs, computed=computed), width_multiple, remaining))
+        candidates.append(
+            _make_candidate(per_table, replace(inputs, computed=computed), width_multiple, remaining, rows)
+        )
     return candidates
 
 
 def _make_candidate(
-    projected: ProjectedProgram, inputs: ScoreInputs, width_multiple: int, remaining: RemainingLoss
+    projected: ProjectedProgram, inputs: ScoreInputs, width_multiple: int, remaining: RemainingLoss, rows: int
 ) -> Candidate:
     program = projected.program
     rankings = rank_channels(OUTPUT_ERROR, replace(inputs, program=program))
     reads = gather_weight_reads(program, inputs.batches[:READ_BATCHES], inputs.probe, inputs.seed)
     rotatable = find_rotatable_groups(program).rotatable
     budget = Budget(0.0, 0.0, width_multiple=width_multiple)
+    time = RequestTime(count_reads(program, inputs.batches[0][0]), rows)
     groups = [
-        _make_group_options(program, group, rankings[group.name], rotatable.get(group.name), reads, budget, remaining)
+        _make_group_options(
+            program, group, rankings[group.name], rotatable.get(group.name), reads, budget, remaining, time
+        )
         for group in program.analysis.groups
     ]
-    tables = _make_options_of_whole_tables(program, reads, remaining)
+    tables = _make_options_of_whole_tables(program, reads, remaining, time)
     layers = {
         name: {bits: loss * remaining.rounding for bits, loss in losses.items()}
         for name, losses in predict_layer_losses(program, reads.layers).items()
     }
-    return Candidate(projected, rankings, rotatable, RateDistortion(program, [*groups, *tables], layers))
+    return Candidate(projected, rankings, rotatable, RateDistortion(program, [*groups, *tables], layers, time))
 
 
 def _make_group_options(
@@ -131,6 +144,7 @@ def _make_group_options(
     reads: WeightReads,
     budget: Budget,
     remaining: RemainingLoss,
+    time: RequestTime,
 ) -> GroupOptions:
     tables = [name for name in find_controlled_tables(program, group) if name in reads.tables]
     widths = choose_widths(group.width, partial(budget.width, group.kind, full=group.width), has_tables=bool(tables))
@@ -139,13 +153,14 @@ def _make_group_options(
         for name in tables
     ]
     removal = ranking if tables else ranking.scaled(remaining.hidden)
-    return make_group_options(program, group, removal, widths, roundings)
+    return make_group_options(program, group, removal, widths, roundings, time)
 
 
 def _make_options_of_whole_tables(
-    program: Program, reads: WeightReads, remaining: RemainingLoss
+    program: Program, reads: WeightReads, remaining: RemainingLoss, time: RequestTime
 ) -> Iterator[GroupOptions]:
     """Yield the options of tables none of whose dimensions can be removed: their bits."""
     for name, table_reads in reads.tables.items():
         if not is_narrowed(program, name):
-            yield make_table_options(program, predict_whole_table_losses(name, table_reads).scaled(remaining.rounding))
+            rounding = predict_whole_table_losses(name, table_reads).scaled(remaining.rounding)
+            yield make_table_options(program, rounding, time)

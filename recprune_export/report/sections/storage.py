@@ -34,20 +34,23 @@ def storage_section(manifest: Manifest) -> Section | None:
         TITLE,
         PageTable(
             "The best plans around this one",
-            ("file", "of this bundle's bytes", "predicted loss"),
+            ("file", "of this bundle's bytes", "predicted loss", "predicted µs"),
             tuple(_describe_point(point, storage.point) for point in points),
         ),
     )
     after = (
-        f"The limit was {format_bytes(storage.max_bytes)}. The least predicted loss of any plan of as many bytes is about "
-        f"{format_loss(storage.bound)}, by the dual of the choice.",
+        f"The limit was {format_bytes(storage.max_bytes)}. The least predicted loss of any plan of as many bytes is estimated at "
+        f"{format_loss(storage.least_loss_estimate)}, by the dual of the choice; that is no lower bound.",
+        f"The predicted µs are those of the lookups and matrix products of a request of {storage.rows} rows, on the machine of their "
+        "constants: they compare plans, and what all plans share is not in them.",
     )
     return Section("storage", "Bytes and bits", (EXPLANATION,), (figure,), (_make_bits_table(storage),), after=after)
 
 
-def _describe_point(point: RatePoint, chosen: RatePoint) -> tuple[str, str, str]:
+def _describe_point(point: RatePoint, chosen: RatePoint) -> tuple[str, str, str, str]:
     mark = " (this bundle)" if point == chosen else ""
-    return format_bytes(point.bytes) + mark, format_percent(point.bytes / chosen.bytes), format_loss(point.loss)
+    time = f"{point.microseconds:.3g}" if point.microseconds else "–"
+    return format_bytes(point.bytes) + mark, format_percent(point.bytes / chosen.bytes), format_loss(point.loss), time
 
 
 def _make_bits_table(storage: StoragePlan) -> PageTable:

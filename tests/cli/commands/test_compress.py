@@ -53,7 +53,7 @@ def test_the_planned_point_is_printed_beside_the_plan(capsys: pytest.CaptureFixt
         "bits": {"tables": {"user": 4}, "layers": {}, "other_layers": 32},
         "max_bytes": 1_010,
         "point": {"bytes": 1_000, "loss": 0.002},
-        "bound": 0.002,
+        "least_loss_estimate": 0.002,
         "curve": [{"bytes": 800, "loss": 0.004}, {"bytes": 1_300, "loss": 0.001}, {"bytes": 2_000, "loss": 0.0001}],
     }
     print_planned_point(json.dumps({"storage": storage}))
