@@ -11,6 +11,8 @@ MAX_PROJECTIONS_PER_GROUP = 2
 MAX_PER_TABLE_PROJECTIONS = 8  # the largest tables; each matrix costs a node at inference: separate-table-widths
 # How much of a predicted loss is left after fine-tuning, beside that of removed embedding dimensions: bytes-and-bits
 HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING = 0.1, 0.25
+# The same of a table of which all rows are multiplied, as scores of items are: bytes-and-bits
+MULTIPLIED_DIMENSIONS_LOSS_AFTER_TUNING, MULTIPLIED_ROUNDING_LOSS_AFTER_TUNING = 0.35, 0.9
 # Of the elements of all tables, below which tables share their bits, and one lookup: bytes-and-bits
 SMALL_TABLE_FRACTION = 0.05
 MIN_ROWS_PER_DIMENSION = 8  # from which a matrix is small compared with its table: separate-table-widths

@@ -1,6 +1,6 @@
 """Candidates of a plan within a number of bytes: a program with projections, and the choices of its widths and bits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,7 +28,12 @@ from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.pruning_constants import HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING
+from recprune_export.pruning.pruning_constants import (
+    HIDDEN_LOSS_AFTER_TUNING,
+    MULTIPLIED_DIMENSIONS_LOSS_AFTER_TUNING,
+    MULTIPLIED_ROUNDING_LOSS_AFTER_TUNING,
+    ROUNDING_LOSS_AFTER_TUNING,
+)
 from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
 from recprune_export.pruning.rotation.projections import ProjectedProgram, project_tables
 from recprune_export.pruning.rotation.table_projections import (
@@ -38,7 +43,7 @@ from recprune_export.pruning.rotation.table_projections import (
 )
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.statistics.read_counts import count_reads
-from recprune_export.pruning.statistics.weight_reads import WeightReads, gather_weight_reads
+from recprune_export.pruning.statistics.weight_reads import TableReads, WeightReads, gather_weight_reads
 
 READ_BATCHES = 4  # for the statistics of weights
 
@@ -47,15 +52,34 @@ READ_BATCHES = 4  # for the statistics of weights
 class RemainingLoss:
     """The fractions of predicted losses that are left after fine-tuning, beside that of removed embedding dimensions.
 
-    Removed hidden units and rounding cost much less then than before; without tuning both are 1.
+    Removed hidden units and rounding cost much less then than before. A table of which all rows are multiplied, as scores of
+    items are, has a gradient for each row in each step: there removed dimensions cost less too, and rounding hardly less.
+    Without tuning all are 1.
     """
 
     hidden: float = 1.0
     rounding: float = 1.0
+    multiplied_dimensions: float = 1.0
+    multiplied_rounding: float = 1.0
+
+    def of_table(self, reads: TableReads) -> float:
+        """Return the fraction of rounding that is left of a table."""
+        return self.multiplied_rounding if reads.is_multiplied else self.rounding
+
+    def of_dimensions(self, tables: Sequence[TableReads]) -> float:
+        """Return the fraction that is left of the dimensions of tables, or without tables of hidden units."""
+        if not tables:
+            return self.hidden
+        return self.multiplied_dimensions if any(reads.is_multiplied for reads in tables) else 1.0
 
 
 UNTUNED = RemainingLoss()
-TUNED = RemainingLoss(HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING)
+TUNED = RemainingLoss(
+    HIDDEN_LOSS_AFTER_TUNING,
+    ROUNDING_LOSS_AFTER_TUNING,
+    MULTIPLIED_DIMENSIONS_LOSS_AFTER_TUNING,
+    MULTIPLIED_ROUNDING_LOSS_AFTER_TUNING,
+)
 
 
 @dataclass(frozen=True)
@@ -149,10 +173,12 @@ def _make_group_options(
     tables = [name for name in find_controlled_tables(program, group) if name in reads.tables]
     widths = choose_widths(group.width, partial(budget.width, group.kind, full=group.width), has_tables=bool(tables))
     roundings = [
-        predict_table_losses(group, name, reads.tables[name], ranking, rotatable, widths).scaled(remaining.rounding)
+        predict_table_losses(group, name, reads.tables[name], ranking, rotatable, widths).scaled(
+            remaining.of_table(reads.tables[name])
+        )
         for name in tables
     ]
-    removal = ranking if tables else ranking.scaled(remaining.hidden)
+    removal = ranking.scaled(remaining.of_dimensions([reads.tables[name] for name in tables]))
     return make_group_options(program, group, removal, widths, roundings, time)
 
 
@@ -162,5 +188,5 @@ def _make_options_of_whole_tables(
     """Yield the options of tables none of whose dimensions can be removed: their bits."""
     for name, table_reads in reads.tables.items():
         if not is_narrowed(program, name):
-            rounding = predict_whole_table_losses(name, table_reads).scaled(remaining.rounding)
+            rounding = predict_whole_table_losses(name, table_reads).scaled(remaining.of_table(table_reads))
             yield make_table_options(program, rounding, time)

@@ -40,6 +40,11 @@ class TableReads:
     multiplied_rows: Tensor
     operands: Tensor
 
+    @property
+    def is_multiplied(self) -> bool:
+        """Whether all rows are multiplied by an operand."""
+        return len(self.multiplied_rows) > 0
+
 
 @dataclass(frozen=True)
 class LayerReads:
