@@ -266,6 +266,8 @@ class _Rebuild:
                 return {_check_key(key): value for key, value in _list_pairs(arguments)}
             case ("builtins" | "__builtin__", "set" | "list"):
                 return list(_as_tuple(arguments[0])) if arguments else []
+            case ("builtins" | "__builtin__", "bytes") if not arguments:
+                return b""
             case ("torch", "Size") | ("builtins" | "__builtin__", "frozenset" | "tuple"):
                 return _as_tuple(arguments[0]) if arguments else ()
             case ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"):

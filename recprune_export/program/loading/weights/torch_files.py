@@ -6,6 +6,7 @@ pickled configuration or module beside the tensors, and older forms go through `
 
 import io
 import mmap
+import warnings
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,7 +37,8 @@ def read_torch_file(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if not is_torch_zip(archive.infolist(), path.stat().st_size):
                 raise InertPickleError("it is a zip archive that PyTorch did not write")
-        with suppress(Exception):  # torch.load raises several classes for what is not plain
+        with suppress(Exception), warnings.catch_warnings():  # torch.load raises several classes for what is not plain
+            warnings.simplefilter("ignore")
             return load_mapped(path)
     return read_inert(path)
 
