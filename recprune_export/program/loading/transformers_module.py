@@ -183,4 +183,4 @@ def _describe(name: str, report: dict[str, Any], stored: dict[str, Tensor]) -> I
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         yield f"The weights are stored in {names}; the module computes in float32."
     if report["unexpected_keys"]:
-        yield f"{len(report['unexpected_keys'])} tensors are not used: {list_some(sorted(report['unexpected_keys']))}."
+        yield f"Tensors of the folder are not used: {list_some(sorted(report['unexpected_keys']))}."

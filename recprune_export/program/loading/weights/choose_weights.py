@@ -119,9 +119,7 @@ def _describe(candidate: _Candidate, key: str | None) -> tuple[str, ...]:
     if alignment.added:
         notes.append(f"{list_some(sorted(alignment.added))} is put into the names, as the module has it.")
     if match.left_out:
-        notes.append(
-            f"{len(match.left_out)} tensors outside of '{match.prefix}' are not used: {list_some(match.left_out)}."
-        )
+        notes.append(f"Tensors outside of '{match.prefix}' are not used: {list_some(match.left_out)}.")
     return tuple(notes)
 
 

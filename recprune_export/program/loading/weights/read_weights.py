@@ -12,7 +12,7 @@ from recprune_export.program.loading.model_kind import ModelKind, find_weights_f
 from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.distributed_checkpoint import DistributedCheckpoint
 from recprune_export.program.loading.weights.safetensors_files import read_safetensors, read_sharded
-from recprune_export.program.loading.weights.torch_files import read_torch_file
+from recprune_export.program.loading.weights.torch_files import read_archive_record, read_torch_file
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _read_distributed(folder: Path) -> StoredWeights:
 _READERS: dict[ModelKind, Callable[[Path], StoredWeights]] = {
     ModelKind.STATE_DICT: lambda path: StoredWeights(read_torch_file(path)),
     ModelKind.PICKLED_MODULE: lambda path: StoredWeights(read_torch_file(path)),
-    ModelKind.TORCHSCRIPT: lambda path: StoredWeights(read_torch_file(path)),
+    ModelKind.TORCHSCRIPT: lambda path: StoredWeights(read_archive_record(path)),
     ModelKind.SAFETENSORS: lambda path: StoredWeights(read_safetensors(path)),
     ModelKind.SHARDED: lambda path: StoredWeights(read_sharded(path)),
     ModelKind.HUGGING_FACE: _read_folder,

@@ -1,6 +1,6 @@
 """The state dicts inside the content of a model file, each under the keys that lead to it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,20 +85,26 @@ def select_key(content: Any, key: str) -> Any:
 def view_entries(value: Any) -> dict[str, Any] | None:
     """Return the entries of a mapping, a sequence or an object that was not executed by name; None for other values."""
     if isinstance(value, InertObject):
-        return _view_module(value) or value.entries
+        state = _view_module(value)
+        return {**_number(value.arguments), **value.entries} if state is None else state
     if isinstance(value, Mapping):
         return {key: entry for key, entry in value.items() if isinstance(key, str)}
     if isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
-        return {str(index): entry for index, entry in enumerate(value)}
+        return _number(value)
     return None
+
+
+def _number(values: Sequence[Any]) -> dict[str, Any]:
+    return {str(index): entry for index, entry in enumerate(values)}
 
 
 def _view_module(value: InertObject) -> dict[str, Any] | None:
     """Return the state dict of a pickled `nn.Module`, from its attributes alone; None for other objects."""
-    if not _is_module(value):
+    root = _find_module(value)
+    if root is None:
         return None
     state: dict[str, Any] = {}
-    level = [("", value)]
+    level = [("", root)]
     for _ in range(MAX_DEPTH):
         inside: list[tuple[str, InertObject]] = []
         for prefix, module in level:
@@ -108,8 +114,9 @@ def _view_module(value: InertObject) -> dict[str, Any] | None:
                     if isinstance(tensor, Tensor) and not (group == "_buffers" and name in transient):
                         state[f"{prefix}{name}"] = tensor
             for name, child in (view_entries(module.entries["_modules"]) or {}).items():
-                if isinstance(child, InertObject) and _is_module(child):
-                    inside.append((f"{prefix}{name}.", child))
+                inner = _find_module(child)
+                if inner is not None:
+                    inside.append((f"{prefix}{name}.", inner))
         level = inside
         if len(level) > _MAX_MAPPINGS:
             raise ModelFileError(
@@ -118,8 +125,13 @@ def _view_module(value: InertObject) -> dict[str, Any] | None:
     return state
 
 
-def _is_module(value: InertObject) -> bool:
-    return {"_parameters", "_buffers", "_modules"} <= value.entries.keys()
+def _find_module(value: Any) -> InertObject | None:
+    """Return a pickled module; that of `torch.compile` is pickled as a call on the module inside."""
+    if not isinstance(value, InertObject):
+        return None
+    if {"_parameters", "_buffers", "_modules"} <= value.entries.keys():
+        return value
+    return next((inner for argument in value.arguments[:1] if (inner := _find_module(argument)) is not None), None)
 
 
 def _walk(content: Any) -> Iterator[tuple[str, dict[str, Any], bool]]:

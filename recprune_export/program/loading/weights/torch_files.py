@@ -72,6 +72,8 @@ def read_archive_record(path: Path, name: str = "data.pkl", folder: str = "data"
         order = f"{root}/byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise InertPickleError("its numbers are stored in big-endian order")
+        if not is_torch_zip([archive.getinfo(whole)], path.stat().st_size):
+            raise InertPickleError(f"its {name} is compressed, as PyTorch never writes it")
         content = archive.read(whole)
 
     def load_storage(identity: Any) -> Storage:
