@@ -1,4 +1,8 @@
-"""Programs of a fixed batch: captured again with a free one, where their graph has the batch size nowhere in it."""
+"""Programs of a fixed batch: captured again with a free one.
+
+The sizes in the graph are freed first (`list_freed`). The result is compared with the fixed program on several requests, so
+that a number that only happens to be the batch size is never taken for it unnoticed.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +15,7 @@ from recprune_export.errors import CaptureError, RecpruneError
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.export_module import silence_export
+from recprune_export.program.loading.free_sizes import list_freed
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH
 
@@ -31,15 +36,21 @@ def convert_exported(exported: torch.export.ExportedProgram) -> tuple[Program, t
     rows = max(heads, key=heads.count)
     example = exported.example_inputs or _make_example(exported, values)
     fixed = make_graph_module(exported)
-    try:
-        program = capture(fixed, *example)
-        _compare(program, fixed, example, rows)
-    except RecpruneError as error:
-        raise CaptureError(
-            f"The program answers requests of {rows} rows only, and its graph holds that number, so that it cannot be freed "
-            f"({str(error).rstrip('.')}): export it with dynamic_shapes that leave the batch, axis 0 of every input, free."
-        ) from error
-    return program, (f"The program was exported for {rows} rows; its graph answers any number of them.",)
+    errors = []
+    for module in list_freed(fixed, example, rows):
+        try:
+            program = capture(module, *example)
+            _compare(program, fixed, example, rows)
+        except RecpruneError as error:
+            errors.append(error)
+            continue
+        return program, (
+            f"The program was exported for {rows} rows; it is freed, and answers any number of them alike.",
+        )
+    raise CaptureError(
+        f"The program answers requests of {rows} rows only, and that number is in its graph in a way that cannot be freed "
+        f"({str(errors[0]).rstrip('.')}): export it with dynamic_shapes that leave the batch, axis 0 of every input, free."
+    ) from errors[0]
 
 
 def make_graph_module(exported: torch.export.ExportedProgram) -> fx.GraphModule:
