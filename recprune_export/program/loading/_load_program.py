@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading._check_finite import check_finite
@@ -19,13 +20,14 @@ from recprune_export.program.loading.archive import EXTRA, check_archive
 from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
 from recprune_export.program.loading.free_batch import convert_exported
-from recprune_export.program.loading.model_kind import ModelKind, find_mlflow_file
+from recprune_export.program.loading.model_kind import ModelKind, find_mlflow_file, list_model_files
 from recprune_export.program.loading.module_factory import make_module
 from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.torchscript import convert_torchscript, load_torchscript
 from recprune_export.program.loading.transformers_module import load_transformers_module
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
-from recprune_export.program.loading.weights.choose_weights import choose_weights
+from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch
+from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.match_names import expected_tensors
 from recprune_export.program.loading.weights.read_weights import WEIGHT_KINDS, read_weights
 from recprune_export.program.mapped_archive import share_stored_weights
@@ -120,6 +122,7 @@ def _load_file(path: Path, kind: ModelKind, source: ModelSource) -> LoadedModel:
         return LoadedModel(program, None, kind, notes)
     module, notes = _load_module(path, kind, source)
     module = unwrap_module(module)
+    check_supported(module)
     check_finite(module, path)
     args, kwargs = example_call(module, _require_inputs(path, kind, source.inputs))
     return LoadedModel(capture(module, args, kwargs), None, kind, notes)
@@ -138,6 +141,8 @@ def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.M
         raise UsageError(
             f"{path} is {kind.value}, weights alone: name the function that makes the module with --factory."
         )
+    if kind == ModelKind.DIRECTORY and (files := list_model_files(path)):
+        raise ModelFileError(f"{path} is a directory: give one of the model files in it, {list_some(files)}.")
     described = "there is nothing" if kind == ModelKind.MISSING else f"it is {kind.value}"
     raise ModelFileError(f"{path} is no model, {described}: {_ADVICE.get(kind, f'a model is {_ACCEPTED}')}.")
 
@@ -165,12 +170,19 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
     """Make the module of `factory` and load the weights of the file that fit it."""
     weights = read_weights(path, kind)
     module = unwrap_module(make_module(factory, source.factory_args or {}))
-    chosen = choose_weights(
-        weights.content, expected_tensors(module), str(path), f"the module of {factory}", source.key
-    )
+    expected = expected_tensors(module)
+    try:
+        chosen = choose_weights(weights.content, expected, str(path), f"the module of {factory}", source.key)
+    except ModelFileError:
+        if not load_as_pytorch(module, weights.content, expected):
+            raise
+        return module, ("The names are those of an older form of a layer, which PyTorch converts.",)
     try:
         state = weights.load(chosen.tensors)
-        module.load_state_dict(state, strict=False)  # every name was matched; the rest may be missing
+        has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
+        module.load_state_dict(
+            state, strict=False, assign=not has_values
+        )  # every name was matched; the rest may be missing
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a damaged file

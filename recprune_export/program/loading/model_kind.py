@@ -71,6 +71,12 @@ def find_weights_file(folder: Path) -> Path | None:
     return others[0] if len(others) == 1 else None
 
 
+def list_model_files(folder: Path) -> list[str]:
+    """Return the names of the files in a folder whose ending is that of a model."""
+    endings = {".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors"}
+    return sorted(path.name for path in folder.iterdir() if path.suffix in endings and path.is_file())
+
+
 def find_mlflow_file(folder: Path) -> Path | None:
     """Return the model file of an MLflow folder, as `mlflow.pytorch` writes it; None where it holds a model of another library."""
     data = folder / "data"

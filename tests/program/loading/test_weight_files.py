@@ -224,6 +224,30 @@ torch.save(net, {str(tmp_path / "model.pt")!r})
     check_answers(tmp_path / "model.pt", factory=FACTORY, inputs=request_file)
 
 
+def make_empty() -> nn.Module:
+    with torch.device("meta"):
+        return make()
+
+
+def make_normalized() -> nn.Module:
+    module = make()
+    torch.nn.utils.parametrizations.weight_norm(module.head)
+    return module
+
+
+def test_a_factory_may_make_a_module_without_values(tmp_path: Path, request_file: Path) -> None:
+    torch.save(make().state_dict(), tmp_path / "model.pt")
+    check_answers(tmp_path / "model.pt", factory=f"{__name__}:make_empty", inputs=request_file)
+
+
+def test_older_names_are_converted_by_the_layer_itself(tmp_path: Path, request_file: Path) -> None:
+    module = make()
+    torch.nn.utils.weight_norm(module.head)  # weight_g and weight_v
+    torch.save({"net": module.state_dict()}, tmp_path / "model.pt")
+    notes = check_answers(tmp_path / "model.pt", factory=f"{__name__}:make_normalized", inputs=request_file)
+    assert "older form" in notes[0]
+
+
 # TorchScript
 
 
@@ -314,6 +338,9 @@ def test_declared_sizes_of_torchscript_are_checked_before_pytorch_reads_it(tmp_p
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, request_file: Path) -> None:
     with pytest.raises(ModelFileError, match="it is a directory"):
+        load_program(tmp_path, factory=FACTORY, inputs=request_file)
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(ModelFileError, match=r"one of the model files in it, 'last\.ckpt'"):
         load_program(tmp_path, factory=FACTORY, inputs=request_file)
     (tmp_path / "MLmodel").write_text("flavors: {sklearn: {}}")
     with pytest.raises(ModelFileError, match="without a PyTorch model"):

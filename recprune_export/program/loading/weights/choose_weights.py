@@ -1,10 +1,11 @@
 """The one state dict of a file that fits a module, with what was done to its names; or why none does, or more than one."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.program.loading.weights.describe_mismatch import describe_mismatch, list_some
@@ -68,6 +69,18 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
             f"{' or '.join(f'--key {c.key}' if c.key else 'the whole file' for c in different[:5])}."
         )
     return ChosenWeights(certain[0].tensors, _describe(certain[0], key))
+
+
+def load_as_pytorch(module: nn.Module, content: Any, expected: ExpectedTensors) -> bool:
+    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); say whether one was loaded."""
+    for state in find_state_dicts(content):
+        known = state.tensors.keys() & expected.tensors.keys()
+        if not known or not all(tensors_fit(state.tensors[name], expected.tensors[name]) for name in known):
+            continue
+        with suppress(RuntimeError):
+            module.load_state_dict(state.tensors, strict=True)
+            return True
+    return False
 
 
 def _select(content: Any, key: str, source: str) -> Any:
