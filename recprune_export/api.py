@@ -1,5 +1,6 @@
 """`compress`: the main job on a model file or module, with rows on disk or in memory."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,9 +41,14 @@ from recprune_export.pipeline.compress import (
 )
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
-from recprune_export.program.capture._capture import capture, program_from_exported
-from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
-from recprune_export.program.loading.detect import ModelKind
+from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture.unsupported_modules import check_supported
+from recprune_export.program.capture.unwrap_module import forward_parameters, unwrap_module
+from recprune_export.program.loading._check_finite import check_finite
+from recprune_export.program.loading._load_program import LoadedModel, load_program
+from recprune_export.program.loading.free_batch import convert_exported
+from recprune_export.program.loading.model_kind import ModelKind
+from recprune_export.program.loading.torchscript import convert_torchscript
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
@@ -162,7 +168,7 @@ def compress_loaded(
         origin=origin
         if checkpoint is None
         else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
-        leading_notes=(*((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
+        leading_notes=(*loaded.notes, *((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
@@ -215,7 +221,7 @@ def sweep(
     loaded = load_model(model, example_inputs, source or {})
     check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
-    for note in task.notes if isinstance(task, LabeledRows) else ():
+    for note in (*loaded.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(note)
     make_folder(folder)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
@@ -277,23 +283,31 @@ def load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> 
         check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        program = program_from_exported(model)
+        program, notes = convert_exported(model)
         check_finite(program.module, "the exported program")
-        return LoadedModel(program, None, ModelKind.PROGRAM)
+        return LoadedModel(program, None, ModelKind.PROGRAM, notes)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"A {type(model).__name__} is no model: give an nn.Module, an ExportedProgram, or the path of a model file."
+        )
     if example_inputs is None:
         raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
+    model = unwrap_module(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        check_finite(model, type(model).__name__)
+        program, notes = convert_torchscript(model.eval(), *_split_arguments(model, example_inputs))
+        return LoadedModel(program, None, ModelKind.TORCHSCRIPT, notes)
+    check_supported(model)
     check_finite(model, type(model).__name__)
     args, kwargs = _split_arguments(model, example_inputs)
     return LoadedModel(capture(model, args, kwargs), None, ModelKind.MODULE)
 
 
 def _split_arguments(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    import inspect
-
     if isinstance(example, tuple | list):
         return tuple(example), {}
     if isinstance(example, Mapping):
-        parameters = inspect.signature(module.forward).parameters.values()
+        parameters = forward_parameters(module).values()
         takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         if takes_any or set(example) <= {p.name for p in parameters}:
             return (), dict(example)

@@ -13,6 +13,7 @@ from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json
 from recprune_export.program.loading._load_program import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
+from recprune_export.progress import print_status
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.fields.field_selection import field_channels, with_fields
 
@@ -106,6 +107,8 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
 def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspection:
     """Load a model file as `load_program` does, and analyze it."""
     loaded = load_program(path, **source)
+    for note in loaded.notes:
+        print_status(note)
     return inspect_program(loaded.program, path.name, loaded.kind.value, fields=fields)
 
 

@@ -11,10 +11,21 @@ _GIT = ("git", "-c", "core.fsmonitor=false")  # a command in the configuration o
 
 
 def file_identity(path: Path) -> dict[str, Any]:
-    """Return the path, the size in bytes and the SHA-256 of a file, by which it can be identified later."""
+    """Return the path, the size in bytes and the SHA-256 of a file, by which it can be identified later.
+
+    Of a folder, these are of all files in it: the hash is that of a list of their hashes and names, as `sha256sum` writes it.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = "".join(f"{_hash_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+        digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        return {"path": str(path), "bytes": sum(file.stat().st_size for file in files), "sha256": digest}
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": _hash_file(path)}
+
+
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_commit(directory: Path) -> dict[str, Any] | None:

@@ -98,9 +98,9 @@ def test_a_column_of_a_file(tmp_path: Path, clicks_file: Path) -> None:
 
 
 def test_the_check_of_weights_takes_all_of_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recprune_export.program.loading import _load_program as load_program
+    from recprune_export.program.loading import _check_finite
 
-    monkeypatch.setattr(load_program, "_CHUNK_SIZE", 7)
+    monkeypatch.setattr(_check_finite, "_CHUNK_SIZE", 7)
     module = Scorer().eval()
     with torch.no_grad():
         module.table.weight[19, 3] = float("nan")

@@ -38,6 +38,20 @@ def test_a_commit_is_known_and_a_change_of_tracked_files_too(repository: Path) -
     assert find_commit(repository) == {"commit": head, "changed": True}
 
 
+def test_a_folder_is_known_by_all_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "b").write_bytes(b"1")
+    (tmp_path / "inner" / "a").write_bytes(b"23")
+    before = file_identity(tmp_path)
+    assert before["bytes"] == 3
+    listed = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in (("b", b"1"), ("inner/a", b"23"))
+    )
+    assert before["sha256"] == hashlib.sha256(listed.encode()).hexdigest()
+    (tmp_path / "inner" / "a").write_bytes(b"24")
+    assert file_identity(tmp_path)["sha256"] != before["sha256"]
+
+
 def test_where_there_is_no_commit_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert find_commit(tmp_path) is None

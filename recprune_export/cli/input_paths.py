@@ -42,7 +42,7 @@ def suggest_neighbor(path: Path) -> Path | None:
 
 MODEL = InputPath(
     ModelFileError,
-    "a checkpoint of `train`, a .pt2 program, a state dict or a pickled module; --help lists the commands",
+    "a checkpoint of `train`, a .pt2 program, a file or folder of weights, or a pickled module; --help lists the commands",
 )
 DATA = InputPath(DataError, "a file with rows: CSV, Parquet or, for models of your own, NPZ")
 REQUEST = InputPath(DataError, "an .npz with an example request")

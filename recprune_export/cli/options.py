@@ -22,11 +22,17 @@ def loading_options(command: F) -> F:
 def source_options(command: F) -> F:
     for option in reversed(
         (
-            click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the model of a state dict."),
+            click.option(
+                "--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the module that takes the weights of MODEL."
+            ),
             click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
             click.option(
-                "--inputs", type=REQUEST, metavar="NPZ", help="An example request, for a state dict or a pickle."
+                "--inputs",
+                type=REQUEST,
+                metavar="NPZ",
+                help="An example request, for all but programs and checkpoints.",
             ),
+            click.option("--key", metavar="NAME", help="The key of the weights, where several in the file fit."),
             click.option(
                 "--unsafe-unpickle",
                 is_flag=True,

@@ -8,7 +8,7 @@ import click
 
 
 def model_source(
-    factory: str | None, factory_args: str | None, inputs: Path | None, unsafe_unpickle: bool
+    factory: str | None, factory_args: str | None, inputs: Path | None, unsafe_unpickle: bool, key: str | None
 ) -> dict[str, Any]:
     """Return the keywords of `load_program` that open a model file."""
     return {
@@ -16,6 +16,7 @@ def model_source(
         "factory_args": parse_json_object(factory_args),
         "inputs": inputs,
         "unsafe_unpickle": unsafe_unpickle,
+        "key": key,
     }
 
 

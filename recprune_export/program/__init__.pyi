@@ -3,11 +3,11 @@ from .capture._capture import program_from_exported as program_from_exported
 from .dataflow import IdLookup as IdLookup
 from .dataflow import RequestDataflow as RequestDataflow
 from .dataflow import trace_dataflow as trace_dataflow
+from .loading._check_finite import check_finite as check_finite
 from .loading._load_program import LoadedModel as LoadedModel
-from .loading._load_program import check_finite as check_finite
 from .loading._load_program import load_archive as load_archive
 from .loading._load_program import load_program as load_program
-from .loading.detect import ModelKind as ModelKind
+from .loading.model_kind import ModelKind as ModelKind
 from .nodes import ancestors as ancestors
 from .nodes import argument as argument
 from .nodes import arguments as arguments

@@ -28,20 +28,33 @@ def share_stored_weights(exported: torch.export.ExportedProgram, path: Path) -> 
             parameter.data = mapped
 
 
-def _map_weights(path: Path) -> Iterator[tuple[str, torch.UntypedStorage]]:
-    """Yield the name and the bytes of each weight that lies uncompressed in the archive."""
+def map_records(path: Path) -> dict[str, torch.UntypedStorage]:
+    """Return the bytes of each record that lies uncompressed in a zip archive, by its whole name, as maps of the file.
+
+    Raises the errors of `zipfile` for a damaged archive.
+    """
+    content = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    records = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        records = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-        config = next((entry for name, entry in records.items() if name == _CONFIG), None)
-        if config is None:
-            return
-        content = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-        # Another release of torch may write another layout, from which weights are loaded, but not mapped.
-        for name, weight in json.loads(archive.read(config)).get("config", {}).items():
-            entry = records.get(f"data/weights/{weight.get('path_name')}")
-            if entry is None or entry.compress_type != zipfile.ZIP_STORED or not entry.file_size:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or not entry.file_size:
                 continue
             file.seek(entry.header_offset)
             lengths = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
             start = entry.header_offset + _LOCAL_HEADER + sum(lengths)
-            yield name, content[start : start + entry.file_size]
+            records[entry.filename] = content[start : start + entry.file_size]
+    return records
+
+
+def _map_weights(path: Path) -> Iterator[tuple[str, torch.UntypedStorage]]:
+    """Yield the name and the bytes of each weight that lies uncompressed in the archive."""
+    records = {name.partition("/")[2]: content for name, content in map_records(path).items()}
+    with zipfile.ZipFile(path) as archive:
+        config = next((entry for entry in archive.namelist() if entry.partition("/")[2] == _CONFIG), None)
+        if config is None:
+            return
+        # Another release of torch may write another layout, from which weights are loaded, but not mapped.
+        for name, weight in json.loads(archive.read(config)).get("config", {}).items():
+            content = records.get(f"data/weights/{weight.get('path_name')}")
+            if content is not None:
+                yield name, content

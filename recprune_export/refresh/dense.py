@@ -45,7 +45,7 @@ def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]
             f"{bundle.path} does not say where '{name}' lies, of which it was made: give it with --model."
         )
     path = Path(recorded["path"])
-    if not path.is_file():
+    if not path.exists():
         return MissingModel(f"The dense model {path} is not there any more: give it with --model.")
     file = file_identity(path)
     if file["sha256"] != recorded["sha256"]:

@@ -18,7 +18,16 @@ from recprune_export.search import ArtifactMeasurements, OperatingPoint, Sweep, 
 from recprune_export.search.recommend_point import Recommendation
 
 EVERY_OPTION = [
-    *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
+    *(
+        "--factory",
+        "shop.models:make",
+        "--factory-args",
+        '{"dim": 8, "name": "a b"}',
+        "--inputs",
+        "a request.npz",
+        "--key",
+        "ema",
+    ),
     *("--label", "click", "--label", "like it", "--score", "taylor", "--epochs", "3", "--learning-rate", "0.0005"),
     *("--weight", "share of a day", "--missing-label", "-1", "--metric", "gauc", "--group", "user"),
     *("--batch-size", "64", "--structured-fraction", "0.5", "--quantize", "int8"),

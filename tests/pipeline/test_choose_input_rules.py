@@ -50,7 +50,7 @@ def test_refused_ids() -> None:
 def test_numbers_of_the_rows_are_far_below_the_limit() -> None:
     from recprune_export.api import make_task
     from recprune_export.program.loading._load_program import LoadedModel
-    from recprune_export.program.loading.detect import ModelKind
+    from recprune_export.program.loading.model_kind import ModelKind
 
     captured = capture(Scorer().eval(), (torch.arange(4), torch.randn(4, 2)))
     rng = np.random.default_rng(0)

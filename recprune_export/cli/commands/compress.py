@@ -117,6 +117,7 @@ def compress(
     factory_args: str | None,
     inputs: Path | None,
     unsafe_unpickle: bool,
+    key: str | None,
     plan_file: Path | None,
     plan_only: bool,
     data: Path | None,
@@ -135,8 +136,9 @@ def compress(
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
 
-    MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
-    pickled nn.Module (with --unsafe-unpickle and --inputs).
+    MODEL is a checkpoint of `recprune-export train` or a .pt2 program; weights with --factory: a state dict, a training
+    checkpoint, safetensors, a folder of torch.distributed.checkpoint; a Hugging Face or MLflow folder; TorchScript; or a pickled
+    nn.Module with --unsafe-unpickle. All but the first two need --inputs.
     """
     from recprune_export.settings import Settings, parse_batch_sizes, parse_row_fraction
 
@@ -157,7 +159,7 @@ def compress(
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):
-        source = model_source(factory, factory_args, inputs, unsafe_unpickle)
+        source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
         if plan_only:
             plan = dump_plan(model, data=data, labels=labels, settings=settings, source=source)
             click.echo(plan)

@@ -45,6 +45,7 @@ def sweep(
     factory_args: str | None,
     inputs: Path | None,
     unsafe_unpickle: bool,
+    key: str | None,
     data: Path,
     labels: tuple[str, ...],
     sparsities: str,
@@ -68,7 +69,7 @@ def sweep(
     from recprune_export.api import sweep as run
     from recprune_export.progress import quiet as silently
 
-    source = model_source(factory, factory_args, inputs, unsafe_unpickle)
+    source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
     with silently(quiet or as_json):
         result = run(
             model, target=target, data=data, labels=labels, sparsities=fractions,

@@ -42,6 +42,8 @@ from recprune_export.program.capture.passes.fold_parameters import fold_paramete
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
+from recprune_export.program.capture.unsupported_modules import check_supported
+from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import find_graph_operands, recapture
 
@@ -57,6 +59,8 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed.
     """
+    module = unwrap_module(module)
+    check_supported(module)
     training = module.training
     module.eval()
     try:

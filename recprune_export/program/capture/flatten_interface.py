@@ -1,6 +1,5 @@
 """Inputs and outputs of a captured graph: their names, shapes, and valid ids."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.id_ranges import find_id_ranges
+from recprune_export.program.capture.unwrap_module import forward_parameters
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 Path = Sequence[Any]
@@ -56,7 +56,7 @@ def _is_tensor(value: Any) -> bool:
 
 def input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Module | None) -> list[str]:
     placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
-    parameters = list(inspect.signature(module.forward).parameters) if module is not None else []
+    parameters = list(forward_parameters(module)) if module is not None else []
 
     def components(path: Path, placeholder: str) -> list[str]:
         (_, first, *rest) = path

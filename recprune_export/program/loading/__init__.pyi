@@ -1,5 +1,5 @@
+from ._check_finite import check_finite as check_finite
 from ._load_program import LoadedModel as LoadedModel
-from ._load_program import check_finite as check_finite
 from ._load_program import load_archive as load_archive
 from ._load_program import load_program as load_program
-from .detect import ModelKind as ModelKind
+from .model_kind import ModelKind as ModelKind

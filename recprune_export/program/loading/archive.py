@@ -34,7 +34,7 @@ import torch._higher_order_ops  # registers torch.ops.higher_order, so that its 
 from torch.export.pt2_archive import PT2ArchiveReader
 
 from recprune_export.errors import ModelFileError
-from recprune_export.program.loading.detect import is_torch_zip
+from recprune_export.program.loading.weights.torch_files import is_torch_zip
 
 GRAPH = "models/model.json"
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
@@ -104,7 +104,7 @@ class _Refused(Exception):
 def _records(path: Path, reader: PT2ArchiveReader) -> frozenset[str]:
     names = reader.get_file_names()
     with zipfile.ZipFile(path) as archive:
-        if not is_torch_zip(archive, path):
+        if not is_torch_zip(archive.infolist(), path.stat().st_size):
             raise ModelFileError(f"{path} is refused: it is a zip archive that PyTorch did not write.")
         roots, entries = zip(*(entry.split("/", 1) for entry in archive.namelist() if "/" in entry), strict=True)
         # torch can fall back to zipfile, and compares names without case: both must read the same records.

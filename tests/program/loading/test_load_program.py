@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.errors import CaptureError, DataError, ModelFileError, RecpruneError, UsageError
+from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program import ModelKind, load_program
 from recprune_export.program.capture import capture
 from recprune_export.program.loading.detect import detect_model_kind
@@ -112,7 +112,6 @@ def wider_weights(path: Path) -> None:
 
 
 BAD: list[tuple[str, Callable[[Path], object], dict[str, object], type[RecpruneError], str]] = [
-    ("TorchScript", script, {}, ModelFileError, "TorchScript"),
     ("CSV", lambda p: p.write_text("user,item\n1,2\n"), {}, ModelFileError, "unknown kind"),
     ("Parquet", lambda p: p.write_bytes(b"PAR1...."), {}, ModelFileError, "--data"),
     ("directory", lambda p: p.mkdir(), {}, ModelFileError, "directory"),
@@ -154,12 +153,6 @@ def test_an_example_that_does_not_fit_is_said(tmp_path: Path, arrays: dict[str, 
     np.savez(tmp_path / "example.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=said):
         load_program(tmp_path / "model.pt", factory=FACTORY, inputs=tmp_path / "example.npz")
-
-
-def test_a_program_with_a_baked_batch_is_refused(tmp_path: Path) -> None:
-    torch.export.save(torch.export.export(make(), (torch.tensor([1, 2, 3]), torch.ones(3, 2))), tmp_path / "model.pt2")
-    with pytest.raises(CaptureError, match="batch"):
-        load_program(tmp_path / "model.pt2")
 
 
 def test_every_kind_has_words_of_its_own() -> None:

@@ -1,0 +1,167 @@
+"""The one state dict of a file that fits a module, with what was done to its names; or why none does, or more than one."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.program.loading.weights.describe_mismatch import describe_mismatch, list_some
+from recprune_export.program.loading.weights.match_names import ExpectedTensors, NameMatch, match_names
+from recprune_export.program.loading.weights.name_tree import tensors_fit
+from recprune_export.program.loading.weights.state_dicts import (
+    StateDict,
+    find_state_dicts,
+    join_state_dicts,
+    select_key,
+)
+
+
+@dataclass(frozen=True)
+class ChosenWeights:
+    """Tensors under the names of a module, and a sentence on each thing that was done to find them."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    state: StateDict
+    match: NameMatch
+
+    @property
+    def key(self) -> str:
+        """The value of `--key` that chooses these names."""
+        return ".".join(part for part in (self.state.key, self.match.prefix.rstrip(".")) if part)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return self.match.select(self.state.tensors)
+
+
+def choose_weights(content: Any, expected: ExpectedTensors, source: str, module: str, key: str | None) -> ChosenWeights:
+    """Return the weights in `content`, the content of the file `source`, that fit the module that `module` names.
+
+    Raises `ModelFileError` where no state dict fits, and `UsageError` where several do and `key` names none, or nothing
+    has that key.
+    """
+    if key is not None:
+        content = _select(content, key, source)
+    states = find_state_dicts(content)
+    if not states:
+        raise ModelFileError(
+            f"{source} holds no tensors{f' under {key!r}' if key else ''}: save the module's state_dict()."
+        )
+    candidates = _find_candidates(states, expected)
+    joined = join_state_dicts(content)
+    if not candidates and joined is not None:
+        candidates = _find_candidates([joined], expected)
+    certain = [candidate for candidate in candidates if candidate.match.certain]
+    if not certain:
+        raise ModelFileError(_explain(states, joined, candidates, expected, source, module))
+    different = _drop_copies(candidates)
+    if len(different) > 1:
+        raise UsageError(
+            f"{source} holds several state dicts that fit {module}: choose one with "
+            f"{' or '.join(f'--key {c.key}' if c.key else 'the whole file' for c in different[:5])}."
+        )
+    return ChosenWeights(certain[0].tensors, _describe(certain[0], key))
+
+
+def load_as_pytorch(module: nn.Module, content: Any, expected: ExpectedTensors) -> bool:
+    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); say whether one was loaded."""
+    for state in find_state_dicts(content):
+        known = state.tensors.keys() & expected.tensors.keys()
+        if not known or not all(tensors_fit(state.tensors[name], expected.tensors[name]) for name in known):
+            continue
+        with suppress(RuntimeError):
+            module.load_state_dict(state.tensors, strict=True)
+            return True
+    return False
+
+
+def _select(content: Any, key: str, source: str) -> Any:
+    try:
+        return select_key(content, key)
+    except KeyError:
+        keys = [state.key for state in find_state_dicts(content) if state.key]
+        known = f"it has {list_some(keys)}" if keys else "it is one state dict, without keys"
+        raise UsageError(f"--key {key}: {source} holds nothing under that key; {known}.") from None
+
+
+def _find_candidates(states: Sequence[StateDict], expected: ExpectedTensors) -> list[_Candidate]:
+    return [_Candidate(state, match) for state in states for match in match_names(state.tensors, expected)]
+
+
+def _drop_copies(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Return the candidates whose tensors are not those of an earlier one: a network can lie in a file under two names."""
+    different: list[_Candidate] = []
+    for candidate in candidates:
+        if not any(_share_tensors(candidate.tensors, other.tensors) for other in different):
+            different.append(candidate)
+    return different
+
+
+def _share_tensors(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return all(
+        name in others and (tensor is others[name] or _locate(tensor) == _locate(others[name]))
+        for name, tensor in some.items()
+    )
+
+
+def _locate(tensor: Tensor) -> tuple[object, ...]:
+    address = tensor.data_ptr() if not tensor.is_meta and tensor.layout == _STRIDED else id(tensor)
+    return address, tuple(tensor.shape), tensor.dtype
+
+
+_STRIDED = Tensor().layout
+
+
+def _describe(candidate: _Candidate, key: str | None) -> tuple[str, ...]:
+    match, alignment = candidate.match, candidate.match.alignment
+    notes = []
+    if candidate.state.key and key is None:
+        notes.append(f"The weights are those under '{candidate.state.key}'.")
+    if match.prefix:
+        notes.append(f"The prefix '{match.prefix}' of the names is left out.")
+    if alignment.removed:
+        notes.append(f"{list_some(sorted(alignment.removed))} in the names, from wrappers, is left out.")
+    if alignment.added:
+        notes.append(f"{list_some(sorted(alignment.added))} is put into the names, as the module has it.")
+    if match.left_out:
+        notes.append(f"Tensors outside of '{match.prefix}' are not used: {list_some(match.left_out)}.")
+    return tuple(notes)
+
+
+def _explain(
+    states: Sequence[StateDict],
+    joined: StateDict | None,
+    uncertain: Sequence[_Candidate],
+    expected: ExpectedTensors,
+    source: str,
+    module: str,
+) -> str:
+    if uncertain:
+        first = uncertain[0]
+        return (
+            f"{source} holds more than the weights of {module}: those under '{first.match.prefix}' fit, and "
+            f"{len(first.match.left_out)} others do not belong to it ({list_some(first.match.left_out)}). If only the first are "
+            f"meant, give --key {first.key}; otherwise check --factory and --factory-args."
+        )
+    nearest = max((*states, *([joined] if joined else [])), key=lambda state: _count_shared(state, expected))
+    return describe_mismatch(nearest, expected, source, module)
+
+
+def _count_shared(state: StateDict, expected: ExpectedTensors) -> tuple[int, int]:
+    """Return how many tensors of the module have one of the same last components and shape, and of the same last component."""
+    ends = {name.rpartition(".")[2] for name in expected.tensors}
+    last = {tuple(name.split(".")[-2:]): tensor for name, tensor in state.tensors.items()}
+    fitting = [
+        n
+        for n, t in expected.tensors.items()
+        if (o := last.get(tuple(n.split(".")[-2:]))) is not None and tensors_fit(o, t)
+    ]
+    return len(fitting), sum(name.rpartition(".")[2] in ends for name in state.tensors)

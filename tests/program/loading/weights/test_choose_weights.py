@@ -1,0 +1,140 @@
+"""Which state dict of a file is taken, and what is said where none fits or several do."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.program.loading.weights import choose_weights
+from recprune_export.program.loading.weights.choose_weights import ChosenWeights
+from recprune_export.program.loading.weights.match_names import expected_tensors
+
+
+class Ranker(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Embedding(10, 4)
+        self.head = nn.Linear(4, 1)
+
+
+STATE = Ranker().state_dict()
+OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def choose(content: Any, key: str | None = None) -> ChosenWeights:
+    return choose_weights(content, expected_tensors(Ranker()), "m.pt", "the module of shop:make", key)
+
+
+TRAINING = {
+    "epoch": 3,
+    "loss": 0.3,
+    "optimizer": {"state": {0: {"exp_avg": STATE["head.bias"]}}, "param_groups": [{"lr": 1}]},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        *({key: STATE, **TRAINING} for key in ("model", "model_state", "net", "state_dict", "ema", "anything")),
+        {"state_dict": prefixed("model.", STATE), "hyper_parameters": {"dim": 4}},
+        {"state_dict": {**prefixed("model._orig_mod.", STATE), "auc.preds": torch.ones(3)}},
+        {"trainer": {"model": {"weights": prefixed("module.", STATE)}}, **TRAINING},
+        {"user": {"weight": STATE["user.weight"]}, "head": {"weight": STATE["head.weight"], "bias": STATE["head.bias"]}},
+        (STATE, 3),
+        [{"model": STATE}],
+        {"n_averaged": torch.tensor(5), **prefixed("module.", STATE)},
+        {**STATE, "epoch": 3, "config": {"dim": 4}},
+        {"model": STATE, "best": STATE},
+        {"model": STATE, "best": dict(STATE)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_weights_are_found(content: Any) -> None:
+    chosen = choose(content)
+    assert {name: id(tensor) for name, tensor in chosen.tensors.items()} == {n: id(t) for n, t in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"model": STATE, "ema": OTHER}, ("model", "ema")),
+        (
+            {"state_dict": {**prefixed("model.", STATE), **prefixed("teacher.", OTHER)}},
+            ("state_dict.model", "state_dict.teacher"),
+        ),
+        ({"nets": [STATE, OTHER]}, ("nets.0", "nets.1")),
+        ({"a.b": STATE, "c": {"d.e": OTHER}}, ("a.b", "c.d.e")),
+    ],
+)
+def test_of_several_that_fit_one_is_chosen_by_its_key(content: Any, keys: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="several state dicts") as raised:
+        choose(content)
+    for key in keys:
+        assert f"--key {key}" in str(raised.value)
+    assert choose(content, keys[0]).tensors["user.weight"] is STATE["user.weight"]
+    assert choose(content, keys[1]).tensors["user.weight"] is OTHER["user.weight"]
+
+
+def test_a_key_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(UsageError, match=r"--key best: m.pt holds nothing under that key; it has 'model', 'ema'"):
+        choose({"model": STATE, "ema": OTHER}, "best")
+    with pytest.raises(UsageError, match="without keys"):
+        choose(STATE, "best")
+
+
+def test_what_was_done_is_said() -> None:
+    chosen = choose({"state_dict": {**prefixed("model._orig_mod.", STATE), "loss.weight": torch.ones(3)}})
+    said = " ".join(chosen.notes)
+    assert "'state_dict'" in said
+    assert "'model.'" in said
+    assert "'_orig_mod.'" in said
+    assert "'loss.weight'" in said
+    assert choose(STATE).notes == ()
+
+
+def test_names_that_do_not_fit_are_shown_beside_those_of_the_module() -> None:
+    renamed = {name.replace("user", "users").replace("head", "top"): tensor for name, tensor in STATE.items()}
+    with pytest.raises(ModelFileError) as raised:
+        choose({"model": renamed})
+    message = str(raised.value)
+    for said in ("m.pt (under 'model')", "'user.weight' shape [10, 4] is missing", "whose nearest name is 'users.weight'",
+                 "'top.weight', 'top.bias'", "'user.weight', 'head.weight', 'head.bias'", "the module of shop:make"):  # fmt: skip
+        assert said in message
+    assert "\n" not in message
+
+
+def test_a_shape_that_differs_is_shown_under_the_prefix_that_fits() -> None:
+    wide = {**STATE, "head.weight": torch.ones(1, 8)}
+    with pytest.raises(
+        ModelFileError, match=r"2 are among the file's without their prefix 'module\.'|3 are among"
+    ) as raised:
+        choose(prefixed("module.", wide))
+    assert "without their prefix 'module.'" in str(raised.value)
+    assert "'head.weight' has shape [1, 8] in the file and shape [1, 4] in the module" in str(raised.value)
+
+
+def test_a_part_of_another_network_is_not_taken_without_a_word() -> None:
+    content = {**prefixed("ranker.", STATE), "tower.weight": torch.ones(3), "tower.bias": torch.ones(3)}
+    with pytest.raises(ModelFileError, match=r"--key ranker") as raised:
+        choose(content)
+    assert "'tower.weight', 'tower.bias'" in str(raised.value)
+    assert choose(content, "ranker").tensors["user.weight"] is STATE["user.weight"]
+
+
+def test_codes_of_a_quantized_file_are_no_weights() -> None:
+    codes = {**STATE, "user.weight": torch.ones(10, 4, dtype=torch.int8)}
+    with pytest.raises(ModelFileError, match="of int8 in the file"):
+        choose(codes)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [], None, 3, {"model": {}}])
+def test_a_file_without_tensors_is_refused(content: Any) -> None:
+    with pytest.raises(ModelFileError, match="holds no tensors"):
+        choose(content)
