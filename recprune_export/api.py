@@ -43,6 +43,7 @@ from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.loading.detect import ModelKind
+from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
@@ -94,7 +95,8 @@ def compress(
       one that the option `split`, `split_by_time` or `split_by_user` names.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
-    - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`.
+    - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`; `outputs=("score",)`
+      serves these of the model's outputs alone.
 
     Raises `UsageError`, `InputFileError`, `CaptureError`, and the errors of `compress_program`.
 
@@ -113,7 +115,7 @@ def compress(
         if plan is not None:
             _check_beside_plan(plan, settings)
         with show_status("Opening the model"):
-            loaded = load_model(model, example_inputs, source or {})
+            loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
         with show_status("Reading rows"):
             task = make_task(loaded, data, labels, settings)
         return compress_loaded(
@@ -162,7 +164,11 @@ def compress_loaded(
         origin=origin
         if checkpoint is None
         else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
-        leading_notes=(*((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
+        leading_notes=(
+            *loaded.program.notes,
+            *((resolved.reason,) if resolved else ()),
+            *_data_notes(checkpoint, task),
+        ),
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
@@ -212,10 +218,10 @@ def sweep(
     """
     folder = Path(target)
     check_output_file(folder / SWEEP)
-    loaded = load_model(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
     check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
-    for note in task.notes if isinstance(task, LabeledRows) else ():
+    for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(note)
     make_folder(folder)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
@@ -240,7 +246,7 @@ def dump_plan(
     Raises `UsageError` where the point of the plan would have to be searched.
     """
     _refuse_searches(settings, "A plan is made for one point")
-    loaded = load_model(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
     task = make_task(loaded, data, labels, settings)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
     plan = plan_all_stages(
@@ -264,13 +270,23 @@ def compute_sensitivity(
 
     Raises `PruningError` where nothing can be pruned.
     """
-    loaded = load_model(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
     task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
-def load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
-    """Make a program of any model. Raises `UsageError` where a module comes without an example request."""
+def load_model(
+    model: Model, example_inputs: Any, source: Mapping[str, Any], outputs: Sequence[str] = ()
+) -> LoadedModel:
+    """Make a program of any model, which computes `outputs` alone if they are given.
+
+    Raises `UsageError` where a module comes without an example request, and for an unknown name of an output.
+    """
+    loaded = _load_model(model, example_inputs, source)
+    return replace(loaded, program=select_outputs(loaded.program, outputs))
+
+
+def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
     if isinstance(model, Path | str):
         return load_program(Path(model), **source)
     if isinstance(model, Program):

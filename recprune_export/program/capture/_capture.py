@@ -1,14 +1,17 @@
 """Conversion of an `nn.Module` or an `ExportedProgram` to a `Program`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from recprune_export.column_names import list_names
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation
+from recprune_export.program.capture.answers import return_plain_answers
 from recprune_export.program.capture.example import (
     check_example,
     compute_outputs,
@@ -42,6 +45,7 @@ from recprune_export.program.capture.passes.fold_parameters import fold_paramete
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
+from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import find_graph_operands, recapture
 
@@ -62,16 +66,48 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     try:
         check_example(module, args, kwargs or {})
         example = with_unambiguous_batch_size(module, (args, order_kwargs(module, kwargs or {})))
-        program = program_from_exported(export_module(module, *example), module)
-        with disable_attention_fastpath():
-            _check_answers(module, program, example)
+        with return_plain_answers(module, *example) as left_out:
+            captured = _convert(export_module(module, *example), module)
+            with disable_attention_fastpath():
+                _check_answers(module, captured, example)
     finally:
         module.train(training)
-    return program
+    notes = (
+        f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
+        for name, kind in left_out.items()
+    )
+    return replace(captured.program, notes=(*notes, *captured.program.notes))
 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
-    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs."""
+    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs.
+
+    Outputs without a row for each row of the request, such as a loss, are left out, and so are inputs that only they read;
+    `Program.notes` says so.
+    """
+    return _convert(exported, module).program
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A program, and the positions of its inputs and outputs among the tensors of the model's requests and answers."""
+
+    program: Program
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def answer(self, example: Any) -> Sequence[Tensor]:
+        tensors = [x for x in pytree.tree_leaves(example) if isinstance(x, Tensor)]
+        with torch.no_grad():
+            answers: Sequence[Tensor] = self.program.module(*(tensors[position] for position in self.inputs))
+        return answers
+
+    def among(self, answers: Sequence[Tensor]) -> list[Tensor]:
+        """Return those of the model's answers that the program gives."""
+        return [answers[position] for position in self.outputs]
+
+
+def _convert(exported: torch.export.ExportedProgram, module: nn.Module | None) -> _Captured:
     graph_module = _to_graph(exported)
     fold_max_norm(graph_module)
     if has_unsafe_mutation(graph_module):
@@ -85,6 +121,9 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
         )
     inputs = drop_constant_inputs(graph_module, list_leaf_paths(exported.call_spec.in_spec))
     outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
+    names = input_names(graph_module, inputs, module)
+    answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
+    served, read, notes = _keep_served(graph_module, names, answers)
     constants_to_parameters(graph_module)  # before views of a constant are folded into copies of it
     graph_module = canonicalize(graph_module)
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
@@ -92,10 +131,29 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
     unfreeze_if_all_frozen(graph_module)
-    names = input_names(graph_module, inputs, module)
-    answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
-    example = _example_of(exported, graph_module)
-    return Program(graph_module, make_signature(graph_module, names, answers, example))
+    example = _example_of(exported, graph_module, read)
+    signature = make_signature(graph_module, [names[i] for i in read], [answers[i] for i in served], example)
+    return _Captured(Program(graph_module, signature, notes), tuple(read), tuple(served))
+
+
+def _keep_served(
+    module: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[str]
+) -> tuple[list[int], list[int], tuple[str, ...]]:
+    """Leave out the outputs without a row for each row of the request, and inputs that only they read.
+
+    Returns the positions of the outputs and inputs that stay, and the notes. Where no output has such rows, all stay.
+    """
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    reasons = [describe_unserved(name, value.meta["val"]) for name, value in zip(outputs, output.args[0], strict=True)]
+    if all(reasons) or not any(reasons):
+        return [*range(len(outputs))], [*range(len(inputs))], ()
+    read = keep_outputs(module, [reason is None for reason in reasons])
+    notes = [reason for reason in reasons if reason is not None]
+    unread = [name for position, name in enumerate(inputs) if position not in read]
+    if unread:
+        left_out = list_names(repr(name) for name, reason in zip(outputs, reasons, strict=True) if reason is not None)
+        notes.append(describe_unread_inputs(unread, f"by {left_out} alone"))
+    return [position for position, reason in enumerate(reasons) if reason is None], read, tuple(notes)
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -105,37 +163,37 @@ def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:
     return graph_module
 
 
-def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) -> tuple[Tensor, ...]:
-    """Return the request of the capture, or ones where it was not saved: 1 is a valid id and a valid length."""
+def _example_of(
+    exported: torch.export.ExportedProgram, module: fx.GraphModule, read: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """Return the request of the capture, or ones where it was not saved: 1 is a valid id and a valid length.
+
+    `read` are the positions of the inputs of `module` among the tensors of the request.
+    """
     if exported.example_inputs is not None:
-        return tuple(x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor))
+        tensors = [x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor)]
+        return tuple(tensors[position] for position in read)
     placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     return tuple(torch.ones([s if isinstance(s, int) else 2 for s in v.shape], dtype=v.dtype) for v in placeholders)
 
 
-def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+def _check_answers(module: nn.Module, captured: _Captured, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     """Compare the captured program with the model, on the whole example and on single rows."""
     max_rows = 3
     batch = find_batch_size(example)
-    expected = compute_outputs(module, *example)
-    if not outputs_match(compute_outputs(module, *example), expected):
+    expected = captured.among(compute_outputs(module, *example))
+    if not outputs_match(captured.among(compute_outputs(module, *example)), expected):
         raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
-    if not outputs_match(_answer_captured(program, example), expected):
+    if not outputs_match(captured.answer(example), expected):
         raise CaptureError("The captured program does not answer the example request as the model does.")
     for row in range(min(batch, max_rows)):
         alone = take_rows(example, torch.tensor([row, row]))
         try:
-            expected = compute_outputs(module, *alone)
+            expected = captured.among(compute_outputs(module, *alone))
         except Exception:  # any error of the user's code: its rows depend on each other
             return
-        if not outputs_match(_answer_captured(program, alone), expected):
+        if not outputs_match(captured.answer(alone), expected):
             raise CaptureError(
                 "The captured program does not answer as the model does when a row is alone: its answer must not depend "
                 "on the longest row beside it (packed sequences), nor on how many there are."
             )
-
-
-def _answer_captured(program: Program, example: Any) -> Sequence[Tensor]:
-    with torch.no_grad():
-        answers: Sequence[Tensor] = program.module(*(x for x in pytree.tree_leaves(example) if isinstance(x, Tensor)))
-    return answers
