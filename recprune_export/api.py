@@ -16,7 +16,7 @@ from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
-from recprune_export.errors import UsageError
+from recprune_export.errors import CaptureError, ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
     CLICK_DEFAULTS,
@@ -41,6 +41,7 @@ from recprune_export.pipeline.compress import (
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture, program_from_exported
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.loading.detect import ModelKind
 from recprune_export.program.output_selection import select_outputs
@@ -136,6 +137,7 @@ def compress(
         )
 
 
+@explain_failures("The job", ModelError, REPORT)
 def compress_loaded(
     loaded: LoadedModel,
     task: Task,
@@ -197,6 +199,7 @@ def _refuse_searches(settings: Settings, reason: str) -> None:
             raise UsageError(f"{reason}: leave out {option}, which searches for one.")
 
 
+@explain_failures("The sweep", ModelError, REPORT)
 def sweep(
     model: Model,
     example_inputs: Any = None,
@@ -232,6 +235,7 @@ def sweep(
     return result
 
 
+@explain_failures("The plan", ModelError, REPORT)
 def dump_plan(
     model: Model,
     example_inputs: Any = None,
@@ -255,6 +259,7 @@ def dump_plan(
     return json.dumps(plan.to_dict(), indent=1)
 
 
+@explain_failures("The ranking of channels", ModelError, REPORT)
 def compute_sensitivity(
     model: Model,
     example_inputs: Any = None,
@@ -293,7 +298,8 @@ def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) ->
         check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        program = program_from_exported(model)
+        with explain_failures("The work on the exported program", CaptureError, REPORT):
+            program = program_from_exported(model)
         check_finite(program.module, "the exported program")
         return LoadedModel(program, None, ModelKind.PROGRAM)
     if example_inputs is None:

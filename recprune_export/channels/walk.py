@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Fields
 from recprune_export.channels.tags import TensorTags, elements_to_axes, make_empty_tags, make_untagged_axis
+from recprune_export.program.failures import FAILURES
 from recprune_export.program.nodes import find_source_line
 from recprune_export.program.operator_registry import OPERATORS, Facet
 
@@ -211,7 +212,15 @@ class Walk(fx.Interpreter):
             return self.make_untagged(value)
         if _is_scalar(value) and all(isinstance(tags, TensorTags) and not tags.shape for tags in inputs):
             return self.make_untagged(value)
-        return channel_rule(self, node)
+        try:
+            return channel_rule(self, node)
+        except FAILURES as error:  # a form of the operator that the rule does not know: nothing of it is removed
+            self._optional = {pair for pair in self._optional if pair[0] is not node}
+            for described in inputs:
+                self._freeze_all(
+                    node, described, f"the rule of {operator_name(node)} fails on it ({type(error).__name__})"
+                )
+            return self.make_untagged(value)
 
     def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
         """Mark a value that is computed from parameters alone as constant."""

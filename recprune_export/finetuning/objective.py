@@ -15,6 +15,7 @@ from recprune_export.errors import DataError, ModelError
 from recprune_export.finetuning.finetuning_constants import MIN_RELATIVE_SPREAD, SHARPNESS, TEACHER_SHARE
 from recprune_export.finetuning.label_outputs import count_per_row, match_labels
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
@@ -94,6 +95,7 @@ class Objective:
         return torch.stack([_PROBES[m](response[name], generator) for name, m in self.output_kinds.items()]).sum()
 
 
+@explain_failures("Reading the outputs of the model", ModelError, REPORT)
 def make_objective(
     program: Program, labels: tuple[str, ...], label_values: Mapping[str, LabelValues] | None = None
 ) -> Objective:

@@ -36,6 +36,7 @@ from recprune_export.program.capture.flatten_interface import (
     list_leaf_paths,
     make_signature,
     output_names,
+    with_observed,
 )
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
@@ -55,6 +56,8 @@ from recprune_export.program.capture.side_effects import (
     refuse_batch_statistics,
     refuse_random_answers,
 )
+from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import find_graph_operands, recapture
@@ -75,9 +78,12 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     module.eval()
     try:
         check_example(module, args, kwargs or {})
-        example = with_unambiguous_batch_size(module, (args, order_kwargs(module, kwargs or {})))
+        whole = (args, order_kwargs(module, kwargs or {}))
+        example = with_unambiguous_batch_size(module, whole)
         with return_plain_answers(module, *example) as left_out:
-            captured = _convert(export_module(module, *example), module)
+            exported = export_module(module, *example)
+            with explain_failures("The work on the captured graph", CaptureError, REPORT):
+                captured = _convert(exported, module)
             with disable_attention_fastpath():
                 difference = _check_answers(module, captured, example)
     finally:
@@ -87,7 +93,8 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    return replace(captured.program, notes=(*half, *notes, *captured.program.notes))
+    program = replace(captured.program, notes=(*half, *notes, *captured.program.notes))
+    return program.with_signature(with_observed(program.signature, captured.read(whole)))
 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
@@ -113,12 +120,15 @@ class _Captured:
     outputs: tuple[int, ...]
     half: str | None
 
-    def answer(self, example: Any) -> Sequence[Tensor]:
+    def read(self, example: Any) -> list[Tensor]:
+        """Return the tensors of a request of the model that the program takes."""
         tensors = [x for x in pytree.tree_leaves(example) if isinstance(x, Tensor)]
+        read = [tensors[position] for position in self.inputs]
+        return [x.to(torch.float32) if self.half and x.dtype in HALF else x for x in read]
+
+    def answer(self, example: Any) -> Sequence[Tensor]:
         with torch.no_grad():
-            read = [tensors[position] for position in self.inputs]
-            read = [x.to(torch.float32) if self.half and x.dtype in HALF else x for x in read]
-            answers: Sequence[Tensor] = self.program.module(*read)
+            answers: Sequence[Tensor] = self.program.module(*self.read(example))
         return answers
 
     def among(self, answers: Sequence[Tensor]) -> list[Tensor]:
@@ -154,6 +164,7 @@ def _convert_in_inference(
         fold_max_norm(graph_module)
         notes += fold_writes(graph_module)
     refuse_random_answers(graph_module)
+    refuse_sizes_by_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
             "The program does not describe the structure of its inputs; export it again with torch.export."

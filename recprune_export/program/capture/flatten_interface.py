@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -101,7 +102,14 @@ def make_signature(
     _check_batch(placeholders)
     ids = find_id_ranges(module, example)
     inputs = [
-        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
+        Input(
+            name,
+            _dtype(node),
+            _shape(node),
+            ids.get(node.name, ()),
+            _observed(values, ids.get(node.name, ())),
+            observed_columns=_observed_columns(values),
+        )
         for node, name, values in zip(placeholders, input_names, example, strict=True)
     ]
     outputs = [
@@ -109,6 +117,15 @@ def make_signature(
     ]
     _check_rows(placeholders, outputs)
     return Signature(tuple(inputs), tuple(outputs))
+
+
+def with_observed(signature: Signature, tensors: Sequence[Tensor]) -> Signature:
+    """Return the signature with the ranges of numbers in a whole example request, of which a capture traces a few rows."""
+    inputs = [
+        replace(spec, observed=_observed(values, spec.ids), observed_columns=_observed_columns(values))
+        for spec, values in zip(signature.inputs, tensors, strict=True)
+    ]
+    return replace(signature, inputs=tuple(inputs))
 
 
 def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
@@ -119,6 +136,14 @@ def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, flo
         return None
     low, high = float(numbers.min()), float(numbers.max())
     return (low, high) if low < high or not values.is_floating_point() else None
+
+
+def _observed_columns(values: Tensor) -> tuple[tuple[float, float], ...]:
+    """Return the range of each column of a matrix of integers, where columns differ: each may be a field of its own."""
+    if values.ndim != 2 or values.is_floating_point() or values.dtype == torch.bool or not values.numel():
+        return ()
+    ranges = list(zip(values.amin(0).tolist(), values.amax(0).tolist(), strict=True))
+    return tuple((float(low), float(high)) for low, high in ranges) if len(set(ranges)) > 1 else ()
 
 
 def _check_batch(placeholders: list[fx.Node]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
 
 
 def find_user_line(error: BaseException) -> str:

@@ -144,3 +144,19 @@ def test_a_cache_that_begins_empty_is_no_reason_to_refuse() -> None:
 
     program = capture(Caches(), (torch.randint(0, 100, (6, 5)),))
     assert "table.weight:1" in {group.name for group in program.analysis.groups}
+
+
+def test_heads_that_leave_the_batch_by_chunk_are_captured() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.key = nn.Embedding(50, 8), nn.Linear(8, 8)
+
+        def forward(self, history: Tensor) -> Tensor:
+            heads = torch.cat(self.key(self.table(history)).chunk(2, dim=-1), 0)
+            attended = (heads @ heads.transpose(1, 2)).softmax(-1) @ heads
+            return torch.cat(torch.chunk(attended, 2, dim=0), -1).sum((1, 2))
+
+    model, history = Heads().eval(), torch.randint(0, 50, (9, 6))
+    program = capture(model, (history[:8],))
+    assert torch.allclose(program({"history": history})["output"], model(history), atol=1e-5)
