@@ -116,7 +116,7 @@ def make_objective(
         dtypes = ", ".join(f"'{o.name}' ({o.dtype})" for o in program.signature.outputs)
         raise ModelError(
             f"The model returns {dtypes}, but no float32 output by which two answers can be compared: let it return its scores "
-            "as well, or convert a half-precision model to float32 by model.float()."
+            "as well."
         )
     values = {label: LabelValues() for label in labels} | dict(label_values or {})
     output_labels = match_labels(outputs, labels, values)
