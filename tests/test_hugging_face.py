@@ -7,6 +7,7 @@ import torch
 
 from recprune_export import compress
 from recprune_export.program.capture import capture
+from recprune_export.program.capture._capture import program_from_exported
 
 transformers = pytest.importorskip("transformers")
 ITEMS, LENGTH = 100, 6
@@ -58,3 +59,17 @@ def test_a_backbone_gets_a_bundle(name: str, tmp_path) -> None:
     assert result.parity.passed
     assert result.reduction.removed.tables > 0.3
     assert result.reduction.removed.rest > 0.3
+
+
+def test_an_exported_program_with_its_cache_serves_the_logits() -> None:
+    executorch = pytest.importorskip("transformers.integrations.executorch")
+    executorch.register_dynamic_cache_export_support()
+    batch = torch.export.Dim("batch", min=2)
+    request = make_request(labels=False)
+    shapes = {name: {0: batch} for name in request}
+    model = make_backbone("gpt2").eval()
+    exported = torch.export.export(model, (), request, dynamic_shapes=shapes, strict=False)
+    program = program_from_exported(exported)
+    assert [o.name for o in program.signature.outputs] == ["logits"]
+    assert any("cache" in note for note in program.notes)
+    assert torch.allclose(program(request)["logits"], model(**request).logits, atol=1e-4)

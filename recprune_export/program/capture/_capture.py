@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from recprune_export.column_names import list_names
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
-from recprune_export.program.capture.answers import return_plain_answers
+from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
 from recprune_export.program.capture.example import (
     check_example,
     compute_outputs,
@@ -30,6 +30,7 @@ from recprune_export.program.capture.export_module import (
     skip_slow_bookkeeping,
 )
 from recprune_export.program.capture.flatten_interface import (
+    drop_cached_outputs,
     drop_constant_inputs,
     drop_constant_outputs,
     input_names,
@@ -170,6 +171,7 @@ def _convert_in_inference(
             "The program does not describe the structure of its inputs; export it again with torch.export."
         )
     inputs = drop_constant_inputs(graph_module, list_leaf_paths(exported.call_spec.in_spec))
+    notes += drop_cached_outputs(graph_module, find_cached_leaves(exported.call_spec.out_spec))
     outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
     names = input_names(graph_module, inputs, module)
     answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]

@@ -18,8 +18,20 @@ _LEAVES = (Tensor, int, float, complex, str, bytes, type(None))
 
 
 def _is_cache(value: Any) -> bool:
-    """Return whether a value is a cache of transformers, which some versions register as a pytree."""
-    return any(c.__name__ == "Cache" and c.__module__.startswith("transformers.") for c in type(value).__mro__)
+    """Return whether a value is a cache of transformers, which may be registered as a pytree."""
+    return _is_cache_class(type(value))
+
+
+def _is_cache_class(kind: Any) -> bool:
+    return any(c.__name__ == "Cache" and c.__module__.startswith("transformers.") for c in getattr(kind, "__mro__", ()))
+
+
+def find_cached_leaves(spec: Any) -> list[bool]:
+    """Return for each leaf of the answer of an exported program whether it is part of a cache of transformers."""
+    if spec.is_leaf():
+        return [False]
+    leaves = [leaf for child in spec.children() for leaf in find_cached_leaves(child)]
+    return [True] * len(leaves) if _is_cache_class(spec.type) else leaves
 
 
 def _is_leaf(value: Any) -> bool:

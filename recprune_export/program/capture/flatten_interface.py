@@ -18,8 +18,31 @@ Path = Sequence[Any]
 
 
 def list_leaf_paths(spec: Any) -> list[Path]:
-    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    """Return the path of each leaf; numbers take the place of keys in classes that numbers cannot be put in."""
+    try:
+        tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    except Exception:  # any error of a class that checks what it is built from
+        return _list_positions(spec)
     return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def _list_positions(spec: Any) -> list[Path]:
+    if spec.is_leaf():
+        return [()]
+    keys: list[Any] = list(range(len(spec.children())))
+    key_class: Any = pytree.SequenceKey
+    if spec.type is dict or _are_names(spec.context, len(keys)):
+        keys, key_class = list(spec.context), pytree.MappingKey
+    return [
+        (key_class(key), *path)
+        for key, child in zip(keys, spec.children(), strict=True)
+        for path in _list_positions(child)
+    ]
+
+
+def _are_names(context: Any, count: int) -> bool:
+    """Return whether the context of a class, such as a Hugging Face answer, lists the names of its parts."""
+    return isinstance(context, list | tuple) and len(context) == count and all(isinstance(key, str) for key in context)
 
 
 def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
@@ -42,6 +65,7 @@ def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path
 
 
 def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
+    """Remove the outputs that are no tensors; return the paths of the others."""
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     values = output.args[0]
     pairs = [(value, path) for value, path in zip(values, paths, strict=True) if _is_tensor(value)]
@@ -49,6 +73,18 @@ def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Pat
         raise CaptureError("The model returns no tensor; return at least one.")
     output.args = (tuple(value for value, _ in pairs),)
     return [path for _, path in pairs]
+
+
+def drop_cached_outputs(module: fx.GraphModule, cached: Sequence[bool]) -> tuple[str, ...]:
+    """Replace the outputs that are part of a cache by None, where others are left; return the note."""
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    if not any(cached) or all(cached):
+        return ()
+    values = zip(output.args[0], cached, strict=True)
+    output.args = (tuple(None if leave_out else value for value, leave_out in values),)
+    return (
+        "The cache of keys and values that the program returns is for a later call of the same module: it is left out.",
+    )
 
 
 def _is_tensor(value: Any) -> bool:
