@@ -17,7 +17,7 @@ from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
-from recprune_export.errors import UsageError
+from recprune_export.errors import CaptureError, ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
     CLICK_DEFAULTS,
@@ -44,11 +44,13 @@ from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import forward_parameters, unwrap_module
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading._load_program import LoadedModel, load_program
 from recprune_export.program.loading.free_batch import convert_exported
 from recprune_export.program.loading.model_kind import ModelKind
 from recprune_export.program.loading.torchscript import convert_torchscript
+from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
@@ -100,7 +102,8 @@ def compress(
       one that the option `split`, `split_by_time` or `split_by_user` names.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
-    - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`.
+    - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`; `outputs=("score",)`
+      serves these of the model's outputs alone.
 
     Raises `UsageError`, `InputFileError`, `CaptureError`, and the errors of `compress_program`.
 
@@ -119,7 +122,7 @@ def compress(
         if plan is not None:
             _check_beside_plan(plan, settings)
         with show_status("Opening the model"):
-            loaded = load_model(model, example_inputs, source or {})
+            loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
         with show_status("Reading rows"):
             task = make_task(loaded, data, labels, settings)
         return compress_loaded(
@@ -140,6 +143,7 @@ def compress(
         )
 
 
+@explain_failures("The job", ModelError, REPORT)
 def compress_loaded(
     loaded: LoadedModel,
     task: Task,
@@ -168,7 +172,12 @@ def compress_loaded(
         origin=origin
         if checkpoint is None
         else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
-        leading_notes=(*loaded.notes, *((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
+        leading_notes=(
+            *loaded.notes,
+            *loaded.program.notes,
+            *((resolved.reason,) if resolved else ()),
+            *_data_notes(checkpoint, task),
+        ),
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
@@ -197,6 +206,7 @@ def _refuse_searches(settings: Settings, reason: str) -> None:
             raise UsageError(f"{reason}: leave out {option}, which searches for one.")
 
 
+@explain_failures("The sweep", ModelError, REPORT)
 def sweep(
     model: Model,
     example_inputs: Any = None,
@@ -218,10 +228,10 @@ def sweep(
     """
     folder = Path(target)
     check_output_file(folder / SWEEP)
-    loaded = load_model(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
     check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
-    for note in (*loaded.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
+    for note in (*loaded.notes, *loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(note)
     make_folder(folder)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
@@ -232,6 +242,7 @@ def sweep(
     return result
 
 
+@explain_failures("The plan", ModelError, REPORT)
 def dump_plan(
     model: Model,
     example_inputs: Any = None,
@@ -246,7 +257,7 @@ def dump_plan(
     Raises `UsageError` where the point of the plan would have to be searched.
     """
     _refuse_searches(settings, "A plan is made for one point")
-    loaded = load_model(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
     task = make_task(loaded, data, labels, settings)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
     plan = plan_all_stages(
@@ -255,6 +266,7 @@ def dump_plan(
     return json.dumps(plan.to_dict(), indent=1)
 
 
+@explain_failures("The ranking of channels", ModelError, REPORT)
 def compute_sensitivity(
     model: Model,
     example_inputs: Any = None,
@@ -270,20 +282,31 @@ def compute_sensitivity(
 
     Raises `PruningError` where nothing can be pruned.
     """
-    loaded = load_model(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
     task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
-def load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
-    """Make a program of any model. Raises `UsageError` where a module comes without an example request."""
+def load_model(
+    model: Model, example_inputs: Any, source: Mapping[str, Any], outputs: Sequence[str] = ()
+) -> LoadedModel:
+    """Make a program of any model, which computes `outputs` alone if they are given.
+
+    Raises `UsageError` where a module comes without an example request, and for an unknown name of an output.
+    """
+    loaded = _load_model(model, example_inputs, source)
+    return replace(loaded, program=select_outputs(loaded.program, outputs))
+
+
+def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
     if isinstance(model, Path | str):
         return load_program(Path(model), **source)
     if isinstance(model, Program):
         check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        program, notes = convert_exported(model)
+        with explain_failures("The work on the exported program", CaptureError, REPORT):
+            program, notes = convert_exported(model)
         check_finite(program.module, "the exported program")
         return LoadedModel(program, None, ModelKind.PROGRAM, notes)
     if not isinstance(model, nn.Module):

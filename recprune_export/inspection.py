@@ -1,7 +1,7 @@
 """`inspect`: inputs, parameters, prunable channels, and frozen axes with the reasons."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -11,6 +11,7 @@ from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
 from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
 from recprune_export.program.loading._load_program import load_program
+from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import print_status
@@ -49,7 +50,7 @@ class Inspection(ToDictMixin):
     """
 
     ENCODED = (
-        "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "frozen", "fields"
+        "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "frozen", "fields", "notes"
     )  # fmt: skip
     PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"prunable_fraction": "prunable_share"}
 
@@ -61,6 +62,7 @@ class Inspection(ToDictMixin):
     groups: Annotated[tuple[Group, ...], JsonForm(_encode_groups)]
     frozen: tuple[FrozenAxis, ...]
     fields: tuple[FieldRemovability, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def prunable_fraction(self) -> float:
@@ -101,15 +103,17 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
         groups=analysis.groups,
         frozen=analysis.frozen,
         fields=find_removable_fields(program) if fields else None,
+        notes=program.notes,
     )
 
 
-def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspection:
-    """Load a model file as `load_program` does, and analyze it."""
+def inspect_file(path: Path, *, fields: bool = False, outputs: Sequence[str] = (), **source: Any) -> Inspection:
+    """Load a model file as `load_program` does, and analyze it; `outputs` are those that are served, all by default."""
     loaded = load_program(path, **source)
-    for note in loaded.notes:
+    program = select_outputs(loaded.program, outputs)
+    for note in (*loaded.notes, *program.notes):
         print_status(note)
-    return inspect_program(loaded.program, path.name, loaded.kind.value, fields=fields)
+    return inspect_program(program, path.name, loaded.kind.value, fields=fields)
 
 
 def find_removable_fields(program: Program) -> tuple[FieldRemovability, ...]:

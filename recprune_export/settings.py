@@ -231,12 +231,14 @@ class FineTuningSettings:
 class ExportSettings:
     """Options of the bundle and its ONNX file.
 
-    Inputs named in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
+    `outputs` are the names of the outputs that are served, all by default; what only the others need is removed. Inputs named
+    in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
     `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
     which refuses the whole request.
     """
 
+    outputs: tuple[str, ...] = ()
     shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
     triton: bool = True
@@ -244,6 +246,7 @@ class ExportSettings:
     bad_ids: Literal["unknown", "error"] = "unknown"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs))
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:

@@ -17,9 +17,12 @@ from recprune_export.channels.liveness import freeze_needed_fields
 from recprune_export.channels.rules.data_movement import CONCATENATIONS, operand_indices
 from recprune_export.channels.tags import TensorTags
 from recprune_export.channels.walk import FIELD_KEY, NodeTags, TiedAxis, Walk
+from recprune_export.errors import ModelError
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.nodes import argument, arguments
-from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.program import Program
+from recprune_export.program.valid_requests import find_valid_request
 
 # For each axis, for each index, the channels that remove it; None for an axis that never shrinks.
 AxisChannels = tuple[tuple[frozenset[int], ...] | None, ...]
@@ -80,9 +83,16 @@ def analyze(program: Program, *, fields: bool = False, together: Collection[str]
     of them ended up frozen, another axis is tried. Time and memory are linear in the edges of the graph and in the indices
     of axes that may shrink, for each pass; most graphs take two passes. The rows of a table take no memory. With
     `fields`, each field that a node needs costs one more traversal of the graph.
+
+    Raises `ModelError` with the line of the model's source where it fails on every request that is tried.
     """
+    tensors = find_valid_request(program, batch=2)
+    with explain_failures("The analysis of the model", ModelError, REPORT):
+        return _analyze(program, tensors, fields, together)
+
+
+def _analyze(program: Program, tensors: tuple[Tensor, ...], fields: bool, together: Collection[str]) -> Analysis:
     max_walks = 4  # choices of tied axes that are tried for one program
-    tensors = sample_request_tensors(program.signature, batch=2)
     field_lookups = find_fields(program, tensors) if fields else None
     walks: list[Walk] = []
     preferred_axes: dict[str, int] = {}

@@ -78,12 +78,12 @@ def _takes_rows_of_a_table(lookup: IdLookup) -> bool:
 
 
 def _ids_of_a_row(lookup: IdLookup) -> tuple[Tensor, Tensor] | None:
-    """Return the elements and offsets of the ids of one row of the request, or None where rows are mixed."""
-    element, offset = lookup.origin.element, lookup.origin.offset
+    """Return the elements and steps of the ids of one row of the request, or None where rows are mixed."""
+    element, steps = lookup.origin.element, lookup.origin.steps
     batch = lookup.ids.meta["val"].shape[:1]
-    if not batch or isinstance(batch[0], int) or bool((element != element[:1]).any() | (offset != offset[:1]).any()):
+    if not batch or isinstance(batch[0], int) or bool((element != element[:1]).any() | (steps != steps[:1]).any()):
         return None
-    return element[0], offset[0]
+    return element[0], steps[0]
 
 
 def _join_values(lookups: Sequence[tuple[Tensor, Tensor]], inputs: Mapping[int, str]) -> dict[int, int]:
@@ -95,10 +95,10 @@ def _join_values(lookups: Sequence[tuple[Tensor, Tensor]], inputs: Mapping[int, 
             element = parent[element]
         return element
 
-    for elements, offsets in lookups:
-        leaders: dict[tuple[str, float], int] = {}
-        for element, offset in zip(elements.flatten().tolist(), offsets.flatten().tolist(), strict=True):
-            leader = leaders.setdefault((inputs[element], offset), element)
+    for elements, steps in lookups:
+        leaders: dict[tuple[str, int], int] = {}
+        for element, chain in zip(elements.flatten().tolist(), steps.flatten().tolist(), strict=True):
+            leader = leaders.setdefault((inputs[element], chain), element)
             one, other = sorted((first(element), first(leader)))
             parent[other] = one
     return {element: first(element) for element in parent}

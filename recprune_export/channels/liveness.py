@@ -8,7 +8,8 @@ from torch import fx
 
 from recprune_export.channels.dependency_sets import EMPTY, Reason
 from recprune_export.channels.tags import TensorTags
-from recprune_export.channels.walk import FIELD_KEY, NodeTags, Walk, find_source_line, operator_name
+from recprune_export.channels.walk import FIELD_KEY, NodeTags, Walk, operator_name
+from recprune_export.program.nodes import find_source_line
 
 
 class Need(NamedTuple):

@@ -15,6 +15,8 @@ from torch import Tensor, fx
 from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Fields
 from recprune_export.channels.tags import TensorTags, elements_to_axes, make_empty_tags, make_untagged_axis
+from recprune_export.program.failures import FAILURES
+from recprune_export.program.nodes import find_source_line
 from recprune_export.program.operator_registry import OPERATORS, Facet
 
 NodeTags = TensorTags | tuple[TensorTags | None, ...] | None  # None: the value is no tensor
@@ -210,7 +212,15 @@ class Walk(fx.Interpreter):
             return self.make_untagged(value)
         if _is_scalar(value) and all(isinstance(tags, TensorTags) and not tags.shape for tags in inputs):
             return self.make_untagged(value)
-        return channel_rule(self, node)
+        try:
+            return channel_rule(self, node)
+        except FAILURES as error:  # a form of the operator that the rule does not know: nothing of it is removed
+            self._optional = {pair for pair in self._optional if pair[0] is not node}
+            for described in inputs:
+                self._freeze_all(
+                    node, described, f"the rule of {operator_name(node)} fails on it ({type(error).__name__})"
+                )
+            return self.make_untagged(value)
 
     def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
         """Mark a value that is computed from parameters alone as constant."""
@@ -311,14 +321,3 @@ def _depends_on_request(ids: Any) -> bool:
 def operator_name(node: fx.Node) -> str:
     """Return the name of an operator in messages, for example `aten.linear`."""
     return str(node.target).removesuffix(".default") if node.op == "call_function" else node.op
-
-
-def find_source_line(node: fx.Node) -> str:
-    """Return the source of a node: `file, line N` of the user's code, else the submodule, else an empty string."""
-    trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
-    frames = [line.strip() for line in trace if line.strip().startswith("File ")]
-    written_by_user = [frame for frame in frames if "/torch/" not in frame]
-    if written_by_user:
-        return written_by_user[-1].removeprefix("File ").rpartition(", in ")[0]
-    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
-    return modules[-1] if modules else ""

@@ -44,6 +44,16 @@ def source_options(command: F) -> F:
     return command
 
 
+def outputs_option(command: F) -> F:
+    """Add the option that chooses the outputs that are served."""
+    return click.option(
+        "--outputs",
+        default="",
+        metavar="NAME,...",
+        help="Outputs of the model that are served; what only others need is removed.  [default: all]",
+    )(command)
+
+
 def label_options(command: F) -> F:
     """Add the options that say how labels and weights of rows are read."""
     for option in (
@@ -112,6 +122,7 @@ def job_options(command: F) -> F:
     command = split_options(command)
     for option in reversed(
         (
+            outputs_option,
             click.option(
                 "--score",
                 type=click.Choice(list(SCORE_DESCRIPTIONS)),

@@ -30,6 +30,15 @@ def parse_json_object(text: str | None) -> dict[str, Any]:
     return values
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names of a list with commas.
+
+    >>> parse_names("score, probability")
+    ('score', 'probability')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def parse_fractions(text: str, option: str, *, allow_none: bool = False, allow_zero: bool = True) -> tuple[float, ...]:
     if allow_none and text.strip() == "none":
         return ()

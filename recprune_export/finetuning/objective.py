@@ -15,6 +15,7 @@ from recprune_export.errors import DataError, ModelError
 from recprune_export.finetuning.finetuning_constants import MIN_RELATIVE_SPREAD, SHARPNESS, TEACHER_SHARE
 from recprune_export.finetuning.label_outputs import count_per_row, match_labels
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
@@ -95,6 +96,7 @@ class Objective:
         return probes.sum() / len(probes) ** 0.5  # the loss is the mean of those of the outputs
 
 
+@explain_failures("Reading the outputs of the model", ModelError, REPORT)
 def make_objective(
     program: Program, labels: tuple[str, ...], label_values: Mapping[str, LabelValues] | None = None
 ) -> Objective:
@@ -115,7 +117,7 @@ def make_objective(
         dtypes = ", ".join(f"'{o.name}' ({o.dtype})" for o in program.signature.outputs)
         raise ModelError(
             f"The model returns {dtypes}, but no float32 output by which two answers can be compared: let it return its scores "
-            "as well, or convert a half-precision model to float32 by model.float()."
+            "as well."
         )
     values = {label: LabelValues() for label in labels} | dict(label_values or {})
     output_labels = match_labels(outputs, labels, values)

@@ -16,7 +16,13 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.translations import missing_translations
+from recprune_export.program.nodes import find_source_line
 from recprune_export.program.program import Program
+
+# Libraries of operators that PyTorch's exporter translates, or decomposes.
+_WITH_TRANSLATIONS = frozenset(
+    {"aten", "prim", "prims", "higher_order", "torchvision", "torchaudio", "quantized_decomposed", "onnx"}
+)
 
 
 def translate(program: Program) -> ir.Model:
@@ -35,7 +41,10 @@ def translate(program: Program) -> ir.Model:
                 custom_translation_table=missing_translations(),
             )
     except Exception as error:  # the exporter wraps causes in many exception classes
-        raise ExportError(f"The program cannot be expressed in ONNX: {_describe_root_cause(error)}") from error
+        reason = _describe_root_cause(error)
+        raise ExportError(
+            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason}"
+        ) from error
     assert exported is not None
     with _suppress_messages():
         simplify(exported.model)
@@ -71,6 +80,34 @@ def _copy_registry(fill: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     registry = copy.copy(filled)
     registry.functions = {target: list(translations) for target, translations in filled.functions.items()}
     return registry
+
+
+def refuse_foreign_operators(program: Program) -> None:
+    """Raise `ExportError` where the program calls an operator of another library that has no ONNX form.
+
+    This is known before the work; an operator of PyTorch without one is found by the export.
+    """
+    for node in program.module.graph.nodes:
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or target.namespace in _WITH_TRANSLATIONS:
+            continue
+        if target not in missing_translations() and not target._can_decompose():
+            line = find_source_line(node)
+            where = f" at {line}" if line else ""
+            raise ExportError(
+                f"The operator {target.namespace}::{target._opname}{where} is of another library, and has no ONNX form: "
+                "write it with operators of PyTorch in the exported model; `recprune-export inspect` shows what could be pruned."
+            )
+
+
+def _name_operator(program: Program, reason: str) -> str:
+    """Return the operator that the reason names, and its line in the user's code."""
+    for node in program.module.graph.nodes:
+        name = str(node.target)
+        if node.op == "call_function" and name.count(".") and name.rpartition(".")[0] in reason:
+            line = find_source_line(node)
+            return f", for {name.removesuffix('.default')}{f' at {line}' if line else ''} has no form there"
+    return ""
 
 
 def _describe_root_cause(error: BaseException) -> str:

@@ -58,6 +58,7 @@ from recprune_export.onnx.optimizer.passes.where_mask_to_product import where_ma
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.weight_bits import collect_bits, plan_bits, plan_other_layers
+from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
@@ -147,6 +148,7 @@ class OnnxFile:
         return self.path.stat().st_size + (self.data.stat().st_size if self.data else 0)
 
 
+@explain_failures("The export to ONNX", ExportError, REPORT)
 def export_onnx(
     program: Program,
     path: Path,

@@ -34,6 +34,7 @@ from recprune_export.finetuning.task import (
     Task,
     run_program,
 )
+from recprune_export.onnx._translate import refuse_foreign_operators
 from recprune_export.onnx.counts import Counts, Reduction
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_files import check_free_space
@@ -134,6 +135,7 @@ def compress_program(
     """
     check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
+    refuse_foreign_operators(program)
     task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
     check_no_nan(program, task)
     program = with_input_rules(program, task, settings.export.bad_ids)

@@ -1,4 +1,4 @@
-"""Export both models to ONNX and compare the pruned file with its program."""
+"""Export both models to ONNX and compare each file with its program."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +73,7 @@ class ExportedModels:
 def export_models(
     program: Program, pruned: PrunedModel, serving: ServingConfig, task: Task, folder: Path
 ) -> ExportedModels:
-    """Write both models to `folder` and compare the pruned one with PyTorch.
+    """Write both models to `folder` and compare each with PyTorch: the dense one is the baseline of every figure.
 
     Raises `ExportError`, and `ValidationFailed` where an answer differs.
     """
@@ -82,6 +82,7 @@ def export_models(
         file = export_pruned(pruned, serving, folder / MODEL)
     with show_status("Comparing answers with PyTorch's"):
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
+        validate_parity(program, dense, task, model="dense")
     row_wise = file
     if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
         row_wise = export_onnx(pruned.program, folder / "row_wise.onnx")
@@ -101,8 +102,10 @@ def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> On
     return export_onnx(pruned.program, path, serving=serving, limits=limits, bits=bits)
 
 
-def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool = False) -> ParityReport:
-    """Compare the ONNX file with the pruned program on test rows, sampled rows and edge rows, and on `ids` one by one.
+def validate_parity(
+    program: Program, file: OnnxFile, task: Task, *, ids: bool = False, model: str = "pruned"
+) -> ParityReport:
+    """Compare the ONNX file of a program with it on test rows, sampled rows and edge rows, and on `ids` one by one.
 
     Where they differ, the tolerances grow by the measured rounding error of the program itself.
 
@@ -132,7 +135,7 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
             report = check_parity(by_program, predict, requests, allowed)
     if not report.passed:
         raise ValidationFailed(
-            f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"
+            f"The ONNX file of the {model} model does not give the {model} model's outputs, so nothing was written. {report.failures[0]}"
         )
     session = make_session(file.path, 1)
     for label, request in make_refused_requests(signature).items():

@@ -41,7 +41,7 @@ def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
     """
     module.graph._codegen = CodeGen()
     steps = (
-        _inline_subgraphs,
+        inline_subgraphs,
         _drop_guards,
         _whole_numbers_to_buffers,
         _share_tied_tensors,
@@ -61,7 +61,7 @@ def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
 
 def remove_dead_code(module: fx.GraphModule) -> None:
     """Remove the nodes that no node reads; unlike torch.fx, also random operators such as dropout."""
-    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _is_in_place(node))
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_in_place(node))
 
 
 def add_constant(module: fx.GraphModule, prefix: str, value: Tensor) -> fx.Node:
@@ -78,7 +78,7 @@ def tensor_at(module: nn.Module, target: str) -> Tensor:
     return value
 
 
-def _inline_subgraphs(module: fx.GraphModule) -> None:
+def inline_subgraphs(module: fx.GraphModule) -> None:
     """Inline the subgraph as which `with torch.no_grad():` in a forward is captured."""
     for node in list(module.graph.nodes):
         if node.target not in _WRAPPERS:
@@ -138,10 +138,11 @@ def _share_tied_tensors(module: fx.GraphModule) -> None:
 
 def has_unsafe_mutation(module: fx.GraphModule) -> bool:
     """Return whether an in-place operator changes a value that another node aliases."""
-    return any(_is_in_place(node) and not _owns_its_input(node) for node in module.graph.nodes)
+    return any(is_in_place(node) and not _owns_its_input(node) for node in module.graph.nodes)
 
 
-def _is_in_place(node: fx.Node) -> bool:
+def is_in_place(node: fx.Node) -> bool:
+    """Return whether an operator changes one of its inputs."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target is aten.detach_.default:
         return False
     arguments = node.target._schema.arguments
@@ -154,13 +155,14 @@ def _owns_its_input(node: fx.Node) -> bool:
     if not isinstance(mutated, fx.Node) or mutated.op != "call_function" or _functional_twin(node) is None:
         return False
     readers = [user for user in mutated.users if user is not node]
-    return not _is_view(mutated) and not any(_is_view(reader) for reader in readers)
+    return not is_view(mutated) and not any(is_view(reader) for reader in readers)
 
 
-def _is_view(node: fx.Node) -> bool:
+def is_view(node: fx.Node) -> bool:
+    """Return whether the value of a node may share the memory of its input."""
     if node.target is operator.getitem:
         return True
-    if not isinstance(node.target, torch._ops.OpOverload) or _is_in_place(node):
+    if not isinstance(node.target, torch._ops.OpOverload) or is_in_place(node):
         return False
     schema = node.target._schema
     may_alias = node.target in (aten.reshape.default, aten.flatten.using_ints, aten.contiguous.default, aten.to.dtype)
@@ -179,7 +181,7 @@ def _replace_in_place(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.target is aten.detach_.default:  # changes no value, only its gradient
             node.target = aten.detach.default
-        if not (_is_in_place(node) and _owns_its_input(node)):
+        if not (is_in_place(node) and _owns_its_input(node)):
             continue
         twin = _functional_twin(node)
         assert twin is not None
@@ -190,7 +192,7 @@ def _replace_in_place(module: fx.GraphModule) -> None:
 
 
 def _is_pure(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.target not in _RANDOM and not _is_in_place(node)
+    return node.op == "call_function" and node.target not in _RANDOM and not is_in_place(node)
 
 
 def _fold_constants(module: fx.GraphModule) -> None:

@@ -1,7 +1,7 @@
-"""Origins of the ids of lookups: which elements of which inputs, through which data movements and offsets.
+"""Origins of the ids of lookups: which elements of which inputs, through which data movements and arithmetic.
 
 The graph is run once on an example request. Each integer or float tensor is accompanied by a tensor of the same shape
-that holds, for each element, the input element from which it was copied and the constant that was added to it.
+that holds, for each element, the input element from which it was computed and the steps with constants between them.
 Operators that only move data are run on that tensor unchanged.
 """
 
@@ -13,12 +13,38 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.program.nodes import arguments
+from recprune_export.program.id_arithmetic import StepChains, StepKind
+from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
 aten = torch.ops.aten
 
 _CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.floor.default, aten.round.default})
+_ARITHMETIC: Mapping[Any, Any] = {
+    aten.add.Tensor: "add",
+    aten.add.Scalar: "add",
+    aten.sub.Tensor: "subtract",
+    aten.sub.Scalar: "subtract",
+    aten.rsub.Scalar: "subtract from",
+    aten.rsub.Tensor: "subtract from",
+    aten.mul.Tensor: "multiply",
+    aten.mul.Scalar: "multiply",
+    aten.div.Tensor: "divide",
+    aten.div.Scalar: "divide",
+    aten.div.Tensor_mode: "divide",
+    aten.div.Scalar_mode: "divide",
+    aten.floor_divide.default: "floor divide",
+    aten.floor_divide.Scalar: "floor divide",
+    aten.remainder.Tensor: "remainder",
+    aten.remainder.Scalar: "remainder",
+    aten.fmod.Tensor: "remainder",
+    aten.fmod.Scalar: "remainder",
+    aten.bitwise_right_shift.Tensor_Scalar: "shift right",
+    aten.__rshift__.Scalar: "shift right",
+    aten.clamp.default: "clamp",
+    aten.clamp_min.default: "clamp",
+    aten.clamp_max.default: "clamp",
+}
 _PICKS = frozenset({aten.index.Tensor, aten.index_select.default})
 _OF_THE_SHAPE = frozenset(
     {
@@ -36,10 +62,10 @@ _LOOKUPS = frozenset({aten.embedding.default, aten.embedding_bag.padding_idx, at
 
 @dataclass(frozen=True)
 class ElementOrigin:
-    """Origin of each element: `element` is its number among all inputs' elements of one row, `offset` is added."""
+    """Origin of each element: `element` is its number among all inputs' elements of one row, `steps` the chain between."""
 
     element: Tensor
-    offset: Tensor
+    steps: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,12 +83,13 @@ class RequestDataflow:
     """Uses of the elements of a request.
 
     `elements[input]` are the numbers of a placeholder's elements; `lookups` are the nodes in which elements select rows;
-    `readers[node]` are the numbers of the elements that a node uses otherwise.
+    `readers[node]` are the numbers of the elements that a node uses otherwise; `chains` has the steps of origins.
     """
 
     elements: Mapping[str, range]
     lookups: Sequence[IdLookup]
     readers: Mapping[fx.Node, frozenset[int]]
+    chains: StepChains
 
 
 def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> RequestDataflow:
@@ -70,7 +97,7 @@ def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> Request
     tracer = _Tracer(module)
     with torch.no_grad():
         tracer.run(*example)
-    return RequestDataflow(tracer.elements, tracer.lookups, tracer.readers)
+    return RequestDataflow(tracer.elements, tracer.lookups, tracer.readers, tracer.chains)
 
 
 class _Tracer(fx.Interpreter):
@@ -81,12 +108,16 @@ class _Tracer(fx.Interpreter):
         self.elements: dict[str, range] = {}
         self.lookups: list[IdLookup] = []
         self.readers: dict[fx.Node, frozenset[int]] = {}
+        self.chains = StepChains()
+        self._of_request: set[fx.Node] = set()  # nodes whose values depend on those of the request
         self._origins: dict[fx.Node, ElementOrigin] = {}
         self._parts: dict[fx.Node, list[ElementOrigin]] = {}  # of operators with several outputs
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         tracked = [source for source in n.all_input_nodes if source in self._origins]
+        if n.op == "placeholder" or (n.target not in _OF_THE_SHAPE and self._of_request & set(n.all_input_nodes)):
+            self._of_request.add(n)
         if n.op == "placeholder":
             self._number_elements(n, value)
         elif n.target is operator.getitem and arguments(n)[0] in self._parts:
@@ -100,7 +131,7 @@ class _Tracer(fx.Interpreter):
         self.elements[node.name] = range(start, start + (value[0].numel() if value.ndim else 1))
         static = torch.tensor(self.elements[node.name], dtype=torch.int64)
         element = static.reshape(value.shape[1:]).expand(value.shape).clone()
-        self._origins[node] = ElementOrigin(element, torch.zeros_like(element, dtype=torch.float64))
+        self._origins[node] = ElementOrigin(element, torch.zeros_like(element))
 
     def _follow(self, node: fx.Node, value: Any, tracked: list[fx.Node]) -> None:
         looked_up = self._lookup(node)
@@ -126,13 +157,13 @@ class _Tracer(fx.Interpreter):
     def _moved(self, node: fx.Node) -> ElementOrigin | list[ElementOrigin] | None:
         if node.target in _CASTS:
             return self._origins.get(arguments(node)[0])
-        if node.target in (aten.add.Tensor, aten.sub.Tensor):
-            return self._shifted(node, -1 if node.target is aten.sub.Tensor else 1)
+        if node.target in _ARITHMETIC:
+            return self._computed(node)
         if node.target in DATA_MOVEMENT_OPERATORS and self._moves_origins_alone(node):
-            element, offset = (self._run_on(node, part) for part in ("element", "offset"))
+            element, steps = (self._run_on(node, part) for part in ("element", "steps"))
             if isinstance(element, Tensor):
-                return ElementOrigin(element, offset)
-            return [ElementOrigin(*part) for part in zip(element, offset, strict=True)]
+                return ElementOrigin(element, steps)
+            return [ElementOrigin(*part) for part in zip(element, steps, strict=True)]
         return None
 
     def _moves_origins_alone(self, node: fx.Node) -> bool:
@@ -145,14 +176,50 @@ class _Tracer(fx.Interpreter):
         rest, kwargs = fx.node.map_arg((arguments(node)[1:], dict(node.kwargs)), lambda n: self.env[n])
         return node.target(moved, *rest, **kwargs)  # type: ignore[operator]
 
-    def _shifted(self, node: fx.Node, sign: int) -> ElementOrigin | None:
-        left, right = arguments(node)[:2]
-        origin = self._origins.get(left)
-        other = self.env.get(right, right) if isinstance(right, fx.Node) else right
-        if origin is None or right in self._origins or node.kwargs:
+    def _computed(self, node: fx.Node) -> ElementOrigin | None:
+        """Return the origin of arithmetic with constants, which may differ between elements."""
+        operands = arguments(node)
+        moved = [operand for operand in operands[:2] if isinstance(operand, fx.Node) and operand in self._origins]
+        if len(moved) != 1 or any(
+            operand in self._of_request for operand in node.all_input_nodes if operand is not moved[0]
+        ):
             return None
-        offset: Tensor = origin.offset + sign * other
-        return ElementOrigin(origin.element.expand(offset.shape), offset)
+        origin, steps = self._origins[moved[0]], self._steps(node, operands[0] is moved[0])
+        if steps is None:
+            return None
+        element, numbers = origin.element, origin.steps
+        for kind, constant in steps:
+            numbers = self.chains.extend(numbers, kind, constant)
+        return ElementOrigin(element.expand(numbers.shape), numbers)
+
+    def _steps(self, node: fx.Node, input_first: bool) -> list[tuple[StepKind, Tensor]] | None:
+        """Return the steps of an operator on one traced operand and constants, or None for an operator that has none."""
+        operands = [self.env[x] if isinstance(x, fx.Node) else x for x in arguments(node)]
+        kind = _ARITHMETIC[node.target]
+        if kind == "clamp":
+            low, high = (argument(node, name) for name in ("min", "max"))
+            ends: list[tuple[StepKind, Any]] = [("at least", low), ("at most", high)]
+            return [(end, torch.as_tensor(self.env.get(limit, limit))) for end, limit in ends if limit is not None]
+        if argument(node, "alpha") not in (None, 1):
+            return None
+        constant = torch.as_tensor(operands[1] if input_first else operands[0])
+        if not bool(constant.isfinite().all()):
+            return None
+        if kind in ("subtract", "subtract from"):
+            minuend = input_first is (kind == "subtract")
+            return [("add", -constant)] if minuend else [("multiply", torch.tensor(-1)), ("add", constant)]
+        traced = self.env[arguments(node)[0 if input_first else 1]]
+        if traced.is_floating_point() and kind != "add":
+            return None  # a fraction is no id
+        if kind == "shift right":
+            return [("floor divide", 2**constant)] if input_first else None
+        if kind in ("add", "multiply"):
+            return [(kind, constant)]
+        if not input_first:
+            return None
+        if kind == "divide" and argument(node, "rounding_mode") is not None:
+            return [("floor divide", constant)]
+        return [(kind, constant)]
 
     def _lookup(self, node: fx.Node) -> tuple[fx.Node, int] | None:
         """Return the ids of an operator that selects rows by id, and the number of rows."""

@@ -1,6 +1,6 @@
-"""Arguments and ancestors of the nodes of a graph."""
+"""Arguments, ancestors and source lines of the nodes of a graph."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import fx
@@ -30,3 +30,14 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
         visited.update(dict.fromkeys(new))
         pending.extend(new)
     return visited
+
+
+def find_source_line(node: fx.Node) -> str:
+    """Return the source of a node: `file, line N` of the user's code, else the submodule, else an empty string."""
+    trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
+    frames = [line.strip() for line in trace if line.strip().startswith("File ")]
+    written_by_user = [frame for frame in frames if "/torch/" not in frame and '"<' not in frame]
+    if written_by_user:
+        return written_by_user[-1].removeprefix("File ").rpartition(", in ")[0]
+    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+    return modules[-1] if modules else ""

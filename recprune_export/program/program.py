@@ -40,10 +40,13 @@ class Program:
 
     The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
     refer to each other, and what they lead to stays until Python's cyclic garbage collector runs.
+
+    `notes` are sentences for the user on what the capture left out of the model, or changed in it.
     """
 
     module: fx.GraphModule
     signature: Signature
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.module.graph.owning_module = None
@@ -62,18 +65,19 @@ class Program:
 
     def with_analysis(self, analysis: "Analysis") -> Self:
         """Return the same program with another analysis, such as one in which whole fields are channels."""
-        program = type(self)(self.module, self.signature)
+        program = type(self)(self.module, self.signature, self.notes)
         program.__dict__["analysis"] = analysis
         return program
 
     def with_signature(self, signature: Signature) -> Self:
         """Return the same program with another signature of the same inputs and outputs."""
-        program = type(self)(self.module, signature)
+        program = type(self)(self.module, signature, self.notes)
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def with_copied_graph(self) -> Self:
         """Return a program that shares the parameters but has its own copy of the graph."""
-        return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
+        graph = copy.deepcopy(self.module.graph)
+        return type(self)(fx.GraphModule(self.module, graph), self.signature, self.notes)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return a program with its own copy of the graph, and `tensors` in place of those of the same names; others are shared."""

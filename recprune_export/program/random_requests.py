@@ -41,6 +41,8 @@ def fill_input(spec: Input, batch: int, ids: IdSampler, numbers: NumberSampler) 
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
         low, high = spec.observed or (0.0, 0.0)  # no declared bounds: only observed values are known to be valid
         values = ids((int(low), int(high)), shape)
+        for column, (lowest, highest) in enumerate(spec.observed_columns):
+            values[..., column] = ids((int(lowest), int(highest)), values.shape[:-1])
     else:
         values = numbers(spec, shape)
     by_row = values.reshape(batch, -1, len(spec.ids)) if spec.ids else values

@@ -24,7 +24,8 @@ class Input(DictMixin):
     element, or one range for each index of the last axis (a matrix whose columns are fields); a column
     that is not used as ids has the range `None`. A `shared` input has one row, for all candidates of a request.
 
-    `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ.
+    `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ;
+    `observed_columns` those of each column of a matrix of integers, where columns differ.
 
     `bad_ids` says for each range what the exported graph makes of an id outside of it: it becomes that id, or the request
     is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
@@ -39,6 +40,7 @@ class Input(DictMixin):
     shared: bool = field(default=False, metadata=OMIT_DEFAULT)
     bad_ids: tuple[BadId, ...] = field(default=(), metadata=OMIT_DEFAULT)
     number_limit: float | None = field(default=None, metadata=OMIT_DEFAULT)
+    observed_columns: tuple[tuple[float, float], ...] = field(default=(), metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ EVERY_OPTION = [
     *("--batch-size", "64", "--structured-fraction", "0.5", "--quantize", "int8"),
     *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--latency-batch-sizes", "1,64"),
     *("--split", "the part", "--metric", "gauc", "--group", "user"),
-    *("--separator", ";", "--encoding", "latin-1", "--allow-unknown", "--quick"),
+    *("--separator", ";", "--encoding", "latin-1", "--allow-unknown", "--quick", "--outputs", "score,probability"),
 ]
 
 

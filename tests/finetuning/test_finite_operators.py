@@ -68,7 +68,7 @@ class Step(nn.Module):
         ("quotient of values clamped to 0 in float32", False),
         ("quotient by 0 in float32", False),
         ("norm with an eps of 0 in float32", False),
-        ("half precision", False),
+        ("half precision", True),  # it becomes float32
         ("root", False),
     ],
 )

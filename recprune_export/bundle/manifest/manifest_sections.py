@@ -81,6 +81,12 @@ class InputTensor(TypedDict):
             description="lowest and highest value, ids excepted, in the example request of the capture",
         ),
     ]
+    observed_columns: NotRequired[
+        Annotated[
+            list[Annotated[list[float], Field(min_length=2, max_length=2)]],
+            Field(description="the same for each column of a matrix of integers, where columns differ"),
+        ]
+    ]
 
 
 @with_config(CLOSED)

@@ -10,7 +10,7 @@ from recprune_export.cli.input_paths import DATA, PLAN
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
-from recprune_export.cli.parse_values import model_source
+from recprune_export.cli.parse_values import model_source, parse_names
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
 from recprune_export.settings import BAD_IDS, MINIMIZE
@@ -127,6 +127,7 @@ def compress(
     quiet: bool,
     latency_batch_sizes: str,
     target_batch_sizes: str | None,
+    outputs: str,
     shared_inputs: str,
     no_dense: bool,
     prune_rows: str | None,
@@ -147,7 +148,8 @@ def compress(
         target_batch_sizes=parse_batch_sizes(target_batch_sizes, "--target-batch-sizes")
         if target_batch_sizes
         else None,
-        shared_inputs=tuple(name.strip() for name in shared_inputs.split(",") if name.strip()),
+        outputs=parse_names(outputs),
+        shared_inputs=parse_names(shared_inputs),
         keep_dense=not no_dense,
         prune_rows=None if prune_rows is None else parse_row_fraction(prune_rows),
         **options,

@@ -8,8 +8,8 @@ import click
 
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import loading_options, reading_options
-from recprune_export.cli.parse_values import parse_json_object
+from recprune_export.cli.options import loading_options, outputs_option, reading_options
+from recprune_export.cli.parse_values import parse_json_object, parse_names
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
 from recprune_export.number_formats import format_bytes, format_significant
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=DATA, help="For --scores: rows; without, requests are drawn from the signature.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @reading_options
+@outputs_option
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -43,6 +44,7 @@ def inspect(
     separator: str | None,
     encoding: str | None,
     allow_unknown: bool,
+    outputs: str,
     fields: bool,
     as_json: bool,
     quiet: bool,
@@ -73,13 +75,15 @@ def inspect(
     from recprune_export.inspection import inspect_file
 
     source["factory_args"] = parse_json_object(factory_args)
-    inspection = inspect_file(model, fields=fields, **source)
+    inspection = inspect_file(model, fields=fields, outputs=parse_names(outputs), **source)
     if not scores:
         return print_inspection(inspection, as_json=as_json)
     from recprune_export.api import compute_sensitivity
     from recprune_export.settings import Settings
 
-    settings = Settings(separator=separator, encoding=encoding, allow_unknown=allow_unknown)
+    settings = Settings(
+        separator=separator, encoding=encoding, allow_unknown=allow_unknown, outputs=parse_names(outputs)
+    )
     sensitivity = compute_sensitivity(model, data=data, labels=labels, settings=settings, source=source)
     print_scores(inspection, sensitivity, as_json=as_json)
 
@@ -149,6 +153,8 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
         shape = " × ".join(str(size) for size in tensor["shape"])
         tensors.add_row(kind, tensor["name"], tensor["dtype"], shape, _format_ids(tensor.get("ids", [])))
     console.print(tensors)
+    for note in inspection.notes:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
     sizes = inspection.sizes
     console.print(
         f"Parameters: {sizes.tables:,} in tables, {sizes.rest:,} in the rest. {inspection.summary}",

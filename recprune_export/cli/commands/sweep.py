@@ -11,7 +11,7 @@ from recprune_export.cli.commands.compress import compress
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
-from recprune_export.cli.parse_values import model_source, parse_fractions
+from recprune_export.cli.parse_values import model_source, parse_fractions, parse_names
 from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
 from recprune_export.number_formats import format_bytes, format_estimate, format_ratio
@@ -51,6 +51,7 @@ def sweep(
     sparsities: str,
     byte_fractions: str,
     latency_batch_sizes: str,
+    outputs: str,
     output: Path | None,
     as_json: bool,
     quiet: bool,
@@ -62,7 +63,9 @@ def sweep(
     """
     from recprune_export.settings import Settings, parse_batch_sizes
 
-    settings = Settings(latency_batch_sizes=parse_batch_sizes(latency_batch_sizes), **options)
+    settings = Settings(
+        latency_batch_sizes=parse_batch_sizes(latency_batch_sizes), outputs=parse_names(outputs), **options
+    )
     fractions = parse_fractions(sparsities, "--sparsities", allow_none=True)
     bytes_of_dense = parse_fractions(byte_fractions, "--byte-fractions", allow_none=True, allow_zero=False)
     target = output or Path("artifacts") / f"{model.stem}-sweep"

@@ -1,18 +1,23 @@
 """Conversion of an `nn.Module` or an `ExportedProgram` to a `Program`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from recprune_export.column_names import list_names
 from recprune_export.errors import CaptureError
-from recprune_export.program.canonical import canonicalize, has_unsafe_mutation
+from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
+from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
 from recprune_export.program.capture.example import (
     check_example,
     compute_outputs,
     find_batch_size,
+    half_outputs_match,
+    largest_difference,
     order_kwargs,
     outputs_match,
     take_rows,
@@ -25,12 +30,14 @@ from recprune_export.program.capture.export_module import (
     skip_slow_bookkeeping,
 )
 from recprune_export.program.capture.flatten_interface import (
+    drop_cached_outputs,
     drop_constant_inputs,
     drop_constant_outputs,
     input_names,
     list_leaf_paths,
     make_signature,
     output_names,
+    with_observed,
 )
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
@@ -42,8 +49,19 @@ from recprune_export.program.capture.passes.fold_parameters import fold_paramete
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
+from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
+from recprune_export.program.capture.side_effects import (
+    drop_unread_writes,
+    fold_writes,
+    inference_mode,
+    refuse_batch_statistics,
+    refuse_random_answers,
+)
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
+from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
+from recprune_export.program.failures import REPORT, explain_failures
+from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import find_graph_operands, recapture
 
@@ -65,41 +83,138 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     module.eval()
     try:
         check_example(module, args, kwargs or {})
-        example = with_unambiguous_batch_size(module, (args, order_kwargs(module, kwargs or {})))
-        program = program_from_exported(export_module(module, *example), module)
-        with disable_attention_fastpath():
-            _check_answers(module, program, example)
+        whole = (args, order_kwargs(module, kwargs or {}))
+        example = with_unambiguous_batch_size(module, whole)
+        with return_plain_answers(module, *example) as left_out:
+            exported = export_module(module, *example)
+            with explain_failures("The work on the captured graph", CaptureError, REPORT):
+                captured = _convert(exported, module)
+            with disable_attention_fastpath():
+                difference = _check_answers(module, captured, example)
     finally:
         module.train(training)
-    return program
+    half = () if captured.half is None else (_describe_float32(captured.half, difference),)
+    notes = (
+        f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
+        for name, kind in left_out.items()
+    )
+    program = replace(captured.program, notes=(*half, *notes, *captured.program.notes))
+    return program.with_signature(with_observed(program.signature, captured.read(whole)))
 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
-    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs."""
+    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs.
+
+    Outputs without a row for each row of the request, such as a loss, are left out, and so are inputs that only they read;
+    `Program.notes` says so.
+    """
+    captured = _convert(exported, module)
+    half = () if captured.half is None else (_describe_float32(captured.half),)
+    return replace(captured.program, notes=(*half, *captured.program.notes))
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A program, and the positions of its inputs and outputs among the tensors of the model's requests and answers.
+
+    `half` says where the model computes in half precision, and the program in float32; None where it does not.
+    """
+
+    program: Program
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    half: str | None
+
+    def read(self, example: Any) -> list[Tensor]:
+        """Return the tensors of a request of the model that the program takes."""
+        tensors = [x for x in pytree.tree_leaves(example) if isinstance(x, Tensor)]
+        read = [tensors[position] for position in self.inputs]
+        return [x.to(torch.float32) if self.half and x.dtype in HALF else x for x in read]
+
+    def answer(self, example: Any) -> Sequence[Tensor]:
+        with torch.no_grad():
+            answers: Sequence[Tensor] = self.program.module(*self.read(example))
+        return answers
+
+    def among(self, answers: Sequence[Tensor]) -> list[Tensor]:
+        """Return those of the model's answers that the program gives."""
+        return [answers[position] for position in self.outputs]
+
+    def matches(self, actual: Sequence[Tensor], expected: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
+        """Return whether the program's answers are the model's, up to rounding; `whole` are those to the whole example."""
+        return half_outputs_match(actual, expected, whole) if self.half else outputs_match(actual, expected)
+
+
+def _convert(exported: torch.export.ExportedProgram, module: nn.Module | None) -> _Captured:
+    if module is not None:  # in inference mode already, where it has one
+        return _convert_in_inference(exported, module, ())
+    with inference_mode(exported.graph) as notes:
+        return _convert_in_inference(exported, module, notes)
+
+
+def _convert_in_inference(
+    exported: torch.export.ExportedProgram, module: nn.Module | None, notes: tuple[str, ...]
+) -> _Captured:
     graph_module = _to_graph(exported)
+    half = describe_half_precision(graph_module)
+    inline_subgraphs(graph_module)
+    refuse_batch_statistics(graph_module)
     fold_max_norm(graph_module)
+    notes += drop_unread_writes(graph_module)
     if has_unsafe_mutation(graph_module):
         with silence_export():
             exported = exported.run_decompositions({})
         graph_module = _to_graph(exported)
+        inline_subgraphs(graph_module)
         fold_max_norm(graph_module)
+        notes += fold_writes(graph_module)
+    refuse_random_answers(graph_module)
+    refuse_sizes_by_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
             "The program does not describe the structure of its inputs; export it again with torch.export."
         )
     inputs = drop_constant_inputs(graph_module, list_leaf_paths(exported.call_spec.in_spec))
+    notes += drop_cached_outputs(graph_module, find_cached_leaves(exported.call_spec.out_spec))
     outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
+    names = input_names(graph_module, inputs, module)
+    answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
+    served, read, left_out = _keep_served(graph_module, names, answers)
     constants_to_parameters(graph_module)  # before views of a constant are folded into copies of it
     graph_module = canonicalize(graph_module)
+    if half is not None:
+        graph_module = to_float32(graph_module)
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
     if any(rewritten):
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
     unfreeze_if_all_frozen(graph_module)
-    names = input_names(graph_module, inputs, module)
-    answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
-    example = _example_of(exported, graph_module)
-    return Program(graph_module, make_signature(graph_module, names, answers, example))
+    example = tuple(
+        x.to(torch.float32) if half and x.dtype in HALF else x for x in _example_of(exported, graph_module, read)
+    )
+    signature = make_signature(graph_module, [names[i] for i in read], [answers[i] for i in served], example)
+    program = Program(graph_module, signature, (*notes, *left_out))
+    return _Captured(program, tuple(read), tuple(served), half)
+
+
+def _keep_served(
+    module: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[str]
+) -> tuple[list[int], list[int], tuple[str, ...]]:
+    """Leave out the outputs without a row for each row of the request, and inputs that only they read.
+
+    Returns the positions of the outputs and inputs that stay, and the notes. Where no output has such rows, all stay.
+    """
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    reasons = [describe_unserved(name, value.meta["val"]) for name, value in zip(outputs, output.args[0], strict=True)]
+    if all(reasons) or not any(reasons):
+        return [*range(len(outputs))], [*range(len(inputs))], ()
+    read = keep_outputs(module, [reason is None for reason in reasons])
+    notes = [reason for reason in reasons if reason is not None]
+    unread = [name for position, name in enumerate(inputs) if position not in read]
+    if unread:
+        left_out = list_names(repr(name) for name, reason in zip(outputs, reasons, strict=True) if reason is not None)
+        notes.append(describe_unread_inputs(unread, f"by {left_out} alone"))
+    return [position for position, reason in enumerate(reasons) if reason is None], read, tuple(notes)
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -109,37 +224,68 @@ def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:
     return graph_module
 
 
-def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) -> tuple[Tensor, ...]:
-    """Return the request of the capture, or ones where it was not saved: 1 is a valid id and a valid length."""
+def _example_of(
+    exported: torch.export.ExportedProgram, module: fx.GraphModule, read: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """Return the request of the capture, or ones where it was not saved: 1 is a valid id and a valid length.
+
+    `read` are the positions of the inputs of `module` among the tensors of the request.
+    """
     if exported.example_inputs is not None:
-        return tuple(x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor))
+        tensors = [x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor)]
+        return tuple(tensors[position] for position in read)
     placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     return tuple(torch.ones([s if isinstance(s, int) else 2 for s in v.shape], dtype=v.dtype) for v in placeholders)
 
 
-def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-    """Compare the captured program with the model, on the whole example and on single rows."""
+def _check_answers(module: nn.Module, captured: _Captured, example: tuple[tuple[Any, ...], dict[str, Any]]) -> float:
+    """Compare the captured program with the model, on the whole example and on single rows.
+
+    Returns the largest difference, as a fraction of the largest number of an output.
+    """
     max_rows = 3
     batch = find_batch_size(example)
-    expected = compute_outputs(module, *example)
-    if not outputs_match(compute_outputs(module, *example), expected):
+    expected = captured.among(compute_outputs(module, *example))
+    if not outputs_match(captured.among(compute_outputs(module, *example)), expected):
         raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
-    if not outputs_match(_answer_captured(program, example), expected):
-        raise CaptureError("The captured program does not answer the example request as the model does.")
+    actual = captured.answer(example)
+    if not captured.matches(actual, expected, expected):
+        raise CaptureError(_describe_difference(captured, *_find_worst(captured.program, actual, expected)))
+    whole = expected
     for row in range(min(batch, max_rows)):
         alone = take_rows(example, torch.tensor([row, row]))
         try:
-            expected = compute_outputs(module, *alone)
+            expected = captured.among(compute_outputs(module, *alone))
         except Exception:  # any error of the user's code: its rows depend on each other
-            return
-        if not outputs_match(_answer_captured(program, alone), expected):
+            break
+        if not captured.matches(captured.answer(alone), expected, whole):
             raise CaptureError(
                 "The captured program does not answer as the model does when a row is alone: its answer must not depend "
                 "on the longest row beside it (packed sequences), nor on how many there are."
             )
+    return _find_worst(captured.program, actual, whole)[1]
 
 
-def _answer_captured(program: Program, example: Any) -> Sequence[Tensor]:
-    with torch.no_grad():
-        answers: Sequence[Tensor] = program.module(*(x for x in pytree.tree_leaves(example) if isinstance(x, Tensor)))
-    return answers
+def _describe_float32(half: str, difference: float | None = None) -> str:
+    """Return the note on a program in float32 of a model in half precision."""
+    by = "may differ by rounding" if difference is None else f"differ by up to {difference:.1e} of the largest here"
+    return f"The model computes {half}; the work, and the file, are in float32, whose answers {by}."
+
+
+def _find_worst(program: Program, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[str, float]:
+    """Return the output that differs most, and by what fraction of its largest number."""
+    names = [output.name for output in program.signature.outputs]
+    return max(zip(names, map(largest_difference, actual, expected, expected), strict=True), key=lambda pair: pair[1])
+
+
+def _describe_difference(captured: _Captured, name: str, difference: float) -> str:
+    reason = (
+        "the model computes in half precision, the program in float32: convert the model to float32 by model.float(), leave "
+        "torch.autocast out of its forward, and see whether its answers are still right"
+        if captured.half
+        else "let its answers depend on the request alone"
+    )
+    return (
+        f"The captured program does not answer the example request as the model does: '{name}' differs by {difference:.1e} of its "
+        f"size; {reason}."
+    )

@@ -78,3 +78,29 @@ def outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
         a.shape == e.shape and torch.allclose(a.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
         for a, e in zip(actual, expected, strict=True)
     )
+
+
+def half_outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
+    """Return whether answers in float32 are those of a model in half precision, up to the rounding of its layers.
+
+    `whole` are the model's answers to the whole example, which show the size of each output.
+    """
+    allowed = 0.1  # of the size of an output; bfloat16 rounds each of many layers by .004
+    return len(actual) == len(expected) and all(
+        a.shape == e.shape and (not e.is_floating_point() or largest_difference(a, e, like) <= allowed)
+        for a, e, like in zip(actual, expected, whole, strict=True)
+    )
+
+
+def largest_difference(actual: Tensor, expected: Tensor, whole: Tensor) -> float:
+    """Return the largest difference of two outputs as a fraction of the largest number in `whole`; infinite where NaN differs."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    a, e = actual.double().flatten(), expected.double().flatten()
+    finite = e.isfinite()
+    if not torch.equal(finite, a.isfinite()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    largest = whole.double()[whole.isfinite()].abs().max().clamp_min(1e-12)
+    return float((a - e)[finite].abs().max() / largest)

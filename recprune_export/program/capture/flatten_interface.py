@@ -1,6 +1,7 @@
 """Inputs and outputs of a captured graph: their names, shapes, and valid ids."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,31 @@ Path = Sequence[Any]
 
 
 def list_leaf_paths(spec: Any) -> list[Path]:
-    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    """Return the path of each leaf; numbers take the place of keys in classes that numbers cannot be put in."""
+    try:
+        tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    except Exception:  # any error of a class that checks what it is built from
+        return _list_positions(spec)
     return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def _list_positions(spec: Any) -> list[Path]:
+    if spec.is_leaf():
+        return [()]
+    keys: list[Any] = list(range(len(spec.children())))
+    key_class: Any = pytree.SequenceKey
+    if spec.type is dict or _are_names(spec.context, len(keys)):
+        keys, key_class = list(spec.context), pytree.MappingKey
+    return [
+        (key_class(key), *path)
+        for key, child in zip(keys, spec.children(), strict=True)
+        for path in _list_positions(child)
+    ]
+
+
+def _are_names(context: Any, count: int) -> bool:
+    """Return whether the context of a class, such as a Hugging Face answer, lists the names of its parts."""
+    return isinstance(context, list | tuple) and len(context) == count and all(isinstance(key, str) for key in context)
 
 
 def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
@@ -41,6 +65,7 @@ def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path
 
 
 def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
+    """Remove the outputs that are no tensors; return the paths of the others."""
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     values = output.args[0]
     pairs = [(value, path) for value, path in zip(values, paths, strict=True) if _is_tensor(value)]
@@ -48,6 +73,18 @@ def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Pat
         raise CaptureError("The model returns no tensor; return at least one.")
     output.args = (tuple(value for value, _ in pairs),)
     return [path for _, path in pairs]
+
+
+def drop_cached_outputs(module: fx.GraphModule, cached: Sequence[bool]) -> tuple[str, ...]:
+    """Replace the outputs that are part of a cache by None, where others are left; return the note."""
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    if not any(cached) or all(cached):
+        return ()
+    values = zip(output.args[0], cached, strict=True)
+    output.args = (tuple(None if leave_out else value for value, leave_out in values),)
+    return (
+        "The cache of keys and values that the program returns is for a later call of the same module: it is left out.",
+    )
 
 
 def _is_tensor(value: Any) -> bool:
@@ -101,7 +138,14 @@ def make_signature(
     _check_batch(placeholders)
     ids = find_id_ranges(module, example)
     inputs = [
-        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
+        Input(
+            name,
+            _dtype(node),
+            _shape(node),
+            ids.get(node.name, ()),
+            _observed(values, ids.get(node.name, ())),
+            observed_columns=_observed_columns(values),
+        )
         for node, name, values in zip(placeholders, input_names, example, strict=True)
     ]
     outputs = [
@@ -109,6 +153,15 @@ def make_signature(
     ]
     _check_rows(placeholders, outputs)
     return Signature(tuple(inputs), tuple(outputs))
+
+
+def with_observed(signature: Signature, tensors: Sequence[Tensor]) -> Signature:
+    """Return the signature with the ranges of numbers in a whole example request, of which a capture traces a few rows."""
+    inputs = [
+        replace(spec, observed=_observed(values, spec.ids), observed_columns=_observed_columns(values))
+        for spec, values in zip(signature.inputs, tensors, strict=True)
+    ]
+    return replace(signature, inputs=tuple(inputs))
 
 
 def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
@@ -119,6 +172,14 @@ def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, flo
         return None
     low, high = float(numbers.min()), float(numbers.max())
     return (low, high) if low < high or not values.is_floating_point() else None
+
+
+def _observed_columns(values: Tensor) -> tuple[tuple[float, float], ...]:
+    """Return the range of each column of a matrix of integers, where columns differ: each may be a field of its own."""
+    if values.ndim != 2 or values.is_floating_point() or values.dtype == torch.bool or not values.numel():
+        return ()
+    ranges = list(zip(values.amin(0).tolist(), values.amax(0).tolist(), strict=True))
+    return tuple((float(low), float(high)) for low, high in ranges) if len(set(ranges)) > 1 else ()
 
 
 def _check_batch(placeholders: list[fx.Node]) -> None:

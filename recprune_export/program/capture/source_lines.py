@@ -1,12 +1,13 @@
 """Lines of the user's code in tracebacks."""
 
+import contextlib
 import re
 import traceback
 from pathlib import Path
 
 import torch
 
-NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), contextlib.__file__, "<")
 
 
 def find_user_line(error: BaseException) -> str:

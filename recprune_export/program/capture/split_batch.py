@@ -28,17 +28,27 @@ class SplitBatchMode(TorchFunctionMode):
             slices = _slices(*args, **(kwargs or {}))
             if slices is not None:
                 return slices
-        if func in (torch.chunk, Tensor.chunk) and _is_whole(*args, **(kwargs or {})):
-            return (args[0],)
+        if func in (torch.chunk, Tensor.chunk):
+            chunks = _chunks(*args, **(kwargs or {}))
+            if chunks is not None:
+                return chunks
         return func(*args, **(kwargs or {}))
 
 
-def _is_whole(*args: Any, chunks: int | None = None, dim: int = 0, **_: Any) -> bool:
-    """Return whether a tensor with a symbolic size along the axis is split into one chunk."""
+def _chunks(*args: Any, chunks: int | None = None, dim: int = 0, **_: Any) -> tuple[Tensor, ...] | None:
+    """Return the chunks of a tensor whose symbolic size along the axis their number divides for every batch, else None."""
     tensor, *rest = args
     count = rest[0] if rest else chunks
     axis = rest[1] if len(rest) > 1 else dim
-    return bool(tensor.ndim) and isinstance(tensor.shape[axis], torch.SymInt) and isinstance(count, int) and count == 1
+    if not tensor.ndim or not isinstance(tensor.shape[axis], torch.SymInt) or not isinstance(count, int):
+        return None
+    if count == 1:
+        return (tensor,)
+    factor, _rest = tensor.shape[axis].node.expr.as_coeff_Mul()
+    if not factor.is_Integer or int(factor) % count:
+        return None
+    size = tensor.shape[axis] // count
+    return tuple(tensor.narrow(axis, index * size, size) for index in range(count))
 
 
 def _slices(tensor: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...] | None:

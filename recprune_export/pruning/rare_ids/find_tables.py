@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.walk import find_source_line, is_batch_size
+from recprune_export.channels.walk import is_batch_size
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import ancestors, argument, arguments
+from recprune_export.program.nodes import ancestors, argument, arguments, find_source_line
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten

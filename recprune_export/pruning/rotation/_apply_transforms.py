@@ -14,6 +14,10 @@ from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.rotation.eligibility import RotatableGroup
 from recprune_export.pruning.rotation.transform import Transform
 
+TOLERANCE = 1e-5  # of the largest output, for weights that are rounded to float32
+EXACT_TOLERANCE = 1e-7  # for weights in float64
+MOST_ROUNDING = 1e-3  # a model that magnifies rounding by more has no answers to speak of
+
 
 def apply_transforms(
     program: Program, rotatable: Mapping[str, RotatableGroup], transforms: Mapping[str, Transform]
@@ -23,10 +27,37 @@ def apply_transforms(
     Other tensors are shared with `program`. Time: a product with a matrix for each row of the tables. Memory: the transformed
     tensors once, and a chunk of rows in float64.
 
-    Raises `PruningError` where a group may not be transformed, or where the outputs differ by more than 1e-5.
+    Where the outputs differ by more than 1e-5, the weights are transformed in float64 as well: if the outputs are equal then,
+    rounding of weights to float32 made the difference.
+
+    Raises `PruningError` where a group may not be transformed, or where the outputs differ.
     """
     if not transforms:
         return program
+    transformed = _transform(program, rotatable, transforms)
+    difference = _compare(program, transformed)
+    if difference > TOLERANCE:
+        exact = _compare(program, _transform(program, rotatable, transforms, torch.float64))
+        if exact > EXACT_TOLERANCE:
+            raise PruningError(
+                f"A rotation changed the answers by {exact:.1e} of the largest, so nothing was written. This is a fault of the "
+                "analysis: please report the model, and use another --score until then."
+            )
+        if difference > MOST_ROUNDING:
+            raise PruningError(
+                f"Weights rounded to float32 change the answers by {difference:.1e} of the largest, for the model magnifies small "
+                "differences, as an exponential of large numbers does; so nothing was written. Use --score variance, which rotates nothing."
+            )
+    return transformed
+
+
+def _transform(
+    program: Program,
+    rotatable: Mapping[str, RotatableGroup],
+    transforms: Mapping[str, Transform],
+    dtype: torch.dtype | None = None,
+) -> Program:
+    """Return the transformed program, its tensors in `dtype`, by default that of the program."""
     tensors: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, transform in transforms.items():
@@ -35,19 +66,17 @@ def apply_transforms(
             group = program.analysis.group(name)
             for (tensor, axis), side in rotatable[name].sides.items():
                 if tensor not in tensors:
-                    tensors[tensor] = _empty_like(tensor_at(program.module, tensor))
+                    tensors[tensor] = _empty_like(tensor_at(program.module, tensor), dtype)
                     source = tensor_at(program.module, tensor)
                 else:
                     source = tensors[tensor]
                 positions, matrix = slice_positions(group, tensor, axis), transform.matrix_for_side(side)
                 _multiply(source, tensors[tensor], axis, positions, matrix)
-    transformed = program.with_tensors(tensors)
-    _check_outputs(program, transformed)
-    return transformed
+    return program.with_tensors(tensors)
 
 
-def _empty_like(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, requires_grad=False)
+def _empty_like(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    empty = torch.empty_like(tensor, dtype=dtype, requires_grad=False)
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
@@ -59,19 +88,17 @@ def _multiply(weight: Tensor, product: Tensor, axis: int, positions: Tensor, mat
             chunk.copy_(weight[rows])
         view = chunk.movedim(axis, -1)
         for indices in positions:
-            view[..., indices] = (view[..., indices].double() @ matrix).to(weight.dtype)
+            view[..., indices] = (view[..., indices].double() @ matrix).to(product.dtype)
 
 
-def _check_outputs(program: Program, transformed: Program) -> None:
-    tolerance = 1e-5  # of the largest output, in single precision
+def _compare(program: Program, transformed: Program) -> float:
+    """Return by what fraction of the largest number the answers differ, computed in float64."""
+    worst = 0.0
     tensors = sample_request_tensors(program.signature, batch=16)
     before, after = Float64Interpreter(program)(*tensors), Float64Interpreter(transformed)(*tensors)
     for one, other in zip(before, after, strict=True):
         finite = one.isfinite() & other.isfinite()
         difference = float((one - other)[finite].abs().max()) if finite.any() else 0.0
         largest = float(one[finite].abs().max()) if finite.any() else 1.0
-        if not difference <= tolerance * max(largest, 1e-30):
-            raise PruningError(
-                f"A rotation changed the answers by {difference / max(largest, 1e-30):.1e} of the largest, so nothing was "
-                "written. This is a fault of the analysis: please report the model, and use another --score until then."
-            )
+        worst = max(worst, difference / max(largest, 1e-30))
+    return worst

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.groups import Group, slice_positions
-from recprune_export.channels.walk import find_source_line
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import find_source_line
 from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.primal_dual import SignedUnionFind

@@ -159,7 +159,12 @@ def mirror_upper(upper: Tensor) -> Tensor:
 
 
 def _samples(value: Tensor, axis: int, positions: Tensor) -> Tensor:
-    """Reshape [..., n·D, ...] to [rows, D]: each occurrence of the group on the axis is one row."""
+    """Reshape [..., n·D, ...] to [rows, D]: each occurrence of the group on the axis is one row.
+
+    Real and imaginary part of a complex value are rows of their own: sums of their squares are those of its magnitude.
+    """
+    if value.is_complex():
+        return torch.cat([_samples(part, axis, positions) for part in (value.real, value.imag)])
     last, indices = value.movedim(axis, -1), positions.reshape(-1)
     if last.shape[-1] != len(indices) or not torch.equal(indices, torch.arange(len(indices))):
         last = last.index_select(-1, indices)

@@ -61,6 +61,17 @@ def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return _cat(graph, tensors, axis)
 
 
+@_decomposition(aten.cat.default)
+def joined_with_nothing(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`cat([tensor([]), x: B×L×D], 1)` is x: PyTorch skips an empty tensor of one axis, as caches of keys begin with."""
+    tensors = arguments(node)[0]
+    full = [tensor for tensor in tensors if tuple(_value(tensor).shape) != (0,)]
+    dtypes = {_value(tensor).dtype for tensor in full}
+    if len(full) == len(tensors) or not full or dtypes != {_value(node).dtype} or _value(full[0]).ndim < 2:
+        return None
+    return _cat(graph, full, argument(node, "dim"))
+
+
 @_decomposition(aten.slice_scatter.default)
 def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`x[:, start:end] = y` is the `cat` of the slice before, y, and the slice after."""

@@ -1,0 +1,47 @@
+"""Errors of PyTorch on the user's model, as sentences with the line of the user's code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recprune_export.errors import RecpruneError
+from recprune_export.program.capture.source_lines import find_user_line
+
+# What an operator, or code that reads a graph, raises; not what a full disk, Ctrl-C or a test raises.
+FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError)
+REPORT = "this is a fault of recprune-export: please report the model, and leave that operator out until then"
+_RESOURCES = (
+    "alloc",
+    "memory",
+    "PytorchStreamWriter",
+    "unexpected pos",
+    "No space left",
+)  # the command line has advice
+
+
+@contextmanager
+def explain_failures(doing: str, error_class: type[RecpruneError], advice: str) -> Iterator[None]:
+    """Turn an error of PyTorch inside the block into one sentence: what failed, at which line, why, and `advice`.
+
+    >>> from recprune_export.errors import ModelError
+    >>> with explain_failures("The analysis", ModelError, "leave the layer out"):
+    ...     [][1]
+    Traceback (most recent call last):
+    recprune_export.errors.ModelError: The analysis fails (IndexError: list index out of range): leave the layer out.
+    """
+    try:
+        yield
+    except RecpruneError:
+        raise
+    except FAILURES as error:
+        text = f"{type(error).__name__}: {error}"
+        if any(word in text for word in _RESOURCES):
+            raise
+        raise error_class(f"{doing} fails{summarize_failure(error)}: {advice}.") from error
+
+
+def summarize_failure(error: BaseException) -> str:
+    """Return the line of the user's code, and the first line of an error, as the end of a clause."""
+    line = find_user_line(error)
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return f"{f' at {line}' if line else ''} ({reason})"

@@ -1,0 +1,87 @@
+"""The outputs of a program that are served; what only the others need is removed, inputs included."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from recprune_export.column_names import did_you_mean, list_names
+from recprune_export.errors import UsageError
+from recprune_export.program.canonical import remove_dead_code
+from recprune_export.program.nodes import ancestors
+from recprune_export.program.program import Program
+
+
+def select_outputs(program: Program, names: Sequence[str]) -> Program:
+    """Return the program that computes the outputs `names` alone, in their order in the signature; all outputs for none.
+
+    Operators that only other outputs need are removed, and so are inputs that only they read, which a note says.
+
+    Raises `UsageError` for a name that is no output.
+    """
+    outputs = program.signature.outputs
+    known = [output.name for output in outputs]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise UsageError(
+            f"--outputs names '{unknown}', which is no output of the model; choose from {list_names(known)}"
+            f"{did_you_mean(unknown, known)}{''.join(f' {note}' for note in program.notes if repr(unknown) in note)}"
+        )
+    if not names or set(names) == set(known):
+        return program
+    copy = program.with_copied_graph()
+    copy.module.graph.owning_module = copy.module
+    left = keep_outputs(copy.module, [name in names for name in known])
+    inputs = tuple(i for position, i in enumerate(program.signature.inputs) if position in left)
+    dropped = [i.name for position, i in enumerate(program.signature.inputs) if position not in left]
+    signature = replace(
+        program.signature, inputs=inputs, outputs=tuple(output for output in outputs if output.name in names)
+    )
+    module = fx.GraphModule(copy.module, copy.module.graph)  # holds only the tensors that the graph reads
+    note = (describe_unread_inputs(dropped, "by no chosen output"),) if dropped else ()
+    return Program(module, signature, (*program.notes, *note))
+
+
+def describe_unread_inputs(names: Collection[str], reader: str) -> str:
+    """Return a note on inputs that are left out because nothing that is served reads them.
+
+    >>> describe_unread_inputs(["label"], "by 'loss' alone")
+    "The input 'label' is read by 'loss' alone, and is left out."
+    """
+    plural = len(names) > 1
+    return (
+        f"The input{'s' if plural else ''} {list_names(map(repr, names))} {'are' if plural else 'is'} read {reader}, "
+        f"and {'are' if plural else 'is'} left out."
+    )
+
+
+def keep_outputs(module: fx.GraphModule, kept: Sequence[bool]) -> list[int]:
+    """Remove the outputs that are not `kept`, and what only they read, in place; return the positions of the inputs left.
+
+    An input that no output reads stays, as the model was written to take it.
+    """
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    values = list(output.args[0])
+    removed = [value for value, keep in zip(values, kept, strict=True) if not keep]
+    output.args = (tuple(value for value, keep in zip(values, kept, strict=True) if keep),)
+    needed = ancestors([value for value in output.args[0] if isinstance(value, fx.Node)])
+    once_read = ancestors([value for value in removed if isinstance(value, fx.Node)])
+    remove_dead_code(module)
+    left = []
+    for position, node in enumerate([node for node in module.graph.nodes if node.op == "placeholder"]):
+        if node in once_read and node not in needed:
+            module.graph.erase_node(node)
+        else:
+            left.append(position)
+    return left
+
+
+def describe_unserved(name: str, value: torch.Tensor) -> str | None:
+    """Return why an output cannot be served, or None where its axis 0 has the rows of the request."""
+    if value.ndim == 0:
+        return f"The output '{name}' is one number for the whole request, as a loss is, and has no row for each row: it is left out."
+    if isinstance(value.shape[0], int):
+        sizes = " × ".join(str(size) if isinstance(size, int) else "batch" for size in value.shape)
+        return f"The output '{name}' has the shape {sizes}, and no row for each row of the request on axis 0: it is left out."
+    return None

@@ -1,0 +1,59 @@
+"""A request that a program answers, for analyses that have to run it once."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recprune_export.column_names import list_names
+from recprune_export.errors import ModelError
+from recprune_export.program.failures import summarize_failure
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.random_requests import fill_input
+from recprune_export.program.signature import IdRange, Input
+
+DRAWS = 8
+
+
+def find_valid_request(program: Program, batch: int) -> tuple[Tensor, ...]:
+    """Return a request of `batch` rows that `program` answers: drawn, else of lowest values, ones or zeros.
+
+    Raises `ModelError` with the line of the user's code where it answers none of these.
+    """
+    first: Exception | None = None
+    for tensors in _candidates(program, batch):
+        try:
+            with torch.no_grad():
+                program.module(*tensors)
+        except (RuntimeError, LookupError, ValueError, TypeError, AssertionError) as error:
+            first = first or error
+        else:
+            return tensors
+    assert first is not None
+    unknown = [i.name for i in program.signature.inputs if not i.ids and not i.dtype.startswith("float")]
+    advice = (
+        f"which integers are valid in {list_names(map(repr, unknown))} does not follow from the graph: give an example request "
+        "that holds the lowest and the highest of each, or check what the model looks up there"
+        if unknown
+        else "check that the model answers every id below the rows of its tables"
+    )
+    raise ModelError(
+        f"The model fails on requests drawn from its signature{summarize_failure(first)}; {advice}."
+    ) from first
+
+
+def _candidates(program: Program, batch: int) -> Iterator[tuple[Tensor, ...]]:
+    for seed in range(DRAWS):
+        yield sample_request_tensors(program.signature, batch, seed)
+
+    def lowest(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, pair[0])
+
+    def middle(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, 0.0 if spec.observed is None else float(np.mean(spec.observed)))
+
+    yield tuple(torch.from_numpy(fill_input(i, batch, lowest, middle)) for i in program.signature.inputs)
+    for tensors in (sample_request_tensors(program.signature, batch),):
+        yield tuple(map(torch.ones_like, tensors))
+        yield tuple(map(torch.zeros_like, tensors))
