@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program import Program, load_program
-from recprune_export.program.loading.free_batch import convert_exported
+from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 
 
 class Ranker(nn.Module):
