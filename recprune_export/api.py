@@ -47,9 +47,9 @@ from recprune_export.program.capture.unwrap_module import forward_parameters, un
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading._load_program import LoadedModel, load_program
-from recprune_export.program.loading.free_batch import convert_exported
 from recprune_export.program.loading.model_kind import ModelKind
-from recprune_export.program.loading.torchscript import convert_torchscript
+from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
+from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript
 from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status

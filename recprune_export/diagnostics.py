@@ -31,6 +31,7 @@ FLAGS = {
     "asimddp": "fast int8 on Arm",
 }
 EXTRAS = {
+    "transformers": "Hugging Face folders",
     "pack": "bundles in one file, .tar.zst",
     "sign": "signatures of manifests",
     "examples": "the example with DeepCTR-Torch",

@@ -16,14 +16,14 @@ from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading._check_finite import check_finite
-from recprune_export.program.loading.archive import EXTRA, check_archive
 from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
-from recprune_export.program.loading.free_batch import convert_exported
 from recprune_export.program.loading.model_kind import ModelKind, find_mlflow_file, list_model_files
 from recprune_export.program.loading.module_factory import make_module
+from recprune_export.program.loading.saved_graphs.archive import EXTRA, check_archive
+from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
+from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
 from recprune_export.program.loading.summarize_error import summarize_error
-from recprune_export.program.loading.torchscript import convert_torchscript, load_torchscript
 from recprune_export.program.loading.transformers_module import load_transformers_module
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
 from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch

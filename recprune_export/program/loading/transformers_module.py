@@ -93,6 +93,11 @@ def _find_class(transformers: Any, folder: Path, config: dict[str, Any]) -> tupl
         raise UsageError(
             f"{folder} holds quantized weights: give the model as it was trained; --quantize makes its weights smaller."
         )
+    if (kernel := _find_kernel(config)) is not None:
+        raise UsageError(
+            f"{folder / HUGGING_FACE_CONFIG} names the kernel '{kernel[:60]}', code of a hub, which is never executed: remove the "
+            "entry, or name the function that makes the module with --factory."
+        )
     with _silence(transformers):
         try:
             options = transformers.AutoConfig.from_pretrained(
@@ -114,6 +119,19 @@ def _find_class(transformers: Any, folder: Path, config: dict[str, Any]) -> tupl
             "folder is never executed: name the function that makes the module with --factory."
         )
     return known, options
+
+
+def _find_kernel(config: dict[str, Any]) -> str | None:
+    """Return the implementation of a layer that a configuration takes from a hub ("owner/name"), None where there is none."""
+    level = [config]
+    for _ in range(4):
+        for name, value in [entry for values in level for entry in values.items()]:
+            named = value if isinstance(value, dict) else {"": value}
+            for text in named.values() if "implementation" in name else ():
+                if isinstance(text, str) and not text.replace("_", "").isalnum():
+                    return text
+        level = [value for values in level for value in values.values() if isinstance(value, dict)]
+    return None
 
 
 class _TooLarge(Exception):

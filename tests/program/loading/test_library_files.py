@@ -71,11 +71,10 @@ def test_lightning_checkpoints_and_modules(tmp_path: Path) -> None:
     assert [spec.name for spec in load_model(prepared, EXAMPLE, {}).program.signature.inputs] == list(REQUEST)
 
 
-def test_a_checkpoint_of_recbole(tmp_path: Path) -> None:
+def test_a_checkpoint_of_recbole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RecBole 1.2 uses names that NumPy 2 does not have, so the configuration is made without its constructor."""
-    for name in ("float_", "complex_", "unicode_"):
-        if not hasattr(np, name):
-            setattr(np, name, {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}[name])
+    for name, value in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
+        monkeypatch.setattr(np, name, value, raising=False)
     configurator = pytest.importorskip("recbole.config.configurator")
     config = configurator.Config.__new__(configurator.Config)
     config.__dict__ = {"parameters": {"Training": ["epochs"]}, "final_config_dict": {"device": torch.device("cpu")}}

@@ -96,6 +96,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "long positions": (change_config(max_position_embeddings=10**10), "far larger|does not describe"),
     "more layers": (change_config(num_hidden_layers=3), "lacks weights"),
     "other sizes": (change_config(vocab_size=101), "lacks weights|cannot be read"),
+    "a kernel of a hub": (change_config(_attn_implementation="someone/kernel:attention"), "code of a hub"),
+    "a kernel of a part": (change_config(text_config={"attn_implementation": {"": "someone/kernel"}}), "code of a hub"),
     "quantized": (change_config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "quantized"),
     "no object": (write("config.json", b"[]"), "no JSON object"),
     "no JSON": (write("config.json", b"\xff{"), "no JSON object"),

@@ -41,15 +41,19 @@ def list_freed(fixed: fx.GraphModule, example: Any, rows: int) -> Iterator[fx.Gr
     yield fixed
     has_new = any(node.target in _NEW for node in fixed.graph.nodes)
     for choose in _CHOICES if has_new else _CHOICES[:1]:
-        freed = _free(fixed, example, rows, choose)
-        if freed is not None:
-            yield freed
+        for last in (False, True):
+            freed = _free(fixed, example, rows, choose, last)
+            if freed is not None:
+                yield freed
 
 
-def scale_view(before: Sequence[int], after: Sequence[int], sizes: Sequence[int], rows: int) -> list[int]:
+def scale_view(
+    before: Sequence[int], after: Sequence[int], sizes: Sequence[int], rows: int, last_equal: bool = False
+) -> list[int]:
     """Return the sizes of a view of a tensor that grew from shape `before` to `after` with the rows, where it had `sizes`.
 
-    Where an axis that grows is split, it is the axis of `rows` that grows, else the first that is a multiple of it.
+    Where an axis that grows is split, it is the axis of `rows` that grows, the first or the last of several, else the first
+    that is a multiple of it. Where the axis is the first of several that are rearranged, it is the first that grows.
 
     >>> scale_view((3, 8), (6, 8), (3, 2, 4), 3), scale_view((5, 3, 8), (5, 6, 8), (15, 8), 3)
     ([6, 2, 4], [30, 8])
@@ -61,9 +65,11 @@ def scale_view(before: Sequence[int], after: Sequence[int], sizes: Sequence[int]
         growing = [axis for axis in range(start, end) if after[axis] != before[axis]]
         if growing and first < last:
             axes = range(first, last)
+            if growing[0] == start < end - 1 and before[start] > 1:
+                axes = range(first, first + 1)
             equal = [axis for axis in axes if sizes[axis] == rows]
             multiple = [axis for axis in axes if sizes[axis] % rows == 0 and sizes[axis] > 1]
-            axis = (*equal, *multiple, first)[0]
+            axis = (*(equal[::-1] if last_equal else equal), *multiple, first)[0]
             scaled[axis] = sizes[axis] * after[growing[0]] // before[growing[0]]
     return scaled
 
@@ -102,13 +108,13 @@ def _multiply(sizes: Sequence[int]) -> int:
     return torch.Size(sizes).numel()
 
 
-def _free(fixed: fx.GraphModule, example: Any, rows: int, choose: _Choose) -> fx.GraphModule | None:
+def _free(fixed: fx.GraphModule, example: Any, rows: int, choose: _Choose, last_equal: bool) -> fx.GraphModule | None:
     """Return the graph with its sizes freed; None where there is none, or the freed graph cannot be run on more rows."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(fixed.graph, {}))
     graph.set_codegen(fixed.graph._codegen)
     freed = fx.GraphModule(fixed, graph)
-    runner = _SizeFreer(freed, rows, choose)
+    runner = _SizeFreer(freed, rows, choose, last_equal)
     leaves = [leaf for leaf in pytree.tree_leaves(example) if leaf is not None]
     larger = [
         torch.cat([leaf] * _FACTOR) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows else leaf
@@ -129,9 +135,9 @@ def _free(fixed: fx.GraphModule, example: Any, rows: int, choose: _Choose) -> fx
 class _SizeFreer(fx.Interpreter):
     """Runs a graph on more rows, and collects in `changes` the sizes that grow with them, by node."""
 
-    def __init__(self, module: fx.GraphModule, rows: int, choose: _Choose) -> None:
+    def __init__(self, module: fx.GraphModule, rows: int, choose: _Choose, last_equal: bool) -> None:
         super().__init__(module, garbage_collect_values=False)
-        self._rows, self._choose = rows, choose
+        self._rows, self._choose, self._last_equal = rows, choose, last_equal
         self.changes: dict[fx.Node, list[int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -152,7 +158,7 @@ class _SizeFreer(fx.Interpreter):
         source: Any = node.args[0]
         before, after = source.meta["val"].shape, args[0].shape
         if node.target in _VIEWS:
-            scaled = scale_view(before, after, node.meta["val"].shape, self._rows)
+            scaled = scale_view(before, after, node.meta["val"].shape, self._rows, self._last_equal)
             return [-1 if size == -1 else larger for size, larger in zip(sizes, scaled, strict=True)]
         skipped = len(sizes) - len(before)  # expand adds axes on the left
         return [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program import Program, load_program
-from recprune_export.program.loading.free_batch import convert_exported
+from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 
 
 class Ranker(nn.Module):
@@ -40,6 +40,20 @@ class Sequence(nn.Module):
         rows = rows + self.attention(rows, rows, rows, need_weights=False)[0].view(history.size(0), -1, 8)
         first = torch.zeros(1, history.size(0), 8)
         return self.recurrent(rows, first)[0][:, -1] @ self.items.weight.T
+
+
+class Encoder(nn.Module):
+    """A transformer over ten items, in four heads of width 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items, self.positions = nn.Embedding(20, 32), nn.Embedding(10, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 16, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, history: Tensor) -> Tensor:
+        positions = torch.arange(history.size(1)).unsqueeze(0).expand(history.size(0), -1)
+        return self.layers(self.items(history) + self.positions(positions))[:, -1] @ self.items.weight.T
 
 
 def ranker(answer: Callable[[Tensor], Tensor]) -> tuple[nn.Module, Callable[[int], tuple[Tensor, ...]]]:
@@ -79,6 +93,14 @@ def test_a_fixed_batch_is_freed(name: str, rows: int, tmp_path: Path) -> None:
     loaded = load_program(tmp_path / "model.pt2")
     assert f"exported for {rows} rows" in loaded.notes[0]
     check_batches(loaded.program, module, make)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8, 10])  # the heads, their width, the length of a history
+def test_a_batch_that_equals_sizes_of_attention_is_freed(rows: int) -> None:
+    torch.manual_seed(0)
+    module = Encoder().eval()
+    program, _ = convert_exported(export(module, (torch.randint(0, 20, (rows, 10)),)))
+    check_batches(program, module, lambda size: (torch.randint(0, 20, (size, 10)),))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from recprune_export.errors import ModelFileError
 from recprune_export.program import load_archive, load_program
-from recprune_export.program.loading.archive import check_archive
+from recprune_export.program.loading.saved_graphs.archive import check_archive
 from tests.program.hostile import GRAPH, attacks, rewrite, write_program
 
 NAMES = list(attacks(Path("unused")))

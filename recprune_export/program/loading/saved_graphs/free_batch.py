@@ -15,7 +15,7 @@ from recprune_export.errors import CaptureError, RecpruneError
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.export_module import silence_export
-from recprune_export.program.loading.free_sizes import list_freed
+from recprune_export.program.loading.saved_graphs.free_sizes import list_freed
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH
 

@@ -24,7 +24,7 @@ from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.unsupported_modules import TORCHSCRIPT_ADVICE
 from recprune_export.program.capture.unwrap_module import forward_parameters
-from recprune_export.program.loading.free_batch import make_graph_module
+from recprune_export.program.loading.saved_graphs.free_batch import make_graph_module
 from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.inert_unpickler import InertPickleError
 from recprune_export.program.loading.weights.torch_files import is_torch_zip, read_archive_record

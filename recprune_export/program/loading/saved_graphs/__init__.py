@@ -1,0 +1,5 @@
+"""Programs of saved graphs: `.pt2` archives, those of a fixed batch, and TorchScript."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
