@@ -30,7 +30,7 @@ from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.evaluator import Evaluator, make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, Observations, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
-from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.signature import BATCH
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
@@ -336,7 +336,7 @@ class SampledRequests:
         Raises `ModelError` if there are none.
         """
         inputs = self.teacher.signature.inputs
-        tensors = sample_request_tensors(self.teacher.signature, count, seed)
+        tensors = tuple(sample_request_rows(self.teacher.signature, count, seed).values())
         finite = find_finite_rows(self.teacher, tensors).nonzero().flatten()
         if not len(finite):
             raise ModelError(

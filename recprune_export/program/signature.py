@@ -16,6 +16,33 @@ BadId = int | str | None  # what takes the place of an id out of range: an id, o
 ERROR = "error"  # a request with such an id is refused
 
 
+LENGTHS, OFFSETS, OFFSETS_AND_END = "lengths", "offsets", "offsets and end"
+
+
+@dataclass(frozen=True)
+class Jagged(DictMixin):
+    """How a file takes an input whose rows have different numbers of elements, such as the ids of an `EmbeddingBag`.
+
+    `counts` are the least and the most elements of a row in requests that are drawn; a row of traffic may have more.
+    `present` names the input that says which elements a row has: the input itself, or the ids to which it holds weights.
+
+    The file takes the elements of all rows one after another in the tensor `values`, and the ends of the rows in the tensor
+    `rows`, of dtype `rows_dtype`. Its `form` is "lengths", the number of elements of each row; "offsets", the position of
+    its first one; or "offsets and end", with the number of all elements behind the last. Inputs of the same `rows` tensor lie
+    there one after another, or, where it is `stacked`, on axis 0 before the batch; those of the same `values` one after
+    another. A `padded` input is one matrix in the file as well, with -1 (NaN for numbers) where a row has no element.
+    """
+
+    counts: tuple[int, int]
+    present: str
+    values: str
+    rows: str
+    rows_dtype: str = "int64"
+    form: str = LENGTHS
+    stacked: bool = field(default=False, metadata=OMIT_DEFAULT)
+    padded: bool = field(default=False, metadata=OMIT_DEFAULT)
+
+
 @dataclass(frozen=True)
 class Input(DictMixin):
     """One tensor of a request.
@@ -29,6 +56,8 @@ class Input(DictMixin):
     `bad_ids` says for each range what the exported graph makes of an id outside of it: it becomes that id, or the request
     is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
     `number_limit` is read as it is.
+
+    A `jagged` input has rows with different numbers of elements (`jagged_inputs.py`): `shape` is that of drawn requests.
     """
 
     name: str
@@ -39,6 +68,7 @@ class Input(DictMixin):
     shared: bool = field(default=False, metadata=OMIT_DEFAULT)
     bad_ids: tuple[BadId, ...] = field(default=(), metadata=OMIT_DEFAULT)
     number_limit: float | None = field(default=None, metadata=OMIT_DEFAULT)
+    jagged: Jagged | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Conversion of an `nn.Module` or an `ExportedProgram` to a `Program`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,14 +25,17 @@ from recprune_export.program.capture.export_module import (
     silence_export,
     skip_slow_bookkeeping,
 )
+from recprune_export.program.capture.find_jagged import JaggedExample, find_jagged
 from recprune_export.program.capture.flatten_interface import (
     drop_constant_inputs,
     drop_constant_outputs,
     input_names,
     list_leaf_paths,
     make_signature,
+    name_leaves,
     output_names,
 )
+from recprune_export.program.capture.jagged_layout import JaggedModule
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
     unfreeze_if_all_frozen,
@@ -42,8 +46,11 @@ from recprune_export.program.capture.passes.fold_parameters import fold_paramete
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
+from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
+from recprune_export.program.capture.request_tree import FlatModule, RequestTree, register_dataclasses
+from recprune_export.program.capture.source_lines import find_user_line
 from recprune_export.program.program import Program
-from recprune_export.program.propagation import find_graph_operands, recapture
+from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
 GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
 
@@ -52,16 +59,25 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     """Capture the computation of `module` on the example request `args`, `kwargs`.
 
     The batch is axis 0 of the example's tensors, of any size; it becomes symbolic. Requests may be nested
-    tuples, lists and dicts of tensors: the program takes the tensors flat, each under the name that it has in the
-    module.
+    tuples, lists and dicts of tensors, dataclasses, and classes that PyTorch's pytree knows: the program takes the tensors
+    flat, each under the name that it has in the module. Rows may have different numbers of elements, as in a
+    KeyedJaggedTensor, or beside a tensor of offsets: see `jagged_inputs.py`.
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed.
     """
     training = module.training
     module.eval()
     try:
-        check_example(module, args, kwargs or {})
-        example = with_unambiguous_batch_size(module, (args, order_kwargs(module, kwargs or {})))
+        request = (args, order_kwargs(module, kwargs or {}))
+        register_dataclasses(request)
+        check_example(module, *request)
+        tree = RequestTree.of(module, *request)
+        jagged = find_jagged(module, tree)
+        if jagged is not None:
+            return _capture_jagged(module, jagged)
+        if tree.has_classes:
+            return _capture_flat(module, tree)
+        example = with_unambiguous_batch_size(module, request)
         program = program_from_exported(export_module(module, *example), module)
         with disable_attention_fastpath():
             _check_answers(module, program, example)
@@ -70,8 +86,49 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     return program
 
 
-def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
-    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs."""
+def _capture_flat(module: nn.Module, tree: RequestTree) -> Program:
+    """Capture a module whose request holds classes: each tensor is an input, under its own name."""
+    flat = FlatModule(module, tree)
+    args, kwargs = with_unambiguous_batch_size(flat, (tuple(tree.leaves[leaf] for leaf in tree.tensors), {}))
+    names = name_leaves([tree.paths[leaf] for leaf in tree.tensors])
+    program = program_from_exported(export_module(flat, args, kwargs), names=names)
+    with disable_attention_fastpath():
+        _check_answers(flat, program, (args, kwargs))
+    return program
+
+
+def _capture_jagged(module: nn.Module, example: JaggedExample) -> Program:
+    """Capture a module of which rows of the request have different numbers of elements."""
+    layout = example.layout
+    flat = JaggedModule(module, layout)
+    widths = {size for tensor in module.state_dict().values() if isinstance(tensor, Tensor) for size in tensor.shape}
+    widths |= {size for leaf in layout.tree.tensors for size in layout.tree.leaves[leaf].shape[1:]}
+    tensors = layout.tensors(example.unambiguous(widths))
+    shapes = [i.shape for i in layout.program_inputs()]
+    exported = export_module(flat, tensors, {}, shapes)
+    program = program_from_exported(exported, jagged=example)
+    with disable_attention_fastpath(), torch.no_grad():
+        for seed in range(4):
+            tensors = layout.tensors(example.draw(seed + 2, seed))
+            if not outputs_match(program.module(*tensors), compute_outputs(flat, tensors, {})):
+                raise CaptureError("The captured program does not answer rows of other lengths as the model does.")
+    return program
+
+
+def program_from_exported(
+    exported: torch.export.ExportedProgram,
+    module: nn.Module | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    jagged: JaggedExample | None = None,
+) -> Program:
+    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs.
+
+    `names` are those of the inputs, if known. `jagged` is the example of a module that takes the elements and the lengths of
+    each input; a program whose request holds such inputs in another form is captured again.
+    """
+    if jagged is None and names is None and _has_inner_structure(exported):
+        return _capture_again(exported)
     graph_module = _to_graph(exported)
     fold_max_norm(graph_module)
     if has_unsafe_mutation(graph_module):
@@ -87,15 +144,67 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
     constants_to_parameters(graph_module)  # before views of a constant are folded into copies of it
     graph_module = canonicalize(graph_module)
+    layout = None if jagged is None else jagged.layout
+    if jagged is not None and layout is not None:
+        replace_split_of_cat(graph_module, [layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)])
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
-    if any(rewritten):
+    if layout is not None:
+        specs = layout.program_inputs()
+        operands = [(i.shape, getattr(torch, i.dtype)) for i in specs]
+        graph_module = recapture_jagged(graph_module, operands)
+        names = [i.name for i in specs]
+    elif any(rewritten):
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
     unfreeze_if_all_frozen(graph_module)
-    names = input_names(graph_module, inputs, module)
+    names = list(names or input_names(graph_module, inputs, module))
     answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
     example = _example_of(exported, graph_module)
-    return Program(graph_module, make_signature(graph_module, names, answers, example))
+    shapes = None if layout is None else [i.shape for i in layout.program_inputs()]
+    signature = make_signature(graph_module, names, answers, example, shapes)
+    if layout is not None:
+        signature = replace(signature, inputs=layout.with_ids(signature.inputs))
+    return Program(graph_module, signature)
+
+
+def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
+    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
+    try:
+        return recapture(module, module.graph, operands)
+    except Exception as error:  # of many classes
+        message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        where = f" at {line}" if (line := find_user_line(error)) else ""
+        raise CaptureError(
+            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {message}"
+        ) from error
+
+
+def _has_inner_structure(exported: torch.export.ExportedProgram) -> bool:
+    """Return whether the request of a program holds classes, or more sizes vary than the batch."""
+    spec = exported.call_spec.in_spec
+    if spec is None or exported.example_inputs is None:
+        return False
+    users = set(exported.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder" and node.name in users]
+    sizes = {str(n) for value in values if isinstance(value, Tensor) for n in value.shape if not isinstance(n, int)}
+    return len(sizes) > 1 or RequestTree(spec, (), ()).has_classes
+
+
+def _capture_again(exported: torch.export.ExportedProgram) -> Program:
+    """Capture the module of a program with its tensors as inputs.
+
+    Raises `CaptureError` where sizes vary of which neither lengths nor offsets tell.
+    """
+    with silence_export():
+        module = exported.module(check_guards=False)
+    assert exported.example_inputs is not None
+    args, kwargs = exported.example_inputs
+    tree = RequestTree.of(module, args, kwargs)
+    with silence_export():
+        jagged = find_jagged(module, tree)
+    if jagged is not None:
+        return _capture_jagged(module, jagged)
+    return _capture_flat(module, tree)
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:

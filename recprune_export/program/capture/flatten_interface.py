@@ -17,8 +17,33 @@ Path = Sequence[Any]
 
 
 def list_leaf_paths(spec: Any) -> list[Path]:
-    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    """Return the path of each leaf; numbers take the place of keys in classes that numbers cannot be put in."""
+    try:
+        tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    except Exception:  # any error of a class that checks what it is built from
+        return _list_positions(spec)
     return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def _list_positions(spec: Any) -> list[Path]:
+    if spec.is_leaf():
+        return [()]
+    keys = list(spec.context) if spec.type is dict else list(range(len(spec.children())))
+    key_class = pytree.MappingKey if spec.type is dict else pytree.SequenceKey
+    return [
+        (key_class(key), *path)
+        for key, child in zip(keys, spec.children(), strict=True)
+        for path in _list_positions(child)
+    ]
+
+
+def name_leaves(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return a name for each tensor of a request: the last step of its path where these are unique words, else the path.
+
+    >>> name_leaves([("features", "_user"), ("features", "_item")])
+    ['user', 'item']
+    """
+    return _unique([[step.strip("_") or step for step in path] for path in paths])
 
 
 def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
@@ -94,15 +119,24 @@ def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
 
 
 def make_signature(
-    module: fx.GraphModule, input_names: list[str], output_names: list[str], example: Sequence[Tensor]
+    module: fx.GraphModule,
+    input_names: list[str],
+    output_names: list[str],
+    example: Sequence[Tensor],
+    known_shapes: Sequence[tuple[Axis, ...]] | None = None,
 ) -> Signature:
+    """Return names, dtypes, shapes and valid ids; `known_shapes` are those of inputs of which more than the batch varies."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    _check_batch(placeholders)
+    if known_shapes is None:
+        _check_batch(placeholders)
+    else:
+        _check_answers_by_row(placeholders, known_shapes, output.args[0])
+    shapes = known_shapes or [_shape(node) for node in placeholders]
     ids = find_id_ranges(module, example)
     inputs = [
-        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
-        for node, name, values in zip(placeholders, input_names, example, strict=True)
+        Input(name, _dtype(node), shape, ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
+        for node, name, shape, values in zip(placeholders, input_names, shapes, example, strict=True)
     ]
     outputs = [
         Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)
@@ -138,6 +172,20 @@ def _check_batch(placeholders: list[fx.Node]) -> None:
             f"More than the batch varies in {', '.join(varying) or 'the inputs'}; "
             "export it with one dimension free, the batch, and pad the others."
         )
+
+
+def _check_answers_by_row(placeholders: list[fx.Node], shapes: Sequence[tuple[Axis, ...]], outputs: Any) -> None:
+    """Raise `CaptureError` where an output has a size that depends on the elements of the rows."""
+    batch = next(n.meta["val"].shape[0] for n, shape in zip(placeholders, shapes, strict=True) if shape[:1] == (BATCH,))
+    for number, output in enumerate(outputs):
+        symbols = {
+            s for size in output.meta["val"].shape if not isinstance(size, int) for s in size.node.expr.free_symbols
+        }
+        if symbols - batch.node.expr.free_symbols:
+            raise CaptureError(
+                f"Output {number} of the model has a size that depends on the number of elements in the rows; return a result of "
+                "a fixed size for each row."
+            )
 
 
 def _dtype(node: fx.Node) -> str:
