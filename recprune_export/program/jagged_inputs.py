@@ -17,8 +17,10 @@ elements are negative, or NaN in an input of floats. The other two forms are mad
 {'values': [4, 7, 5], 'lengths': [2, 0, 1]}
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ import numpy as np
 from recprune_export.program.signature import BATCH, OFFSETS, OFFSETS_AND_END, Axis, Input, Jagged, Signature
 
 ABSENT = -1
-LENGTHS_SUFFIX = "_lengths"
+METADATA = "recprune_export.jagged_inputs"  # of an ONNX file: its jagged inputs, as JSON
+LENGTHS_SUFFIX, ELEMENTS = "_lengths", "_elements"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def list_program_inputs(signature: Signature) -> list[Input]:
         if spec.jagged is None:
             tensors.append(spec)
             continue
-        size = f"{spec.jagged.present}_elements"
+        size = f"{spec.jagged.present}{ELEMENTS}"
         tensors.append(
             Input(spec.name, spec.dtype, (size, *spec.shape[2:]), spec.ids, spec.observed,
                   bad_ids=spec.bad_ids, number_limit=spec.number_limit)
@@ -98,7 +101,7 @@ def list_file_inputs(signature: Signature) -> list[FileInput]:
         jagged = spec.jagged
         if jagged.values not in tensors:
             members = tuple(i for i in signature.inputs if is_packed(i) and i.jagged.values == jagged.values)  # type: ignore[union-attr]
-            size = "_".join(dict.fromkeys([find_leader(signature, jagged).values, "elements"]))
+            size = find_leader(signature, jagged).values + ELEMENTS
             tensors[jagged.values] = FileInput(jagged.values, spec.dtype, (size, *spec.shape[2:]), members)
         if jagged.rows not in tensors:
             members = list_row_members(signature, jagged.rows)
@@ -244,3 +247,9 @@ def remove_elements(
         values[np.arange(values.shape[1]) >= counts[spec.jagged.present][:, None]] = absent_value(values.dtype)
         removed[spec.name] = values
     return removed
+
+
+@lru_cache(maxsize=64)
+def read_jagged_inputs(text: str) -> Signature:
+    """Return the jagged inputs of a file from the text of its metadata, as a signature of them alone."""
+    return Signature(tuple(Input.from_dict(value) for value in json.loads(text)), ())

@@ -19,7 +19,7 @@ from recprune_export.program.capture.source_lines import find_user_line
 from recprune_export.program.jagged_inputs import absent_value
 from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
 
-MOST_TRIALS, MOST_TOGETHER = 32, 3
+MOST_TRIALS, MOST_TOGETHER, MOST_COMBINATIONS = 32, 3, 500
 TRIED_ROWS = 7
 
 
@@ -192,24 +192,38 @@ def _read_torchrec(tree: RequestTree, leaves: range, keys: tuple[str, ...]) -> P
 
 def _list_hypotheses(tree: RequestTree) -> Iterator[tuple[Partition, ...]]:
     """Yield what the tensors may mean, first where no tensor is left unexplained; few of them."""
-    single = _list_candidates(tree)
+    candidates = _list_candidates(tree)
     combined = [
-        tuple(part for group in groups for part in group)
+        (size, tuple(part for group in groups for part in group))
         for size in range(1, MOST_TOGETHER + 1)
-        for groups in itertools.islice(itertools.combinations(single, size), 500)
+        for groups in itertools.islice(itertools.combinations(candidates, size), MOST_COMBINATIONS)
     ]
-    fitting = [parts for parts in combined if _make_layout(tree, parts) is not None]
-    fitting.sort(key=lambda parts: (_count_unexplained(tree, parts), len(parts), _count_apart(tree, parts)))
-    yield from fitting[:MOST_TRIALS]
+    fitting = [(size, parts) for size, parts in combined if _make_layout(tree, parts) is not None]
+    fitting.sort(
+        key=lambda found: (
+            _count_unexplained(tree, found[1]),
+            found[0],
+            _count_apart(tree, found[1]),
+            sum(len(part.weights) for part in found[1]),
+        )
+    )
+    yield from (parts for _, parts in fitting[:MOST_TRIALS])
 
 
 def _count_unexplained(tree: RequestTree, parts: Sequence[Partition]) -> int:
     layout = _make_layout(tree, parts)
     assert layout is not None
-    return sum(
-        leaf not in layout.divided and tree.leaves[leaf].ndim > 0 and not layout.has_batch(leaf)
-        for leaf in tree.tensors
+    others = [leaf for leaf in tree.tensors if leaf not in layout.divided and tree.leaves[leaf].ndim > 0]
+    divided = [leaf for part in parts for leaf in (*part.values, *part.weights)]
+    return sum(not layout.has_batch(leaf) for leaf in others) + sum(
+        _looks_like_offsets(tree.leaves[leaf]) for leaf in (*others, *divided)
     )
+
+
+def _looks_like_offsets(values: Tensor) -> bool:
+    if values.is_floating_point() or values.ndim != 1 or len(values) < 2:
+        return False
+    return int(values[0]) == 0 and int(values[-1]) > 0 and not bool((values.diff() < 0).any())
 
 
 def _count_apart(tree: RequestTree, parts: Sequence[Partition]) -> int:
@@ -302,7 +316,13 @@ def _list_weights(tree: RequestTree, leaves: Sequence[int], part: Partition) -> 
     sizes = [len(tree.leaves[leaf]) for leaf in part.values]
     others = [leaf for leaf in leaves if leaf != part.rows and leaf not in part.values]
     if len(sizes) == 1:
-        alike = tuple(leaf for leaf in others if len(tree.leaves[leaf]) == sizes[0])
+        beside = tree.paths[part.values[0]][:-1]
+        alike = tuple(
+            leaf
+            for leaf in others
+            if len(tree.leaves[leaf]) == sizes[0]
+            and (tree.leaves[leaf].is_floating_point() or (beside and tree.paths[leaf][:-1] == beside))
+        )
         certain = tuple(leaf for leaf in alike if sizes[0] != batch)
         return [certain] if certain == alike else [certain, alike]
     for siblings in _list_siblings(tree, others):

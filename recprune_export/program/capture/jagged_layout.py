@@ -119,7 +119,7 @@ class JaggedLayout:
                 short[leaf, 0], whole[leaf, 0] = path[-1], self.tree.name(leaf)
                 continue
             for number in self._numbers(part, leaf):
-                key = part.keys[number]
+                key = part.keys[number] if len(part.values) == 1 else ""
                 container = "_".join(step.strip("_") for step in (path[:-1] if len(path) > 1 else path))
                 base = key or (container if len(part.values) == 1 and len(path) > 1 else self.tree.name(leaf))
                 suffix = f"_{path[-1].strip('_')}" if leaf in part.weights and len(path) > 1 else ""
