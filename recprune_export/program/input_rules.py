@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from recprune_export.program.jagged_inputs import ABSENT
 from recprune_export.program.random_requests import RequestArrays
 from recprune_export.program.signature import ERROR, BadId, Input, Signature
 
@@ -41,7 +42,7 @@ def _choose_bad_ids(spec: Input, rule: str, unknown: int | None) -> tuple[BadId,
 def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -> RequestArrays:
     """Return `request` as the exported graph reads it: ids out of range replaced, large numbers clipped.
 
-    Ids that the graph refuses stay as they are.
+    Ids that the graph refuses stay as they are, and so do absent elements of jagged inputs.
 
     >>> user = Input("user", "int64", ("batch",), ((0, 9),), bad_ids=(0,))
     >>> apply_input_rules({"user": np.array([-1, 5, 10])}, Signature((user,), ()))["user"].tolist()
@@ -71,5 +72,7 @@ def _apply_to_input(spec: Input, values: np.ndarray) -> np.ndarray:
         outside = find_bad_ids(spec, result)
         fill = np.array([0 if bad is None else bad for bad in replaced]).astype(values.dtype)
         allowed = np.array([bad is not None for bad in replaced])
+        if spec.jagged is not None:
+            outside &= result != ABSENT
         result = np.where(outside & allowed, fill, result).astype(values.dtype)
     return result

@@ -110,6 +110,51 @@ def list_file_inputs(signature: Signature) -> list[FileInput]:
     return list(tensors.values())
 
 
+def make_file_signature(signature: Signature) -> Signature:
+    """Return the signature of a file alone: the tensors that it takes, with the ids that are valid for all their inputs."""
+    inputs = []
+    for spec in list_file_inputs(signature):
+        if spec.members[0].jagged is None:
+            inputs.append(spec.members[0])
+            continue
+        rules = {(i.ids, i.bad_ids, i.number_limit) for i in spec.members}
+        ids, bad_ids, limit = rules.pop() if len(rules) == 1 and not spec.is_rows else ((), (), None)
+        inputs.append(Input(spec.name, spec.dtype, spec.shape, ids, bad_ids=bad_ids, number_limit=limit))
+    return Signature(tuple(inputs), signature.outputs)
+
+
+def describe_jagged_inputs(signature: Signature) -> str:
+    """Return sentences on how the tensors of a file hold jagged inputs; empty without any."""
+    sentences = []
+    padded = [i.name for i in signature.inputs if i.jagged is not None and i.jagged.padded]
+    if padded:
+        sentences.append(
+            f"Rows of {', '.join(f'`{name}`' for name in padded)} that are shorter than the matrix end in -1 (NaN for numbers)."
+        )
+    for spec in list_file_inputs(signature):
+        jagged = spec.members[0].jagged
+        if jagged is None or jagged.padded:
+            continue
+        names = ", ".join(f"`{i.name}`" for i in spec.members)
+        if not spec.is_rows:
+            sentences.append(f"`{spec.name}` holds the elements of all rows of {names}, one after another.")
+            continue
+        kind = {
+            OFFSETS: "the position of the first element of each row",
+            OFFSETS_AND_END: "the position of the first element of each row, and behind them the number of all elements",
+        }.get(jagged.form, "the number of elements in each row")
+        order = "" if len(spec.members) == 1 else ", on axis 0" if jagged.stacked else ", one input after another"
+        sentences.append(f"`{spec.name}` holds {kind} of {names}{order}.")
+    return " ".join(sentences)
+
+
+def take_first_row(signature: Signature, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the first row of a request; tensors without a batch are whole."""
+    return {
+        i.name: request[i.name][:1] if i.shape[:1] in ((BATCH,), (1,)) else request[i.name] for i in signature.inputs
+    }
+
+
 def find_leader(signature: Signature, jagged: Jagged) -> Jagged:
     """Return the layout of the input that says which elements a row has."""
     found = next(i.jagged for i in signature.inputs if i.name == jagged.present)
