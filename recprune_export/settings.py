@@ -243,7 +243,9 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if self.padded is not None and self.padded < 1:
-            raise UsageError(f"--padded must be the number of elements in the longest row, 1 or more, got {self.padded}.")
+            raise UsageError(
+                f"--padded must be the number of elements in the longest row, 1 or more, got {self.padded}."
+            )
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.arrays import ArrayData, ArraySpec, load_arrays
+from recprune_export.data.arrays import ArrayData, load_arrays
 from recprune_export.data.batch import ROW_WEIGHTS, Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
@@ -31,6 +31,7 @@ from recprune_export.metrics.evaluator import Evaluator, make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, Observations, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_rows
+from recprune_export.program.row_specs import make_array_spec
 from recprune_export.program.signature import BATCH
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
@@ -392,7 +393,7 @@ def read_arrays(
     `kinds` are those of labels, if known.
     """
     inputs = program.signature.inputs
-    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in inputs]
+    specs = [make_array_spec(i, i.ids) for i in inputs]
     return load_arrays(
         data, specs, labels, seed, settings, label_kinds=kinds, has_answer=partial(find_answered_rows, program)
     )

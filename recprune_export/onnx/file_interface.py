@@ -41,7 +41,9 @@ def name_sizes(model: ir.Model, signature: Signature) -> None:
 
 
 def _rename(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | ir.SymbolicDim:
-    return dim if isinstance(dim, int) or dim.value not in names else ir.SymbolicDim(names[dim.value])
+    if isinstance(dim, int) or dim.value is None or dim.value not in names:
+        return dim
+    return ir.SymbolicDim(names[dim.value])
 
 
 def add_file_interface(model: ir.Model, signature: Signature) -> None:
@@ -169,7 +171,8 @@ class _Writer:
         return self._call("GreaterOrEqual", first, self._constant(0, value.dtype.numpy()))
 
     def _replace(self, given: ir.Value, value: ir.Value) -> None:
-        value.dtype = value.dtype or given.dtype
+        if value.type is None:
+            value.type = given.type
         value.shape = value.shape or given.shape
         replace_uses(given, value)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from recprune_export.program.jagged_inputs import ABSENT
+from recprune_export.data.list_columns import ABSENT
 from recprune_export.program.random_requests import RequestArrays
 from recprune_export.program.signature import ERROR, BadId, Input, Signature
 
@@ -52,7 +52,7 @@ def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -
 
 
 def find_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
-    """Return where `values` holds an id outside of its range, as booleans of the same shape; NaN is outside."""
+    """Return where `values` holds an id outside of its range, as booleans of the same shape; NaN is outside, an absent one is not."""
     outside = np.zeros(values.shape, dtype=bool)
     by_column = outside.reshape(*values.shape[:-1], -1) if len(spec.ids) > 1 else outside[..., None]
     numbers = values if len(spec.ids) > 1 else values[..., None]
@@ -60,7 +60,7 @@ def find_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
         if pair is not None:
             ids = numbers[..., column]
             by_column[..., column] = ~((ids >= pair[0]) & (ids <= pair[1]))
-    return outside
+    return outside if spec.jagged is None else outside & (values != ABSENT)
 
 
 def _apply_to_input(spec: Input, values: np.ndarray) -> np.ndarray:
@@ -72,7 +72,5 @@ def _apply_to_input(spec: Input, values: np.ndarray) -> np.ndarray:
         outside = find_bad_ids(spec, result)
         fill = np.array([0 if bad is None else bad for bad in replaced]).astype(values.dtype)
         allowed = np.array([bad is not None for bad in replaced])
-        if spec.jagged is not None:
-            outside &= result != ABSENT
         result = np.where(outside & allowed, fill, result).astype(values.dtype)
     return result

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.data.list_columns import absent_value, to_matrix
 from recprune_export.program.signature import BATCH, OFFSETS, OFFSETS_AND_END, Axis, Input, Jagged, Signature
 
-ABSENT = -1
 METADATA = "recprune_export.jagged_inputs"  # of an ONNX file: its jagged inputs, as JSON
 LENGTHS_SUFFIX, ELEMENTS = "_lengths", "_elements"
 
@@ -261,23 +261,6 @@ def from_file_arrays(signature: Signature, arrays: Mapping[str, np.ndarray]) -> 
 def _values_of(spec: Input) -> str:
     assert spec.jagged is not None
     return spec.jagged.values
-
-
-def to_matrix(elements: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return elements, one row after another, as a matrix [rows, most, ...].
-
-    >>> to_matrix(np.array([4, 7, 5]), np.array([2, 0, 1])).tolist()
-    [[4, 7], [-1, -1], [5, -1]]
-    """
-    width = max(int(counts.max(initial=0)), 1)
-    matrix = np.full((len(counts), width, *elements.shape[1:]), absent_value(elements.dtype), dtype=elements.dtype)
-    matrix[np.arange(width) < counts[:, None]] = elements
-    return matrix
-
-
-def absent_value(dtype: np.dtype) -> float:
-    """Return what stands for an absent element."""
-    return np.nan if dtype.kind == "f" else ABSENT
 
 
 def remove_elements(

@@ -102,6 +102,11 @@ class Signature(DictMixin):
         [(1,), ('batch',)]
         """
         known = [i.name for i in self.inputs if i.shape and i.shape[0] == BATCH]
+        jagged = next((i.name for i in self.inputs if i.name in names and i.jagged is not None), None)
+        if jagged is not None:
+            raise UsageError(
+                f"--shared-inputs names '{jagged}', whose rows have different numbers of elements; leave it out."
+            )
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise UsageError(
@@ -112,3 +117,21 @@ class Signature(DictMixin):
             raise UsageError("--shared-inputs names every input; leave out those that differ between candidates.")
         inputs = tuple(replace(i, shape=(1, *i.shape[1:]), shared=True) if i.name in names else i for i in self.inputs)
         return replace(self, inputs=inputs)
+
+    def with_padded(self, width: int) -> Self:
+        """Return the signature in which a file takes each jagged input as a matrix of `width` columns.
+
+        Raises `UsageError` where no input is jagged.
+        """
+        if all(i.jagged is None for i in self.inputs):
+            raise UsageError(
+                "--padded: every input of the model has the same number of elements in each row; leave it out."
+            )
+        inputs = []
+        for spec in self.inputs:
+            if spec.jagged is not None:
+                low, high = spec.jagged.counts
+                jagged = replace(spec.jagged, counts=(min(low, width), min(high, width)), padded=True)
+                spec = replace(spec, shape=(BATCH, width, *spec.shape[2:]), jagged=jagged)
+            inputs.append(spec)
+        return replace(self, inputs=tuple(inputs))

@@ -121,8 +121,8 @@ def _put_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
     smallest, largest = _integer_bounds(values.dtype)
     for column, (pair, bad) in enumerate(zip(spec.ids, spec.bad_ids, strict=True)):
         if pair is not None and isinstance(bad, int):
-            kinds = (pair[0] - 1, min(pair[1] + 1, largest), largest, smallest)
-            kinds = kinds if spec.jagged is None else (largest, min(pair[1] + 1, largest))
+            high = min(pair[1] + 1, largest)
+            kinds = [pair[0] - 1, high, largest, smallest] if spec.jagged is None else [high, largest]
             for row, number in enumerate(kinds[: len(values)]):
                 columns[row, ..., column] = max(number, smallest)
     return values

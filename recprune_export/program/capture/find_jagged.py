@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from recprune_export.data.list_columns import absent_value
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
 from recprune_export.program.capture.request_tree import RequestTree
 from recprune_export.program.capture.source_lines import find_user_line
-from recprune_export.program.jagged_inputs import absent_value
 from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
 
 MOST_TRIALS, MOST_TOGETHER, MOST_COMBINATIONS = 32, 3, 500
@@ -88,7 +88,8 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         ) from failure
     for partitions in _list_hypotheses(tree):
         layout = _make_layout(tree, partitions)
-        for more in (True, False) if layout is not None else ():
+        assert layout is not None
+        for more in (True, False):
             try:
                 if (found := _try(module, layout, more)) is not None:
                     return found

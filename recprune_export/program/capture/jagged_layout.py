@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recprune_export.data.list_columns import to_matrix
 from recprune_export.program.capture.request_tree import FlatModule, RequestTree
 from recprune_export.program.jagged_inputs import (
     LENGTHS_SUFFIX,
     find_present,
     list_program_inputs,
     read_rows,
-    to_matrix,
     to_program_tensors,
 )
 from recprune_export.program.signature import BATCH, LENGTHS, OFFSETS, Input, Jagged, Signature
@@ -141,16 +141,16 @@ class JaggedLayout:
             jagged = Jagged((0, 1), "", "", "", form=part.form, stacked=part.stacked)
             counts[part.rows] = read_rows(ends, jagged, len(part.keys), totals)
         for leaf in self.tree.tensors:
-            part, value = self.divided.get(leaf), self.tree.leaves[leaf].detach()
-            if part is None:
+            divided, value = self.divided.get(leaf), self.tree.leaves[leaf].detach()
+            if divided is None:
                 rows[next(inputs).name] = value
                 continue
             start = 0
-            for number in self._numbers(part, leaf):
-                count = counts[part.rows][number]
+            for number in self._numbers(divided, leaf):
+                count = counts[divided.rows][number]
                 elements = value[start : start + int(count.sum())].numpy()
                 rows[next(inputs).name] = torch.from_numpy(to_matrix(elements, count))
-                start = start + int(count.sum()) if len(part.values) == 1 else 0
+                start = start + int(count.sum()) if len(divided.values) == 1 else 0
         return rows
 
     def select(self, rows: Rows, chosen: Tensor) -> Rows:
@@ -170,9 +170,9 @@ class JaggedLayout:
         """Return the layout with other numbers of elements in drawn rows."""
         return replace(self, counts=counts)
 
-    def with_ids(self, found: Sequence[Input]) -> tuple[Input, ...]:
+    def with_ids(self, program_inputs: Sequence[Input]) -> tuple[Input, ...]:
         """Return the inputs with the ids and ranges that were found for the tensors of the program."""
-        by_name = {i.name: i for i in found}
+        by_name = {i.name: i for i in program_inputs}
         return tuple(replace(i, ids=by_name[i.name].ids, observed=by_name[i.name].observed) for i in self.inputs())
 
 
