@@ -19,7 +19,7 @@ from recprune_export.program.jagged_inputs import list_program_inputs, to_progra
 from recprune_export.program.lifting import lift
 from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.propagation import LARGEST_BATCH, find_operands, propagate_shapes, recapture
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.random_requests import fill_valid, sample_request
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Program:
     def to_exported_program(self) -> torch.export.ExportedProgram:
         """Return the program as `torch.export` captures it, in inference mode, with a symbolic batch."""
         return export_with_symbolic_batch(
-            self._serving().module, sample_request_tensors(self.signature, batch=3), self.signature
+            self._serving().module, _sample_distinct_sizes(self.signature), self.signature
         )
 
     def lifted(self) -> torch.export.ExportedProgram:
@@ -191,3 +191,21 @@ def sample_request_tensors(signature: Signature, batch: int, seed: int = 0) -> t
 def sample_request_rows(signature: Signature, batch: int, seed: int = 0) -> dict[str, Tensor]:
     """Return a valid request of `batch` rows, drawn at random, by input; a jagged input is a matrix (`jagged_inputs.py`)."""
     return {name: torch.from_numpy(values) for name, values in sample_request(signature, batch, seed).items()}
+
+
+def _sample_distinct_sizes(signature: Signature) -> tuple[Tensor, ...]:
+    """Return a request of which the batch and the numbers of elements differ: `torch.export` may equate equal ones.
+
+    Where rows are too short for that, all of them have the most elements: it takes 0 and 1 for constants.
+    """
+    tried, least_batch = 64, 3
+    for seed in range(tried):
+        tensors = sample_request_tensors(signature, least_batch + seed // 8, seed)
+        sizes = {
+            spec.shape[0]: len(t) for spec, t in zip(list_program_inputs(signature), tensors, strict=True) if spec.shape
+        }
+        varying = [size for name, size in sizes.items() if isinstance(name, str)]
+        if len(set(varying)) == len(varying) and min(varying, default=2) > 1:
+            return tensors
+    full = {i.name: fill_valid(i, least_batch) for i in signature.inputs}
+    return tuple(map(torch.from_numpy, to_program_tensors(signature, full)))

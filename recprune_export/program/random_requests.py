@@ -53,3 +53,8 @@ def fill_input(spec: Input, batch: int, ids: IdSampler, numbers: NumberSampler) 
         if pair is not None:
             by_row[..., column] = ids(pair, by_row.shape[:-1])
     return values.astype(spec.dtype)
+
+
+def fill_valid(spec: Input, batch: int) -> np.ndarray:
+    """Return `batch` rows of the lowest ids and of zeros; those of a jagged input have the most elements."""
+    return fill_input(spec, batch, lambda pair, shape: np.full(shape, pair[0]), lambda _, shape: np.zeros(shape))

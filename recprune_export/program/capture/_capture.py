@@ -48,10 +48,11 @@ from recprune_export.program.capture.passes.replace_constant_masks import replac
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.request_tree import FlatModule, RequestTree, register_dataclasses
-from recprune_export.program.capture.source_lines import find_user_line
+from recprune_export.program.capture.source_lines import find_line_of_node, find_user_line
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
+_READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
 GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
 
 
@@ -169,6 +170,13 @@ def program_from_exported(
 
 def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
     """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
+    reading = next((node for node in module.graph.nodes if node.target in _READS), None)
+    if reading is not None:
+        line = find_line_of_node(reading)
+        raise CaptureError(
+            f"The model reads a number from the request{f' at {line}' if line else ''}, such as a length by .item() or .tolist(), and "
+            "makes a tensor of that size: compute with all elements instead, or mask them."
+        )
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes

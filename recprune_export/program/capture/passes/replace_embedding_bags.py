@@ -157,6 +157,7 @@ class _Writer:
         It is the number of bags that start up to the id: marks at the starts, summed up. A comparison of all ids with all
         offsets takes 36 ms for 1024 bags of 5 ids in ONNX Runtime, this and the sums of the rows .17 ms.
         """
+        starts = self._call(aten.to.dtype, starts, torch.int64)
         marks = self._call(
             aten.new_zeros.default, starts, [self._call(operator.add, length, 1)]
         )  # empty bags start at N

@@ -31,10 +31,10 @@ def replace_split_of_cat(module: fx.GraphModule, requests: Sequence[Sequence[Ten
     runs = [_Values(module).run_on(request) for request in requests]
     changed = False
     for node in candidates:
-        cat = _source(node)
+        parts = _list_parts(_source(node))
         bounds = [_bounds(node, values) for values in runs]
-        for number, part in enumerate(arguments(cat)[0]):
-            if all(bound == _place(cat, number, values) for bound, values in zip(bounds, runs, strict=True)):
+        for number, part in enumerate(parts):
+            if all(bound == _place(parts, number, values) for bound, values in zip(bounds, runs, strict=True)):
                 node.replace_all_uses_with(part)
                 changed = True
                 break
@@ -58,10 +58,17 @@ def _is_part(node: fx.Node) -> bool:
         ends = [a for a in arguments(split)[1] if isinstance(a, fx.Node)]
     else:
         return False
-    is_cat = isinstance(source, fx.Node) and source.target is aten.cat.default
-    if dim != 0 or not ends or not is_cat or (arguments(source)[1:] or (0,))[0] != 0:
-        return False
-    return all(part.op == "placeholder" for part in arguments(source)[0])
+    return dim == 0 and bool(ends) and isinstance(source, fx.Node) and bool(_list_parts(source))
+
+
+def _list_parts(source: fx.Node) -> list[fx.Node]:
+    """Return the inputs that a node joins on axis 0, or the one that it is; none for other nodes."""
+    if source.op == "placeholder":
+        return [source]
+    if source.target is not aten.cat.default or (arguments(source)[1:] or (0,))[0] != 0:
+        return []
+    parts = list(arguments(source)[0])
+    return parts if all(part.op == "placeholder" for part in parts) else []
 
 
 class _Values(fx.Interpreter):
@@ -80,8 +87,8 @@ class _Values(fx.Interpreter):
         return value
 
 
-def _place(cat: fx.Node, number: int, values: dict[fx.Node, Any]) -> tuple[int, int]:
-    sizes = [values[part] for part in arguments(cat)[0]]
+def _place(parts: Sequence[fx.Node], number: int, values: dict[fx.Node, Any]) -> tuple[int, int]:
+    sizes = [values[part] for part in parts]
     return sum(sizes[:number]), sum(sizes[: number + 1])
 
 
