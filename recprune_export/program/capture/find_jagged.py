@@ -19,7 +19,7 @@ from recprune_export.program.capture.request_tree import RequestTree
 from recprune_export.program.capture.source_lines import find_user_line
 from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
 
-MOST_TRIALS, MOST_TOGETHER, MOST_COMBINATIONS = 32, 3, 500
+MOST_TRIALS, MOST_TOGETHER, MOST_COMBINATIONS, MOST_KEYS = 32, 3, 500, 64
 TRIED_ROWS = 7
 
 
@@ -86,15 +86,14 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
             f"The model does not answer rows of the example request in another order{where}: {failure}. Give an example in which each "
             "row is valid on its own."
         ) from failure
-    for partitions in _list_hypotheses(tree):
+    for more, partitions in itertools.product((True, False), list(_list_hypotheses(tree))):
         layout = _make_layout(tree, partitions)
         assert layout is not None
-        for more in (True, False):
-            try:
-                if (found := _try(module, layout, more)) is not None:
-                    return found
-            except Exception:  # any error of the user's code: the tensors mean something else
-                continue
+        try:
+            if (found := _try(module, layout, more)) is not None:
+                return found
+        except Exception:  # any error of the user's code: the tensors mean something else
+            continue
     return None
 
 
@@ -122,8 +121,10 @@ def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample |
         counts[name] = (low, max(2 * high if more and low == high else high, 1))
     example = JaggedExample(layout.with_counts(counts), rows, more)
     called = JaggedModule(module, example.layout)
+    varied: set[str] = set()
     for seed in range(2):
         drawn = example.draw(TRIED_ROWS, seed)
+        varied |= {name for name in leaders if int(count_elements(drawn[name]).sum()) != TRIED_ROWS}
         order = torch.randperm(TRIED_ROWS, generator=torch.Generator().manual_seed(seed))[: TRIED_ROWS - 1]
         answers = compute_outputs(called, example.layout.tensors(drawn), {})
         others = compute_outputs(called, example.layout.tensors(example.layout.select(drawn, order)), {})
@@ -134,6 +135,8 @@ def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample |
         ]
         if not pairs or not outputs_match([other for _, other in pairs], [one for one, _ in pairs]):
             return None
+    if varied != set(leaders):
+        return None  # with one element in each row the tensors may as well have one for each row
     empty = {name for name in leaders if _answers_empty(called, example, name)}
     counts = {name: (0 if name in empty else max(low, 1), high) for name, (low, high) in counts.items()}
     return replace(example, layout=layout.with_counts(counts))
@@ -262,11 +265,16 @@ def _list_candidates(tree: RequestTree) -> list[tuple[Partition, ...]]:
 
 
 def _list_keys(rows: Tensor, sizes: set[int]) -> Iterator[tuple[str, ...]]:
+    """Yield one key, and several where the ends of the rows of all keys may follow each other: `sizes` of other tensors say how many.
+
+    Without other tensors each number of keys is possible that divides them.
+    """
     yield ("",)
-    for size in sorted(sizes):
-        for length in (len(rows), len(rows) - 1):
-            if 1 < size < length and length % size == 0:
-                yield tuple(map(str, range(length // size)))
+    for length in (len(rows), len(rows) - 1):
+        batches = sizes or set(range(2, length))
+        for batch in sorted(batches, reverse=True):
+            if 1 < batch < length and length % batch == 0 and length // batch <= MOST_KEYS:
+                yield tuple(map(str, range(length // batch)))
 
 
 def _list_siblings(tree: RequestTree, leaves: Sequence[int]) -> list[list[int]]:

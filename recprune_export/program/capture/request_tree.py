@@ -92,19 +92,17 @@ def register_dataclasses(request: Any) -> None:
     """
     seen: set[type] = set()
     while True:
-        unknown = [leaf for leaf in pytree.tree_leaves(request) if _holds_tensors(leaf)]
-        for leaf in unknown:
-            kind = type(leaf)
-            if not dataclasses.is_dataclass(leaf) or kind in seen:
+        kinds = {type(leaf) for leaf in pytree.tree_leaves(request) if _holds_tensors(leaf)}
+        for kind in sorted(kinds, key=lambda kind: kind.__name__):
+            if not dataclasses.is_dataclass(kind) or kind in seen:
                 raise CaptureError(
                     f"The request holds a {kind.__name__}, a class in which PyTorch finds no tensors: register it with "
                     "torch.utils._pytree.register_pytree_node, make it a dataclass, or pass its tensors."
                 )
-            if not any(type(other) is kind for other in unknown[: unknown.index(leaf)]):
-                torch.export.register_dataclass(kind)
-        if not unknown:
+            torch.export.register_dataclass(kind)
+        if not kinds:
             return
-        seen |= {type(leaf) for leaf in unknown}
+        seen |= kinds
 
 
 def _holds_tensors(leaf: Any) -> bool:
