@@ -44,6 +44,7 @@ from recprune_export.program.capture.passes.decompositions import decompose
 from recprune_export.program.capture.passes.fold_max_norm import fold_max_norm
 from recprune_export.program.capture.passes.fold_parameters import fold_parameters
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
+from recprune_export.program.capture.passes.jagged_operators import replace_jagged_operators
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
@@ -53,7 +54,14 @@ from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
 _READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
-GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
+GRAPH_PASSES = (
+    replace_jagged_operators,
+    decompose,
+    fuse_layer_norms,
+    fold_parameters,
+    replace_constant_masks,
+    replace_embedding_bags,
+)
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
