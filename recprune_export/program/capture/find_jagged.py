@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recprune_export.data.list_columns import absent_value
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.example import compute_outputs, outputs_match
+from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match
 from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
 from recprune_export.program.capture.request_tree import RequestTree
 from recprune_export.program.capture.source_lines import find_user_line
@@ -86,7 +86,10 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
             f"The model does not answer rows of the example request in another order{where}: {failure}. Give an example in which each "
             "row is valid on its own."
         ) from failure
-    for more, partitions in itertools.product((True, False), list(_list_hypotheses(tree))):
+    hypotheses = list(_list_hypotheses(tree))
+    if not hypotheses or _answers_rows(module, tree):
+        return None
+    for more, partitions in itertools.product((True, False), hypotheses):
         layout = _make_layout(tree, partitions)
         assert layout is not None
         try:
@@ -95,6 +98,21 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         except Exception:  # any error of the user's code: the tensors mean something else
             continue
     return None
+
+
+def _answers_rows(module: nn.Module, tree: RequestTree) -> bool:
+    """Return whether the model answers rows in another order as before, where each tensor has one row for each."""
+    tensors = {leaf: tree.leaves[leaf] for leaf in tree.tensors}
+    batch = find_batch_size(list(tensors.values()))
+    order = torch.tensor([*range(batch - 1, -1, -1), 0])
+    turned = {leaf: x[order] if x.ndim and len(x) == batch else x for leaf, x in tensors.items()}
+    try:
+        answers = compute_outputs(module, *tree.arguments(tensors))
+        others = compute_outputs(module, *tree.arguments(turned))
+    except Exception:  # any error of the user's code
+        return False
+    pairs = [(a[order], b) for a, b in zip(answers, others, strict=True) if a.ndim and len(a) == batch]
+    return bool(pairs) and outputs_match([b for _, b in pairs], [a for a, _ in pairs])
 
 
 def _make_layout(tree: RequestTree, partitions: Sequence[Partition]) -> JaggedLayout | None:
