@@ -45,6 +45,7 @@ class _Sizes:
     mode: FakeTensorMode
     environment: ShapeEnv
     symbol: sympy.Symbol
+    symbols: frozenset[sympy.Symbol]
     sizes: Mapping[str, torch.SymInt]
 
     @classmethod
@@ -54,6 +55,7 @@ class _Sizes:
         names = dict.fromkeys([BATCH, *(size for shape, _ in operands for size in shape if isinstance(size, str))])
         hints = [rows, *(ELEMENT_HINTS[number % len(ELEMENT_HINTS)] + 100 * number for number in range(len(names) - 1))]
         sizes: dict[str, torch.SymInt] = {}
+        symbols: list[sympy.Symbol] = []
         for name, hint in zip(names, hints, strict=True):
             source = ConstantSource(name)
             bounds = StrictMinMaxConstraint(vr=ValueRanges(0, LARGEST_BATCH), warn_only=False)
@@ -61,9 +63,10 @@ class _Sizes:
             size = environment.create_symintnode(symbol, hint=hint, source=source)
             assert isinstance(size, torch.SymInt)
             sizes[name] = size
+            symbols.append(symbol)
         mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, export=True)
         mode.cache_enabled = False  # a hit takes longer than the operator itself on the small shapes of a graph
-        return cls(mode, environment, sizes[BATCH].node.expr, sizes)
+        return cls(mode, environment, symbols[0], frozenset(symbols), sizes)
 
     def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:
         shapes = [[self.sizes[size] if isinstance(size, str) else size for size in shape] for shape, _ in operands]
@@ -84,8 +87,7 @@ class _Sizes:
         if fact.free_symbols == {self.symbol}:
             return all(fact.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)
         symbols = sorted(fact.free_symbols, key=str)
-        known = {size.node.expr for size in self.sizes.values()}
-        if not known.issuperset(symbols):
+        if not self.symbols.issuperset(symbols):
             return True  # about a size that the request does not state
         few = len(symbols) <= 3  # others are tried together
         tried = (
@@ -129,6 +131,8 @@ def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Size
     violated = UserError(
         UserErrorType.CONSTRAINT_VIOLATION, f"Not all sizes of the batch, {sizes.symbol}, satisfy {fact}."
     )
+    if len(fact.free_symbols) > 1:  # sizes that are equal by chance alone, which another run would not tell
+        raise violated
     shapes = _shapes(module)
     for rows in OTHER_HINTS:
         try:
