@@ -20,7 +20,7 @@ from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.input_rules import with_bad_ids
-from recprune_export.program.loading.archive import EXTRA, check_archive
+from recprune_export.program.loading.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.detect import (
     ModelKind,
     detect_model_kind,
@@ -114,7 +114,8 @@ def load_archive(path: Path) -> Program:
         with _unlogged():
             if EXTRA + SIGNATURE_FILE in records:
                 return Program.load(path)
-            exported = torch.export.load(path)
+            with allow_request_classes(path):
+                exported = torch.export.load(path)
             share_stored_weights(exported, path)
     except ModelFileError:
         raise
