@@ -15,7 +15,7 @@ DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/generated-clicks.parquet)
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow bench lint types schema clean
+.PHONY: help demo test torchrec check slow bench lint types schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -32,6 +32,10 @@ test: $(READY_DEV)  ## every test but the slow ones, and the examples in docstri
 
 slow: $(READY_DEV)  ## the slow tests: whole models, real data where it is there
 	$(BIN)/python -m pytest -q -m slow
+
+torchrec: $(READY_DEV)  ## the tests of models of TorchRec, after installing it
+	$(PIP) --no-deps -r requirements-torchrec.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/program/capture/test_torchrec.py tests/program/capture/passes/test_jagged_operators.py
 
 check: lint types test  ## what a change must pass
 

@@ -122,7 +122,7 @@ def compress(
         if plan is not None:
             _check_beside_plan(plan, settings)
         with show_status("Opening the model"):
-            loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
+            loaded = _with_padded(load_model(model, example_inputs, source or {}, settings.export.outputs), settings)
         with show_status("Reading rows"):
             task = make_task(loaded, data, labels, settings)
         return compress_loaded(
@@ -228,7 +228,7 @@ def sweep(
     """
     folder = Path(target)
     check_output_file(folder / SWEEP)
-    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
+    loaded = _with_padded(load_model(model, example_inputs, source or {}, settings.export.outputs), settings)
     check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
     for note in (*loaded.notes, *loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
@@ -257,7 +257,7 @@ def dump_plan(
     Raises `UsageError` where the point of the plan would have to be searched.
     """
     _refuse_searches(settings, "A plan is made for one point")
-    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
+    loaded = _with_padded(load_model(model, example_inputs, source or {}, settings.export.outputs), settings)
     task = make_task(loaded, data, labels, settings)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
     plan = plan_all_stages(
@@ -324,6 +324,14 @@ def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) ->
     check_finite(model, type(model).__name__)
     args, kwargs = _split_arguments(model, example_inputs)
     return LoadedModel(capture(model, args, kwargs), None, ModelKind.MODULE)
+
+
+def _with_padded(loaded: LoadedModel, settings: Settings) -> LoadedModel:
+    """Return the model with padded inputs in its file, where the settings ask for them."""
+    width = settings.export.padded
+    if width is None:
+        return loaded
+    return replace(loaded, program=loaded.program.with_signature(loaded.program.signature.with_padded(width)))
 
 
 def _split_arguments(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -235,7 +235,8 @@ class ExportSettings:
     in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
     `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
-    which refuses the whole request.
+    which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
+    a matrix of so many columns, and not as the elements of all rows with their lengths or offsets.
     """
 
     outputs: tuple[str, ...] = ()
@@ -244,9 +245,14 @@ class ExportSettings:
     triton: bool = True
     license: str | None = None
     bad_ids: Literal["unknown", "error"] = "unknown"
+    padded: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs))
+        if self.padded is not None and self.padded < 1:
+            raise UsageError(
+                f"--padded must be the number of elements in the longest row, 1 or more, got {self.padded}."
+            )
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:

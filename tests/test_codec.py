@@ -34,7 +34,7 @@ from recprune_export.metrics import MetricChange
 from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
 from recprune_export.onnx.counts import Counts
 from recprune_export.output_meaning import OutputMeaning
-from recprune_export.program import Input, Output, Signature
+from recprune_export.program import Input, Jagged, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
 from recprune_export.pruning.storage_plan import StoragePlan
 from recprune_export.recommenders import InputSpec
@@ -88,7 +88,7 @@ CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberC
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
 PLAIN = (
-    ArtifactMeasurements, ColumnSummary, Counts, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, OutputMeaning,
+    ArtifactMeasurements, ColumnSummary, Counts, FieldPlan, Input, InputSpec, Jagged, Machine, MetricChange, Output, OutputMeaning,
     OperatingPoint, ProjectionPlan, RowPlan, Schema, Signature, SplitSizes, StoragePlan, Trial
 )  # fmt: skip
 READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {

@@ -26,6 +26,7 @@ from recprune_export.bundle.manifest.manifest import (
 )
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
+from recprune_export.program.jagged_inputs import is_packed, list_file_inputs
 from recprune_export.program.signature import Signature
 from recprune_export.validation.parity import Tolerances, resolve_ties
 
@@ -167,11 +168,15 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
 
 def _check_sample(bundle: Path, manifest: Manifest, inputs: str, outputs: str) -> tuple[int, tuple[GoldenOutput, ...]]:
     request, golden = read_samples(bundle / inputs), read_samples(bundle / outputs)
-    _check_samples(inputs, request, manifest.signature["inputs"])
+    with reject_invalid_sections(bundle):
+        expected = list_file_inputs(Signature.from_dict(manifest.signature))
+    _check_samples(inputs, request, [{"name": i.name, "dtype": i.dtype, "shape": i.shape} for i in expected])
     _check_samples(outputs, golden, manifest.signature["outputs"])
     answer = _run(bundle / MODEL, request)
     compared = tuple(_compare(name, golden, answer.get(name), manifest) for name in golden)
-    return max(len(np.atleast_1d(values)) for values in request.values()), compared
+    rows = [len(np.atleast_1d(request[i.name])) for i in expected if not is_packed(i.members[0])]
+    answered = [len(np.atleast_1d(values)) for values in answer.values()]
+    return max(rows or answered), compared
 
 
 def check_input_rules(bundle: Path, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from recprune_export.data.encoding.vocabulary_index import encoding_summary
 from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.program.jagged_inputs import make_file_signature, take_first_row, to_file_arrays
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.soundness import Soundness
 from recprune_export.pruning.plan import Plan
@@ -84,14 +85,16 @@ def make_serving_files(
 
     `answer` runs the model; `most_rows` is the largest batch that a server may form.
     """
-    independent = rows_are_independent(served.signature, answer, request, response)
+    signature = served.signature
+    independent = rows_are_independent(signature, answer, request, response)
+    arrays = to_file_arrays(signature, request)
     files: dict[str, Content] = {
-        **kserve.kserve_samples(make_model_name(name), request, response, batched=triton and independent),
+        **kserve.kserve_samples(make_model_name(name), arrays, response, batched=triton and independent),
     }
     if triton:
         models = [path.name for path in (served.path, served.data) if path is not None]
         files |= make_model_repository(
-            name, served.signature, request, models,
+            name, make_file_signature(signature), to_file_arrays(signature, take_first_row(signature, request)), models,
             options=options, most_rows=most_rows, independent=independent,
         )  # fmt: skip
     return files

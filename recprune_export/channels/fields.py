@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.dataflow import IdLookup, RequestDataflow, trace_dataflow
+from recprune_export.program.jagged_inputs import list_program_inputs
 from recprune_export.program.nodes import arguments
 from recprune_export.program.program import Program
 
@@ -132,7 +133,7 @@ def _name(program: Program, origins: RequestDataflow, field_numbers: Mapping[int
         members = sorted(elements[number])
         spec, input_elements = next(
             (spec, numbers)
-            for spec, numbers in zip(program.signature.inputs, origins.elements.values(), strict=True)
+            for spec, numbers in zip(list_program_inputs(program.signature), origins.elements.values(), strict=True)
             if members[0] in numbers
         )
         whole = set(input_elements) <= set(members)

@@ -10,6 +10,7 @@ import numpy as np
 from recprune_export.column_names import check_columns_exist, describe_missing_column
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
+from recprune_export.data.list_columns import ABSENT
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.read_labels import check_any_label, check_training_rows, describe_constant_labels, read_labels
 from recprune_export.data.rows import Rows
@@ -39,12 +40,18 @@ HasAnswer = Callable[
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as in `signature.Input`)."""
+    """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as in `signature.Input`).
+
+    Rows of a `jagged` input have different numbers of elements; it names the input that says how many, itself or another one.
+    Where they are padded, a row has at most `width` elements.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     ids: tuple[IdRange | None, ...] = ()
+    jagged: str | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ def load_arrays(
     )
     check_any_label(path, read)
     requests = {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs}
+    check_jagged_rows(path, inputs, requests)
     for i in inputs:
         infinite = np.isinf(requests[i.name])
         _refuse_rows(path, i, requests[i.name], infinite, "infinity", "clip it or leave these rows out")
@@ -177,7 +185,7 @@ def _read_arrays(
     if split.source is not None:
         check_columns_exist(columns.path, [split.source], columns.names, "by which the rows are to be split")
     table = columns.read(list(dict.fromkeys(column for names in sources.values() for column in names)))
-    return stack_columns(table, sources)
+    return stack_columns(table, sources, columns.path, {spec.name for spec in inputs if spec.jagged is not None})
 
 
 def _spread_columns(spec: ArraySpec) -> str:
@@ -215,11 +223,13 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
     dtype = np.dtype(spec.dtype)
     if values.ndim == 1 and spec.shape == (1,):
         values = values[:, None]
-    if values.shape[1:] != spec.shape:
+    if spec.jagged is not None:
+        values = _check_elements(path, spec, values[:, None] if values.ndim == 1 else values)
+    elif values.shape[1:] != spec.shape:
         raise DataError(
             f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
         )
-    if np.issubdtype(dtype, np.integer):
+    if np.issubdtype(dtype, np.integer) and spec.jagged is None:
         _check_no_missing(path, f"'{spec.name}'", values, first_row)
         if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all():
             values = values.astype(np.int64)  # whole numbers that a file writes as 12.0
@@ -232,11 +242,54 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
     return np.ascontiguousarray(values, dtype=dtype)
 
 
+def _check_elements(path: str, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+    """Return the matrix of an input whose rows have different numbers of elements. Raises `DataError` for another shape."""
+    if values.shape[2:] != spec.shape[1:] or values.ndim < 2:
+        raise DataError(f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes lists.")
+    if spec.width is not None and values.shape[1] > spec.width:
+        beyond = values[:, spec.width :].reshape(len(values), -1)
+        present = ~np.isnan(beyond) if beyond.dtype.kind == "f" else beyond >= 0
+        longer = np.asarray(present.any(axis=1))
+        if longer.any():
+            raise DataError(
+                f"'{spec.name}' in {path} has more than {spec.width} elements in {count_rows(longer)}: give --padded as many as the "
+                "longest row has."
+            )
+        values = values[:, : spec.width]
+    if np.issubdtype(np.dtype(spec.dtype), np.integer) and values.dtype.kind == "f":
+        present = ~np.isnan(values)
+        if (values[present] == np.floor(values[present])).all():
+            values = np.where(present, values, ABSENT).astype(np.int64)
+    return values
+
+
+def check_jagged_rows(path: str, inputs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise `DataError` where a row has as many elements of one input as it has not of another that belongs to it."""
+    for spec in inputs:
+        if spec.jagged is None or spec.jagged == spec.name:
+            continue
+        one, other = (_count_elements(arrays[name]) for name in (spec.jagged, spec.name))
+        if not np.array_equal(one, other):
+            row = int(np.argmax(one != other))
+            raise DataError(
+                f"Row {row} of {path} has {one[row]} elements in '{spec.jagged}' and {other[row]} in '{spec.name}': each of the one "
+                "needs one of the other."
+            )
+
+
+def _count_elements(values: np.ndarray) -> np.ndarray:
+    first = values.reshape(*values.shape[:2], -1)[..., 0]
+    present: np.ndarray = ~np.isnan(first) if first.dtype.kind == "f" else first >= 0
+    counts: np.ndarray = present.sum(axis=1)
+    return counts
+
+
 def _check_missing_numbers(
     path: str, inputs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], has_answer: HasAnswer | None
 ) -> None:
     """Raise `DataError` for rows with NaN that the model does not answer."""
-    missing = {i.name: np.isnan(arrays[i.name]) for i in inputs if np.issubdtype(np.dtype(i.dtype), np.floating)}
+    floats = [i for i in inputs if i.jagged is None and np.issubdtype(np.dtype(i.dtype), np.floating)]
+    missing = {i.name: np.isnan(arrays[i.name]) for i in floats}
     rows = np.flatnonzero(sum(mask.reshape(len(mask), -1).any(axis=1) for mask in missing.values())) if missing else ()
     if not len(rows):
         return
@@ -269,6 +322,8 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
             continue
         ids = values if len(spec.ids) == 1 else values.reshape(len(values), -1, len(spec.ids))[..., column]
         outside = ~((ids >= pair[0]) & (ids <= pair[1]))  # so is NaN
+        if spec.jagged is not None:
+            outside &= ids != ABSENT
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
             rows = np.flatnonzero(outside.reshape(len(values), -1).any(axis=1))

@@ -1,6 +1,6 @@
 """Columns of a file, or arrays in memory, by name and as arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recprune_export.data.csv_format import CsvOptions
+from recprune_export.data.list_columns import read_lists
 from recprune_export.data.npz import read_npz
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError, UsageError
@@ -66,16 +67,34 @@ def _is_zip(path: Path) -> bool:
 
 
 def stack_columns(
-    table: "pl.DataFrame | Mapping[str, Any]", sources: Mapping[str, Sequence[str]]
+    table: "pl.DataFrame | Mapping[str, Any]",
+    sources: Mapping[str, Sequence[str]],
+    path: str = "the rows",
+    jagged: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return an array for each name, from one column or from several columns side by side; NaN where numbers are missing.
+
+    Lists of a `jagged` column may differ in length: absent elements are -1, or NaN (`list_columns.py`).
 
     Raises `DataError` if the lists of a column, or the columns of one array, differ in length.
     """
     return {
-        name: _column(name, table[columns[0]]) if list(columns) == [name] else _stack(table, columns)
+        name: _jagged_column(path, name, table[columns[0]])
+        if name in jagged and list(columns) == [name]
+        else _column(name, table[columns[0]])
+        if list(columns) == [name]
+        else _stack(table, columns)
         for name, columns in sources.items()
     }
+
+
+def _jagged_column(path: str, name: str, values: Any) -> np.ndarray:
+    import polars as pl
+
+    column = values if isinstance(values, pl.Series) else as_column(name, values)
+    if isinstance(column, pl.Series) and isinstance(column.dtype, pl.List | pl.Array):
+        return read_lists(path, column.cast(pl.List(column.dtype.inner)))
+    return _column(name, values)
 
 
 def _stack(table: "pl.DataFrame | Mapping[str, Any]", names: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.nodes import argument
-from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.signature import BATCH, Input, Signature
 
 aten = torch.ops.aten
@@ -88,9 +88,7 @@ def _is_causal(program: Program, all_positions: Program, length: int) -> bool:
     """Return whether the last positions answer as `program` does, and no position depends on later ones, by running both."""
     probe_rows = 3
     names = [i.name for i in program.signature.inputs]
-    request, other_request = (
-        dict(zip(names, sample_request_tensors(program.signature, probe_rows, seed), strict=True)) for seed in (0, 1)
-    )
+    request, other_request = (sample_request_rows(program.signature, probe_rows, seed) for seed in (0, 1))
     histories = [name for name in names if request[name].ndim > 1 and request[name].shape[1] == length]
     if not histories:
         return False

@@ -10,6 +10,7 @@ from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import DataProfile, FieldValues
 from recprune_export.data.encoding.encoder import NUMERIC, Encoder
 from recprune_export.data.labels import LabelKind
+from recprune_export.data.list_columns import ABSENT
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
@@ -93,6 +94,11 @@ def _read_inputs(inputs: Sequence[Input], rows: Rows) -> Iterator[FieldValues]:
     """Yield the fields of inputs: each column of a matrix is a field, unless one range of ids is valid for all of it."""
     for tensor in inputs:
         values = rows.inputs[tensor.name]
+        if tensor.jagged is not None:
+            ids = bool(tensor.ids)
+            numbers = np.where(values == ABSENT, np.nan, values) if values.dtype.kind in "iu" and not ids else values
+            yield FieldValues(tensor.name, numbers, ids=ids, padding=ABSENT if ids else None)
+            continue
         if len(tensor.ids) == 1 or values.ndim == 1:
             yield FieldValues(tensor.name, values, ids=bool(tensor.ids) and tensor.ids[0] is not None)
             continue

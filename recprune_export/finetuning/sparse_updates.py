@@ -13,7 +13,7 @@ from torch import fx
 
 from recprune_export.finetuning.finetuning_constants import ROWS_PER_ID
 from recprune_export.program.nodes import argument
-from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.recorder import record_values
 
 aten = torch.ops.aten
@@ -73,8 +73,6 @@ def _is_lookup(node: fx.Node, table: str) -> bool:
 def _ids_per_request(program: Program, lookups: TableLookups) -> Mapping[str, float]:
     batch = 2
     ids = {name: [argument(node, "indices").name for node in nodes] for name, nodes in lookups.items()}
-    request = dict(
-        zip((i.name for i in program.signature.inputs), sample_request_tensors(program.signature, batch), strict=True)
-    )
+    request = sample_request_rows(program.signature, batch)
     values = record_values(program, request, {node for nodes in ids.values() for node in nodes})
     return {name: sum(values[node].numel() for node in nodes) / batch for name, nodes in ids.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.arrays import ArrayData, ArraySpec, load_arrays
+from recprune_export.data.arrays import ArrayData, load_arrays
 from recprune_export.data.batch import ROW_WEIGHTS, Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
@@ -30,7 +30,8 @@ from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.evaluator import Evaluator, make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, Observations, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
-from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.program import Program, sample_request_rows
+from recprune_export.program.row_specs import make_array_spec
 from recprune_export.program.signature import BATCH
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
@@ -336,7 +337,7 @@ class SampledRequests:
         Raises `ModelError` if there are none.
         """
         inputs = self.teacher.signature.inputs
-        tensors = sample_request_tensors(self.teacher.signature, count, seed)
+        tensors = tuple(sample_request_rows(self.teacher.signature, count, seed).values())
         finite = find_finite_rows(self.teacher, tensors).nonzero().flatten()
         if not len(finite):
             raise ModelError(
@@ -392,7 +393,7 @@ def read_arrays(
     `kinds` are those of labels, if known.
     """
     inputs = program.signature.inputs
-    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in inputs]
+    specs = [make_array_spec(i, i.ids) for i in inputs]
     return load_arrays(
         data, specs, labels, seed, settings, label_kinds=kinds, has_answer=partial(find_answered_rows, program)
     )

@@ -1,9 +1,12 @@
 """Compatibility of signatures: NEW must accept the requests of BASE and return the outputs of BASE."""
 
+from dataclasses import replace
+
 from recprune_export.evidence import Verdict
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding
-from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
+from recprune_export.program.jagged_inputs import is_packed
+from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Jagged, Output, Signature
 
 
 def compare_signatures(new: Artifact, base: Artifact) -> Finding:
@@ -46,14 +49,14 @@ def make_common_signature(new: Signature, base: Signature) -> Signature | None:
     merged = []
     for old in base.inputs:
         other = new_inputs.pop(old.name, old)
-        if other.dtype != old.dtype or not _accepts(other.shape, old.shape):
+        if other.dtype != old.dtype or _layout(other) != _layout(old) or not _accepts(*_fixed_shapes(other, old)):
             return None
         if len(other.ids) > 1 and len(old.ids) > 1 and len(other.ids) != len(old.ids):
             return None
         ids = tuple(_intersect(*pair) for pair in _align_ranges(other, old))
         if any(pair is not None and pair[0] > pair[1] for pair in ids):
             return None
-        merged.append(Input(old.name, old.dtype, old.shape, ids, old.observed))
+        merged.append(Input(old.name, old.dtype, old.shape, ids, old.observed, jagged=old.jagged))
     return Signature((*merged, *new_inputs.values()), base.outputs)
 
 
@@ -61,7 +64,9 @@ def _find_input_changes(new: Input, old: Input, ranges: bool) -> list[str]:
     sentences = []
     if new.dtype != old.dtype:
         sentences.append(f"Input '{old.name}' is {new.dtype} now, it was {old.dtype}.")
-    if not _accepts(new.shape, old.shape):
+    if _layout(new) != _layout(old):
+        return [*sentences, f"Input '{old.name}' is taken in other tensors of the file, or in another form."]
+    if not _accepts(*_fixed_shapes(new, old)):
         sentences.append(
             f"Input '{old.name}' has shape {_format_shape(new.shape)} now, it had {_format_shape(old.shape)}."
         )
@@ -73,6 +78,18 @@ def _find_input_changes(new: Input, old: Input, ranges: bool) -> list[str]:
                 assert now is not None
                 sentences.append(f"Input '{old.name}'{where} takes ids {now[0]} to {now[1]} now, it {was}.")
     return sentences
+
+
+def _layout(spec: Input) -> Jagged | None:
+    """Return how a file takes a jagged input, without the numbers of elements in drawn rows."""
+    return None if spec.jagged is None else replace(spec.jagged, counts=(0, 0))
+
+
+def _fixed_shapes(new: Input, old: Input) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    """Return two shapes; of a jagged input without the number of elements, which varies with the row."""
+    if not is_packed(new) or not is_packed(old):
+        return new.shape, old.shape
+    return (BATCH, *new.shape[2:]), (BATCH, *old.shape[2:])
 
 
 def _find_output_changes(new: Output | None, old: Output) -> list[str]:

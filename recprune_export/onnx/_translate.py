@@ -120,7 +120,7 @@ def _describe_root_cause(error: BaseException) -> str:
 @contextlib.contextmanager
 def _suppress_messages() -> Iterator[None]:
     """Suppress log messages and warnings of the exporter inside the block; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -12,6 +12,7 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx._translate import translate
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
+from recprune_export.onnx.file_interface import add_file_interface, name_sizes
 from recprune_export.onnx.input_guards import guard_inputs
 from recprune_export.onnx.optimizer._rewrite import (
     NO_LIMITS,
@@ -59,6 +60,7 @@ from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.weight_bits import collect_bits, plan_bits, plan_other_layers
 from recprune_export.program.failures import REPORT, explain_failures
+from recprune_export.program.jagged_inputs import has_jagged_inputs, list_program_inputs, to_program_tensors
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
@@ -176,6 +178,8 @@ def export_onnx(
     model = translate(program)
     if bits is not None:
         plan_bits(model, bits, {name: tensor.detach().numpy() for name, tensor in program.parameters().items()})
+    if has_jagged_inputs(signature):
+        name_sizes(model, signature)
     for graph_pass in PASSES:
         graph_pass(model)
     if bits is not None:
@@ -183,12 +187,13 @@ def export_onnx(
     probes = _make_probes(program.signature)
     if serving.shared:
         model, probes = _apply_sharing(model, signature, probes)
-    if guard_inputs(model, signature.inputs):
+    if guard_inputs(model, list_program_inputs(signature)):
         fill_shapes(model)
     model, report = rewrite(model, rewrites, probes, serving.batches, serving.machine, limits)
     for graph_pass in LAST:
         graph_pass(model)
-    name_interface(model, [i.name for i in signature.inputs], [o.name for o in signature.outputs])
+    name_interface(model, [i.name for i in list_program_inputs(signature)], [o.name for o in signature.outputs])
+    add_file_interface(model, signature)
     training_operators = sorted({node.op_type for node in model.graph} & _TRAINING_ONLY)
     if training_operators:
         raise ExportError(
@@ -208,8 +213,9 @@ def _make_probes(signature: Signature) -> list[Probe]:
     def lowest(id_range: IdRange, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, id_range[0])
 
-    drawn = [list(sample_request(signature, rows, seed=rows).values()) for rows in PROBE_ROWS]
-    return [*drawn, [fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
+    drawn = [to_program_tensors(signature, sample_request(signature, rows, seed=rows)) for rows in PROBE_ROWS]
+    edge = {i.name: fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs}
+    return [*drawn, to_program_tensors(signature, edge)]
 
 
 def _apply_sharing(

@@ -13,6 +13,7 @@ from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.pipeline.latency_requests import make_latency_requests
+from recprune_export.program.jagged_inputs import to_file_arrays
 from recprune_export.program.signature import Signature
 from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.observers import GraphFunction
@@ -95,7 +96,7 @@ def quantize_export(
         return None
     requests = make_latency_requests(batches, task, file.signature)
     squeezed = {
-        batch: [squeeze_shared_inputs(request, file.signature) for request in cycle]
+        batch: [to_file_arrays(file.signature, squeeze_shared_inputs(request, file.signature)) for request in cycle]
         for batch, cycle in requests.items()
     }
     judge = _make_judge(file.signature, task, quantization.max_quantize_drop)
@@ -114,7 +115,7 @@ def make_calibration_requests(signature: Signature, task: Task, seed: int = 0) -
         arrays = {name: tensor.numpy() for name, tensor in request.items()}
         for start in range(0, count_candidates(arrays), PIECE):
             piece = {name: values[start : start + PIECE] for name, values in arrays.items()}
-            pieces.append(squeeze_shared_inputs(piece, signature))
+            pieces.append(to_file_arrays(signature, squeeze_shared_inputs(piece, signature)))
             if len(pieces) * PIECE >= CALIBRATION_ROWS:
                 return pieces
     return pieces
@@ -126,24 +127,33 @@ def _make_judge(signature: Signature, task: Task, limit: float) -> Judge:
     if isinstance(task, SampledRequests) or any(spec.shared for spec in signature.inputs):
         sampled = squeeze_shared_inputs(task.requests(CALIBRATION_ROWS, seed=3), signature)
         by_rows = make_error_judge(
-            [squeeze_shared_inputs(piece, signature) for piece in _split(expand_shared_inputs(sampled, signature))],
+            [
+                to_file_arrays(signature, squeeze_shared_inputs(piece, signature))
+                for piece in _split(expand_shared_inputs(sampled, signature))
+            ],
             limit,
         )
     else:
-        by_rows = make_metric_judge(task.change, limit)
+        metric_judge = make_metric_judge(task.change, limit)
+
+        def by_rows(before: GraphFunction, after: GraphFunction) -> QualityLoss:
+            return metric_judge(_on_rows(before, signature), _on_rows(after, signature))
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
         loss = by_rows(before, after)
         for request in edges:
-            one, other = (
-                before(squeeze_shared_inputs(request, signature)),
-                after(squeeze_shared_inputs(request, signature)),
-            )
+            arrays = to_file_arrays(signature, squeeze_shared_inputs(request, signature))
+            one, other = before(arrays), after(arrays)
             if any(not np.array_equal(np.isfinite(one[name]), np.isfinite(other[name])) for name in one):
                 return replace(loss, lost=inf, interval=(inf, inf))
         return loss
 
     return judge
+
+
+def _on_rows(function: GraphFunction, signature: Signature) -> GraphFunction:
+    """Return a function that takes arrays of rows instead of those of the file."""
+    return lambda request: function(to_file_arrays(signature, request))
 
 
 def _split(request: RequestArrays) -> list[RequestArrays]:

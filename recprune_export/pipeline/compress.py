@@ -60,6 +60,7 @@ from recprune_export.pipeline.export_models import (
     make_serving_config,
 )
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
+from recprune_export.program.jagged_inputs import to_file_arrays
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
@@ -245,13 +246,14 @@ def collect_bundle_files(
 ) -> Mapping[str, Path | bytes | HardLink]:
     """Return every file of the bundle but the manifest: models, samples, files for servers, and pages for people."""
     pruned, exported = outcome.pruned, outcome.exported
-    golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), exported.pruned.signature)
+    signature = exported.pruned.signature
+    golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), signature)
     response = exported.golden(pruned.program, golden)
     models = (exported.pruned, exported.dense) if settings.export.keep_dense else (exported.pruned,)
-    samples = {SAMPLE_INPUTS: golden, SAMPLE_OUTPUTS: response}
-    out_of_range = make_out_of_range_sample(exported.pruned.signature, golden)
+    samples = {SAMPLE_INPUTS: to_file_arrays(signature, golden), SAMPLE_OUTPUTS: response}
+    out_of_range = make_out_of_range_sample(signature, golden)
     if out_of_range is not None:
-        samples[OUT_OF_RANGE_INPUTS] = out_of_range
+        samples[OUT_OF_RANGE_INPUTS] = to_file_arrays(signature, out_of_range)
         samples[OUT_OF_RANGE_OUTPUTS] = exported.golden(pruned.program, out_of_range)
     files = gather_bundle_files(pruned.program, models, pruned.plan, samples, scratch)
     profile = make_data_profile(task, program.signature)

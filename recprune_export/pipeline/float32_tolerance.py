@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.validation.edge_requests import RequestArrays
@@ -40,7 +41,8 @@ def widen_tolerances(
 
 def _rounding_error(program: Program, rounded: NamedOutputs, request: RequestArrays, tolerances: Tolerances) -> float:
     """Return the error of float32 against float64 in multiples of `tolerances`; infinite where NaN differs."""
-    tensors = (torch.from_numpy(np.ascontiguousarray(request[i.name])) for i in program.signature.inputs)
+    arrays = to_program_tensors(program.signature, request)
+    tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     exact = Float64Interpreter(program)(*tensors)
     worst = 0.0
     for spec, tensor in zip(program.signature.outputs, exact, strict=True):

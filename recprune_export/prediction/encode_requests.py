@@ -11,7 +11,7 @@ import numpy as np
 from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
 from recprune_export.column_names import check_columns_exist
-from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns
+from recprune_export.data.arrays import check_input_array, check_jagged_rows, find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import NUMERIC, Encoder, Request
@@ -21,6 +21,7 @@ from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
 from recprune_export.errors import BundleError, UsageError
 from recprune_export.program.input_rules import find_bad_ids
+from recprune_export.program.row_specs import make_array_spec
 from recprune_export.program.signature import Input, Signature
 from recprune_export.settings import DataSettings
 
@@ -113,15 +114,7 @@ class _ArrayRows:
     def __init__(self, path: Path, frame: "pl.LazyFrame", signature: Signature) -> None:
         names = frame.collect_schema().names()
         # Ids that the graph replaces are not refused, but counted.
-        specs = [
-            ArraySpec(
-                i.name,
-                i.dtype,
-                tuple(n for n in i.shape[1:] if isinstance(n, int)),
-                () if _replaces_ids(i) else i.ids,
-            )
-            for i in signature.inputs
-        ]
+        specs = [make_array_spec(i, () if _replaces_ids(i) else i.ids) for i in signature.inputs]
         self._sources = find_input_columns(names, specs)
         _check_columns(path, frame, [spec.name for spec in specs if spec.name not in self._sources])
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
@@ -130,17 +123,19 @@ class _ArrayRows:
         self._path, self._specs, self._inputs = str(path), specs, signature.inputs
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
-        arrays = stack_columns(rows, self._sources)
+        jagged = {spec.name for spec in self._specs if spec.jagged is not None}
+        arrays = stack_columns(rows, self._sources, self._path, jagged)
         request = {}
         for spec, tensor in zip(self._specs, self._inputs, strict=True):
             values = arrays[spec.name]
             if _replaces_ids(tensor) and values.dtype.kind in "biuf":
-                by_column = values[:, None] if values.ndim == 1 and spec.shape == (1,) else values
+                by_column = values[:, None] if values.ndim == 1 and (spec.shape == (1,) or spec.jagged) else values
                 self.unknown[spec.name] += int(np.count_nonzero(find_bad_ids(tensor, by_column)))
                 values = _clip_to_dtype(values, spec.dtype)
             request[spec.name] = check_input_array(self._path, spec, values, first_row)
             if tensor.number_limit is not None:
                 self.unknown[spec.name] += int(np.count_nonzero(np.abs(request[spec.name]) > tensor.number_limit))
+        check_jagged_rows(self._path, self._specs, request)
         return request
 
     def judge(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from .signature import BATCH as BATCH
 from .signature import Axis as Axis
 from .signature import IdRange as IdRange
 from .signature import Input as Input
+from .signature import Jagged as Jagged
 from .signature import Output as Output
 from .signature import Signature as Signature
 from .view_operators import DATA_MOVEMENT_OPERATORS as DATA_MOVEMENT_OPERATORS

@@ -217,6 +217,8 @@ def _fold_constants(module: fx.GraphModule) -> None:
 
 def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     name = f"constant_{node.name}"
+    while hasattr(module, name):  # an earlier call may have made one of a node that had the same name
+        name += "_"
     copy = value.detach().clone()
     module.register_buffer(name, copy.contiguous() if copy.layout == torch.strided else copy)
     with module.graph.inserting_before(node):

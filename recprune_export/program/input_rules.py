@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from recprune_export.data.list_columns import ABSENT
 from recprune_export.program.random_requests import RequestArrays
 from recprune_export.program.signature import ERROR, BadId, Input, Signature
 
@@ -41,7 +42,7 @@ def _choose_bad_ids(spec: Input, rule: str, unknown: int | None) -> tuple[BadId,
 def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -> RequestArrays:
     """Return `request` as the exported graph reads it: ids out of range replaced, large numbers clipped.
 
-    Ids that the graph refuses stay as they are.
+    Ids that the graph refuses stay as they are, and so do absent elements of jagged inputs.
 
     >>> user = Input("user", "int64", ("batch",), ((0, 9),), bad_ids=(0,))
     >>> apply_input_rules({"user": np.array([-1, 5, 10])}, Signature((user,), ()))["user"].tolist()
@@ -51,7 +52,7 @@ def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -
 
 
 def find_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
-    """Return where `values` holds an id outside of its range, as booleans of the same shape; NaN is outside."""
+    """Return where `values` holds an id outside of its range, as booleans of the same shape; NaN is outside, an absent one is not."""
     outside = np.zeros(values.shape, dtype=bool)
     by_column = outside.reshape(*values.shape[:-1], -1) if len(spec.ids) > 1 else outside[..., None]
     numbers = values if len(spec.ids) > 1 else values[..., None]
@@ -59,7 +60,7 @@ def find_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
         if pair is not None:
             ids = numbers[..., column]
             by_column[..., column] = ~((ids >= pair[0]) & (ids <= pair[1]))
-    return outside
+    return outside if spec.jagged is None else outside & (values != ABSENT)
 
 
 def _apply_to_input(spec: Input, values: np.ndarray) -> np.ndarray:

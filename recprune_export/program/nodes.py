@@ -32,11 +32,14 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
     return visited
 
 
+_NOT_THE_USERS = ("/torch/", "/recprune_export/program/capture/", '"<')  # the last one: generated code
+
+
 def find_source_line(node: fx.Node) -> str:
     """Return the source of a node: `file, line N` of the user's code, else the submodule, else an empty string."""
     trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
     frames = [line.strip() for line in trace if line.strip().startswith("File ")]
-    written_by_user = [frame for frame in frames if "/torch/" not in frame and '"<' not in frame]
+    written_by_user = [frame for frame in frames if not any(part in frame for part in _NOT_THE_USERS)]
     if written_by_user:
         return written_by_user[-1].removeprefix("File ").rpartition(", in ")[0]
     modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]

@@ -9,6 +9,7 @@ from torch import fx
 from recprune_export.column_names import did_you_mean, list_names
 from recprune_export.errors import UsageError
 from recprune_export.program.canonical import remove_dead_code
+from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.nodes import ancestors
 from recprune_export.program.program import Program
 
@@ -32,9 +33,12 @@ def select_outputs(program: Program, names: Sequence[str]) -> Program:
         return program
     copy = program.with_copied_graph()
     copy.module.graph.owning_module = copy.module
-    left = keep_outputs(copy.module, [name in names for name in known])
-    inputs = tuple(i for position, i in enumerate(program.signature.inputs) if position in left)
-    dropped = [i.name for position, i in enumerate(program.signature.inputs) if position not in left]
+    # A jagged input is several tensors of the graph, so all inputs stay.
+    left = keep_outputs(copy.module, [name in names for name in known], all_inputs=has_jagged_inputs(program.signature))
+    inputs = program.signature.inputs
+    if not has_jagged_inputs(program.signature):
+        inputs = tuple(i for position, i in enumerate(inputs) if position in left)
+    dropped = [i.name for i in program.signature.inputs if i not in inputs]
     signature = replace(
         program.signature, inputs=inputs, outputs=tuple(output for output in outputs if output.name in names)
     )
@@ -56,10 +60,10 @@ def describe_unread_inputs(names: Collection[str], reader: str) -> str:
     )
 
 
-def keep_outputs(module: fx.GraphModule, kept: Sequence[bool]) -> list[int]:
+def keep_outputs(module: fx.GraphModule, kept: Sequence[bool], *, all_inputs: bool = False) -> list[int]:
     """Remove the outputs that are not `kept`, and what only they read, in place; return the positions of the inputs left.
 
-    An input that no output reads stays, as the model was written to take it.
+    An input that no output reads stays, as the model was written to take it, and with `all_inputs` every one.
     """
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     values = list(output.args[0])
@@ -70,7 +74,7 @@ def keep_outputs(module: fx.GraphModule, kept: Sequence[bool]) -> list[int]:
     remove_dead_code(module)
     left = []
     for position, node in enumerate([node for node in module.graph.nodes if node.op == "placeholder"]):
-        if node in once_read and node not in needed:
+        if node in once_read and node not in needed and not all_inputs:
             module.graph.erase_node(node)
         else:
             left.append(position)

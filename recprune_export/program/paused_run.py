@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 
@@ -24,8 +25,7 @@ class PausedRun(fx.Interpreter):
         self._outputs = frozenset(outputs)
         self._passed: dict[str, Tensor] = {}
         placeholders = [node for node in self._nodes if node.op == "placeholder"]
-        names = [i.name for i in program.signature.inputs]
-        self.env.update({node: request[name] for node, name in zip(placeholders, names, strict=True)})
+        self.env.update(zip(placeholders, to_program_tensors(program.signature, request), strict=True))
         self._next = 0
 
     def call_outputs(self, calls: Sequence[str]) -> list[Tensor]:

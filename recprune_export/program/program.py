@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,12 @@ from torch import Tensor, fx
 
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalize
+from recprune_export.program.jagged_inputs import list_program_inputs, to_program_tensors
 from recprune_export.program.lifting import lift
 from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.propagation import LARGEST_BATCH, find_operands, propagate_shapes, recapture
-from recprune_export.program.random_requests import sample_request
-from recprune_export.program.signature import BATCH, Signature
+from recprune_export.program.random_requests import fill_valid, sample_request
+from recprune_export.program.signature import BATCH, Axis, Signature
 
 if TYPE_CHECKING:
     from recprune_export.channels.analysis import Analysis
@@ -34,8 +35,9 @@ _TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.d
 class Program:
     """A captured model.
 
-    `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
-    tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
+    `module` takes the tensors of a request flat, in the order of `signature.inputs`, two for a jagged input
+    (`jagged_inputs.py`), and returns a tuple of tensors in the order of `signature.outputs`. Its graph is training IR:
+    `aten.linear`, `aten.embedding`, ...
     An edit of the graph makes a new program; only flags that no analysis reads are switched in place.
 
     The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
@@ -53,7 +55,7 @@ class Program:
 
     def __call__(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Answer one request; every tensor has the batch on axis 0."""
-        outputs = self.module(*(request[i.name] for i in self.signature.inputs))
+        outputs = self.module(*to_program_tensors(self.signature, request))
         return {o.name: value for o, value in zip(self.signature.outputs, outputs, strict=True)}
 
     @cached_property
@@ -103,7 +105,7 @@ class Program:
     def to_exported_program(self) -> torch.export.ExportedProgram:
         """Return the program as `torch.export` captures it, in inference mode, with a symbolic batch."""
         return export_with_symbolic_batch(
-            self._serving().module, sample_request_tensors(self.signature, batch=3), self.signature
+            self._serving().module, _sample_distinct_sizes(self.signature), self.signature
         )
 
     def lifted(self) -> torch.export.ExportedProgram:
@@ -164,12 +166,21 @@ def make_batch_dim() -> Any:
     return torch.export.Dim("batch", max=LARGEST_BATCH)
 
 
+def name_sizes(shapes: Sequence[Sequence[Axis]]) -> tuple[tuple[dict[int, Any], ...]]:
+    """Return the dynamic shapes of a module that takes tensors of `shapes` as `*tensors`, with a symbol for each named size."""
+    symbols = {BATCH: make_batch_dim()}
+    for name in (size for shape in shapes for size in shape if isinstance(size, str)):
+        symbols.setdefault(name, torch.export.Dim(f"elements_{len(symbols)}", max=LARGEST_BATCH))
+    return (
+        tuple({axis: symbols[size] for axis, size in enumerate(shape) if isinstance(size, str)} for shape in shapes),
+    )
+
+
 def export_with_symbolic_batch(
     module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature
 ) -> torch.export.ExportedProgram:
     """Export a flat module with the batch of `signature` symbolic."""
-    batch = make_batch_dim()
-    shapes = tuple({axis: batch for axis, size in enumerate(i.shape) if size == BATCH} for i in signature.inputs)
+    (shapes,) = name_sizes([i.shape for i in list_program_inputs(signature)])
     # Facts about strides that torch.export cannot prove for every batch are checked at run time.
     return torch.export.export(
         module, tensors, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
@@ -178,4 +189,27 @@ def export_with_symbolic_batch(
 
 def sample_request_tensors(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Return a valid request of `batch` rows, drawn at random, as the tensors that a program's module takes."""
-    return tuple(torch.from_numpy(values) for values in sample_request(signature, batch, seed).values())
+    return tuple(to_program_tensors(signature, sample_request_rows(signature, batch, seed)))
+
+
+def sample_request_rows(signature: Signature, batch: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return a valid request of `batch` rows, drawn at random, by input; a jagged input is a matrix (`jagged_inputs.py`)."""
+    return {name: torch.from_numpy(values) for name, values in sample_request(signature, batch, seed).items()}
+
+
+def _sample_distinct_sizes(signature: Signature) -> tuple[Tensor, ...]:
+    """Return a request of which the batch and the numbers of elements differ: `torch.export` may equate equal ones.
+
+    Where rows are too short for that, all of them have the most elements: it takes 0 and 1 for constants.
+    """
+    tried, least_batch = 64, 3
+    for seed in range(tried):
+        tensors = sample_request_tensors(signature, least_batch + seed // 8, seed)
+        sizes = {
+            spec.shape[0]: len(t) for spec, t in zip(list_program_inputs(signature), tensors, strict=True) if spec.shape
+        }
+        varying = [size for name, size in sizes.items() if isinstance(name, str)]
+        if len(set(varying)) == len(varying) and min(varying, default=2) > 1:
+            return tensors
+    full = {i.name: fill_valid(i, least_batch) for i in signature.inputs}
+    return tuple(map(torch.from_numpy, to_program_tensors(signature, full)))

@@ -5,6 +5,7 @@ would add only the shapes after the edit, and the proof that they exist: an oper
 same error here.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from recprune_export.program.canonical import canonicalize
+from recprune_export.program.jagged_inputs import list_program_inputs
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 LARGEST_BATCH = 1 << 30
@@ -29,36 +31,47 @@ LARGEST_BATCH = 1 << 30
 # a convolution chooses its kernel, the shapes have to be the same for other sizes.
 HINT, OTHER_HINTS = 3, (2, 1009)
 TRIED_BATCHES = (*range(1, 66), 1009, LARGEST_BATCH - 1)
+# Numbers of the elements of jagged inputs: distinct, so that none of them is equated with the batch or another one.
+ELEMENT_HINTS = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+TRIED_ELEMENTS = (1, 2, 5, 64, 1009, LARGEST_BATCH - 1)
 
-Operand = tuple[Sequence[Axis], torch.dtype]  # the shape of an input, with `BATCH` for the rows of a request; its dtype
+Operand = tuple[Sequence[Axis], torch.dtype]  # the shape of an input, with a name for each size that varies; its dtype
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """A fake tensor mode and its symbolic batch size."""
+    """A fake tensor mode and its symbolic sizes: the batch, and the number of elements of each jagged input."""
 
     mode: FakeTensorMode
     environment: ShapeEnv
     symbol: sympy.Symbol
-    batch: torch.SymInt
+    symbols: frozenset[sympy.Symbol]
+    sizes: Mapping[str, torch.SymInt]
 
     @classmethod
-    def new(cls, rows: int = HINT) -> "_Sizes":
+    def new(cls, operands: Sequence[Operand], rows: int = HINT) -> "_Sizes":
         # As in torch.export: facts about strides that cannot be proved for every batch are checked at run time.
         environment = ShapeEnv(prefer_deferred_runtime_asserts_over_guards=True, trace_asserts=True)
-        source = ConstantSource(BATCH)
-        bounds = StrictMinMaxConstraint(vr=ValueRanges(0, LARGEST_BATCH), warn_only=False)
-        symbol = environment.create_symbol(rows, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=bounds)
-        batch = environment.create_symintnode(symbol, hint=rows, source=source)
-        assert isinstance(batch, torch.SymInt)
+        names = dict.fromkeys([BATCH, *(size for shape, _ in operands for size in shape if isinstance(size, str))])
+        hints = [rows, *(ELEMENT_HINTS[number % len(ELEMENT_HINTS)] + 100 * number for number in range(len(names) - 1))]
+        sizes: dict[str, torch.SymInt] = {}
+        symbols: list[sympy.Symbol] = []
+        for name, hint in zip(names, hints, strict=True):
+            source = ConstantSource(name)
+            bounds = StrictMinMaxConstraint(vr=ValueRanges(0, LARGEST_BATCH), warn_only=False)
+            symbol = environment.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=bounds)
+            size = environment.create_symintnode(symbol, hint=hint, source=source)
+            assert isinstance(size, torch.SymInt)
+            sizes[name] = size
+            symbols.append(symbol)
         mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, export=True)
         mode.cache_enabled = False  # a hit takes longer than the operator itself on the small shapes of a graph
-        return cls(mode, environment, symbol, batch)
+        return cls(mode, environment, symbols[0], frozenset(symbols), sizes)
 
     def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:
-        sizes = [[self.batch if isinstance(size, str) else size for size in shape] for shape, _ in operands]
+        shapes = [[self.sizes[size] if isinstance(size, str) else size for size in shape] for shape, _ in operands]
         with self.mode:
-            return [torch.empty(shape, dtype=dtype) for shape, (_, dtype) in zip(sizes, operands, strict=True)]
+            return [torch.empty(shape, dtype=dtype) for shape, (_, dtype) in zip(shapes, operands, strict=True)]
 
     def assumed(self) -> list[sympy.Basic]:
         """Return the facts about sizes that operators assumed."""
@@ -67,9 +80,22 @@ class _Sizes:
         return [*(guard.expr for guard in self.environment.guards), *asserts, *replaced]
 
     def doubtful(self) -> sympy.Basic | None:
-        """Return an assumed fact about the batch size that does not hold for all sizes, or None."""
-        facts = (fact for fact in self.assumed() if fact.free_symbols == {self.symbol})
-        return next((f for f in facts if not all(f.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)), None)
+        """Return an assumed fact about the sizes that does not hold for all sizes, or None."""
+        return next((fact for fact in self.assumed() if fact.free_symbols and not self._holds(fact)), None)
+
+    def _holds(self, fact: sympy.Basic) -> bool:
+        if fact.free_symbols == {self.symbol}:
+            return all(fact.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)
+        symbols = sorted(fact.free_symbols, key=str)
+        if not self.symbols.issuperset(symbols):
+            return True  # about a size that the request does not state
+        few = len(symbols) <= 3  # others are tried together
+        tried = (
+            itertools.product(TRIED_ELEMENTS, repeat=len(symbols))
+            if few
+            else [[n] * len(symbols) for n in TRIED_ELEMENTS]
+        )
+        return all(fact.subs(dict(zip(symbols, sizes, strict=True))) == sympy.true for sizes in tried)
 
 
 def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Sequence[Operand]) -> fx.GraphModule:
@@ -94,7 +120,7 @@ def propagate_shapes(module: fx.GraphModule, operands: Sequence[Operand]) -> Non
     The mode is new because a comparison of sizes adds a fact to it, which may not hold for the next graph. Time and memory
     are linear in the graph.
     """
-    _propagate(module, operands, _Sizes.new())
+    _propagate(module, operands, _Sizes.new(operands))
 
 
 def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Sizes) -> None:
@@ -105,10 +131,12 @@ def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Size
     violated = UserError(
         UserErrorType.CONSTRAINT_VIOLATION, f"Not all sizes of the batch, {sizes.symbol}, satisfy {fact}."
     )
+    if len(fact.free_symbols) > 1:  # sizes that are equal by chance alone, which another run would not tell
+        raise violated
     shapes = _shapes(module)
     for rows in OTHER_HINTS:
         try:
-            _run(module, operands, _Sizes.new(rows))
+            _run(module, operands, _Sizes.new(operands, rows))
         except Exception as error:  # any error of an operator for a batch of another size
             raise violated from error
         if _shapes(module) != shapes:
@@ -127,8 +155,8 @@ def _shapes(module: fx.GraphModule) -> list[str]:
 
 
 def find_operands(signature: Signature) -> list[Operand]:
-    """Return the shape and the dtype of each input."""
-    return [(i.shape, getattr(torch, i.dtype)) for i in signature.inputs]
+    """Return the shape and the dtype of each tensor that the program takes."""
+    return [(i.shape, getattr(torch, i.dtype)) for i in list_program_inputs(signature)]
 
 
 def find_graph_operands(graph: fx.Graph) -> list[Operand]:

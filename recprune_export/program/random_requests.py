@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from recprune_export.program.jagged_inputs import remove_elements
 from recprune_export.program.signature import BATCH, IdRange, Input, Signature
 
 RequestArrays = dict[str, np.ndarray]
@@ -15,6 +16,7 @@ def sample_request(signature: Signature, batch: int, seed: int) -> RequestArrays
     """Return `batch` rows: ids uniform in their ranges, flags uniform, other integers in the example request's range.
 
     Floating-point numbers are normal; where the example's range is known they have its moments and are clipped to it.
+    Rows of jagged inputs have numbers of elements that are uniform between the least and the most.
     """
     rng = np.random.default_rng(seed)
 
@@ -28,7 +30,10 @@ def sample_request(signature: Signature, batch: int, seed: int) -> RequestArrays
         low, high = spec.observed
         return np.clip((low + high) / 2 + values * (high - low) / 4, low, high)
 
-    return {i.name: fill_input(i, batch, ids, numbers) for i in signature.inputs}
+    request = {i.name: fill_input(i, batch, ids, numbers) for i in signature.inputs}
+    jagged = {i.name: i.jagged.counts for i in signature.inputs if i.jagged is not None}
+    counts = {name: rng.integers(low, high + 1, size=batch) for name, (low, high) in jagged.items()}
+    return remove_elements(signature, request, counts) if jagged else request
 
 
 def fill_input(spec: Input, batch: int, ids: IdSampler, numbers: NumberSampler) -> np.ndarray:
@@ -50,3 +55,8 @@ def fill_input(spec: Input, batch: int, ids: IdSampler, numbers: NumberSampler) 
         if pair is not None:
             by_row[..., column] = ids(pair, by_row.shape[:-1])
     return values.astype(spec.dtype)
+
+
+def fill_valid(spec: Input, batch: int) -> np.ndarray:
+    """Return `batch` rows of the lowest ids and of zeros; those of a jagged input have the most elements."""
+    return fill_input(spec, batch, lambda pair, shape: np.full(shape, pair[0]), lambda _, shape: np.zeros(shape))

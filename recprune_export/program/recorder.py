@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
 
 Summary = Callable[[fx.Node, Any], Any]  # from a node and its value to the recorded value
@@ -58,7 +59,7 @@ class ValueRecorder(fx.Interpreter):
         """Return the recorded values and the answers of one request."""
         self._values, answers = {}, ()
         with torch.set_grad_enabled(self._keep_gradients), contextlib.suppress(_LastNodeRan):
-            answers = self.run(*(request[i.name] for i in self._signature.inputs))
+            answers = self.run(*to_program_tensors(self._signature, request))
         self.env = {}
         names = [o.name for o in self._signature.outputs[: len(answers)]]
         return Recording(self._values, dict(zip(names, answers, strict=True)))

@@ -16,6 +16,33 @@ BadId = int | str | None  # what takes the place of an id out of range: an id, o
 ERROR = "error"  # a request with such an id is refused
 
 
+LENGTHS, OFFSETS, OFFSETS_AND_END = "lengths", "offsets", "offsets and end"
+
+
+@dataclass(frozen=True)
+class Jagged(DictMixin):
+    """How a file takes an input whose rows have different numbers of elements, such as the ids of an `EmbeddingBag`.
+
+    `counts` are the least and the most elements of a row in requests that are drawn; a row of traffic may have more.
+    `present` names the input that says which elements a row has: the input itself, or the ids to which it holds weights.
+
+    The file takes the elements of all rows one after another in the tensor `values`, and the ends of the rows in the tensor
+    `rows`, of dtype `rows_dtype`. Its `form` is "lengths", the number of elements of each row; "offsets", the position of
+    its first one; or "offsets and end", with the number of all elements behind the last. Inputs of the same `rows` tensor lie
+    there one after another, or, where it is `stacked`, on axis 0 before the batch; those of the same `values` one after
+    another. A `padded` input is one matrix in the file as well, with -1 (NaN for numbers) where a row has no element.
+    """
+
+    counts: tuple[int, int]
+    present: str
+    values: str
+    rows: str
+    rows_dtype: str = "int64"
+    form: str = LENGTHS
+    stacked: bool = field(default=False, metadata=OMIT_DEFAULT)
+    padded: bool = field(default=False, metadata=OMIT_DEFAULT)
+
+
 @dataclass(frozen=True)
 class Input(DictMixin):
     """One tensor of a request.
@@ -30,6 +57,8 @@ class Input(DictMixin):
     `bad_ids` says for each range what the exported graph makes of an id outside of it: it becomes that id, or the request
     is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
     `number_limit` is read as it is.
+
+    A `jagged` input has rows with different numbers of elements (`jagged_inputs.py`): `shape` is that of drawn requests.
     """
 
     name: str
@@ -41,6 +70,7 @@ class Input(DictMixin):
     bad_ids: tuple[BadId, ...] = field(default=(), metadata=OMIT_DEFAULT)
     number_limit: float | None = field(default=None, metadata=OMIT_DEFAULT)
     observed_columns: tuple[tuple[float, float], ...] = field(default=(), metadata=OMIT_DEFAULT)
+    jagged: Jagged | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -74,6 +104,11 @@ class Signature(DictMixin):
         [(1,), ('batch',)]
         """
         known = [i.name for i in self.inputs if i.shape and i.shape[0] == BATCH]
+        jagged = next((i.name for i in self.inputs if i.name in names and i.jagged is not None), None)
+        if jagged is not None:
+            raise UsageError(
+                f"--shared-inputs names '{jagged}', whose rows have different numbers of elements; leave it out."
+            )
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise UsageError(
@@ -84,3 +119,21 @@ class Signature(DictMixin):
             raise UsageError("--shared-inputs names every input; leave out those that differ between candidates.")
         inputs = tuple(replace(i, shape=(1, *i.shape[1:]), shared=True) if i.name in names else i for i in self.inputs)
         return replace(self, inputs=inputs)
+
+    def with_padded(self, width: int) -> Self:
+        """Return the signature in which a file takes each jagged input as a matrix of `width` columns.
+
+        Raises `UsageError` where no input is jagged.
+        """
+        if all(i.jagged is None for i in self.inputs):
+            raise UsageError(
+                "--padded: every input of the model has the same number of elements in each row; leave it out."
+            )
+        inputs = []
+        for spec in self.inputs:
+            if spec.jagged is not None:
+                low, high = spec.jagged.counts
+                jagged = replace(spec.jagged, counts=(min(low, width), min(high, width)), padded=True)
+                spec = replace(spec, shape=(BATCH, width, *spec.shape[2:]), jagged=jagged)
+            inputs.append(spec)
+        return replace(self, inputs=tuple(inputs))

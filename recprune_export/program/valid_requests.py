@@ -9,6 +9,7 @@ from torch import Tensor
 from recprune_export.column_names import list_names
 from recprune_export.errors import ModelError
 from recprune_export.program.failures import summarize_failure
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.random_requests import fill_input
 from recprune_export.program.signature import IdRange, Input
@@ -53,7 +54,8 @@ def _candidates(program: Program, batch: int) -> Iterator[tuple[Tensor, ...]]:
     def middle(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, 0.0 if spec.observed is None else float(np.mean(spec.observed)))
 
-    yield tuple(torch.from_numpy(fill_input(i, batch, lowest, middle)) for i in program.signature.inputs)
+    rows = {i.name: torch.from_numpy(fill_input(i, batch, lowest, middle)) for i in program.signature.inputs}
+    yield tuple(to_program_tensors(program.signature, rows))
     for tensors in (sample_request_tensors(program.signature, batch),):
         yield tuple(map(torch.ones_like, tensors))
         yield tuple(map(torch.zeros_like, tensors))

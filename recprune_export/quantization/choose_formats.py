@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log
 
-import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.optimizer.linear_layers import Linear
 from recprune_export.quantization.candidates import Candidates, Table, find_candidates, find_fused_output
 from recprune_export.quantization.formats import int8_layers, quantized_tables
-from recprune_export.quantization.observers import Arrays, observe
+from recprune_export.quantization.observers import Arrays, observe_each
 from recprune_export.quantization.quantization_constants import (
     MAX_DIMENSION_ERROR,
     MAX_SLOWDOWN_FRACTION,
@@ -318,9 +317,7 @@ def keep_float32(choice: WeightChoice, reason: str) -> WeightChoice:
 
 def _record_requests(model: ir.Model, values: Sequence[ir.Value], cycle: RequestCycle) -> list[Arrays]:
     """Return the arrays of `values` at each request, by name; the requests have one batch size."""
-    recorded = observe(model, [value.name or "" for value in values], cycle)
-    split_values = {name: np.split(arrays, len(cycle)) for name, arrays in recorded.items()}
-    return [{name: per_request[number] for name, per_request in split_values.items()} for number in range(len(cycle))]
+    return [dict(arrays) for arrays in observe_each(model, [value.name or "" for value in values], cycle)]
 
 
 def _select_values(values_by_batch: RequestCycles, values: Sequence[ir.Value]) -> dict[int, list[Arrays]]:

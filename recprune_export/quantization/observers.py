@@ -20,18 +20,29 @@ class GraphFunction(Protocol):
 
 def observe(model: ir.Model, names: Iterable[str], requests: Sequence[RequestArrays]) -> Arrays:
     """Return the arrays of the values `names`, those of all requests concatenated on axis 0."""
+    by_request = observe_each(model, names, requests)
+    return (
+        {name: np.concatenate([arrays[name] for arrays in by_request]) for name in by_request[0]} if by_request else {}
+    )
+
+
+def observe_each(
+    model: ir.Model, names: Iterable[str], requests: Sequence[RequestArrays]
+) -> list[dict[str, np.ndarray]]:
+    """Return the arrays of the values `names` at each request."""
     copy, unique_names = model.clone(), list(dict.fromkeys(names))
     node_outputs = {value.name: value for node in copy.graph for value in node.outputs}
     graph_inputs = {value.name for value in copy.graph.inputs}
     computed = [name for name in unique_names if name in node_outputs]
     copy.graph.outputs[:] = [node_outputs[name] for name in computed]
     answer = make_graph_function(copy) if computed else None
-    arrays_by_name: dict[str, list[np.ndarray]] = {name: [] for name in unique_names}
+    by_request = []
     for request in requests:
         values: Mapping[str, np.ndarray] = {} if answer is None else answer(request)
-        for name in unique_names:
-            arrays_by_name[name].append(np.asarray(request[name] if name in graph_inputs else values[name]))
-    return {name: np.concatenate(arrays) for name, arrays in arrays_by_name.items()}
+        by_request.append(
+            {name: np.asarray(request[name] if name in graph_inputs else values[name]) for name in unique_names}
+        )
+    return by_request
 
 
 def make_graph_function(model: ir.Model) -> GraphFunction:

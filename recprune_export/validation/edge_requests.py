@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from recprune_export.program.jagged_inputs import find_present, remove_elements
 from recprune_export.program.random_requests import RequestArrays, fill_input, sample_request
 from recprune_export.program.signature import ERROR, IdRange, Input, Signature
 
@@ -19,7 +20,7 @@ def make_edge_requests(signature: Signature) -> dict[str, RequestArrays]:
 
     One row; lowest ids, where 0 is out of vocabulary, padding or an empty sequence; highest ids; numbers that are all
     zero, and large numbers of both signs, which stay positive where the example has no negative numbers. Where the
-    signature has rules for them, also ids out of range and infinite numbers.
+    signature has rules for them, also ids out of range and infinite numbers; and rows without elements of jagged inputs.
     """
 
     def request(batch: int, pick: Callable[[IdRange], int], number: float) -> RequestArrays:
@@ -37,8 +38,27 @@ def make_edge_requests(signature: Signature) -> dict[str, RequestArrays]:
         "highest ids, numbers large": request(EDGE_ROWS, lambda id_range: id_range[1], LARGE),
         "highest ids, numbers large and negative": request(EDGE_ROWS, lambda id_range: id_range[1], -LARGE),
         "one row of lowest ids": request(1, lambda id_range: id_range[0], 0.0),
+        **make_empty_requests(signature),
         **make_out_of_range_requests(signature),
     }
+
+
+def make_empty_requests(signature: Signature) -> dict[str, RequestArrays]:
+    """Return requests in which rows have no elements of the jagged inputs that may be empty; one row, and some of several."""
+    may_be_empty = [i.name for i in signature.inputs if i.jagged is not None and i.jagged.counts[0] == 0]
+    if not may_be_empty:
+        return {}
+    requests = {}
+    for label, batch, empty in (
+        ("one row without elements", 1, slice(None)),
+        ("rows without elements", EDGE_ROWS, slice(1, None)),
+    ):
+        rows = sample_request(signature, batch, seed=3)
+        counts = {i.name: find_present(rows[i.name]).sum(1) for i in signature.inputs if i.jagged is not None}
+        for name in may_be_empty:
+            counts[name][empty] = 0
+        requests[label] = remove_elements(signature, rows, counts)
+    return requests
 
 
 def make_out_of_range_requests(signature: Signature) -> dict[str, RequestArrays]:
@@ -68,7 +88,8 @@ def make_refused_requests(signature: Signature) -> dict[str, RequestArrays]:
         for column, (pair, bad) in enumerate(zip(spec.ids, spec.bad_ids, strict=False)):
             if pair is None or bad != ERROR:
                 continue
-            for number in (pair[0] - 1, pair[1] + 1):
+            # In rows of a jagged input a negative id is absent.
+            for number in (pair[1] + 1,) if spec.jagged is not None else (pair[0] - 1, pair[1] + 1):
                 request = sample_request(signature, 1, seed=2)
                 smallest, largest = _integer_bounds(request[spec.name].dtype)
                 if smallest <= number <= largest:
@@ -100,7 +121,8 @@ def _put_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
     smallest, largest = _integer_bounds(values.dtype)
     for column, (pair, bad) in enumerate(zip(spec.ids, spec.bad_ids, strict=True)):
         if pair is not None and isinstance(bad, int):
-            kinds = (pair[0] - 1, min(pair[1] + 1, largest), largest, smallest)
+            high = min(pair[1] + 1, largest)
+            kinds = [pair[0] - 1, high, largest, smallest] if spec.jagged is None else [high, largest]
             for row, number in enumerate(kinds[: len(values)]):
                 columns[row, ..., column] = max(number, smallest)
     return values

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from recprune_export.gate.compatibility import find_breaking_changes, make_common_signature
-from recprune_export.program import BATCH, Input, Output, Signature
+from recprune_export.program import BATCH, Input, Jagged, Output, Signature
 
 USER = Input("user", "int64", (BATCH,), ((0, 9),))
 TAGS = Input("tags", "int64", (BATCH, 3), ((1, 7),))
@@ -83,3 +83,16 @@ def test_requests_for_both_stay_within_both() -> None:
 )
 def test_where_no_request_suits_both_there_is_none(new: Signature) -> None:
     assert make_common_signature(new, BASE) is None
+
+
+def test_a_jagged_input_may_have_longer_rows_but_no_other_form() -> None:
+    def signature(jagged: Jagged | None, most: int = 4) -> Signature:
+        return Signature((Input("ids", "int64", (BATCH, most), ((0, 9),), jagged=jagged),), ())
+
+    lengths = Jagged((0, 4), "ids", "values", "lengths")
+    base = signature(lengths)
+    assert find_breaking_changes(signature(replace(lengths, counts=(0, 7)), 7), base) == ()
+    for other in (None, replace(lengths, form="offsets"), replace(lengths, padded=True)):
+        changes = find_breaking_changes(signature(other), base)
+        assert changes == ("Input 'ids' is taken in other tensors of the file, or in another form.",)
+        assert make_common_signature(signature(other), base) is None

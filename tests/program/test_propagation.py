@@ -16,6 +16,7 @@ from recprune_export.program import BATCH, Input, Output, Program, Signature, sa
 from recprune_export.program.canonical import canonicalize
 from recprune_export.program.capture import capture
 from recprune_export.program.program import export_with_symbolic_batch
+from recprune_export.program.propagation import recapture
 from recprune_export.pruning import (
     apply_plan,
     find_per_table_projections,
@@ -200,3 +201,43 @@ def test_a_lifted_program_is_the_exported_one(name: str) -> None:
     request = sample_request_tensors(program.signature, batch=5)
     with torch.no_grad():
         torch.testing.assert_close(lifted.module()(*request), traced.module()(*request), rtol=0, atol=0)
+
+
+class SumOfIds(nn.Module):
+    """The sum of all numbers x: N, added to y: B."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + x.sum()
+
+
+def test_sizes_with_names_of_their_own_vary_apart() -> None:
+    graph = fx.symbolic_trace(SumOfIds())
+    again = recapture(graph, graph.graph, [(["ids_elements"], torch.float32), ([BATCH], torch.float32)])
+    x, y = (node.meta["val"].shape[0] for node in again.graph.nodes if node.op == "placeholder")
+    assert str(x) != str(y)
+
+
+@pytest.mark.parametrize("operands", [["ids_elements", BATCH], [BATCH, "ids_elements"], ["a_elements", "b_elements"]])
+def test_a_graph_that_equates_two_sizes_is_refused(operands: list[str]) -> None:
+    class Added(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    graph = fx.symbolic_trace(Added())
+    with pytest.raises((UserError, RuntimeError)):
+        recapture(graph, graph.graph, [([size], torch.float32) for size in operands])
+
+
+def test_constants_of_two_passes_keep_their_names_apart() -> None:
+    class Constants(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("constant_add", torch.tensor([5.0]))
+            self.register_buffer("other", torch.tensor([1.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.constant_add + (self.other + 1.0)
+
+    exported = torch.export.export(Constants(), (torch.ones(3),)).module(check_guards=False)
+    assert isinstance(exported, fx.GraphModule)
+    torch.testing.assert_close(canonicalize(exported)(torch.ones(3))[0], torch.full((3,), 7.0))

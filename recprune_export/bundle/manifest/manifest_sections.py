@@ -37,6 +37,40 @@ class PublishedAs:
 
 
 @with_config(CLOSED)
+class JaggedLayoutEntry(TypedDict):
+    """The tensors in which the file takes the elements and the ends of rows of an input."""
+
+    counts: Annotated[
+        list[Count], Field(min_length=2, max_length=2, description="least and most elements of a row in drawn requests")
+    ]
+    present: Annotated[
+        Name, Field(description="the input that says which elements a row has: itself, or the ids beside it")
+    ]
+    values: Annotated[
+        Name, Field(description="the tensor of the file with the elements of all rows, one after another")
+    ]
+    rows: Annotated[Name, Field(description="the tensor of the file that says where rows end")]
+    rows_dtype: Dtype
+    form: Annotated[
+        Literal["lengths", "offsets", "offsets and end"],
+        Field(
+            description="what `rows` holds: numbers of elements, positions of first elements, or these and the total"
+        ),
+    ]
+    stacked: NotRequired[
+        Annotated[
+            Literal[True], Field(description="true if inputs of the same `rows` lie on axis 0; else one after another")
+        ]
+    ]
+    padded: NotRequired[
+        Annotated[
+            Literal[True],
+            Field(description="true if the file takes the input as a matrix that is padded with -1 or NaN"),
+        ]
+    ]
+
+
+@with_config(CLOSED)
 class InputTensor(TypedDict):
     """One tensor of a request."""
 
@@ -85,6 +119,14 @@ class InputTensor(TypedDict):
         Annotated[
             list[Annotated[list[float], Field(min_length=2, max_length=2)]],
             Field(description="the same for each column of a matrix of integers, where columns differ"),
+        ]
+    ]
+    jagged: NotRequired[
+        Annotated[
+            JaggedLayoutEntry,
+            Field(
+                description="how the file takes an input whose rows have different numbers of elements; absent for others"
+            ),
         ]
     ]
 

@@ -9,6 +9,8 @@ from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
+from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.signature import Signature
 
 _TEMPLATE = """\
 # {name}
@@ -94,7 +96,9 @@ def render_readme(
     the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
     `report.html`; `weights`: the name of the file of external weights.
     """
-    kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
+    whole = Signature.from_dict(signature)
+    inputs = make_file_signature(whole).to_dict()["inputs"]
+    kinds = (("input", inputs), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
     shared = [f"`{tensor['name']}`" for tensor in signature["inputs"] if tensor.get("shared")]
     shared_note = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
@@ -105,7 +109,7 @@ def render_readme(
         meanings="\n".join(f"- `{name}` is {text}." for name, text in describe_outputs(signature, scores).items()),
         code=render_calling_code(session),
         ignored=_describe_ignored(ignored),
-        shared=shared_note,
+        shared=" ".join(filter(None, [shared_note, describe_jagged_inputs(whole)])),
         encoding=_ENCODING if encoding else "",
         fewer_bits=_describe_quantization(quantization),
         serving=_describe_serving_files(name, serving),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from recprune_export.program.jagged_inputs import is_packed
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 
 Arrays = Mapping[str, np.ndarray]
@@ -16,6 +17,8 @@ def rows_are_independent(
 
     `response` is the answer to the whole `request`; its first row, its last row and its halves are tried alone.
     """
+    if any(is_packed(i) for i in signature.inputs):
+        return False  # of several requests in a batch the elements and the ends of rows would have to be joined
     tensors: tuple[Input | Output, ...] = (*signature.inputs, *signature.outputs)
     if not all(t.shape and t.shape[0] == BATCH and all(isinstance(n, int) for n in t.shape[1:]) for t in tensors):
         return False

@@ -11,7 +11,7 @@ import numpy as np
 
 from recprune_export.bundle.write import Content, HardLink
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.program.signature import ERROR, Axis, Input, Output, Signature
+from recprune_export.program.signature import BATCH, ERROR, Axis, Input, Output, Signature
 
 TYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
@@ -107,7 +107,7 @@ def reshape_for_triton(values: np.ndarray, batched: bool) -> np.ndarray:
 
 def _one_row(tensor: Input, values: np.ndarray) -> np.ndarray:
     """Return the first row in little-endian byte order."""
-    row = values[:1] if tensor.shape else values
+    row = values[:1] if tensor.shape[:1] in ((BATCH,), (1,)) else values
     return np.ascontiguousarray(row, dtype=np.dtype(tensor.dtype).newbyteorder("<"))
 
 

@@ -71,6 +71,12 @@ if TYPE_CHECKING:
     help="An id outside of its table becomes the id of unknown values, or the whole request is refused.",
 )
 @click.option(
+    "--padded",
+    type=int,
+    metavar="N",
+    help="The file takes ids of rows of different lengths as a matrix of N columns, padded with -1.",
+)
+@click.option(
     "--max-drop",
     type=float,
     metavar="DROP",

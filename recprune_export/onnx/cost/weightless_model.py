@@ -1,11 +1,13 @@
 """A model without its weights: cheap for shape inference and cost estimates, and runnable without copying weights."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
+from recprune_export.program.jagged_inputs import ELEMENTS
 from recprune_export.program.signature import BATCH
 
 LARGE = 1 << 10  # bytes; smaller tensors may be sizes or axes, which shape inference has to read
@@ -77,10 +79,14 @@ def fill_shapes(model: ir.Model) -> None:
 
 
 def _is_known(shape: ir.Shape | None) -> bool:
-    """Return whether every size is a number or a term of the batch."""
-    return shape is not None and all(isinstance(size, int) or BATCH in str(size.value) for size in shape)
+    """Return whether every size is a number, a term of the batch, or a number of elements."""
+    return shape is not None and all(
+        isinstance(size, int) or BATCH in str(size.value) or str(size.value).endswith(ELEMENTS) for size in shape
+    )
 
 
+_TERM = re.compile(rf"(?:(\d+)\*)?{BATCH}(?: \+ (\d+))?")
+ELEMENTS_OF_ROW = 3  # of a jagged input, by which costs are estimated
 _BATCHES = (7907, 7919)  # primes that are not sizes of a model
 
 
@@ -115,6 +121,18 @@ def _replace_contrib(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 _OPERANDS = {"QGemm": (0, 3), "MatMulIntegerToFloat": (0, 1), "GatherBlockQuantized": (0, 1)}
 
 
+def _choose_size(name: str, batch: int) -> int:
+    """Return the size of a symbolic axis: `batch`, a term of it, or the number of elements of a jagged input.
+
+    >>> [_choose_size(name, 10) for name in ("batch", "3*batch", "batch + 1", "ids_elements")]
+    [10, 30, 11, 31]
+    """
+    if name.endswith(ELEMENTS):
+        return ELEMENTS_OF_ROW * batch + 1  # no multiple, which would be mistaken for a term of the batch
+    match = _TERM.fullmatch(name)
+    return batch if match is None else int(match[1] or 1) * batch + int(match[2] or 0)
+
+
 def _fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """Return the graph for one batch size, without the content of large weights, which inference would copy."""
     fixed = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
@@ -130,7 +148,7 @@ def _fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     for value in fixed.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
-                dim.dim_value = batch
+                dim.dim_value = _choose_size(dim.dim_param, batch)
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     return fixed

@@ -9,6 +9,14 @@ import numpy as np
 
 from recprune_export.codec import DictMixin
 from recprune_export.errors import ExportError, UsageError
+from recprune_export.program.jagged_inputs import (
+    METADATA,
+    is_packed,
+    list_file_inputs,
+    read_jagged_inputs,
+    to_file_arrays,
+)
+from recprune_export.program.signature import Signature
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -130,11 +138,29 @@ def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str,
     candidate: the single row is repeated for all candidates. Raises `UsageError` where an input is missing.
     """
     inputs = session.get_inputs()
+    signature = _read_jagged(session)
+    request = request if signature is None else _pack_jagged_inputs(signature, request)
     missing = [i.name for i in inputs if i.name not in request]
     if missing:
         raise UsageError(f"The request has no '{missing[0]}'; the model takes {', '.join(i.name for i in inputs)}.")
-    rows = max((len(request[i.name]) for i in inputs if i.shape), default=1)
-    return {i.name: _adapt_rows(request[i.name], i.shape, rows) for i in inputs}
+    packed = set() if signature is None else {i.name for i in list_file_inputs(signature) if is_packed(i.members[0])}
+    by_row = [i for i in inputs if i.name not in packed]
+    rows = max((len(request[i.name]) for i in by_row if i.shape), default=1)
+    adapted = {i.name: _adapt_rows(request[i.name], i.shape, rows) for i in by_row}
+    return {i.name: adapted.get(i.name, request[i.name]) for i in inputs}
+
+
+def _read_jagged(session: "onnxruntime.InferenceSession") -> Signature | None:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return None if text is None else read_jagged_inputs(text)
+
+
+def _pack_jagged_inputs(signature: Signature, request: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Return a request in which jagged inputs are as the file takes them: matrices of rows are packed or padded."""
+    first = signature.inputs[0]
+    if first.name not in request or request[first.name].ndim != len(first.shape):
+        return request  # in the form of the file already
+    return {**request, **to_file_arrays(signature, request)}
 
 
 def _adapt_rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int) -> np.ndarray:

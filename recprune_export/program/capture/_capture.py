@@ -29,6 +29,7 @@ from recprune_export.program.capture.export_module import (
     silence_export,
     skip_slow_bookkeeping,
 )
+from recprune_export.program.capture.find_jagged import JaggedExample, find_jagged
 from recprune_export.program.capture.flatten_interface import (
     drop_cached_outputs,
     drop_constant_inputs,
@@ -36,9 +37,11 @@ from recprune_export.program.capture.flatten_interface import (
     input_names,
     list_leaf_paths,
     make_signature,
+    name_leaves,
     output_names,
     with_observed,
 )
+from recprune_export.program.capture.jagged_layout import JaggedModule
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
     unfreeze_if_all_frozen,
@@ -47,9 +50,12 @@ from recprune_export.program.capture.passes.decompositions import decompose
 from recprune_export.program.capture.passes.fold_max_norm import fold_max_norm
 from recprune_export.program.capture.passes.fold_parameters import fold_parameters
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
+from recprune_export.program.capture.passes.jagged_operators import replace_jagged_operators
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
+from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
+from recprune_export.program.capture.request_tree import FlatModule, RequestTree, register_dataclasses
 from recprune_export.program.capture.side_effects import (
     drop_unread_writes,
     fold_writes,
@@ -57,23 +63,33 @@ from recprune_export.program.capture.side_effects import (
     refuse_batch_statistics,
     refuse_random_answers,
 )
+from recprune_export.program.capture.source_lines import find_line_of_node, find_user_line
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
-from recprune_export.program.propagation import find_graph_operands, recapture
+from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
-GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
+_READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
+GRAPH_PASSES = (
+    replace_jagged_operators,
+    decompose,
+    fuse_layer_norms,
+    fold_parameters,
+    replace_constant_masks,
+    replace_embedding_bags,
+)
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
     """Capture the computation of `module` on the example request `args`, `kwargs`.
 
     The batch is axis 0 of the example's tensors, of any size; it becomes symbolic. Requests may be nested
-    tuples, lists and dicts of tensors: the program takes the tensors flat, each under the name that it has in the
-    module.
+    tuples, lists and dicts of tensors, dataclasses, and classes that PyTorch's pytree knows: the program takes the tensors
+    flat, each under the name that it has in the module. Rows may have different numbers of elements, as in a
+    KeyedJaggedTensor, or beside a tensor of offsets: see `jagged_inputs.py`.
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed.
     """
@@ -82,32 +98,76 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        check_example(module, args, kwargs or {})
-        whole = (args, order_kwargs(module, kwargs or {}))
-        example = with_unambiguous_batch_size(module, whole)
-        with return_plain_answers(module, *example) as left_out:
-            exported = export_module(module, *example)
-            with explain_failures("The work on the captured graph", CaptureError, REPORT):
-                captured = _convert(exported, module)
-            with disable_attention_fastpath():
-                difference = _check_answers(module, captured, example)
+        request = (args, order_kwargs(module, kwargs or {}))
+        register_dataclasses(request)
+        check_example(module, *request)
+        with return_plain_answers(module, *request) as left_out:
+            program = _capture_request(module, *request)
     finally:
         module.train(training)
-    half = () if captured.half is None else (_describe_float32(captured.half, difference),)
     notes = (
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    program = replace(captured.program, notes=(*half, *notes, *captured.program.notes))
-    return program.with_signature(with_observed(program.signature, captured.read(whole)))
+    return replace(program, notes=(*notes, *program.notes))
+
+
+def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    tree = RequestTree.of(module, args, kwargs)
+    jagged = find_jagged(module, tree)
+    if jagged is not None:
+        return _capture_jagged(module, jagged)
+    return _capture_flat(module, tree) if tree.has_classes else _capture_rows(module, args, kwargs)
+
+
+def _capture_flat(module: nn.Module, tree: RequestTree) -> Program:
+    """Capture a module whose request holds classes: each tensor is an input, under its own name."""
+    names = name_leaves([tree.paths[leaf] for leaf in tree.tensors])
+    return _capture_rows(FlatModule(module, tree), tuple(tree.leaves[leaf] for leaf in tree.tensors), {}, names)
+
+
+def _capture_rows(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str] | None = None
+) -> Program:
+    """Capture a module of which each tensor of the request has the batch on axis 0; `names` are those of its inputs."""
+    example = with_unambiguous_batch_size(module, (args, kwargs))
+    exported = export_module(module, *example)
+    with explain_failures("The work on the captured graph", CaptureError, REPORT):
+        captured = _convert(exported, module, names=names)
+    with disable_attention_fastpath():
+        difference = _check_answers(module, captured, example)
+    half = () if captured.half is None else (_describe_float32(captured.half, difference),)
+    program = replace(captured.program, notes=(*half, *captured.program.notes))
+    return program.with_signature(with_observed(program.signature, captured.read((args, kwargs))))
+
+
+def _capture_jagged(module: nn.Module, example: JaggedExample) -> Program:
+    """Capture a module of which rows of the request have different numbers of elements."""
+    layout = example.layout
+    flat = JaggedModule(module, layout)
+    widths = {size for tensor in module.state_dict().values() if isinstance(tensor, Tensor) for size in tensor.shape}
+    widths |= {size for leaf in layout.tree.tensors for size in layout.tree.leaves[leaf].shape[1:]}
+    tensors = layout.tensors(example.unambiguous(widths))
+    shapes = [i.shape for i in layout.program_inputs()]
+    exported = export_module(flat, tensors, {}, shapes)
+    with explain_failures("The work on the captured graph", CaptureError, REPORT):
+        captured = _convert(exported, flat, jagged=example)
+    with disable_attention_fastpath(), torch.no_grad():
+        for seed in range(4):
+            tensors = layout.tensors(example.draw(seed + 2, seed))
+            if not outputs_match(captured.answer(tensors), captured.among(compute_outputs(flat, tensors, {}))):
+                raise CaptureError("The captured program does not answer rows of other lengths as the model does.")
+    return captured.program
 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
     """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs.
 
-    Outputs without a row for each row of the request, such as a loss, are left out, and so are inputs that only they read;
-    `Program.notes` says so.
+    A program whose request holds classes, or rows of different lengths, is captured again. Outputs without a row for each row
+    of the request, such as a loss, are left out, and so are inputs that only they read; `Program.notes` says so.
     """
+    if module is None and _has_inner_structure(exported):
+        return _capture_again(exported)
     captured = _convert(exported, module)
     half = () if captured.half is None else (_describe_float32(captured.half),)
     return replace(captured.program, notes=(*half, *captured.program.notes))
@@ -145,15 +205,29 @@ class _Captured:
         return half_outputs_match(actual, expected, whole) if self.half else outputs_match(actual, expected)
 
 
-def _convert(exported: torch.export.ExportedProgram, module: nn.Module | None) -> _Captured:
+def _convert(
+    exported: torch.export.ExportedProgram,
+    module: nn.Module | None,
+    *,
+    names: Sequence[str] | None = None,
+    jagged: JaggedExample | None = None,
+) -> _Captured:
+    """Convert an exported program; `names` are those of its inputs, if known.
+
+    `jagged` is the example of a module that takes the elements and the lengths of each input.
+    """
     if module is not None:  # in inference mode already, where it has one
-        return _convert_in_inference(exported, module, ())
+        return _convert_in_inference(exported, module, (), names, jagged)
     with inference_mode(exported.graph) as notes:
-        return _convert_in_inference(exported, module, notes)
+        return _convert_in_inference(exported, module, notes, names, jagged)
 
 
 def _convert_in_inference(
-    exported: torch.export.ExportedProgram, module: nn.Module | None, notes: tuple[str, ...]
+    exported: torch.export.ExportedProgram,
+    module: nn.Module | None,
+    notes: tuple[str, ...],
+    given_names: Sequence[str] | None,
+    jagged: JaggedExample | None,
 ) -> _Captured:
     graph_module = _to_graph(exported)
     half = describe_half_precision(graph_module)
@@ -169,7 +243,8 @@ def _convert_in_inference(
         fold_max_norm(graph_module)
         notes += fold_writes(graph_module)
     refuse_random_answers(graph_module)
-    refuse_sizes_by_values(graph_module)
+    if jagged is None and not _has_jagged_operators(graph_module):
+        refuse_sizes_by_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
             "The program does not describe the structure of its inputs; export it again with torch.export."
@@ -177,30 +252,43 @@ def _convert_in_inference(
     inputs = drop_constant_inputs(graph_module, list_leaf_paths(exported.call_spec.in_spec))
     notes += drop_cached_outputs(graph_module, find_cached_leaves(exported.call_spec.out_spec))
     outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
-    names = input_names(graph_module, inputs, module)
+    specs = None if jagged is None else jagged.layout.program_inputs()
+    names = list(given_names or ([i.name for i in specs] if specs else input_names(graph_module, inputs, module)))
     answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
-    served, read, left_out = _keep_served(graph_module, names, answers)
+    served, read, left_out = _keep_served(graph_module, names, answers, all_inputs=jagged is not None)
     constants_to_parameters(graph_module)  # before views of a constant are folded into copies of it
     graph_module = canonicalize(graph_module)
+    if half is not None and jagged is not None:
+        raise CaptureError(
+            f"The model computes {half}, and its rows have different numbers of elements: convert it to float32 by model.float(), and "
+            "leave torch.autocast out of its forward."
+        )
     if half is not None:
         graph_module = to_float32(graph_module)
+    if jagged is not None:
+        replace_split_of_cat(graph_module, [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)])
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
-    if any(rewritten):
+    if specs is not None:
+        graph_module = recapture_jagged(graph_module, [(i.shape, getattr(torch, i.dtype)) for i in specs])
+    elif any(rewritten):
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
     unfreeze_if_all_frozen(graph_module)
     example = tuple(
         x.to(torch.float32) if half and x.dtype in HALF else x for x in _example_of(exported, graph_module, read)
     )
-    signature = make_signature(graph_module, [names[i] for i in read], [answers[i] for i in served], example)
+    shapes = None if specs is None else [i.shape for i in specs]
+    signature = make_signature(graph_module, [names[i] for i in read], [answers[i] for i in served], example, shapes)
+    if jagged is not None:
+        signature = replace(signature, inputs=jagged.layout.with_ids(signature.inputs))
     program = Program(graph_module, signature, (*notes, *left_out))
     return _Captured(program, tuple(read), tuple(served), half)
 
 
 def _keep_served(
-    module: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[str]
+    module: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[str], *, all_inputs: bool
 ) -> tuple[list[int], list[int], tuple[str, ...]]:
-    """Leave out the outputs without a row for each row of the request, and inputs that only they read.
+    """Leave out the outputs without a row for each row of the request, and inputs that only they read, if not `all_inputs`.
 
     Returns the positions of the outputs and inputs that stay, and the notes. Where no output has such rows, all stay.
     """
@@ -208,13 +296,64 @@ def _keep_served(
     reasons = [describe_unserved(name, value.meta["val"]) for name, value in zip(outputs, output.args[0], strict=True)]
     if all(reasons) or not any(reasons):
         return [*range(len(outputs))], [*range(len(inputs))], ()
-    read = keep_outputs(module, [reason is None for reason in reasons])
+    read = keep_outputs(module, [reason is None for reason in reasons], all_inputs=all_inputs)
     notes = [reason for reason in reasons if reason is not None]
     unread = [name for position, name in enumerate(inputs) if position not in read]
     if unread:
         left_out = list_names(repr(name) for name, reason in zip(outputs, reasons, strict=True) if reason is not None)
         notes.append(describe_unread_inputs(unread, f"by {left_out} alone"))
     return [position for position, reason in enumerate(reasons) if reason is None], read, tuple(notes)
+
+
+def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
+    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
+    reading = next((node for node in module.graph.nodes if node.target in _READS), None)
+    if reading is not None:
+        line = find_line_of_node(reading)
+        raise CaptureError(
+            f"The model reads a number from the request{f' at {line}' if line else ''}, such as a length by .item() or .tolist(), and "
+            "makes a tensor of that size: compute with all elements instead, or mask them."
+        )
+    try:
+        return recapture(module, module.graph, operands)
+    except Exception as error:  # of many classes
+        message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        where = f" at {line}" if (line := find_user_line(error)) else ""
+        raise CaptureError(
+            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {message}"
+        ) from error
+
+
+def _has_inner_structure(exported: torch.export.ExportedProgram) -> bool:
+    """Return whether the request of a program holds classes, or more sizes vary than the batch."""
+    spec = exported.call_spec.in_spec
+    if spec is None or exported.example_inputs is None:
+        return False
+    users = set(exported.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder" and node.name in users]
+    sizes = {str(n) for value in values if isinstance(value, Tensor) for n in value.shape if not isinstance(n, int)}
+    return len(sizes) > 1 or RequestTree(spec, (), ()).has_classes
+
+
+def _capture_again(exported: torch.export.ExportedProgram) -> Program:
+    """Capture the module of a program with its tensors as inputs.
+
+    Raises `CaptureError` where sizes vary of which neither lengths nor offsets tell.
+    """
+    with inference_mode(exported.graph) as notes:
+        with silence_export():
+            module = exported.module(check_guards=False)
+        assert exported.example_inputs is not None
+        args, kwargs = exported.example_inputs
+        tree = RequestTree.of(module, args, kwargs)
+        with silence_export():
+            jagged = find_jagged(module, tree)
+        program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
+    return replace(program, notes=(*notes, *program.notes))
+
+
+def _has_jagged_operators(module: fx.GraphModule) -> bool:
+    return any(getattr(node.target, "namespace", None) == "fbgemm" for node in module.graph.nodes)
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:

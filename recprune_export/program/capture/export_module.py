@@ -8,7 +8,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,19 +23,28 @@ from recprune_export.program.capture.example import compute_outputs, find_batch_
 from recprune_export.program.capture.packed_sequences import pad_packed_sequences
 from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_user_line
 from recprune_export.program.capture.split_batch import SplitBatchMode
-from recprune_export.program.program import make_batch_dim
+from recprune_export.program.program import make_batch_dim, name_sizes
+from recprune_export.program.signature import Axis
 
 _UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function
 _WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
 
 
-def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+def export_module(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shapes: Sequence[Sequence[Axis]] | None = None,
+) -> torch.export.ExportedProgram:
     """Export `module` with the batch, axis 0 of the example's tensors, symbolic.
+
+    `shapes` are those of `args` where more sizes vary: each has a name.
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed, and the change to make.
     """
     batch = find_batch_size((args, kwargs))
     symbol = make_batch_dim()
+    named = None if shapes is None else name_sizes(shapes)
 
     def dynamic(x: Any, symbol: Any) -> Any:
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
@@ -44,7 +53,11 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     root = _ModelWrapper(module) if _shadows_graph_module(module) else module
 
     def export(strict: bool, deferred: bool = False, within: Any = None) -> torch.export.ExportedProgram:
-        sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
+        sizes = (
+            pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
+            if named is None
+            else named
+        )
         with (
             silence_export(),
             disable_attention_fastpath(),
@@ -66,8 +79,10 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
             )
 
     try:
-        return export(strict=False)
+        return export(strict=False, deferred=named is not None)
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
+        if named is not None:
+            raise CaptureError(_explain(error, find_user_line(error))) from error
         # In strict mode torch.export is slower and supports less, but traces len(x) as a symbolic size.
         with contextlib.suppress(Exception):
             return _reject_constant_inputs(export(strict=True))

@@ -45,6 +45,15 @@ def _are_names(context: Any, count: int) -> bool:
     return isinstance(context, list | tuple) and len(context) == count and all(isinstance(key, str) for key in context)
 
 
+def name_leaves(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return a name for each tensor of a request: the last step of its path where these are unique words, else the path.
+
+    >>> name_leaves([("features", "_user"), ("features", "_item")])
+    ['user', 'item']
+    """
+    return _unique([[step.strip("_") or step for step in path] for path in paths])
+
+
 def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
     """Remove the placeholders that are no tensors; return the paths of the others."""
     tensor_paths = []
@@ -131,22 +140,31 @@ def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
 
 
 def make_signature(
-    module: fx.GraphModule, input_names: list[str], output_names: list[str], example: Sequence[Tensor]
+    module: fx.GraphModule,
+    input_names: list[str],
+    output_names: list[str],
+    example: Sequence[Tensor],
+    known_shapes: Sequence[tuple[Axis, ...]] | None = None,
 ) -> Signature:
+    """Return names, dtypes, shapes and valid ids; `known_shapes` are those of inputs of which more than the batch varies."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    _check_batch(placeholders)
+    if known_shapes is None:
+        _check_batch(placeholders)
+    else:
+        _check_answers_by_row(placeholders, known_shapes, output.args[0])
+    shapes = known_shapes or [_shape(node) for node in placeholders]
     ids = find_id_ranges(module, example)
     inputs = [
         Input(
             name,
             _dtype(node),
-            _shape(node),
+            shape,
             ids.get(node.name, ()),
             _observed(values, ids.get(node.name, ())),
             observed_columns=_observed_columns(values),
         )
-        for node, name, values in zip(placeholders, input_names, example, strict=True)
+        for node, name, shape, values in zip(placeholders, input_names, shapes, example, strict=True)
     ]
     outputs = [
         Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)
@@ -199,6 +217,20 @@ def _check_batch(placeholders: list[fx.Node]) -> None:
             f"More than the batch varies in {', '.join(varying) or 'the inputs'}; "
             "export it with one dimension free, the batch, and pad the others."
         )
+
+
+def _check_answers_by_row(placeholders: list[fx.Node], shapes: Sequence[tuple[Axis, ...]], outputs: Any) -> None:
+    """Raise `CaptureError` where an output has a size that depends on the elements of the rows."""
+    batch = next(n.meta["val"].shape[0] for n, shape in zip(placeholders, shapes, strict=True) if shape[:1] == (BATCH,))
+    for number, output in enumerate(outputs):
+        symbols = {
+            s for size in output.meta["val"].shape if not isinstance(size, int) for s in size.node.expr.free_symbols
+        }
+        if symbols - batch.node.expr.free_symbols:
+            raise CaptureError(
+                f"Output {number} of the model has a size that depends on the number of elements in the rows; return a result of "
+                "a fixed size for each row."
+            )
 
 
 def _dtype(node: fx.Node) -> str:

@@ -20,7 +20,7 @@ from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
 from recprune_export.program.loading.model_kind import ModelKind, find_mlflow_file, list_model_files
 from recprune_export.program.loading.module_factory import make_module
-from recprune_export.program.loading.saved_graphs.archive import EXTRA, check_archive
+from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
 from recprune_export.program.loading.summarize_error import summarize_error
@@ -221,7 +221,8 @@ def _read_archive(path: Path) -> tuple[Program, tuple[str, ...]]:
         with _unlogged():
             if EXTRA + SIGNATURE_FILE in records:
                 return Program.load(path), ()
-            exported = torch.export.load(path)
+            with allow_request_classes(path):
+                exported = torch.export.load(path)
             share_stored_weights(exported, path)
     except ModelFileError:
         raise

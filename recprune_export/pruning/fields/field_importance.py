@@ -6,6 +6,7 @@ import torch
 
 from recprune_export.channels.groups import Channel
 from recprune_export.data.batch import Batch
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
 from recprune_export.progress import track
 from recprune_export.pruning.apply.masking import Float64Interpreter, Mask, make_mask
@@ -33,6 +34,6 @@ def _mean_loss(program: Program, mask: Mask, batches: Sequence[Batch], loss: Los
     names = [output.name for output in program.signature.outputs]
     losses = []
     for request, labels in batches:
-        answers = masked(*(request[i.name] for i in program.signature.inputs))
+        answers = masked(*to_program_tensors(program.signature, request))
         losses.append(loss(dict(zip(names, answers, strict=True)), labels))
     return float(torch.stack(losses).mean())

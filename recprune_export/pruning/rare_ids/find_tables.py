@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from recprune_export.channels.walk import is_batch_size
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.nodes import ancestors, argument, arguments, find_source_line
 from recprune_export.program.program import Program
 
@@ -89,7 +90,7 @@ class IdReader:
     def __call__(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         """Return the name of the table and the ids, of any shape, of each lookup."""
         with torch.no_grad():
-            outputs = self._module(*(request[i.name] for i in self._signature.inputs))
+            outputs = self._module(*to_program_tensors(self._signature, request))
         return [(name, ids.long()) for (name, _), ids in zip(self._tables, outputs, strict=True)]
 
     def ids_by_request(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
@@ -75,4 +76,4 @@ def _requests(signature: Signature) -> list[tuple[Tensor, ...]]:
 
     random = [sample_request(signature, batch, seed) for seed, batch in enumerate(BATCHES[:2])]
     edges = [edge(lambda pair: pair[0], BATCHES[2]), edge(lambda pair: pair[1], BATCHES[3])]
-    return [tuple(torch.from_numpy(r[i.name]) for i in signature.inputs) for r in (*random, *edges)]
+    return [tuple(map(torch.from_numpy, to_program_tensors(signature, r))) for r in (*random, *edges)]

@@ -10,6 +10,8 @@ from recprune_export.bundle.servers.readme import (
     render_calling_code,
 )
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
+from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.signature import Signature
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 
 MAX_ROWS = 250
@@ -19,7 +21,8 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     """Return code that calls the model, with its inputs and outputs; `encoded`: the bundle contains its encoding."""
     options = manifest.session.get("options")
     session = SessionOptions.from_dict(options) if options else DEFAULT_OPTIONS
-    inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
+    signature = Signature.from_dict(manifest.signature)
+    inputs, outputs = make_file_signature(signature).to_dict()["inputs"], manifest.signature["outputs"]
     rows = [("input", tensor) for tensor in inputs] + [("output", tensor) for tensor in outputs]
     listed = "" if len(rows) <= MAX_ROWS else f", the first {MAX_ROWS} of {len(rows):,}; all are in manifest.json"
     table = PageTable(
@@ -34,7 +37,10 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     shared = [tensor["name"] for tensor in inputs if tensor.get("shared")]
     if shared:
         after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
-    rules = describe_input_rules(inputs, encoding=encoded).strip()
+    jagged = describe_jagged_inputs(signature)
+    if jagged:
+        after.append(jagged.replace("`", ""))
+    rules = describe_input_rules(manifest.signature["inputs"], encoding=encoded).strip()
     if rules:
         after.append(rules.replace("`", ""))
     if encoded:

@@ -4,6 +4,7 @@ import re
 
 import onnx_ir as ir
 
+from recprune_export.program.jagged_inputs import ELEMENTS
 from recprune_export.program.signature import BATCH
 
 
@@ -11,10 +12,12 @@ def name_batch(model: ir.Model) -> None:
     """Rename the batch axis to `batch` in all shapes.
 
     Before: the exporter's symbol (`s27`, ...) is axis 0 of the inputs. After: that symbol is `batch` in the shape of
-    every value, also in terms such as `5*s27`; nothing else is changed.
+    every value, also in terms such as `5*s27`; nothing else is changed. Numbers of elements of jagged inputs keep their
+    names.
     """
     inputs = [dim for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)]
-    symbols = sorted({re.escape(dim.value) for dim in inputs if dim.value is not None})
+    values = {dim.value for dim in inputs if dim.value is not None}
+    symbols = sorted(re.escape(value) for value in values if not value.endswith(ELEMENTS))
     if not symbols:
         return
     symbol = re.compile(rf"\b({'|'.join(symbols)})\b")

@@ -193,6 +193,15 @@ def _same_shape(one: fx.Node, other: fx.Node) -> bool:
     return [str(size) for size in _value(one).shape] == [str(size) for size in _value(other).shape]
 
 
+@_decomposition(aten.linalg_norm.default)
+def vector_norm(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`linalg.norm(x: B×L×D, dim=-1)` is the length of each vector of D."""
+    x, order, axes, keepdim, dtype = (argument(node, name) for name in ("self", "ord", "dim", "keepdim", "dtype"))
+    if axes is None or len(axes) != 1 or not isinstance(order, int | float | None) or dtype is not None:
+        return None
+    return graph.call_function(aten.linalg_vector_norm.default, (x, 2 if order is None else order, axes, keepdim))
+
+
 @_decomposition(aten.mse_loss.default)
 def squared_error(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`mse_loss(x, y)` is the mean of (x - y)²."""

@@ -5,6 +5,7 @@ length. Bags that the request delimits by offsets become `embedding` and a sum b
 a loop over the rows of the request: 14 ms, against .2 ms for the lookup and the sum.
 """
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,14 +136,7 @@ class _Writer:
             return None
         starts = self._call(aten.slice.Tensor, bag.offsets, 0, 0, -1) if bag.last_included else bag.offsets
         number = self._call(aten.sym_size.int, starts, 0)
-        positions = self._call(aten.arange.default, self._call(aten.sym_size.int, bag.ids, 0))
-        started = self._call(
-            aten.le.Tensor,
-            self._call(aten.unsqueeze.default, starts, 0),
-            self._call(aten.unsqueeze.default, positions, 1),
-        )  # N×B
-        count = self._call(aten.sub.Tensor, self._call(aten.sum.dim_IntList, started, [1]), 1)
-        bags = self._call(aten.clamp_min.default, count, 0)  # N: the bag of each id; a valid request starts at offset 0
+        bags = self._bag_of_each_id(starts, self._call(aten.sym_size.int, bag.ids, 0))
         rows = self._call(aten.embedding.default, bag.table, bag.ids)
         counts = self._call(aten.new_ones.default, rows, [self._call(aten.sym_size.int, bag.ids, 0), 1])
         if bag.padding is not None:
@@ -156,6 +150,21 @@ class _Writer:
             return total
         sizes = self._call(aten.clamp_min.default, self._sum(counts, bags, number, 1), 1)
         return self._call(aten.div.Tensor, total, sizes)
+
+    def _bag_of_each_id(self, starts: fx.Node, length: fx.Node) -> fx.Node:
+        """Return the number of the bag of each id, N, from the offsets at which the bags start, B.
+
+        It is the number of bags that start up to the id: marks at the starts, summed up. A comparison of all ids with all
+        offsets takes 36 ms for 1024 bags of 5 ids in ONNX Runtime, this and the sums of the rows .17 ms.
+        """
+        starts = self._call(aten.to.dtype, starts, torch.int64)
+        marks = self._call(
+            aten.new_zeros.default, starts, [self._call(operator.add, length, 1)]
+        )  # empty bags start at N
+        marks = self._call(aten.index_add.default, marks, 0, starts, self._call(aten.ones_like.default, starts))
+        started = self._call(aten.slice.Tensor, self._call(aten.cumsum.default, marks, 0), 0, 0, -1)
+        number = self._call(aten.sub.Tensor, started, 1)
+        return self._call(aten.clamp_min.default, number, 0)  # a valid request starts at offset 0
 
     def _sum(self, rows: fx.Node, bags: fx.Node, number: fx.Node, width: int) -> fx.Node:
         zeros = self._call(aten.new_zeros.default, rows, [number, width])

@@ -20,12 +20,14 @@ the operators themselves are torch's.
 """
 
 import ast
+import contextlib
+import importlib
 import io
 import json
 import keyword
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +59,20 @@ _SCALAR_OPERATORS = {
 _EXPRESSION_CALLS = frozenset(
     "Symbol Integer Float Rational Add Mul Pow Max Min Mod Eq Ne Le Lt Ge Gt And Or Not FloorDiv ModularIndexing Where "  # noqa: SIM905
     "PythonMod CleanDiv CeilDiv CeilToInt FloorToInt IntTrueDiv FloatTrueDiv PowByNatural FloatPow TruncToInt TruncToFloat "
-    "RoundToInt RoundDecimal ToFloat Identity".split()
+    "RoundToInt RoundDecimal ToFloat Identity "
+    "GreaterThan LessThan StrictGreaterThan StrictLessThan Equality Unequality".split()
 )
 _GUARD_ATTRIBUTES = {"size", "stride", "storage_offset", "shape", "ndim", "dtype", "device", "type", "index", "inf"}
+_GUARD_FUNCTIONS = {"max", "min"}
+# Classes of requests, by the names under which they are registered, and the attributes that hold their tensors.
+TORCHREC_CLASSES = {f"torchrec.sparse.jagged_tensor.{name}" for name in ("KeyedJaggedTensor", "JaggedTensor")}
+_GUARD_ATTRIBUTES |= {"_values", "_weights", "_lengths", "_offsets"}
 _EXPRESSION_NODES = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Call, ast.keyword,
     ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
 )  # fmt: skip
 _GUARD_NODES = (*_EXPRESSION_NODES, ast.Subscript, ast.Attribute)
-_TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
+_TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", *TORCHREC_CLASSES}
 
 
 def check_archive(path: Path) -> frozenset[str]:
@@ -93,12 +100,35 @@ def check_archive(path: Path) -> frozenset[str]:
             ) from None
         except RecursionError:
             raise ModelFileError(f"{path} is refused: {name} is nested too deeply to be a program.") from None
-    _check_sample_inputs(path, sample_inputs)
+    with allow_request_classes(path):
+        _check_sample_inputs(path, sample_inputs)
     return records
 
 
 class _Refused(Exception):
     pass
+
+
+@contextlib.contextmanager
+def allow_request_classes(path: Path) -> Iterator[None]:
+    """Let `torch.load(weights_only=True)` build the classes of TorchRec that the request of a program holds, inside the block.
+
+    They are Python classes whose attributes are tensors, names and numbers: no code of the file runs. Raises `ModelFileError` where
+    torchrec is not installed.
+    """
+    text = PT2ArchiveReader(str(path)).read_bytes(GRAPH).decode(errors="replace")
+    if not any(name in text for name in TORCHREC_CLASSES):
+        yield
+        return
+    try:
+        module = importlib.import_module("torchrec.sparse.jagged_tensor")
+    except Exception as error:  # its import loads shared libraries, which may not fit this release of PyTorch
+        raise ModelFileError(
+            f"{path} takes requests with a KeyedJaggedTensor, and torchrec cannot be imported here ({_first_line(error)}): install "
+            "torchrec, or pass the ExportedProgram from Python."
+        ) from error
+    with torch.serialization.safe_globals([module.KeyedJaggedTensor, module.JaggedTensor]):
+        yield
 
 
 def _records(path: Path, reader: PT2ArchiveReader) -> frozenset[str]:
@@ -248,11 +278,11 @@ def _guard(text: str) -> bool:
 def _guard_call(function: ast.expr) -> bool:
     if isinstance(function, ast.Attribute):
         return function.attr in {"size", "stride", "storage_offset"}
-    return isinstance(function, ast.Name) and function.id in _EXPRESSION_CALLS
+    return isinstance(function, ast.Name) and function.id in (*_EXPRESSION_CALLS, *_GUARD_FUNCTIONS)
 
 
 def _tree(text: str) -> bool:
-    """Return whether a tree spec consists of tuples, lists and dicts with plain keys.
+    """Return whether a tree spec consists of tuples, lists, dicts and classes of TorchRec with plain keys.
 
     >>> _tree('[1, {"type": "builtins.dict", "context": "[\\\\"y\\\\"]", "children_spec": []}]')
     True

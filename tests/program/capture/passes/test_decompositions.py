@@ -104,3 +104,22 @@ def test_frequencies_that_are_picked_go_to_onnx(tmp_path: Path) -> None:
     file = export_onnx(program, tmp_path / "model.onnx")
     found = run(make_session(file.path, 1), {"history": history.numpy()})
     np.testing.assert_allclose(found["output"], module(history).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+class Normalized(nn.Module):
+    """`linalg.norm` of vectors, B×D, as models that compare directions write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 6)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        vectors = self.table(ids)
+        unit = vectors / torch.linalg.norm(vectors, dim=-1, keepdim=True).clamp(min=1e-6)
+        return unit @ self.table.weight.T
+
+
+def test_the_norm_of_vectors_is_one_operator() -> None:
+    program, analysis = check_any_plan(Normalized(), torch.tensor([0, 4, 2]))
+    assert ("table.weight", 1) in prunable(analysis)
+    assert torch.ops.aten.linalg_norm.default not in {node.target for node in program.module.graph.nodes}

@@ -1,0 +1,358 @@
+"""Search for the tensors of a request that say where rows end, as lengths or offsets, and for those that they divide.
+
+Classes of TorchRec say it. In other requests it is found by trial: where the numbers of a tensor fit the size of another one,
+the model is asked for rows in another order and of other lengths, and has to answer each row as before.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.data.list_columns import absent_value
+from recprune_export.errors import CaptureError
+from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match
+from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
+from recprune_export.program.capture.request_tree import RequestTree
+from recprune_export.program.capture.source_lines import find_user_line
+from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
+
+MOST_TRIALS, MOST_TOGETHER, MOST_COMBINATIONS, MOST_KEYS = 32, 3, 500, 64
+TRIED_ROWS = 7
+
+
+@dataclass(frozen=True)
+class JaggedExample:
+    """A layout, and rows that fit it; `more` says that rows may have more elements than in the example."""
+
+    layout: JaggedLayout
+    rows: Rows
+    more: bool
+
+    def draw(self, count: int, seed: int) -> Rows:
+        """Return `count` rows of the example, in order, with elements repeated or left out at random."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = self.layout.select(self.rows, torch.arange(count) % self.layout.batch)
+        inputs = {i.name: i.jagged for i in self.layout.inputs() if i.jagged is not None}
+        kept: dict[str, Tensor] = {}
+        for name in (name for name, jagged in inputs.items() if jagged.present == name):
+            copies = 2 if self.more else 1
+            kept[name] = torch.rand(count, copies * rows[name].shape[1], generator=generator) < 0.6
+            kept[name][:, 0] = True
+        for name, jagged in inputs.items():
+            values = torch.cat([rows[name]] * 2, 1) if self.more else rows[name].clone()
+            values[~kept[jagged.present]] = absent_value(values.numpy().dtype)
+            rows[name] = values
+        return rows
+
+    def unambiguous(self, widths: set[int]) -> Rows:
+        """Return rows whose number, and whose numbers of elements, differ from each other and from `widths`.
+
+        Raises `CaptureError` where the example has too few elements for that.
+        """
+        for seed in range(400):
+            rows = self.draw(TRIED_ROWS + seed // 8, seed)
+            names = [i.name for i in self.layout.inputs() if i.jagged is not None and i.jagged.present == i.name]
+            sizes = [TRIED_ROWS + seed // 8, *(int(count_elements(rows[name]).sum()) for name in names)]
+            if len(set(sizes)) == len(sizes) and not widths & set(sizes) and min(sizes) > 1:
+                return rows
+        raise CaptureError(
+            "The example request has too few elements in its rows: give one with more rows and longer ones."
+        )
+
+
+def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
+    """Return the layout of a request of which rows have different numbers of elements; None for other requests.
+
+    Raises `CaptureError` where a class of TorchRec holds what no program can take, or the model does not answer its rows
+    one by one.
+    """
+    known = find_torchrec(tree)
+    if known:
+        layout = _make_layout(tree, known)
+        if layout is None:
+            raise CaptureError("The KeyedJaggedTensors of the example request have different numbers of rows.")
+        failure = CaptureError("its answers to the same rows differ with the rows beside them")
+        for more in (True, False):
+            try:
+                if (found := _try(module, layout, more)) is not None:
+                    return found
+            except Exception as error:  # any error of the user's code
+                failure = error  # type: ignore[assignment]
+        where = f" at {line}" if (line := find_user_line(failure)) else ""
+        raise CaptureError(
+            f"The model does not answer rows of the example request in another order{where}: {failure}. Give an example in which each "
+            "row is valid on its own."
+        ) from failure
+    hypotheses = list(_list_hypotheses(tree))
+    if not hypotheses or _answers_rows(module, tree):
+        return None
+    for more, partitions in itertools.product((True, False), hypotheses):
+        layout = _make_layout(tree, partitions)
+        assert layout is not None
+        try:
+            if (found := _try(module, layout, more)) is not None:
+                return found
+        except Exception:  # any error of the user's code: the tensors mean something else
+            continue
+    return None
+
+
+def _answers_rows(module: nn.Module, tree: RequestTree) -> bool:
+    """Return whether the model answers rows in another order as before, where each tensor has one row for each."""
+    tensors = {leaf: tree.leaves[leaf] for leaf in tree.tensors}
+    batch = find_batch_size(list(tensors.values()))
+    order = torch.tensor([*range(batch - 1, -1, -1), 0])
+    turned = {leaf: x[order] if x.ndim and len(x) == batch else x for leaf, x in tensors.items()}
+    try:
+        answers = compute_outputs(module, *tree.arguments(tensors))
+        others = compute_outputs(module, *tree.arguments(turned))
+    except Exception:  # any error of the user's code
+        return False
+    pairs = [(a[order], b) for a, b in zip(answers, others, strict=True) if a.ndim and len(a) == batch]
+    return bool(pairs) and outputs_match([b for _, b in pairs], [a for a, _ in pairs])
+
+
+def _make_layout(tree: RequestTree, partitions: Sequence[Partition]) -> JaggedLayout | None:
+    batches = {part.batch(tree) for part in partitions}
+    leaves = [leaf for part in partitions for leaf in (part.rows, *part.values, *part.weights)]
+    if len(batches) != 1 or not min(batches) or len(set(leaves)) != len(leaves):
+        return None
+    return JaggedLayout(tree, tuple(partitions), batches.pop(), {})
+
+
+def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample | None:
+    """Return the example where the model answers each row as it does beside other rows; None where it does not.
+
+    Raises the errors of the model.
+    """
+    rows = layout.example_rows()
+    leaders = [i.name for i in layout.inputs() if i.jagged is not None and i.jagged.present == i.name]
+    observed = {name: count_elements(rows[name]) for name in leaders}
+    if not sum(int(count.sum()) for count in observed.values()):
+        return None
+    counts = {}
+    for name, count in observed.items():
+        low, high = int(count.min()), int(count.max())
+        counts[name] = (low, max(2 * high if more and low == high else high, 1))
+    example = JaggedExample(layout.with_counts(counts), rows, more)
+    called = JaggedModule(module, example.layout)
+    varied: set[str] = set()
+    for seed in range(2):
+        drawn = example.draw(TRIED_ROWS, seed)
+        varied |= {name for name in leaders if int(count_elements(drawn[name]).sum()) != TRIED_ROWS}
+        order = torch.randperm(TRIED_ROWS, generator=torch.Generator().manual_seed(seed))[: TRIED_ROWS - 1]
+        answers = compute_outputs(called, example.layout.tensors(drawn), {})
+        others = compute_outputs(called, example.layout.tensors(example.layout.select(drawn, order)), {})
+        pairs = [
+            (one[order], other)
+            for one, other in zip(answers, others, strict=True)
+            if one.ndim and len(one) == TRIED_ROWS and len(other) == TRIED_ROWS - 1
+        ]
+        if not pairs or not outputs_match([other for _, other in pairs], [one for one, _ in pairs]):
+            return None
+    if varied != set(leaders):
+        return None  # with one element in each row the tensors may as well have one for each row
+    empty = {name for name in leaders if _answers_empty(called, example, name)}
+    counts = {name: (0 if name in empty else max(low, 1), high) for name, (low, high) in counts.items()}
+    return replace(example, layout=layout.with_counts(counts))
+
+
+def _answers_empty(called: JaggedModule, example: JaggedExample, name: str) -> bool:
+    """Return whether the model answers finite numbers to a row without elements."""
+    rows = example.draw(TRIED_ROWS, 0)
+    for spec in example.layout.inputs():
+        if spec.jagged is not None and spec.jagged.present == name:
+            rows[spec.name][0] = absent_value(rows[spec.name].numpy().dtype)
+    try:
+        answers = compute_outputs(called, example.layout.tensors(rows), {})
+    except Exception:  # any error of the user's code
+        return False
+    return all(bool(answer.isfinite().all()) for answer in answers)
+
+
+def find_torchrec(tree: RequestTree) -> list[Partition]:
+    """Return the partitions of the KeyedJaggedTensors and JaggedTensors of a request.
+
+    Raises `CaptureError` for one that holds what no program can take.
+    """
+    partitions = []
+    first = 0
+
+    def visit(spec: torch.utils._pytree.TreeSpec) -> None:
+        nonlocal first
+        if spec.is_leaf():
+            first += 1
+            return
+        name = getattr(spec.type, "__name__", "")
+        if name in ("KeyedJaggedTensor", "JaggedTensor") and spec.type.__module__.startswith("torchrec."):
+            keys = tuple(spec.context) if name == "KeyedJaggedTensor" else ("",)
+            partitions.append(_read_torchrec(tree, range(first, first + spec.num_leaves), keys))
+            first += spec.num_leaves
+            return
+        for child in spec.children():
+            visit(child)
+
+    visit(tree.spec)
+    return partitions
+
+
+def _read_torchrec(tree: RequestTree, leaves: range, keys: tuple[str, ...]) -> Partition:
+    values, weights, lengths, offsets, *others = leaves
+    held = {number: isinstance(tree.leaves[number], Tensor) for number in leaves}
+    if any(held[number] or tree.leaves[number] for number in others):
+        raise CaptureError(
+            f"The KeyedJaggedTensor '{'_'.join(tree.paths[values][:-1])}' has a number of rows of its own for each key, or inverse "
+            "indices: give one in which every key has a row for each row of the batch."
+        )
+    rows, form = (lengths, LENGTHS) if held[lengths] else (offsets, OFFSETS_AND_END)
+    copies = {offsets: OFFSETS_AND_END} if held[lengths] and held[offsets] else {}
+    return Partition(rows, form, (values,), keys, weights=(weights,) if held[weights] else (), copies=copies)
+
+
+def _list_hypotheses(tree: RequestTree) -> Iterator[tuple[Partition, ...]]:
+    """Yield what the tensors may mean, first where no tensor is left unexplained; few of them."""
+    candidates = _list_candidates(tree)
+    combined = [
+        (size, tuple(part for group in groups for part in group))
+        for size in range(1, MOST_TOGETHER + 1)
+        for groups in itertools.islice(itertools.combinations(candidates, size), MOST_COMBINATIONS)
+    ]
+    fitting = [(size, parts) for size, parts in combined if _make_layout(tree, parts) is not None]
+    fitting.sort(
+        key=lambda found: (
+            _count_unexplained(tree, found[1]),
+            found[0],
+            _count_apart(tree, found[1]),
+            sum(len(part.weights) for part in found[1]),
+        )
+    )
+    yield from (parts for _, parts in fitting[:MOST_TRIALS])
+
+
+def _count_unexplained(tree: RequestTree, parts: Sequence[Partition]) -> int:
+    layout = _make_layout(tree, parts)
+    assert layout is not None
+    others = [leaf for leaf in tree.tensors if leaf not in layout.divided and tree.leaves[leaf].ndim > 0]
+    divided = [leaf for part in parts for leaf in (*part.values, *part.weights)]
+    return sum(not layout.has_batch(leaf) for leaf in others) + sum(
+        _looks_like_offsets(tree.leaves[leaf]) for leaf in (*others, *divided)
+    )
+
+
+def _looks_like_offsets(values: Tensor) -> bool:
+    if values.is_floating_point() or values.ndim != 1 or len(values) < 2:
+        return False
+    return int(values[0]) == 0 and int(values[-1]) > 0 and not bool((values.diff() < 0).any())
+
+
+def _count_apart(tree: RequestTree, parts: Sequence[Partition]) -> int:
+    """Return how many of the tensors lie in another container than the tensor that divides them."""
+    return sum(tree.paths[leaf][:-1] != tree.paths[part.rows][:-1] for part in parts for leaf in part.values)
+
+
+def _list_candidates(tree: RequestTree) -> list[tuple[Partition, ...]]:
+    leaves = [leaf for leaf in tree.tensors if tree.leaves[leaf].ndim and tree.leaves[leaf].numel()]
+    ends = [
+        leaf for leaf in leaves if not tree.leaves[leaf].is_floating_point() and tree.leaves[leaf].dtype != torch.bool
+    ]
+    candidates: list[tuple[Partition, ...]] = []
+    lists = _list_siblings(tree, leaves)
+    for rows in (leaf for leaf in ends if tree.leaves[leaf].ndim == 1):
+        for values in (leaf for leaf in leaves if leaf != rows):
+            sizes = {len(tree.leaves[leaf]) for leaf in leaves if leaf not in (rows, values)}
+            for keys in _list_keys(tree.leaves[rows], sizes):
+                candidates += _fit(tree, leaves, rows, (values,), keys, stacked=False)
+    for rows in (leaf for leaf in ends if tree.leaves[leaf].ndim == 2):
+        keys = tuple(map(str, range(len(tree.leaves[rows]))))
+        for siblings in lists:
+            if len(siblings) == len(keys) and rows not in siblings:
+                candidates += _fit(tree, leaves, rows, tuple(siblings), keys, stacked=True)
+        for values in (leaf for leaf in leaves if leaf != rows):
+            candidates += _fit(tree, leaves, rows, (values,), keys, stacked=True)
+    for one, other in itertools.permutations(lists, 2):
+        if len(one) == len(other) and all(leaf in ends and tree.leaves[leaf].ndim == 1 for leaf in one):
+            fits = [_fit(tree, leaves, r, (v,), ("",), stacked=False) for r, v in zip(one, other, strict=True)]
+            for form in (LENGTHS, OFFSETS_AND_END, OFFSETS):
+                alike = [[group[0] for group in fit if group[0].form == form] for fit in fits]
+                if all(alike):
+                    candidates.append(tuple(parts[0] for parts in alike))
+    return candidates
+
+
+def _list_keys(rows: Tensor, sizes: set[int]) -> Iterator[tuple[str, ...]]:
+    """Yield one key, and several where the ends of the rows of all keys may follow each other: `sizes` of other tensors say how many.
+
+    Without other tensors each number of keys is possible that divides them.
+    """
+    yield ("",)
+    for length in (len(rows), len(rows) - 1):
+        batches = sizes or set(range(2, length))
+        for batch in sorted(batches, reverse=True):
+            if 1 < batch < length and length % batch == 0 and length // batch <= MOST_KEYS:
+                yield tuple(map(str, range(length // batch)))
+
+
+def _list_siblings(tree: RequestTree, leaves: Sequence[int]) -> list[list[int]]:
+    """Return the leaves of each list."""
+    lists: dict[tuple[str, ...], list[int]] = {}
+    for leaf in leaves:
+        if tree.paths[leaf][-1].isdecimal():
+            lists.setdefault(tree.paths[leaf][:-1], []).append(leaf)
+    return list(lists.values())
+
+
+def _fit(
+    tree: RequestTree,
+    leaves: Sequence[int],
+    rows: int,
+    values: tuple[int, ...],
+    keys: tuple[str, ...],
+    *,
+    stacked: bool,
+) -> list[tuple[Partition, ...]]:
+    """Return the forms in which the numbers of `rows` fit the sizes of `values`."""
+    sizes = [len(tree.leaves[leaf]) for leaf in values]
+    parts = tree.leaves[rows] if stacked else tree.leaves[rows].unsqueeze(0)
+    totals = sizes if len(sizes) == len(parts) else None
+    fitting: list[tuple[Partition, ...]] = []
+    for form in (LENGTHS, OFFSETS_AND_END, OFFSETS):
+        if totals is None:
+            fits = form == LENGTHS and bool((parts >= 0).all()) and int(parts.sum()) == sizes[0]
+        else:
+            fits = all(_fits(part, size, form) for part, size in zip(parts, totals, strict=True))
+        if fits:
+            part = Partition(rows, form, values, keys, stacked)
+            fitting += [(replace(part, weights=weights),) for weights in _list_weights(tree, leaves, part)]
+    return fitting
+
+
+def _fits(ends: Tensor, size: int, form: str) -> bool:
+    if form == LENGTHS:
+        return bool((ends >= 0).all()) and int(ends.sum()) == size
+    if int(ends[0]) != 0 or bool((ends.diff() < 0).any()):
+        return False
+    return int(ends[-1]) == size and len(ends) > 1 if form == OFFSETS_AND_END else int(ends[-1]) <= size
+
+
+def _list_weights(tree: RequestTree, leaves: Sequence[int], part: Partition) -> list[tuple[int, ...]]:
+    """Return which leaves may hold a number for each element: none, or one for each leaf of `part.values`."""
+    batch = part.batch(tree)
+    sizes = [len(tree.leaves[leaf]) for leaf in part.values]
+    others = [leaf for leaf in leaves if leaf != part.rows and leaf not in part.values]
+    if len(sizes) == 1:
+        beside = tree.paths[part.values[0]][:-1]
+        alike = tuple(
+            leaf
+            for leaf in others
+            if len(tree.leaves[leaf]) == sizes[0]
+            and (tree.leaves[leaf].is_floating_point() or (beside and tree.paths[leaf][:-1] == beside))
+        )
+        certain = tuple(leaf for leaf in alike if sizes[0] != batch)
+        return [certain] if certain == alike else [certain, alike]
+    for siblings in _list_siblings(tree, others):
+        if [len(tree.leaves[leaf]) for leaf in siblings] == sizes and any(size != batch for size in sizes):
+            return [tuple(siblings), ()]
+    return [()]

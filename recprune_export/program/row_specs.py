@@ -1,0 +1,13 @@
+"""What rows of a file have to be for the inputs of a program."""
+
+from recprune_export.data.arrays import ArraySpec
+from recprune_export.program.signature import IdRange, Input
+
+
+def make_array_spec(spec: Input, ids: tuple[IdRange | None, ...]) -> ArraySpec:
+    """Return what the rows of an input have to be, of which `ids` are valid."""
+    jagged = spec.jagged
+    shape = tuple(size for size in spec.shape[1:] if isinstance(size, int))
+    if jagged is None:
+        return ArraySpec(spec.name, spec.dtype, shape, ids)
+    return ArraySpec(spec.name, spec.dtype, shape, ids, jagged.present, shape[0] if jagged.padded else None)

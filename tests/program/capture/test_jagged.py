@@ -1,0 +1,162 @@
+"""Requests whose rows have different numbers of elements, in any form, are captured and answered as the model does."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from recprune_export.errors import CaptureError
+from recprune_export.finetuning import run_program
+from recprune_export.onnx import export_onnx, make_session, run
+from recprune_export.program import Program
+from recprune_export.program.capture import capture, program_from_exported
+from recprune_export.program.jagged_inputs import (
+    from_file_arrays,
+    list_file_inputs,
+    to_file_arrays,
+)
+from recprune_export.program.random_requests import sample_request
+from recprune_export.validation.edge_requests import make_edge_requests
+from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, draw_ids
+from tests.properties import check_any_plan, prunable
+
+
+@cache
+def captured(form: str) -> Program:
+    module, example, _ = FORMS[form]
+    return capture(module, example)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_is_pruned_and_exported(form: str, tmp_path: Path) -> None:
+    module, example, names = FORMS[form]
+    program, analysis = check_any_plan(module, *example)
+    assert ("table.weight", 1) in prunable(analysis)
+    assert {i.name for i in list_file_inputs(program.signature)} == set(names)
+    for spec in program.signature.inputs:
+        if spec.jagged is not None and spec.jagged.present == spec.name:
+            assert spec.ids == ((0, IDS - 1),)
+    for width in (None, 9):
+        signature = program.signature if width is None else program.signature.with_padded(width)
+        served = program.with_signature(signature)
+        session = make_session(export_onnx(served, tmp_path / f"{width}.onnx").path, 1)
+        for label, request in make_edge_requests(signature).items():
+            for name, expected in run_program(served, request).items():
+                np.testing.assert_allclose(run(session, request)[name], expected, rtol=1e-5, atol=1e-5, err_msg=label)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_file_takes_the_request_of_the_model(form: str, tmp_path: Path) -> None:
+    module, example, names = FORMS[form]
+    program = captured(form)
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    leaves = [leaf.numpy() for leaf in pytree.tree_leaves(example)]
+    with torch.no_grad():
+        expected = module(*example).numpy()
+    np.testing.assert_allclose(run(session, dict(zip(names, leaves, strict=True)))["output"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_of_a_file_become_rows_again(form: str) -> None:
+    signature = captured(form).signature
+    for seed in range(3):
+        arrays = to_file_arrays(signature, sample_request(signature, 5, seed))
+        again = to_file_arrays(signature, from_file_arrays(signature, arrays))
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(again[name], values, err_msg=name)
+
+
+def test_an_exported_program_with_a_dynamic_dimension_for_values() -> None:
+    module, example = Model(by_lengths), (Checked(draw_ids(20), FORMS["a registered class"][1][0].lengths),)
+    any_size = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(module.eval(), example, dynamic_shapes=(([{0: any_size}, {0: any_size}],),))
+    program, direct = program_from_exported(exported), capture(module, example)
+    assert [i.jagged and i.jagged.counts for i in program.signature.inputs] == [(0, 4)]
+    request = sample_request(program.signature, 6, 0)
+    named = dict(zip((i.name for i in direct.signature.inputs), request.values(), strict=True))
+    np.testing.assert_allclose(run_program(program, request)["output"], run_program(direct, named)["output"], atol=1e-6)
+
+
+def test_sorted_ids_are_no_offsets() -> None:
+    class TwoTables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.user, self.item = nn.Embedding(IDS, 4), nn.Embedding(IDS, 4)
+
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return (self.user(user) * self.item(item)).sum(1)
+
+    program = capture(TwoTables(), (torch.arange(BATCH), torch.arange(BATCH)))
+    assert [(i.name, i.jagged) for i in program.signature.inputs] == [("user", None), ("item", None)]
+
+
+def test_a_class_that_is_not_registered_is_named() -> None:
+    class Hidden:
+        def __init__(self, ids: Tensor) -> None:
+            self.ids = ids
+
+    with pytest.raises(CaptureError, match=r"holds a Hidden.*register it"):
+        capture(Model(lambda table, request: table(request.ids)), (Hidden(draw_ids(BATCH, 3)),))
+
+
+def test_a_size_that_the_request_states_is_named_with_its_line() -> None:
+    class Items(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.EmbeddingBag(IDS, 4, mode="sum")
+
+        def forward(self, ids: Checked) -> Tensor:
+            longest = int(ids.lengths.max())
+            offsets = torch.cumsum(ids.lengths, 0) - ids.lengths
+            return self.table(ids.values, offsets) + torch.arange(longest).sum()
+
+    with pytest.raises(CaptureError, match=r"values of a request at .*test_jagged\.py, line \d+"):
+        capture(Items(), (Checked(draw_ids(20), FORMS["a registered class"][1][0].lengths),))
+
+
+def nest(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Lists, tuples, dicts and named tuples of requests."""
+    return st.one_of(
+        st.lists(leaf, min_size=1, max_size=2),
+        st.tuples(leaf, leaf),
+        st.dictionaries(st.sampled_from(["a", "b", "long_name"]), leaf, min_size=1, max_size=2),
+        st.tuples(leaf, leaf).map(lambda pair: Pair(*pair)),
+    )
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.recursive(st.just("ids"), nest, max_leaves=4))
+def test_any_nesting_of_tensors(shape: Any) -> None:
+    request = pytree.tree_map(lambda _: draw_ids(BATCH, 3), shape)
+
+    def answer(table: nn.Module, nested: Any) -> Tensor:
+        return torch.stack([table(leaf) for leaf in pytree.tree_leaves(nested)]).sum(0)
+
+    module = Model(answer)
+    program = capture(module, (request,))
+    tensors = [(leaf + 1) % IDS for leaf in pytree.tree_leaves(request)]
+    assert len({i.name for i in program.signature.inputs}) == len(tensors)
+    with torch.no_grad():
+        expected = module(pytree.tree_unflatten(tensors, pytree.tree_structure(request)))
+        actual = program(dict(zip((i.name for i in program.signature.inputs), tensors, strict=True)))["output"]
+    torch.testing.assert_close(actual, expected)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(st.integers(0, IDS - 1), max_size=6), min_size=1, max_size=9))
+def test_any_rows_are_answered_as_the_model_does(rows: list[list[int]]) -> None:
+    module, program = FORMS["a registered class"][0], captured("a registered class")
+    lengths = torch.tensor([len(row) for row in rows])
+    values = torch.tensor([number for row in rows for number in row], dtype=torch.int64)
+    arrays = {"input_0_values": values.numpy(), "input_0_lengths": lengths.numpy()}
+    with torch.no_grad():
+        expected = module(Checked(values, lengths)).numpy()
+    actual = run_program(program, from_file_arrays(program.signature, arrays))["output"]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
