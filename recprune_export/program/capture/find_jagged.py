@@ -19,6 +19,7 @@ from recprune_export.program.capture.request_tree import RequestTree
 from recprune_export.program.capture.source_lines import find_user_line
 from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
 
+MOST_PAIRS = 20_000  # of tensors that are compared
 MOST_TRIALS, MOST_TOGETHER, MOST_COMBINATIONS, MOST_KEYS = 32, 3, 500, 64
 TRIED_ROWS = 7
 
@@ -86,10 +87,9 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
             f"The model does not answer rows of the example request in another order{where}: {failure}. Give an example in which each "
             "row is valid on its own."
         ) from failure
-    hypotheses = list(_list_hypotheses(tree))
-    if not hypotheses or _answers_rows(module, tree):
+    if not _list_ends(tree) or _answers_rows(module, tree):
         return None
-    for more, partitions in itertools.product((True, False), hypotheses):
+    for more, partitions in itertools.product((True, False), list(_list_hypotheses(tree))):
         layout = _make_layout(tree, partitions)
         assert layout is not None
         try:
@@ -255,9 +255,9 @@ def _count_apart(tree: RequestTree, parts: Sequence[Partition]) -> int:
 
 def _list_candidates(tree: RequestTree) -> list[tuple[Partition, ...]]:
     leaves = [leaf for leaf in tree.tensors if tree.leaves[leaf].ndim and tree.leaves[leaf].numel()]
-    ends = [
-        leaf for leaf in leaves if not tree.leaves[leaf].is_floating_point() and tree.leaves[leaf].dtype != torch.bool
-    ]
+    ends = _list_ends(tree)
+    if len(ends) * len(leaves) > MOST_PAIRS:
+        return []
     candidates: list[tuple[Partition, ...]] = []
     lists = _list_siblings(tree, leaves)
     for rows in (leaf for leaf in ends if tree.leaves[leaf].ndim == 1):
@@ -280,6 +280,23 @@ def _list_candidates(tree: RequestTree) -> list[tuple[Partition, ...]]:
                 if all(alike):
                     candidates.append(tuple(parts[0] for parts in alike))
     return candidates
+
+
+def _list_ends(tree: RequestTree) -> list[int]:
+    """Return the tensors that may say where rows end: whole numbers from 0 on, of which the largest is no more than a size."""
+    largest = max((len(tree.leaves[leaf]) for leaf in tree.tensors if tree.leaves[leaf].ndim), default=0)
+    ends = []
+    for leaf in tree.tensors:
+        values = tree.leaves[leaf]
+        is_whole = not values.is_floating_point() and not values.is_complex() and values.dtype != torch.bool
+        if (
+            is_whole
+            and values.ndim in (1, 2)
+            and values.numel()
+            and 0 <= int(values.min()) <= int(values.max()) <= largest
+        ):
+            ends.append(leaf)
+    return ends
 
 
 def _list_keys(rows: Tensor, sizes: set[int]) -> Iterator[tuple[str, ...]]:

@@ -97,6 +97,19 @@ def test_sorted_ids_are_no_offsets() -> None:
     assert [(i.name, i.jagged) for i in program.signature.inputs] == [("user", None), ("item", None)]
 
 
+def test_a_tensordict() -> None:
+    tensordict = pytest.importorskip("tensordict", exc_type=Exception)
+
+    def answer(table: nn.Module, request: Any) -> Tensor:
+        return table(request["ids"]) + request["context", "numbers"]  # type: ignore[no-any-return]
+
+    context = tensordict.TensorDict({"numbers": torch.randn(BATCH, 8)}, batch_size=[BATCH])
+    request = tensordict.TensorDict({"ids": draw_ids(BATCH, 3), "context": context}, batch_size=[BATCH])
+    program, analysis = check_any_plan(Model(answer), request)
+    assert [(i.name, i.shape) for i in program.signature.inputs] == [("ids", ("batch", 3)), ("numbers", ("batch", 8))]
+    assert ("top.0.weight", 0) in prunable(analysis)
+
+
 def test_a_class_that_is_not_registered_is_named() -> None:
     class Hidden:
         def __init__(self, ids: Tensor) -> None:

@@ -50,6 +50,10 @@ _RECORD = re.compile(
 )
 # Operators that read more than tensors; `from_file` maps a file of the machine.
 _FORBIDDEN_OPERATORS = {"from_file"}
+_JAGGED_OPERATORS = {
+    "dense_to_jagged", "jagged_to_padded_dense",
+    "asynchronous_complete_cumsum", "asynchronous_inclusive_cumsum", "asynchronous_exclusive_cumsum",
+}  # fmt: skip
 _HIGHER_ORDER = {"cond", "while_loop", "scan", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
 _SCALAR_OPERATORS = {
     "_operator": "eq ne le ge lt gt neg pos mul add sub floordiv mod pow truediv and_ or_ lshift rshift getitem",
@@ -229,6 +233,13 @@ def _operator(text: str) -> bool:
     match text.split("."):
         case ["torch", "ops", "aten" | "prims" as namespace, packet, overload] if packet not in _FORBIDDEN_OPERATORS:
             target = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
+            return isinstance(target, torch._ops.OpOverload)
+        case ["torch", "ops", "fbgemm", packet, overload] if packet in _JAGGED_OPERATORS:
+            with contextlib.suppress(
+                Exception
+            ):  # its import loads shared libraries, which may not fit this release of PyTorch
+                importlib.import_module("fbgemm_gpu")  # registers them
+            target = getattr(getattr(torch.ops.fbgemm, packet, None), overload, None)
             return isinstance(target, torch._ops.OpOverload)
         case ["torch", "ops", "higher_order", name]:
             return name in _HIGHER_ORDER
