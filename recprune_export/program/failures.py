@@ -9,13 +9,8 @@ from recprune_export.program.capture.source_lines import find_user_line
 # What an operator, or code that reads a graph, raises; not what a full disk, Ctrl-C or a test raises.
 FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError)
 REPORT = "this is a fault of recprune-export: please report the model, and leave that operator out until then"
-_RESOURCES = (
-    "alloc",
-    "memory",
-    "PytorchStreamWriter",
-    "unexpected pos",
-    "No space left",
-)  # the command line has advice
+# In errors on which the command line has advice.
+_RESOURCES = ("alloc", "memory", "PytorchStreamWriter", "unexpected pos", "No space left")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Program:
     The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
     refer to each other, and what they lead to stays until Python's cyclic garbage collector runs.
 
-    `notes` are sentences for the user on what the capture left out of the model, or changed in it.
+    `notes` are sentences for the user: what was chosen in the model's file, and what the capture left out or changed.
     """
 
     module: fx.GraphModule
@@ -71,6 +71,11 @@ class Program:
         program.__dict__["analysis"] = analysis
         return program
 
+    def with_notes(self, notes: Sequence[str]) -> Self:
+        """Return the same program with `notes` before its own."""
+        program = type(self)(self.module, self.signature, (*notes, *self.notes))
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+
     def with_signature(self, signature: Signature) -> Self:
         """Return the same program with another signature of the same inputs and outputs."""
         program = type(self)(self.module, signature, self.notes)
@@ -91,7 +96,7 @@ class Program:
 
     def with_copied_parameters(self) -> Self:
         """Return a program that has its own copy of the graph and of the parameters."""
-        program = type(self)(copy.deepcopy(self.module), self.signature)
+        program = type(self)(copy.deepcopy(self.module), self.signature, self.notes)
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:

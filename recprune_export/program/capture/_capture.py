@@ -109,7 +109,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    return replace(program, notes=(*notes, *program.notes))
+    return program.with_notes(tuple(notes))
 
 
 def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
@@ -137,7 +137,7 @@ def _capture_rows(
     with disable_attention_fastpath():
         difference = _check_answers(module, captured, example)
     half = () if captured.half is None else (_describe_float32(captured.half, difference),)
-    program = replace(captured.program, notes=(*half, *captured.program.notes))
+    program = captured.program.with_notes(half)
     return program.with_signature(with_observed(program.signature, captured.read((args, kwargs))))
 
 
@@ -170,7 +170,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
         return _capture_again(exported)
     captured = _convert(exported, module)
     half = () if captured.half is None else (_describe_float32(captured.half),)
-    return replace(captured.program, notes=(*half, *captured.program.notes))
+    return captured.program.with_notes(half)
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,7 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
         with silence_export():
             jagged = find_jagged(module, tree)
         program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
-    return replace(program, notes=(*notes, *program.notes))
+    return program.with_notes(notes)
 
 
 def _has_jagged_operators(module: fx.GraphModule) -> bool:

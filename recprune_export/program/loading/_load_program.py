@@ -68,13 +68,12 @@ class ModelSource:
 class LoadedModel:
     """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
 
-    `notes` say what was chosen in the file, and what was changed in names.
+    The notes of the program begin with what was chosen in the file, and what was changed in names.
     """
 
     program: Program
     checkpoint: "Checkpoint | None"
     kind: ModelKind
-    notes: tuple[str, ...] = ()
 
 
 def load_program(
@@ -118,14 +117,13 @@ def _load_file(path: Path, kind: ModelKind, source: ModelSource) -> LoadedModel:
         script = load_torchscript(path)
         check_finite(script, path)
         args, kwargs = example_call(script, _require_inputs(path, kind, source.inputs))
-        program, notes = convert_torchscript(script, args, kwargs)
-        return LoadedModel(program, None, kind, notes)
+        return LoadedModel(convert_torchscript(script, args, kwargs), None, kind)
     module, notes = _load_module(path, kind, source)
     module = unwrap_module(module)
     check_supported(module)
     check_finite(module, path)
     args, kwargs = example_call(module, _require_inputs(path, kind, source.inputs))
-    return LoadedModel(capture(module, args, kwargs), None, kind, notes)
+    return LoadedModel(capture(module, args, kwargs).with_notes(notes), None, kind)
 
 
 def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.Module, tuple[str, ...]]:
@@ -180,9 +178,8 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
     try:
         state = weights.load(chosen.tensors)
         has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
-        module.load_state_dict(
-            state, strict=False, assign=not has_values
-        )  # every name was matched; the rest may be missing
+        # Every name was matched; the rest may be missing.
+        module.load_state_dict(state, strict=False, assign=not has_values)
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a damaged file
@@ -202,9 +199,9 @@ def _describe_precision(module: nn.Module, state: Mapping[str, Tensor]) -> Itera
 
 
 def _load_exported(path: Path) -> LoadedModel:
-    program, notes = _read_archive(path)
+    program = load_archive(path)
     check_finite(program.module, path)
-    return LoadedModel(program, None, ModelKind.PROGRAM, notes)
+    return LoadedModel(program, None, ModelKind.PROGRAM)
 
 
 def load_archive(path: Path) -> Program:
@@ -212,15 +209,11 @@ def load_archive(path: Path) -> Program:
 
     Raises `ModelFileError` for an unsafe or damaged file, and `CaptureError` for a program whose batch cannot be freed.
     """
-    return _read_archive(path)[0]
-
-
-def _read_archive(path: Path) -> tuple[Program, tuple[str, ...]]:
     records = check_archive(path)
     try:
         with _unlogged():
             if EXTRA + SIGNATURE_FILE in records:
-                return Program.load(path), ()
+                return Program.load(path)
             with allow_request_classes(path):
                 exported = torch.export.load(path)
             share_stored_weights(exported, path)

@@ -21,10 +21,8 @@ from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.state_dicts import join_state_dicts
 from recprune_export.progress import quiet
 
-_MORE_TENSORS, _MORE_NUMBERS = (
-    1000,
-    1 << 26,
-)  # that a module may have beyond its stored weights, such as masks and positions
+# What a module may have beyond its stored weights, such as masks and positions.
+_MORE_TENSORS, _MORE_NUMBERS = 1000, 1 << 26
 _MAX_CONFIG_BYTES = 1 << 24
 
 

@@ -45,7 +45,7 @@ def check_answers(path: Path, **options: Any) -> tuple[str, ...]:
     (output,) = loaded.program(request).values()
     torch.testing.assert_close(output, answer(request))
     assert [spec.name for spec in loaded.program.signature.inputs] == list(REQUEST)
-    return loaded.notes
+    return loaded.program.notes
 
 
 @pytest.mark.parametrize("name", WEIGHT_FILES)

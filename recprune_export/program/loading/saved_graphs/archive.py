@@ -235,9 +235,8 @@ def _operator(text: str) -> bool:
             target = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
             return isinstance(target, torch._ops.OpOverload)
         case ["torch", "ops", "fbgemm", packet, overload] if packet in _JAGGED_OPERATORS:
-            with contextlib.suppress(
-                Exception
-            ):  # its import loads shared libraries, which may not fit this release of PyTorch
+            # Its import loads shared libraries, which may not fit this release of PyTorch.
+            with contextlib.suppress(Exception):
                 importlib.import_module("fbgemm_gpu")  # registers them
             target = getattr(getattr(torch.ops.fbgemm, packet, None), overload, None)
             return isinstance(target, torch._ops.OpOverload)
