@@ -171,7 +171,7 @@ def make_batch_dim() -> Any:
     return torch.export.Dim("batch", max=LARGEST_BATCH)
 
 
-def name_sizes(shapes: Sequence[Sequence[Axis]]) -> tuple[tuple[dict[int, Any], ...]]:
+def make_dynamic_shapes(shapes: Sequence[Sequence[Axis]]) -> tuple[tuple[dict[int, Any], ...]]:
     """Return the dynamic shapes of a module that takes tensors of `shapes` as `*tensors`, with a symbol for each named size."""
     symbols = {BATCH: make_batch_dim()}
     for name in (size for shape in shapes for size in shape if isinstance(size, str)):
@@ -185,7 +185,7 @@ def export_with_symbolic_batch(
     module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature
 ) -> torch.export.ExportedProgram:
     """Export a flat module with the batch of `signature` symbolic."""
-    (shapes,) = name_sizes([i.shape for i in list_program_inputs(signature)])
+    (shapes,) = make_dynamic_shapes([i.shape for i in list_program_inputs(signature)])
     # Facts about strides that torch.export cannot prove for every batch are checked at run time.
     return torch.export.export(
         module, tensors, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True

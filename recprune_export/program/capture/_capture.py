@@ -9,6 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from recprune_export.column_names import list_names
+from recprune_export.error_text import first_line
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
 from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
@@ -317,10 +318,9 @@ def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
-        message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         where = f" at {line}" if (line := find_user_line(error)) else ""
         raise CaptureError(
-            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {message}"
+            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {first_line(error)}"
         ) from error
 
 

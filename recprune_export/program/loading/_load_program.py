@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from recprune_export.error_text import first_line, summarize_error
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
@@ -23,7 +24,6 @@ from recprune_export.program.loading.module_factory import make_module
 from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.transformers_module import load_transformers_module
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
 from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch
@@ -172,9 +172,10 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
     try:
         chosen = choose_weights(weights.content, expected, str(path), f"the module of {factory}", source.key)
     except ModelFileError:
-        if not load_as_pytorch(module, weights.content, expected):
+        notes = load_as_pytorch(module, weights.content, expected, str(path), source.key)
+        if notes is None:
             raise
-        return module, ("The names are those of an older form of a layer, which PyTorch converts.",)
+        return module, notes
     try:
         state = weights.load(chosen.tensors)
         has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
@@ -220,9 +221,8 @@ def load_archive(path: Path) -> Program:
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a graph that it cannot read
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelFileError(
-            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {reason}"
+            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {first_line(error) or type(error).__name__}"
         ) from error
     try:
         return convert_exported(exported)

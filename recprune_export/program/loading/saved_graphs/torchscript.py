@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import CaptureError, ModelFileError
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.example import compute_outputs, outputs_match
@@ -26,7 +27,6 @@ from recprune_export.program.capture.unsupported_modules import TORCHSCRIPT_ADVI
 from recprune_export.program.capture.unwrap_module import forward_parameters
 from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.loading.saved_graphs.free_batch import make_graph_module
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.inert_unpickler import InertPickleError
 from recprune_export.program.loading.weights.torch_files import is_torch_zip, read_archive_record
 from recprune_export.program.program import Program, sample_request_tensors
