@@ -64,6 +64,7 @@ from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import (
+    ExportSettings,
     Settings,
     rename_former_options,
 )
@@ -122,7 +123,7 @@ def compress(
         if plan is not None:
             _check_beside_plan(plan, settings)
         with show_status("Opening the model"):
-            loaded = _with_padded(load_model(model, example_inputs, source or {}, settings.export.outputs), settings)
+            loaded = load_model(model, example_inputs, source or {}, settings.export)
         with show_status("Reading rows"):
             task = make_task(loaded, data, labels, settings)
         return compress_loaded(
@@ -173,7 +174,6 @@ def compress_loaded(
         if checkpoint is None
         else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
         leading_notes=(
-            *loaded.notes,
             *loaded.program.notes,
             *((resolved.reason,) if resolved else ()),
             *_data_notes(checkpoint, task),
@@ -228,11 +228,11 @@ def sweep(
     """
     folder = Path(target)
     check_output_file(folder / SWEEP)
-    loaded = _with_padded(load_model(model, example_inputs, source or {}, settings.export.outputs), settings)
+    loaded = load_model(model, example_inputs, source or {}, settings.export)
     check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
-    for note in (*loaded.notes, *loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
-        print_status(note)
+    for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
+        print_status(f"Note: {note}")
     make_folder(folder)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
@@ -257,8 +257,10 @@ def dump_plan(
     Raises `UsageError` where the point of the plan would have to be searched.
     """
     _refuse_searches(settings, "A plan is made for one point")
-    loaded = _with_padded(load_model(model, example_inputs, source or {}, settings.export.outputs), settings)
+    loaded = load_model(model, example_inputs, source or {}, settings.export)
     task = make_task(loaded, data, labels, settings)
+    for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
+        print_status(f"Note: {note}")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
     plan = plan_all_stages(
         program, settings.pruning, settings.finetuning, task, seed=settings.seed, serving=make_serving_config(settings)
@@ -282,20 +284,24 @@ def compute_sensitivity(
 
     Raises `PruningError` where nothing can be pruned.
     """
-    loaded = load_model(model, example_inputs, source or {}, settings.export.outputs)
+    loaded = load_model(model, example_inputs, source or {}, settings.export)
     task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
 def load_model(
-    model: Model, example_inputs: Any, source: Mapping[str, Any], outputs: Sequence[str] = ()
+    model: Model, example_inputs: Any, source: Mapping[str, Any], export: ExportSettings = DEFAULT_SETTINGS.export
 ) -> LoadedModel:
-    """Make a program of any model, which computes `outputs` alone if they are given.
+    """Make a program of any model, with the outputs and the form of jagged inputs that `export` names.
 
-    Raises `UsageError` where a module comes without an example request, and for an unknown name of an output.
+    Raises `UsageError` where a module comes without an example request, for an unknown name of an output, and for padded inputs of a
+    model without jagged ones.
     """
     loaded = _load_model(model, example_inputs, source)
-    return replace(loaded, program=select_outputs(loaded.program, outputs))
+    program = select_outputs(loaded.program, export.outputs)
+    if export.padded is not None:
+        program = program.with_signature(program.signature.with_padded(export.padded))
+    return replace(loaded, program=program)
 
 
 def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
@@ -306,9 +312,9 @@ def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) ->
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
         with explain_failures("The work on the exported program", CaptureError, REPORT):
-            program, notes = convert_exported(model)
+            program = convert_exported(model)
         check_finite(program.module, "the exported program")
-        return LoadedModel(program, None, ModelKind.PROGRAM, notes)
+        return LoadedModel(program, None, ModelKind.PROGRAM)
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"A {type(model).__name__} is no model: give an nn.Module, an ExportedProgram, or the path of a model file."
@@ -318,20 +324,12 @@ def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) ->
     model = unwrap_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         check_finite(model, type(model).__name__)
-        program, notes = convert_torchscript(model.eval(), *_split_arguments(model, example_inputs))
-        return LoadedModel(program, None, ModelKind.TORCHSCRIPT, notes)
+        program = convert_torchscript(model.eval(), *_split_arguments(model, example_inputs))
+        return LoadedModel(program, None, ModelKind.TORCHSCRIPT)
     check_supported(model)
     check_finite(model, type(model).__name__)
     args, kwargs = _split_arguments(model, example_inputs)
     return LoadedModel(capture(model, args, kwargs), None, ModelKind.MODULE)
-
-
-def _with_padded(loaded: LoadedModel, settings: Settings) -> LoadedModel:
-    """Return the model with padded inputs in its file, where the settings ask for them."""
-    width = settings.export.padded
-    if width is None:
-        return loaded
-    return replace(loaded, program=loaded.program.with_signature(loaded.program.signature.with_padded(width)))
 
 
 def _split_arguments(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

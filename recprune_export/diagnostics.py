@@ -15,6 +15,7 @@ from pathlib import Path
 
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import count_cores, read_cpu_name
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import RecpruneError, ValidationFailed
 from recprune_export.number_formats import format_bytes
 
@@ -168,7 +169,7 @@ def check_onnx_runtime() -> CheckResult:
         return CheckResult(
             "ONNX Runtime",
             MISSING,
-            f"cannot be imported: {_describe_error(error)}",
+            f"cannot be imported: {summarize_error(error)}",
             "Install it again: pip install onnxruntime",
         )
     if "CPUExecutionProvider" in providers:
@@ -300,7 +301,7 @@ def check_export() -> CheckResult:
     try:
         error = _export_and_run()
     except Exception as failure:  # any failure is the result of the check
-        message = str(failure) if isinstance(failure, RecpruneError) else _describe_error(failure)
+        message = str(failure) if isinstance(failure, RecpruneError) else summarize_error(failure)
         return CheckResult(
             "export and run",
             MISSING,
@@ -358,8 +359,3 @@ def _read_text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _describe_error(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

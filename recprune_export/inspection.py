@@ -14,7 +14,6 @@ from recprune_export.program.loading._load_program import load_program
 from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
-from recprune_export.progress import print_status
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.fields.field_selection import field_channels, with_fields
 
@@ -111,8 +110,6 @@ def inspect_file(path: Path, *, fields: bool = False, outputs: Sequence[str] = (
     """Load a model file as `load_program` does, and analyze it; `outputs` are those that are served, all by default."""
     loaded = load_program(path, **source)
     program = select_outputs(loaded.program, outputs)
-    for note in (*loaded.notes, *program.notes):
-        print_status(note)
     return inspect_program(program, path.name, loaded.kind.value, fields=fields)
 
 

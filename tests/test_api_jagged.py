@@ -99,11 +99,7 @@ def test_a_padded_file_takes_a_matrix_for_each_table(tmp_path: Path) -> None:
 
 def read(rows: Any, **options: Any) -> Any:
     settings = Settings(**options)
-    loaded = load_model(Dlrm(), EXAMPLE, {})
-    if settings.export.padded is not None:
-        program = loaded.program.with_signature(loaded.program.signature.with_padded(settings.export.padded))
-        loaded = type(loaded)(program, None, loaded.kind)
-    return make_task(loaded, rows, "clicked", settings)
+    return make_task(load_model(Dlrm(), EXAMPLE, {}, settings.export), rows, "clicked", settings)
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:
@@ -122,6 +118,6 @@ def test_options_that_do_not_fit_are_refused() -> None:
         signature.with_shared(["indices_0"])
     plain = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 1))
     with pytest.raises(UsageError, match="--padded: every input"):
-        load_model(plain, torch.arange(5), {}).program.signature.with_padded(3)
+        load_model(plain, torch.arange(5), {}, Settings(padded=3).export)
     with pytest.raises(UsageError, match="--padded must be"):
         Settings(padded=0)

@@ -32,7 +32,11 @@ def source_options(command: F) -> F:
                 metavar="NPZ",
                 help="An example request, for all but programs and checkpoints.",
             ),
-            click.option("--key", metavar="NAME", help="The key of the weights, where several in the file fit."),
+            click.option(
+                "--key",
+                metavar="NAME",
+                help="Which state dict, or module of a pickle, is taken where several fit: ema, state_dict.teacher.",
+            ),
             click.option(
                 "--unsafe-unpickle",
                 is_flag=True,
@@ -50,7 +54,7 @@ def outputs_option(command: F) -> F:
         "--outputs",
         default="",
         metavar="NAME,...",
-        help="Outputs of the model that are served; what only others need is removed.  [default: all]",
+        help="Serve these outputs alone; what only the others need is removed before the analysis.  [default: all]",
     )(command)
 
 

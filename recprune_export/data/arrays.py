@@ -10,7 +10,7 @@ import numpy as np
 from recprune_export.column_names import check_columns_exist, describe_missing_column
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
-from recprune_export.data.list_columns import ABSENT
+from recprune_export.data.list_columns import ABSENT, find_present
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.read_labels import check_any_label, check_training_rows, describe_constant_labels, read_labels
 from recprune_export.data.rows import Rows
@@ -247,9 +247,7 @@ def _check_elements(path: str, spec: ArraySpec, values: np.ndarray) -> np.ndarra
     if values.shape[2:] != spec.shape[1:] or values.ndim < 2:
         raise DataError(f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes lists.")
     if spec.width is not None and values.shape[1] > spec.width:
-        beyond = values[:, spec.width :].reshape(len(values), -1)
-        present = ~np.isnan(beyond) if beyond.dtype.kind == "f" else beyond >= 0
-        longer = np.asarray(present.any(axis=1))
+        longer = np.asarray(find_present(values[:, spec.width :]).any(axis=1))
         if longer.any():
             raise DataError(
                 f"'{spec.name}' in {path} has more than {spec.width} elements in {count_rows(longer)}: give --padded as many as the "
@@ -268,20 +266,13 @@ def check_jagged_rows(path: str, inputs: Sequence[ArraySpec], arrays: Mapping[st
     for spec in inputs:
         if spec.jagged is None or spec.jagged == spec.name:
             continue
-        one, other = (_count_elements(arrays[name]) for name in (spec.jagged, spec.name))
+        one, other = (find_present(arrays[name]).sum(1) for name in (spec.jagged, spec.name))
         if not np.array_equal(one, other):
             row = int(np.argmax(one != other))
             raise DataError(
                 f"Row {row} of {path} has {one[row]} elements in '{spec.jagged}' and {other[row]} in '{spec.name}': each of the one "
                 "needs one of the other."
             )
-
-
-def _count_elements(values: np.ndarray) -> np.ndarray:
-    first = values.reshape(*values.shape[:2], -1)[..., 0]
-    present: np.ndarray = ~np.isnan(first) if first.dtype.kind == "f" else first >= 0
-    counts: np.ndarray = present.sum(axis=1)
-    return counts
 
 
 def _check_missing_numbers(

@@ -1,6 +1,6 @@
 """Columns of lists of different lengths, as matrices in which absent elements are marked."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,16 @@ def to_matrix(elements: np.ndarray, counts: np.ndarray) -> np.ndarray:
     matrix = np.full((len(counts), width, *elements.shape[1:]), absent_value(elements.dtype), dtype=elements.dtype)
     matrix[np.arange(width) < counts[:, None]] = elements
     return matrix
+
+
+def find_present(values: Any) -> Any:
+    """Return which elements of a matrix [rows, most, ...] the rows have, as booleans [rows, most]; NumPy or PyTorch.
+
+    >>> find_present(np.array([[4, 7], [-1, -1]])).tolist(), find_present(np.array([[0.5, np.nan]])).tolist()
+    ([[True, True], [False, False]], [[True, False]])
+    """
+    first = values.reshape((*values.shape[:2], -1))[..., 0] if values.ndim > 2 else values
+    return first == first if "float" in str(values.dtype) else first >= 0
 
 
 def read_lists(path: str, column: "pl.Series") -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recprune_export.error_text import first_line
 from recprune_export.errors import DataError
 
 MAX_EXAMPLE_BYTES = 1 << 30  # an example request has kilobytes
@@ -32,9 +33,8 @@ def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes for a file of another kind
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(
-            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {first}"
+            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {first_line(error) or type(error).__name__}"
         ) from error
 
 

@@ -12,6 +12,7 @@ from unittest import mock
 import onnx_ir as ir
 import torch
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import ExportError
 from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.optimizer._simplify import simplify
@@ -113,8 +114,7 @@ def _name_operator(program: Program, reason: str) -> str:
 def _describe_root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}"
+    return summarize_error(error)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ def run_until_fast(
 
     `run` raises `SlowPlan` where another plan may be faster. Finished stages in `checkpoints` are those of the first plan.
 
-    Raises `SlowerThanPyTorch` where no plan is fast enough, with what was tried.
+    Raises `SlowerThanPyTorch` where no plan is fast enough, with what was tried, and `TooLittleTime` where the settings already limit
+    the predicted time and no plan takes as little.
     """
     slow: list[SlowPlan] = []
     while True:
@@ -49,6 +50,8 @@ def run_until_fast(
             if len(slow) > MAX_RETRIES:
                 raise _refuse(slow, f"{len(slow)} plans were tried") from error
         except TooLittleTime as error:
+            if not slow:  # the limit is that of the caller
+                raise
             raise _refuse(slow, "no plan of as few bytes is predicted to be as fast as is needed") from error
         else:
             return outcome, _describe(slow, outcome)

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from recprune_export.errors import ModelError
 from recprune_export.finetuning.task import LabeledRows, Task, run_program
 from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import RequestArrays
-from recprune_export.program.signature import Input
+from recprune_export.program.signature import BATCH, Input, Signature
 
 TRIED_ROWS = 8
 MARGIN = 1000.0  # times the largest number of the rows: no number of traffic reaches the limit
@@ -24,7 +25,10 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
     `bad_ids` is "unknown" or "error". The limit of numbers is a power of ten at least `MARGIN` times the largest number of
     the rows, or `WITHOUT_ROWS`; it is lowered where the answers would not be finite, though not below 10 times the
     largest number. An input in which the model itself answers infinity with finite numbers has no limit.
+
+    Raises `ModelError` for an input without a row for each row of the request.
     """
+    _refuse_inputs_without_rows(program.signature)
     signature = with_bad_ids(program.signature, bad_ids)
     request = task.requests(TRIED_ROWS, seed=0)
     inputs = tuple(
@@ -32,6 +36,15 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
         for i in signature.inputs
     )
     return program.with_signature(replace(signature, inputs=inputs))
+
+
+def _refuse_inputs_without_rows(signature: Signature) -> None:
+    spec = next((i for i in signature.inputs if i.shape[:1] not in ((BATCH,), (1,))), None)  # 1: a shared input
+    if spec is not None:
+        raise ModelError(
+            f"The input '{spec.name}' of shape {list(spec.shape)} has no row for each row of the request: set it in the module, as a "
+            "number or a buffer, or take it in the shape [batch, ...]."
+        )
 
 
 def _has_numbers(spec: Input) -> bool:

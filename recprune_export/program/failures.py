@@ -3,19 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import RecpruneError
 from recprune_export.program.capture.source_lines import find_user_line
 
 # What an operator, or code that reads a graph, raises; not what a full disk, Ctrl-C or a test raises.
 FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError)
 REPORT = "this is a fault of recprune-export: please report the model, and leave that operator out until then"
-_RESOURCES = (
-    "alloc",
-    "memory",
-    "PytorchStreamWriter",
-    "unexpected pos",
-    "No space left",
-)  # the command line has advice
+# In errors on which the command line has advice.
+_RESOURCES = ("alloc", "memory", "PytorchStreamWriter", "unexpected pos", "No space left")
 
 
 @contextmanager
@@ -42,6 +38,4 @@ def explain_failures(doing: str, error_class: type[RecpruneError], advice: str) 
 def summarize_failure(error: BaseException) -> str:
     """Return the line of the user's code, and the first line of an error, as the end of a clause."""
     line = find_user_line(error)
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return f"{f' at {line}' if line else ''} ({reason})"
+    return f"{f' at {line}' if line else ''} ({summarize_error(error)})"

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.data.list_columns import absent_value, to_matrix
+from recprune_export.data.list_columns import absent_value, find_present, to_matrix
 from recprune_export.program.signature import BATCH, OFFSETS, OFFSETS_AND_END, Axis, Input, Jagged, Signature
 
 METADATA = "recprune_export.jagged_inputs"  # of an ONNX file: its jagged inputs, as JSON
@@ -51,12 +51,6 @@ def has_jagged_inputs(signature: Signature) -> bool:
 def is_packed(spec: Input) -> bool:
     """Return whether the file takes an input in other tensors than a matrix of its name."""
     return spec.jagged is not None and not spec.jagged.padded
-
-
-def find_present(values: Any) -> Any:
-    """Return which elements of a matrix [rows, most, ...] the rows have, as booleans [rows, most]; NumPy or PyTorch."""
-    first = values.reshape((*values.shape[:2], -1))[..., 0] if values.ndim > 2 else values
-    return first == first if "float" in str(values.dtype) else first >= 0
 
 
 def to_program_tensors(signature: Signature, request: Mapping[str, Any]) -> list[Any]:

@@ -43,7 +43,7 @@ class Program:
     The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
     refer to each other, and what they lead to stays until Python's cyclic garbage collector runs.
 
-    `notes` are sentences for the user on what the capture left out of the model, or changed in it.
+    `notes` are sentences for the user: what was chosen in the model's file, and what the capture left out or changed.
     """
 
     module: fx.GraphModule
@@ -71,6 +71,11 @@ class Program:
         program.__dict__["analysis"] = analysis
         return program
 
+    def with_notes(self, notes: Sequence[str]) -> Self:
+        """Return the same program with `notes` before its own."""
+        program = type(self)(self.module, self.signature, (*notes, *self.notes))
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+
     def with_signature(self, signature: Signature) -> Self:
         """Return the same program with another signature of the same inputs and outputs."""
         program = type(self)(self.module, signature, self.notes)
@@ -91,7 +96,7 @@ class Program:
 
     def with_copied_parameters(self) -> Self:
         """Return a program that has its own copy of the graph and of the parameters."""
-        program = type(self)(copy.deepcopy(self.module), self.signature)
+        program = type(self)(copy.deepcopy(self.module), self.signature, self.notes)
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
@@ -166,7 +171,7 @@ def make_batch_dim() -> Any:
     return torch.export.Dim("batch", max=LARGEST_BATCH)
 
 
-def name_sizes(shapes: Sequence[Sequence[Axis]]) -> tuple[tuple[dict[int, Any], ...]]:
+def make_dynamic_shapes(shapes: Sequence[Sequence[Axis]]) -> tuple[tuple[dict[int, Any], ...]]:
     """Return the dynamic shapes of a module that takes tensors of `shapes` as `*tensors`, with a symbol for each named size."""
     symbols = {BATCH: make_batch_dim()}
     for name in (size for shape in shapes for size in shape if isinstance(size, str)):
@@ -180,7 +185,7 @@ def export_with_symbolic_batch(
     module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature
 ) -> torch.export.ExportedProgram:
     """Export a flat module with the batch of `signature` symbolic."""
-    (shapes,) = name_sizes([i.shape for i in list_program_inputs(signature)])
+    (shapes,) = make_dynamic_shapes([i.shape for i in list_program_inputs(signature)])
     # Facts about strides that torch.export cannot prove for every batch are checked at run time.
     return torch.export.export(
         module, tensors, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recprune_export.column_names import list_names
 from recprune_export.errors import ModelError
-from recprune_export.program.failures import summarize_failure
+from recprune_export.program.failures import FAILURES, summarize_failure
 from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.random_requests import fill_input
@@ -27,7 +27,7 @@ def find_valid_request(program: Program, batch: int) -> tuple[Tensor, ...]:
         try:
             with torch.no_grad():
                 program.module(*tensors)
-        except (RuntimeError, LookupError, ValueError, TypeError, AssertionError) as error:
+        except FAILURES as error:
             first = first or error
         else:
             return tensors
@@ -56,6 +56,6 @@ def _candidates(program: Program, batch: int) -> Iterator[tuple[Tensor, ...]]:
 
     rows = {i.name: torch.from_numpy(fill_input(i, batch, lowest, middle)) for i in program.signature.inputs}
     yield tuple(to_program_tensors(program.signature, rows))
-    for tensors in (sample_request_tensors(program.signature, batch),):
-        yield tuple(map(torch.ones_like, tensors))
-        yield tuple(map(torch.zeros_like, tensors))
+    tensors = sample_request_tensors(program.signature, batch)
+    yield tuple(map(torch.ones_like, tensors))
+    yield tuple(map(torch.zeros_like, tensors))

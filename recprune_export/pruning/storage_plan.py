@@ -28,8 +28,7 @@ class StoragePlan(DictMixin):
     """The bits of weights, and the point of the plan on the curve of loss over bytes.
 
     `max_bytes` is the limit, `point` the chosen plan, and `least_loss_estimate` that of any plan with as many bytes, by the dual
-    of the choice. `curve` are the best plans with fewer and with more
-    bytes. Times are predicted for a request of `rows` rows.
+    of the choice. `curve` are the best plans with fewer and with more bytes. Times are predicted for a request of `rows` rows.
     """
 
     bits: Annotated[StoredBits, JsonForm(StoredBits.to_dict, _decode_bits)]

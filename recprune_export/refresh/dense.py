@@ -34,9 +34,9 @@ def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]
     Raises the errors of `load_program` for `model`.
     """
     recorded = bundle.manifest.settings.get("model_file")
-    outputs = bundle.settings.export.outputs
+    export = bundle.settings.export
     if model is not None:
-        loaded, file = load_model(model, None, source, outputs), file_identity(model)
+        loaded, file = load_model(model, None, source, export), file_identity(model)
         differs = recorded is not None and file["sha256"] != recorded["sha256"]
         note = f"{model} is not the file that {bundle.path} was made of, so it is taken for its successor."
         return DenseModel(loaded, file, note if differs else None)
@@ -54,6 +54,6 @@ def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]
             f"{path} has changed since {bundle.path} was made of it: give the dense model with --model."
         )
     try:
-        return DenseModel(load_model(path, None, source, outputs), file)
+        return DenseModel(load_model(path, None, source, export), file)
     except UsageError as error:
         return MissingModel(str(error))

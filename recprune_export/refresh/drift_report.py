@@ -89,7 +89,7 @@ class DriftReport(ToDictMixin):
         task = self.rows.task
         dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
         notes = task.notes if isinstance(task, LabeledRows) else ()
-        loaded = self.dense.loaded.notes if isinstance(self.dense, DenseModel) else ()
+        loaded = self.dense.loaded.program.notes if isinstance(self.dense, DenseModel) else ()
         return (*dense, *loaded, *dict.fromkeys((*self.rows.notes, *notes, *self.rows.evaluation_task.metric_notes)))
 
     def raise_verdict(self) -> None:

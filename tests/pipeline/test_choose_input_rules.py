@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.errors import ModelError
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.program import Program
@@ -45,6 +46,24 @@ def test_the_limit_keeps_answers_finite(module: Scorer, limit: float | None) -> 
 def test_refused_ids() -> None:
     ids, _ = program(Scorer(), "error").signature.inputs
     assert ids.bad_ids == ("error",)
+
+
+class Scaled(nn.Module):
+    """A score over a number that is the same for the whole request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 3)
+
+    def forward(self, temperature: Tensor, ids: Tensor) -> Tensor:
+        """A temperature [] and ids [B] to scores [B]."""
+        return self.table(ids).sum(1) / temperature
+
+
+def test_an_input_without_rows_is_named() -> None:
+    captured = capture(Scaled().eval(), (torch.tensor(2.0), torch.arange(4)))
+    with pytest.raises(ModelError, match=r"The input 'temperature' of shape \[\]"):
+        with_input_rules(captured, make_sampled_task(captured, FineTuningSettings()), "unknown")
 
 
 def test_numbers_of_the_rows_are_far_below_the_limit() -> None:

@@ -84,6 +84,11 @@ def test_finished_stages_are_those_of_the_first_plan() -> None:
     assert job.checkpoints == [saved, NO_CHECKPOINTS]
 
 
+def test_a_limit_of_the_settings_that_no_plan_meets_is_its_own_error() -> None:
+    with pytest.raises(TooLittleTime, match="none as fast"):
+        run_until_fast(Job(350.0, least=50.0), SETTINGS.with_options(max_microseconds=20.0), NO_CHECKPOINTS)
+
+
 def test_another_file_that_is_slow_is_refused_at_once() -> None:
     def run(settings: Settings, checkpoints: StageCheckpoints) -> Any:
         raise SlowerThanPyTorch("ONNX takes 2 ms and PyTorch 1 ms.", 2.0, 1e3)

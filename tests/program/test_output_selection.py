@@ -7,10 +7,12 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from recprune_export import compress
+from recprune_export.api import dump_plan
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
 from recprune_export.program.capture import capture
 from recprune_export.program.output_selection import select_outputs
+from recprune_export.settings import Settings
 
 
 class TwoTowers(nn.Module):
@@ -64,6 +66,11 @@ def test_the_job_serves_the_chosen_outputs(tmp_path) -> None:
     assert [i["name"] for i in result.manifest.signature["inputs"]] == ["user", "item"]
     assert result.reduction.removed.tables > 0.3
     assert any("'other'" in note for note in result.notes)
+
+
+def test_a_plan_alone_says_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    dump_plan(TwoTowers(), REQUEST, settings=Settings(outputs=("scores",)))
+    assert "Note: The input 'other' is read by no chosen output" in capsys.readouterr().err
 
 
 def test_the_command_line_chooses_outputs(tmp_path, monkeypatch) -> None:

@@ -19,7 +19,8 @@ from recprune_export.cli import main
 from recprune_export.data import SchemaOverrides
 from recprune_export.errors import BundleError, UsageError
 from recprune_export.refresh import DriftReport, make_drift_report, recompress
-from recprune_export.refresh.dense import MissingModel
+from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
+from recprune_export.refresh.open_bundle import open_bundle
 from recprune_export.refresh.paired_quality import compare_on_rows
 from recprune_export.settings import Settings
 from recprune_export.training import train
@@ -188,6 +189,26 @@ def test_a_dense_model_that_is_gone_is_asked_for(
     given = make_drift_report(moved, permuted, model=checkpoint)
     assert verdicts(given)["ranking"] is not None
     assert "is not the file" in given.notes[0]
+
+
+def test_the_dense_model_is_opened_as_the_settings_of_the_bundle_say(tmp_path: Path) -> None:
+    class Bag(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.EmbeddingBag(50, 16, mode="sum"), torch.nn.Linear(16, 1)
+
+        def forward(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+            """Ids [T] and offsets [B] to scores [B]."""
+            return self.head(self.table(ids, offsets)).squeeze(1)
+
+    tensors = (torch.randint(0, 50, (13,)), torch.tensor([0, 3, 4, 9, 11]))
+    torch.export.save(torch.export.export(Bag().eval(), tensors), tmp_path / "bag.pt2")
+    compress(tmp_path / "bag.pt2", target=tmp_path / "b", settings=QUICK.with_options(epochs=0), padded=6)
+    dense = find_dense(open_bundle(tmp_path / "b"), tmp_path / "bag.pt2", {})
+    assert isinstance(dense, DenseModel)
+    (spec,) = dense.loaded.program.signature.inputs
+    assert spec.jagged is not None
+    assert (spec.jagged.padded, spec.shape) == (True, ("batch", 6))
 
 
 def test_a_dense_model_that_has_changed_is_not_taken_for_the_same(

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 @main.command()
 @loading_options
 @click.option("--sparsity", type=float, default=0.7, show_default=True, help="Fraction of the parameters that goes.")
+@click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
+@click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
     "--max-bytes",
     metavar="SIZE",
-    help="Least loss within so many bytes of the file: 20MB, 500kB, or 10% of the dense file. Widths and bits are chosen together.",
+    help="In place of a sparsity: the most bytes of the file, 20MB, 500kB, or 10% of the dense file. Dimensions, widths and bits of least "
+    "predicted loss are chosen together.",
 )
-@click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
-@click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
     "--prune-fields",
     type=click.IntRange(0),
@@ -74,7 +75,8 @@ if TYPE_CHECKING:
     "--padded",
     type=int,
     metavar="N",
-    help="The file takes ids of rows of different lengths as a matrix of N columns, padded with -1.",
+    help="For rows with different numbers of ids: the file takes a matrix of N columns, padded with -1, instead of all ids with "
+    "their lengths or offsets.",
 )
 @click.option(
     "--max-drop",

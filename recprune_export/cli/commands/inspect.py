@@ -10,7 +10,7 @@ from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import loading_options, outputs_option, reading_options
 from recprune_export.cli.parse_values import parse_json_object, parse_names
-from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
+from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, rewrite_table
 from recprune_export.number_formats import format_bytes, format_significant
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
         shape = " × ".join(str(size) for size in tensor["shape"])
         tensors.add_row(kind, tensor["name"], tensor["dtype"], shape, _format_ids(tensor.get("ids", [])))
     console.print(tensors)
-    for note in inspection.notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+    print_notes(inspection.notes)
     sizes = inspection.sizes
     console.print(
         f"Parameters: {sizes.tables:,} in tables, {sizes.rest:,} in the rest. {inspection.summary}",

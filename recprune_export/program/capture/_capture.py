@@ -9,6 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from recprune_export.column_names import list_names
+from recprune_export.error_text import first_line
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
 from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
@@ -109,7 +110,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    return replace(program, notes=(*notes, *program.notes))
+    return program.with_notes(tuple(notes))
 
 
 def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
@@ -137,7 +138,7 @@ def _capture_rows(
     with disable_attention_fastpath():
         difference = _check_answers(module, captured, example)
     half = () if captured.half is None else (_describe_float32(captured.half, difference),)
-    program = replace(captured.program, notes=(*half, *captured.program.notes))
+    program = captured.program.with_notes(half)
     return program.with_signature(with_observed(program.signature, captured.read((args, kwargs))))
 
 
@@ -170,7 +171,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
         return _capture_again(exported)
     captured = _convert(exported, module)
     half = () if captured.half is None else (_describe_float32(captured.half),)
-    return replace(captured.program, notes=(*half, *captured.program.notes))
+    return captured.program.with_notes(half)
 
 
 @dataclass(frozen=True)
@@ -317,10 +318,9 @@ def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
-        message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         where = f" at {line}" if (line := find_user_line(error)) else ""
         raise CaptureError(
-            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {message}"
+            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {first_line(error)}"
         ) from error
 
 
@@ -349,7 +349,7 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
         with silence_export():
             jagged = find_jagged(module, tree)
         program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
-    return replace(program, notes=(*notes, *program.notes))
+    return program.with_notes(notes)
 
 
 def _has_jagged_operators(module: fx.GraphModule) -> bool:

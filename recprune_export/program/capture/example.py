@@ -10,6 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.source_lines import find_user_line
 
@@ -66,10 +67,7 @@ def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         compute_outputs(module, args, dict(kwargs))
     except Exception as error:  # any error of the user's code
         where = f" at {line}" if (line := find_user_line(error)) else ""
-        message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise CaptureError(
-            f"The model itself fails on the example request{where}: {type(error).__name__}: {message}"
-        ) from error
+        raise CaptureError(f"The model itself fails on the example request{where}: {summarize_error(error)}") from error
 
 
 def outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

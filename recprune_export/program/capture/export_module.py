@@ -23,7 +23,7 @@ from recprune_export.program.capture.example import compute_outputs, find_batch_
 from recprune_export.program.capture.packed_sequences import pad_packed_sequences
 from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_user_line
 from recprune_export.program.capture.split_batch import SplitBatchMode
-from recprune_export.program.program import make_batch_dim, name_sizes
+from recprune_export.program.program import make_batch_dim, make_dynamic_shapes
 from recprune_export.program.signature import Axis
 
 _UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function
@@ -44,7 +44,7 @@ def export_module(
     """
     batch = find_batch_size((args, kwargs))
     symbol = make_batch_dim()
-    named = None if shapes is None else name_sizes(shapes)
+    named = None if shapes is None else make_dynamic_shapes(shapes)
 
     def dynamic(x: Any, symbol: Any) -> Any:
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.list_columns import absent_value
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match
 from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
@@ -75,16 +76,17 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         layout = _make_layout(tree, known)
         if layout is None:
             raise CaptureError("The KeyedJaggedTensors of the example request have different numbers of rows.")
-        failure = CaptureError("its answers to the same rows differ with the rows beside them")
+        failure: Exception = CaptureError("its answers to the same rows differ with the rows beside them")
         for more in (True, False):
             try:
                 if (found := _try(module, layout, more)) is not None:
                     return found
             except Exception as error:  # any error of the user's code
-                failure = error  # type: ignore[assignment]
+                failure = error
         where = f" at {line}" if (line := find_user_line(failure)) else ""
+        reason = str(failure).rstrip(".") if isinstance(failure, CaptureError) else summarize_error(failure)
         raise CaptureError(
-            f"The model does not answer rows of the example request in another order{where}: {failure}. Give an example in which each "
+            f"The model does not answer rows of the example request in another order{where}: {reason}. Give an example in which each "
             "row is valid on its own."
         ) from failure
     if not _list_ends(tree) or _answers_rows(module, tree):

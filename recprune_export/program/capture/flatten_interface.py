@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.id_ranges import find_id_ranges
+from recprune_export.program.capture.request_tree import key_name
 from recprune_export.program.capture.unwrap_module import forward_parameters
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
@@ -113,17 +114,13 @@ def input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Modu
             name = parameters[index]
         else:  # a program of another tool: torch.export named the placeholder after the parameter
             name = f"input_{index}" if rest else placeholder
-        return [str(name), *(_key(k) for k in rest)]
+        return [str(name), *(key_name(k) for k in rest)]
 
     return _unique([components(path, name) for path, name in zip(paths, placeholders, strict=True)])
 
 
 def output_names(paths: list[Path]) -> list[str]:
-    return _unique([[_key(k) for k in path] or ["output"] for path in paths], numbered="output")
-
-
-def _key(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+    return _unique([[key_name(k) for k in path] or ["output"] for path in paths], numbered="output")
 
 
 def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.list_columns import to_matrix
+from recprune_export.data.list_columns import find_present, to_matrix
 from recprune_export.program.capture.request_tree import FlatModule, RequestTree
 from recprune_export.program.jagged_inputs import (
     LENGTHS_SUFFIX,
-    find_present,
     list_program_inputs,
     read_rows,
     to_program_tensors,

@@ -16,6 +16,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
+from recprune_export.program.capture.unwrap_module import forward_parameters
 
 _PLAIN = frozenset({tuple, list, dict})
 
@@ -67,7 +68,7 @@ class RequestTree:
 def _list_positional(module: nn.Module) -> dict[int, str]:
     """Return the names of the parameters of `forward` by position, `name_0` for the first of `*name`."""
     names: dict[int, str] = {}
-    for position, parameter in enumerate(inspect.signature(module.forward).parameters.values()):
+    for position, parameter in enumerate(forward_parameters(module).values()):
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             break
         names[position] = parameter.name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from recprune_export.error_text import first_line, summarize_error
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
@@ -23,7 +24,6 @@ from recprune_export.program.loading.module_factory import make_module
 from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.transformers_module import load_transformers_module
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
 from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch
@@ -68,13 +68,12 @@ class ModelSource:
 class LoadedModel:
     """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
 
-    `notes` say what was chosen in the file, and what was changed in names.
+    The notes of the program begin with what was chosen in the file, and what was changed in names.
     """
 
     program: Program
     checkpoint: "Checkpoint | None"
     kind: ModelKind
-    notes: tuple[str, ...] = ()
 
 
 def load_program(
@@ -118,14 +117,13 @@ def _load_file(path: Path, kind: ModelKind, source: ModelSource) -> LoadedModel:
         script = load_torchscript(path)
         check_finite(script, path)
         args, kwargs = example_call(script, _require_inputs(path, kind, source.inputs))
-        program, notes = convert_torchscript(script, args, kwargs)
-        return LoadedModel(program, None, kind, notes)
+        return LoadedModel(convert_torchscript(script, args, kwargs), None, kind)
     module, notes = _load_module(path, kind, source)
     module = unwrap_module(module)
     check_supported(module)
     check_finite(module, path)
     args, kwargs = example_call(module, _require_inputs(path, kind, source.inputs))
-    return LoadedModel(capture(module, args, kwargs), None, kind, notes)
+    return LoadedModel(capture(module, args, kwargs).with_notes(notes), None, kind)
 
 
 def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.Module, tuple[str, ...]]:
@@ -174,15 +172,15 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
     try:
         chosen = choose_weights(weights.content, expected, str(path), f"the module of {factory}", source.key)
     except ModelFileError:
-        if not load_as_pytorch(module, weights.content, expected):
+        notes = load_as_pytorch(module, weights.content, expected, str(path), source.key)
+        if notes is None:
             raise
-        return module, ("The names are those of an older form of a layer, which PyTorch converts.",)
+        return module, notes
     try:
         state = weights.load(chosen.tensors)
         has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
-        module.load_state_dict(
-            state, strict=False, assign=not has_values
-        )  # every name was matched; the rest may be missing
+        # Every name was matched; the rest may be missing.
+        module.load_state_dict(state, strict=False, assign=not has_values)
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a damaged file
@@ -202,9 +200,9 @@ def _describe_precision(module: nn.Module, state: Mapping[str, Tensor]) -> Itera
 
 
 def _load_exported(path: Path) -> LoadedModel:
-    program, notes = _read_archive(path)
+    program = load_archive(path)
     check_finite(program.module, path)
-    return LoadedModel(program, None, ModelKind.PROGRAM, notes)
+    return LoadedModel(program, None, ModelKind.PROGRAM)
 
 
 def load_archive(path: Path) -> Program:
@@ -212,24 +210,19 @@ def load_archive(path: Path) -> Program:
 
     Raises `ModelFileError` for an unsafe or damaged file, and `CaptureError` for a program whose batch cannot be freed.
     """
-    return _read_archive(path)[0]
-
-
-def _read_archive(path: Path) -> tuple[Program, tuple[str, ...]]:
     records = check_archive(path)
     try:
         with _unlogged():
             if EXTRA + SIGNATURE_FILE in records:
-                return Program.load(path), ()
+                return Program.load(path)
             with allow_request_classes(path):
                 exported = torch.export.load(path)
             share_stored_weights(exported, path)
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a graph that it cannot read
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelFileError(
-            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {reason}"
+            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {first_line(error) or type(error).__name__}"
         ) from error
     try:
         return convert_exported(exported)

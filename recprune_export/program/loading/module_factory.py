@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import UsageError
-from recprune_export.program.loading.summarize_error import summarize_error
 
 
 def make_module(factory: str, arguments: Mapping[str, Any]) -> nn.Module:

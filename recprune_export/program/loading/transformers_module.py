@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.program.loading.model_kind import HUGGING_FACE_CONFIG
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.state_dicts import join_state_dicts
 from recprune_export.progress import quiet
 
-_MORE_TENSORS, _MORE_NUMBERS = (
-    1000,
-    1 << 26,
-)  # that a module may have beyond its stored weights, such as masks and positions
+# What a module may have beyond its stored weights, such as masks and positions.
+_MORE_TENSORS, _MORE_NUMBERS = 1000, 1 << 26
 _MAX_CONFIG_BYTES = 1 << 24
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.program.loading.detect import find_unsafe_globals, is_legacy_torch_file
 from recprune_export.program.loading.model_kind import ModelKind
 from recprune_export.program.loading.module_factory import current_directory_importable
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.state_dicts import select_key
 

@@ -62,11 +62,11 @@ class RemainingLoss:
     multiplied_dimensions: float = 1.0
     multiplied_rounding: float = 1.0
 
-    def of_table(self, reads: TableReads) -> float:
+    def get_rounding(self, reads: TableReads) -> float:
         """Return the fraction of rounding that is left of a table."""
         return self.multiplied_rounding if reads.is_multiplied else self.rounding
 
-    def of_dimensions(self, tables: Sequence[TableReads]) -> float:
+    def get_removal(self, tables: Sequence[TableReads]) -> float:
         """Return the fraction that is left of the dimensions of tables, or without tables of hidden units."""
         if not tables:
             return self.hidden
@@ -174,11 +174,11 @@ def _make_group_options(
     widths = choose_widths(group.width, partial(budget.width, group.kind, full=group.width), has_tables=bool(tables))
     roundings = [
         predict_table_losses(group, name, reads.tables[name], ranking, rotatable, widths).scaled(
-            remaining.of_table(reads.tables[name])
+            remaining.get_rounding(reads.tables[name])
         )
         for name in tables
     ]
-    removal = ranking.scaled(remaining.of_dimensions([reads.tables[name] for name in tables]))
+    removal = ranking.scaled(remaining.get_removal([reads.tables[name] for name in tables]))
     return make_group_options(program, group, removal, widths, roundings, time)
 
 
@@ -188,5 +188,5 @@ def _make_options_of_whole_tables(
     """Yield the options of tables none of whose dimensions can be removed: their bits."""
     for name, table_reads in reads.tables.items():
         if not is_narrowed(program, name):
-            rounding = predict_whole_table_losses(name, table_reads).scaled(remaining.of_table(table_reads))
+            rounding = predict_whole_table_losses(name, table_reads).scaled(remaining.get_rounding(table_reads))
             yield make_table_options(program, rounding, time)

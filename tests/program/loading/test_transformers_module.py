@@ -57,7 +57,7 @@ def test_a_folder_is_opened_with_its_own_class(
     torch.testing.assert_close(
         next(iter(loaded.program({"input_ids": ids}).values())), expected[0], rtol=1e-4, atol=1e-5
     )
-    assert name in loaded.notes[0]
+    assert name in loaded.program.notes[0]
 
 
 def test_half_precision_is_said(tmp_path: Path, request_file: Path) -> None:
@@ -65,7 +65,7 @@ def test_half_precision_is_said(tmp_path: Path, request_file: Path) -> None:
     path = tmp_path / "model" / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     loaded = load_program(tmp_path / "model", inputs=request_file)
-    assert any("bfloat16" in note for note in loaded.notes)
+    assert any("bfloat16" in note for note in loaded.program.notes)
     assert {p.dtype for p in loaded.program.parameters().values()} == {torch.float32}
 
 

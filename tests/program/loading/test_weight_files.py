@@ -45,7 +45,7 @@ def check_answers(path: Path, **options: Any) -> tuple[str, ...]:
     (output,) = loaded.program(request).values()
     torch.testing.assert_close(output, answer(request))
     assert [spec.name for spec in loaded.program.signature.inputs] == list(REQUEST)
-    return loaded.notes
+    return loaded.program.notes
 
 
 @pytest.mark.parametrize("name", WEIGHT_FILES)
@@ -245,7 +245,19 @@ def test_older_names_are_converted_by_the_layer_itself(tmp_path: Path, request_f
     torch.nn.utils.weight_norm(module.head)  # weight_g and weight_v
     torch.save({"net": module.state_dict()}, tmp_path / "model.pt")
     notes = check_answers(tmp_path / "model.pt", factory=f"{__name__}:make_normalized", inputs=request_file)
-    assert "older form" in notes[0]
+    assert "under 'net'" in notes[0]
+    assert "older form" in notes[1]
+
+
+def test_of_several_state_dicts_with_older_names_the_key_chooses(tmp_path: Path, request_file: Path) -> None:
+    module = make()
+    torch.nn.utils.weight_norm(module.head)
+    state = module.state_dict()
+    torch.save({"net": {n: t + 1 for n, t in state.items()}, "ema": state}, tmp_path / "model.pt")
+    options = {"factory": f"{__name__}:make_normalized", "inputs": request_file}
+    with pytest.raises(UsageError, match="--key net or --key ema"):
+        load_program(tmp_path / "model.pt", **options)
+    check_answers(tmp_path / "model.pt", **options, key="ema")
 
 
 # TorchScript

@@ -35,6 +35,7 @@ import torch
 import torch._higher_order_ops  # registers torch.ops.higher_order, so that its operators can be looked up
 from torch.export.pt2_archive import PT2ArchiveReader
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import ModelFileError
 from recprune_export.program.loading.weights.torch_files import is_torch_zip
 
@@ -93,7 +94,7 @@ def check_archive(path: Path) -> frozenset[str]:
         raise
     except Exception as error:  # the reader raises RuntimeError, AssertionError, UnicodeDecodeError, ...
         raise ModelFileError(
-            f"{path} is a damaged .pt2 program ({_first_line(error)}): save it again with torch.export.save."
+            f"{path} is a damaged .pt2 program ({summarize_error(error)}): save it again with torch.export.save."
         ) from error
     for name, document in documents.items():
         try:
@@ -128,7 +129,7 @@ def allow_request_classes(path: Path) -> Iterator[None]:
         module = importlib.import_module("torchrec.sparse.jagged_tensor")
     except Exception as error:  # its import loads shared libraries, which may not fit this release of PyTorch
         raise ModelFileError(
-            f"{path} takes requests with a KeyedJaggedTensor, and torchrec cannot be imported here ({_first_line(error)}): install "
+            f"{path} takes requests with a KeyedJaggedTensor, and torchrec cannot be imported here ({summarize_error(error)}): install "
             "torchrec, or pass the ExportedProgram from Python."
         ) from error
     with torch.serialization.safe_globals([module.KeyedJaggedTensor, module.JaggedTensor]):
@@ -235,9 +236,8 @@ def _operator(text: str) -> bool:
             target = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
             return isinstance(target, torch._ops.OpOverload)
         case ["torch", "ops", "fbgemm", packet, overload] if packet in _JAGGED_OPERATORS:
-            with contextlib.suppress(
-                Exception
-            ):  # its import loads shared libraries, which may not fit this release of PyTorch
+            # Its import loads shared libraries, which may not fit this release of PyTorch.
+            with contextlib.suppress(Exception):
                 importlib.import_module("fbgemm_gpu")  # registers them
             target = getattr(getattr(torch.ops.fbgemm, packet, None), overload, None)
             return isinstance(target, torch._ops.OpOverload)
@@ -348,7 +348,3 @@ _RULES: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("type", "verifiers"), _word),
     "torch_version": _anything,  # never evaluated
 }
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -15,6 +15,7 @@ from recprune_export.errors import CaptureError, RecpruneError
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.export_module import silence_export
+from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.loading.saved_graphs.free_sizes import list_freed
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH
@@ -22,8 +23,8 @@ from recprune_export.program.signature import BATCH
 _CHUNKS = 3  # requests of the fixed size that are compared with one request of all their rows
 
 
-def convert_exported(exported: torch.export.ExportedProgram) -> tuple[Program, tuple[str, ...]]:
-    """Convert an `ExportedProgram`, whose batch may be fixed; return notes beside it.
+def convert_exported(exported: torch.export.ExportedProgram) -> Program:
+    """Convert an `ExportedProgram`, whose batch may be fixed; a note says so.
 
     Raises `CaptureError` where the graph answers one batch size only.
     """
@@ -31,7 +32,7 @@ def convert_exported(exported: torch.export.ExportedProgram) -> tuple[Program, t
     values = [n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder" and n.name in user_inputs]
     sizes = [value.shape for value in values if isinstance(value, Tensor) and value.ndim]
     if not sizes or not all(isinstance(size, int) for shape in sizes for size in shape):
-        return program_from_exported(exported), ()
+        return program_from_exported(exported)
     heads = [shape[0] for shape in sizes]
     rows = max(heads, key=heads.count)
     example = exported.example_inputs or _make_example(exported, values)
@@ -40,13 +41,16 @@ def convert_exported(exported: torch.export.ExportedProgram) -> tuple[Program, t
     for module in list_freed(fixed, example, rows):
         try:
             program = capture(module, *example)
-            _compare(program, fixed, example, rows)
+            size = f"{rows} rows"
+            if has_jagged_inputs(program.signature):  # `capture` has compared other numbers of rows and elements
+                size = "one number of rows and elements"
+            else:
+                _compare(program, fixed, example, rows)
         except RecpruneError as error:
             errors.append(error)
             continue
-        return program, (
-            f"The program was exported for {rows} rows; it is freed, and answers any number of them alike.",
-        )
+        note = f"The program was exported for {size}; it is freed, and answers any number of them alike."
+        return program.with_notes((note,))
     raise CaptureError(
         f"The program answers requests of {rows} rows only, and that number is in its graph in a way that cannot be freed "
         f"({str(errors[0]).rstrip('.')}): export it with dynamic_shapes that leave the batch, axis 0 of every input, free."

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import CaptureError, ModelFileError
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.unsupported_modules import TORCHSCRIPT_ADVICE
 from recprune_export.program.capture.unwrap_module import forward_parameters
+from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.loading.saved_graphs.free_batch import make_graph_module
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.inert_unpickler import InertPickleError
 from recprune_export.program.loading.weights.torch_files import is_torch_zip, read_archive_record
 from recprune_export.program.program import Program, sample_request_tensors
@@ -68,10 +69,8 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     return module.eval()
 
 
-def convert_torchscript(
-    module: torch.jit.ScriptModule, args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[Program, tuple[str, ...]]:
-    """Convert TorchScript to a program with PyTorch's converter; return notes beside it.
+def convert_torchscript(module: torch.jit.ScriptModule, args: Sequence[Any], kwargs: dict[str, Any]) -> Program:
+    """Convert TorchScript to a program with PyTorch's converter; a note says so.
 
     Raises `CaptureError` where the converter cannot, or the program answers in another way.
     """
@@ -90,6 +89,10 @@ def convert_torchscript(
         raise CaptureError(
             f"PyTorch's converter cannot make a program of this TorchScript ({reason[:300]}): {TORCHSCRIPT_ADVICE}."
         ) from error
+    if has_jagged_inputs(program.signature):
+        raise CaptureError(
+            f"TorchScript is not converted where rows have different numbers of elements: {TORCHSCRIPT_ADVICE}."
+        )
     program = _with_input_names(program, names)
     for rows in (1, 7):
         request = sample_request_tensors(program.signature, rows)
@@ -105,7 +108,7 @@ def convert_torchscript(
             raise CaptureError(
                 f"The program that PyTorch's converter makes of this TorchScript answers differently: {TORCHSCRIPT_ADVICE}."
             )
-    return program, ("The TorchScript is converted to a program by PyTorch's converter.",)
+    return program.with_notes(("The TorchScript is converted to a program by PyTorch's converter.",))
 
 
 def _restore_parameters(converted: nn.Module, module: torch.jit.ScriptModule) -> None:
@@ -129,9 +132,8 @@ def _with_input_names(program: Program, names: Sequence[str]) -> Program:
 
 def _check_records(path: Path, archive: zipfile.ZipFile) -> None:
     """Raise `ModelFileError` for an archive that another reader may read differently, or that unpacks to far more."""
-    code = [
-        entry for entry in archive.infolist() if "/code/" in entry.filename
-    ]  # the only records that PyTorch compresses
+    # The only records that PyTorch compresses.
+    code = [entry for entry in archive.infolist() if "/code/" in entry.filename]
     plain = is_torch_zip([entry for entry in archive.infolist() if entry not in code], path.stat().st_size)
     names = [entry.partition("/")[2] for entry in archive.namelist()]
     read_by_torch = torch._C.PyTorchFileReader(str(path)).get_all_records()

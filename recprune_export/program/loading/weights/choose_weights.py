@@ -65,22 +65,47 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
     different = _drop_copies(candidates)
     if len(different) > 1:
         raise UsageError(
-            f"{source} holds several state dicts that fit {module}: choose one with "
-            f"{' or '.join(f'--key {c.key}' if c.key else 'the whole file' for c in different[:5])}."
+            f"{source} holds several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
         )
     return ChosenWeights(certain[0].tensors, _describe(certain[0], key))
 
 
-def load_as_pytorch(module: nn.Module, content: Any, expected: ExpectedTensors) -> bool:
-    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); say whether one was loaded."""
-    for state in find_state_dicts(content):
+def load_as_pytorch(
+    module: nn.Module, content: Any, expected: ExpectedTensors, source: str, key: str | None
+) -> tuple[str, ...] | None:
+    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); return notes, None where there is none.
+
+    Raises `UsageError` where there are several, and `key` names none.
+    """
+    loaded: list[StateDict] = []
+    for state in find_state_dicts(content if key is None else _select(content, key, source)):
         known = state.tensors.keys() & expected.tensors.keys()
         if not known or not all(tensors_fit(state.tensors[name], expected.tensors[name]) for name in known):
             continue
+        if any(_share_tensors(state.tensors, other.tensors) for other in loaded):
+            continue
         with suppress(RuntimeError):
             module.load_state_dict(state.tensors, strict=True)
-            return True
-    return False
+            loaded.append(state)
+    if len(loaded) > 1:
+        raise UsageError(
+            f"{source} holds several state dicts that PyTorch converts for the module: choose one with "
+            f"{_list_keys([state.key for state in loaded])}."
+        )
+    if not loaded:
+        return None
+    where = (f"The weights are those under '{loaded[0].key}'.",) if loaded[0].key and key is None else ()
+    return (*where, "The names are those of an older form of a layer, which PyTorch converts.")
+
+
+def _list_keys(keys: Sequence[str]) -> str:
+    """Return the options that choose one of several state dicts; the outermost one has no key.
+
+    >>> _list_keys(["model", "ema"]), _list_keys(["", "ema"])
+    ('--key model or --key ema', '--key ema, or save the outermost one in a file of its own')
+    """
+    named = " or ".join(f"--key {key}" for key in keys[:5] if key)
+    return named if all(keys) else f"{named}, or save the outermost one in a file of its own"
 
 
 def _select(content: Any, key: str, source: str) -> Any:

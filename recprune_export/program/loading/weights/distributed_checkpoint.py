@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from recprune_export.errors import ModelFileError
+from recprune_export.program.loading.model_kind import DISTRIBUTED_METADATA
 from recprune_export.program.loading.weights.inert_objects import InertObject
 from recprune_export.program.loading.weights.inert_unpickler import InertPickleError, find_dtype, unpickle_inert
 
-METADATA = ".metadata"
 _MAX_CHUNKS = 4096  # of one tensor; one for each process that saved a part of it
 
 
@@ -52,7 +52,7 @@ class DistributedCheckpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        metadata = unpickle_inert(io.BytesIO((folder / METADATA).read_bytes()), _refuse_storage)
+        metadata = unpickle_inert(io.BytesIO((folder / DISTRIBUTED_METADATA).read_bytes()), _refuse_storage)
         self._folder = folder
         self._places = {
             (_get(index, "fqn", str), _get_numbers(index, "offset")): place

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from recprune_export.error_text import summarize_error
 from recprune_export.errors import ModelFileError
 from recprune_export.program.loading.model_kind import ModelKind, find_weights_file
-from recprune_export.program.loading.summarize_error import summarize_error
 from recprune_export.program.loading.weights.distributed_checkpoint import DistributedCheckpoint
 from recprune_export.program.loading.weights.safetensors_files import read_safetensors, read_sharded
 from recprune_export.program.loading.weights.torch_files import read_archive_record, read_torch_file

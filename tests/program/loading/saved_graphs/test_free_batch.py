@@ -91,7 +91,7 @@ def test_a_fixed_batch_is_freed(name: str, rows: int, tmp_path: Path) -> None:
     module, make = CASES[name]()
     torch.export.save(export(module, make(rows)), tmp_path / "model.pt2")
     loaded = load_program(tmp_path / "model.pt2")
-    assert f"exported for {rows} rows" in loaded.notes[0]
+    assert f"exported for {rows} rows" in loaded.program.notes[0]
     check_batches(loaded.program, module, make)
 
 
@@ -99,7 +99,7 @@ def test_a_fixed_batch_is_freed(name: str, rows: int, tmp_path: Path) -> None:
 def test_a_batch_that_equals_sizes_of_attention_is_freed(rows: int) -> None:
     torch.manual_seed(0)
     module = Encoder().eval()
-    program, _ = convert_exported(export(module, (torch.randint(0, 20, (rows, 10)),)))
+    program = convert_exported(export(module, (torch.randint(0, 20, (rows, 10)),)))
     check_batches(program, module, lambda size: (torch.randint(0, 20, (size, 10)),))
 
 
@@ -119,10 +119,36 @@ def test_rows_that_depend_on_each_other_are_refused(answer: Callable[[Tensor], T
         convert_exported(export(module, make(4)))
 
 
+class Bag(nn.Module):
+    """A sum of the rows of a table, for ids with offsets in either order."""
+
+    def __init__(self, *, offsets_first: bool) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(50, 6, mode="sum")
+        self.offsets_first = offsets_first
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        ids, offsets = (other, one) if self.offsets_first else (one, other)
+        return self.bag(ids, offsets).sum(1)
+
+
+@pytest.mark.parametrize("offsets_first", [True, False])
+def test_a_fixed_number_of_elements_is_freed(offsets_first: bool) -> None:
+    tensors = (torch.randint(0, 50, (13,)), torch.tensor([0, 3, 4, 9, 11]))
+    module = Bag(offsets_first=offsets_first).eval()
+    program = convert_exported(export(module, tensors[::-1] if offsets_first else tensors))
+    assert "one number of rows and elements" in program.notes[0]
+    (spec,) = program.signature.inputs
+    ids = torch.tensor([[4, 7, -1], [5, -1, -1]])
+    flat, offsets = torch.tensor([4, 7, 5]), torch.tensor([0, 2])
+    (answer,) = program({spec.name: ids}).values()
+    torch.testing.assert_close(answer, module(offsets, flat) if offsets_first else module(flat, offsets))
+
+
 def test_a_program_without_an_example_is_freed_too() -> None:
     module, make = CASES["view"]()
     exported = export(module, make(4))
     exported.example_inputs = None
-    program, _ = convert_exported(exported)
+    program = convert_exported(exported)
     check_batches(program, module, make)
     assert [spec.name for spec in program.signature.inputs] == ["user", "x"]

@@ -1,0 +1,20 @@
+"""One line on an error of a library or of the user's code, for a message."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error, an empty string where it has none.
+
+    >>> first_line(ValueError("\\n  no weights here\\nat all"))
+    'no weights here'
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+def summarize_error(error: BaseException) -> str:
+    """Return the class of an error and the first line of its text.
+
+    >>> summarize_error(ValueError("no weights here\\nat all")), summarize_error(KeyError())
+    ('ValueError: no weights here', 'KeyError')
+    """
+    first = first_line(error)
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
