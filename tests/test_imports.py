@@ -17,7 +17,7 @@ STAGES = [
 ]  # fmt: skip
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
 FREE = {
-    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution",
+    "errors", "error_text", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution",
     "number_formats", "stored_bits", "byte_limit", "latency_limit",
     "column_names", "output_files", "output_meaning",
 }  # fmt: skip

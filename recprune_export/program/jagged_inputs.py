@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.data.list_columns import absent_value, find_present, to_matrix
+from recprune_export.data.list_columns import absent_value, find_present
 from recprune_export.program.signature import BATCH, OFFSETS, OFFSETS_AND_END, Axis, Input, Jagged, Signature
 
 METADATA = "recprune_export.jagged_inputs"  # of an ONNX file: its jagged inputs, as JSON
@@ -223,38 +223,6 @@ def read_rows(ends: np.ndarray, jagged: Jagged, members: int, totals: Sequence[i
             part = np.concatenate([part, [totals[number]]])
         counts.append(part if jagged.form not in (OFFSETS, OFFSETS_AND_END) else np.diff(part))
     return counts if jagged.stacked else [np.asarray(count) for count in np.split(counts[0], members)]
-
-
-def from_file_arrays(signature: Signature, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return arrays of rows from the arrays that a file takes, such as those of a golden request."""
-    request: dict[str, np.ndarray] = {}
-    counts: dict[str, np.ndarray] = {}
-    for spec in list_file_inputs(signature):
-        jagged = spec.members[0].jagged
-        if spec.is_rows and jagged is not None:
-            totals = [sum(len(arrays[v]) for v in dict.fromkeys(_values_of(i) for i in spec.members))]
-            if jagged.stacked:
-                totals = [len(arrays[_values_of(i)]) for i in spec.members]
-            parts = read_rows(arrays[spec.name], jagged, len(spec.members), totals)
-            counts |= {i.name: count for i, count in zip(spec.members, parts, strict=True)}
-    for spec in list_file_inputs(signature):
-        if spec.is_rows:
-            continue
-        if not is_packed(spec.members[0]):
-            request[spec.name] = arrays[spec.name]
-            continue
-        start = 0
-        for member in spec.members:
-            assert member.jagged is not None
-            count = counts[member.jagged.present]
-            request[member.name] = to_matrix(arrays[spec.name][start : start + int(count.sum())], count)
-            start += int(count.sum())
-    return request
-
-
-def _values_of(spec: Input) -> str:
-    assert spec.jagged is not None
-    return spec.jagged.values
 
 
 def remove_elements(

@@ -18,13 +18,13 @@ from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program import Program
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.jagged_inputs import (
-    from_file_arrays,
     list_file_inputs,
     to_file_arrays,
 )
 from recprune_export.program.random_requests import sample_request
 from recprune_export.validation.edge_requests import make_edge_requests
 from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, draw_ids
+from tests.program.read_file_arrays import read_file_arrays
 from tests.properties import check_any_plan, prunable
 
 
@@ -68,7 +68,7 @@ def test_arrays_of_a_file_become_rows_again(form: str) -> None:
     signature = captured(form).signature
     for seed in range(3):
         arrays = to_file_arrays(signature, sample_request(signature, 5, seed))
-        again = to_file_arrays(signature, from_file_arrays(signature, arrays))
+        again = to_file_arrays(signature, read_file_arrays(signature, arrays))
         for name, values in arrays.items():
             np.testing.assert_array_equal(again[name], values, err_msg=name)
 
@@ -171,5 +171,5 @@ def test_any_rows_are_answered_as_the_model_does(rows: list[list[int]]) -> None:
     arrays = {"input_0_values": values.numpy(), "input_0_lengths": lengths.numpy()}
     with torch.no_grad():
         expected = module(Checked(values, lengths)).numpy()
-    actual = run_program(program, from_file_arrays(program.signature, arrays))["output"]
+    actual = run_program(program, read_file_arrays(program.signature, arrays))["output"]
     np.testing.assert_allclose(actual, expected, atol=1e-5)

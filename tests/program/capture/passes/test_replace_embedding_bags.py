@@ -12,7 +12,7 @@ from recprune_export.finetuning import run_program
 from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program.capture import capture
 from recprune_export.program.capture.passes.replace_embedding_bags import BAGS
-from recprune_export.program.jagged_inputs import from_file_arrays
+from tests.program.read_file_arrays import read_file_arrays
 from tests.properties import check_any_plan, no_zeros, prunable
 
 
@@ -73,7 +73,7 @@ def test_bags_of_different_lengths(padding: int | None, offsets: list[int]) -> N
     program, analysis = check_any_plan(module, ids, torch.tensor([0, 1, 2, 3, 4]))
     assert not BAGS & {node.target for node in program.module.graph.nodes}
     assert ("bag.weight", 1) in prunable(analysis)
-    rows = from_file_arrays(program.signature, {"ids": ids.numpy(), "offsets": np.array(offsets)})
+    rows = read_file_arrays(program.signature, {"ids": ids.numpy(), "offsets": np.array(offsets)})
     with torch.no_grad():
         expected = module(ids, torch.tensor(offsets))
     np.testing.assert_allclose(run_program(program, rows)["output"], expected.numpy(), rtol=1e-5, atol=1e-6)
