@@ -43,7 +43,8 @@ def translate(program: Program) -> ir.Model:
     except Exception as error:  # the exporter wraps causes in many exception classes
         reason = _describe_root_cause(error)
         raise ExportError(
-            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason}"
+            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason.rstrip('.')}. Write it with other "
+            "operators of PyTorch in the exported model, or compute it before the request."
         ) from error
     assert exported is not None
     with _suppress_messages():

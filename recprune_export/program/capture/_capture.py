@@ -407,7 +407,10 @@ def _check_answers(module: nn.Module, captured: _Captured, example: tuple[tuple[
 
 def _describe_float32(half: str, difference: float | None = None) -> str:
     """Return the note on a program in float32 of a model in half precision."""
-    by = "may differ by rounding" if difference is None else f"differ by up to {difference:.1e} of the largest here"
+    if difference is None:
+        by = "may differ by rounding"
+    else:
+        by = f"differ by up to {difference:.1e} of the largest here" if difference else "do not differ here"
     return f"The model computes {half}; the work, and the file, are in float32, whose answers {by}."
 
 

@@ -265,3 +265,14 @@ def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return graph.call_function(
         aten.sqrt.default, (graph.call_function(aten.clamp_min.default, (squared_distances, 1e-30)),)
     )
+
+
+@_decomposition(aten.searchsorted.Tensor)
+def found_in_sorted(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`searchsorted(edges: N, x: B)` of one row of edges is `bucketize(x, edges)`, which ONNX can express."""
+    edges, x = arguments(node)[:2]
+    right = argument(node, "right") or argument(node, "side") == "right"
+    if _value(edges).ndim != 1 or argument(node, "sorter") is not None:
+        return None
+    options = {"out_int32": argument(node, "out_int32"), "right": right}
+    return graph.call_function(aten.bucketize.Tensor, (x, edges), options)
