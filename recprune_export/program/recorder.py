@@ -86,7 +86,9 @@ def record_values(program: Program, request: Mapping[str, Tensor], nodes: Collec
 
 def find_failing_line(program: Program, request: Mapping[str, np.ndarray]) -> str:
     """Return the line of the user's code of the operator that fails on a request of arrays; empty where none does."""
-    tensors = to_program_tensors(program.signature, {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in request.items()})
+    tensors = to_program_tensors(
+        program.signature, {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in request.items()}
+    )
     interpreter = _FailingNode(program.module)
     with torch.no_grad(), contextlib.suppress(*FAILURES):
         interpreter.run(*tensors)

@@ -259,7 +259,12 @@ def silence_export() -> Iterator[None]:
 
 
 def _fixes_batch(text: str) -> bool:
-    return "pecialized" in text or "Constraints violated (batch)" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text
+    return (
+        "pecialized" in text
+        or "Constraints violated (batch)" in text
+        or "marked batch as dynamic" in text
+        or "inferred to be a constant" in text
+    )
 
 
 def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -283,8 +288,8 @@ def _explain(error: Exception, line: str) -> str:
         )
     if _fixes_batch(text):
         return (
-            f"The model fixes the batch size{where}, so it cannot answer other batches: "
-            f"use x.size(0) instead of a number ({first})."
+            f"The model fixes the batch size{where}, so it cannot answer other batches: use x.size(0) instead of a number, and "
+            f"no Python loop over rows, such as over .tolist() ({first})."
         )
     if (operator := _without_fake_implementation(error)) is not None:
         return (

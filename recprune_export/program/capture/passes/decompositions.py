@@ -276,3 +276,19 @@ def found_in_sorted(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return None
     options = {"out_int32": argument(node, "out_int32"), "right": right}
     return graph.call_function(aten.bucketize.Tensor, (x, edges), options)
+
+
+@_decomposition(aten.repeat_interleave.Tensor, aten.repeat_interleave.self_Tensor)
+def repeated_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`repeat_interleave(x: B×D, n: B, 0, output_size=E)` is a lookup: row e is the first one whose elements end behind e."""
+    repeats, size = argument(node, "repeats"), argument(node, "output_size")
+    x = argument(node, "self") if node.target is aten.repeat_interleave.self_Tensor else None
+    axis = 0 if x is None else argument(node, "dim") if _value(x).ndim > 1 else 0
+    if size is None or axis is None or _value(repeats).ndim != 1:
+        return None
+    if x is not None and _value(x).shape[axis] != _value(repeats).shape[0]:
+        return None  # one number of repeats for all rows
+    ends = graph.call_function(aten.cumsum.default, (repeats, 0))
+    places = graph.call_function(aten.unsqueeze.default, (graph.call_function(aten.arange.default, (size,)), 1))
+    rows = graph.call_function(aten.sum.dim_IntList, (graph.call_function(aten.ge.Tensor, (places, ends)), [1]))
+    return rows if x is None else graph.call_function(aten.index_select.default, (x, axis, rows))
