@@ -11,6 +11,7 @@ from unittest import mock
 
 import onnx_ir as ir
 import torch
+from torch import fx
 
 from recprune_export.error_text import summarize_error
 from recprune_export.errors import ExportError
@@ -44,7 +45,8 @@ def translate(program: Program) -> ir.Model:
     except Exception as error:  # the exporter wraps causes in many exception classes
         reason = _describe_root_cause(error)
         raise ExportError(
-            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason}"
+            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason.rstrip('.')}. Write it with other "
+            "operators of PyTorch in the exported model, or compute it before the request."
         ) from error
     assert exported is not None
     with _suppress_messages():
@@ -89,8 +91,8 @@ def refuse_foreign_operators(program: Program) -> None:
     This is known before the work; an operator of PyTorch without one is found by the export.
     """
     for node in program.module.graph.nodes:
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload) or target.namespace in _WITH_TRANSLATIONS:
+        target = _find_operator(node)
+        if target is None or target.namespace in _WITH_TRANSLATIONS:
             continue
         if target not in missing_translations() and not target._can_decompose():
             line = find_source_line(node)
@@ -99,6 +101,12 @@ def refuse_foreign_operators(program: Program) -> None:
                 f"The operator {target.namespace}::{target._opname}{where} is of another library, and has no ONNX form: "
                 "write it with operators of PyTorch in the exported model; `recprune-export inspect` shows what could be pruned."
             )
+
+
+def _find_operator(node: fx.Node) -> torch._ops.OpOverload | None:
+    """Return the operator that a node calls, also where it writes to its arguments and was made functional."""
+    called = node.args[0] if node.args and isinstance(node.target, torch._ops.HigherOrderOperator) else node.target
+    return called if isinstance(called, torch._ops.OpOverload) else None
 
 
 def _name_operator(program: Program, reason: str) -> str:

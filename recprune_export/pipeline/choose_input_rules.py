@@ -1,16 +1,18 @@
 """Choose the rules of the exported graph for ids out of range and for large numbers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.task import LabeledRows, Task, run_program
+from recprune_export.program.failures import FAILURES
 from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import RequestArrays
+from recprune_export.program.recorder import find_failing_line
 from recprune_export.program.signature import BATCH, Input, Signature
 
 TRIED_ROWS = 8
@@ -90,10 +92,23 @@ def _stays_finite(program: Program, request: RequestArrays, spec: Input, number:
     before = run_program(program, request)
     with np.errstate(over="ignore"):
         for tried in _replace_numbers(request[spec.name], spec, number):
-            after = run_program(program, {**request, spec.name: tried})
+            after = _run_on_numbers(program, {**request, spec.name: tried}, spec)
             if not all(_is_as_finite(before[name], after[name]) for name in before):
                 return False
     return True
+
+
+def _run_on_numbers(program: Program, request: RequestArrays, spec: Input) -> Mapping[str, np.ndarray]:
+    """Return the answers to numbers beyond those of the example. Raises `ModelError` where the model has none."""
+    try:
+        return run_program(program, request)
+    except FAILURES as error:
+        line = find_failing_line(program, request)
+        raise ModelError(
+            f"The model fails on numbers in '{spec.name}' beyond those of the example{f' at {line}' if line else ''} "
+            f"({type(error).__name__}: {error}): no number that is served may fail, so keep what is computed from them in range, "
+            "such as an index by .clamp(0, rows - 1) behind .long()."
+        ) from error
 
 
 def _is_as_finite(before: np.ndarray, after: np.ndarray) -> bool:

@@ -18,12 +18,17 @@ from recprune_export.validation.parity import NamedOutputs, Tolerances
 
 TWO_WAYS = 4.0  # two ways to sum are off by as much each, and one may be unluckier than the other
 MOST = 100.0  # times what is allowed elsewhere: who loses more has no answers to speak of
+MOST_IF_INFINITE = 1e9  # of numbers that are clipped to far beyond those of traffic
 
 
 def widen_tolerances(
-    program: Program, answers: Mapping[str, NamedOutputs], requests: Mapping[str, RequestArrays], tolerances: Tolerances
+    program: Program,
+    answers: Mapping[str, NamedOutputs],
+    requests: Mapping[str, RequestArrays],
+    tolerances: Tolerances,
+    most: float = MOST,
 ) -> Tolerances:
-    """Return `tolerances`, wider by the rounding error of `program` on these requests, at most `MOST` times as wide.
+    """Return `tolerances`, wider by the rounding error of `program` on these requests, at most `most` times as wide.
 
     `answers` are those of `program` in float32, `requests` have a row for each, in full; both under the same labels.
     """
@@ -34,7 +39,7 @@ def widen_tolerances(
     factor = TWO_WAYS * error
     return (
         tolerances
-        if not 1.0 < factor <= MOST
+        if not 1.0 < factor <= most
         else Tolerances(tolerances.absolute * factor, tolerances.relative * factor)
     )
 

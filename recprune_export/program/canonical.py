@@ -79,7 +79,7 @@ def tensor_at(module: nn.Module, target: str) -> Tensor:
 
 
 def inline_subgraphs(module: fx.GraphModule) -> None:
-    """Inline the subgraph as which `with torch.no_grad():` in a forward is captured."""
+    """Inline the subgraphs, at any depth, as which `with torch.no_grad():` and autocast in a forward are captured."""
     for node in list(module.graph.nodes):
         if node.target not in _WRAPPERS:
             continue
@@ -87,6 +87,7 @@ def inline_subgraphs(module: fx.GraphModule) -> None:
         position = next(p for p, a in enumerate(args) if isinstance(a, fx.Node) and _is_subgraph(module, a))
         inner = module.get_submodule(str(args[position].target))
         assert isinstance(inner, fx.GraphModule)
+        inline_subgraphs(inner)  # first, as subgraphs of several levels have the same names
         inlined: dict[fx.Node, Any] = {}
         inputs = iter(args[position + 1 :])
         with module.graph.inserting_before(node):

@@ -5,10 +5,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from recprune_export.program.failures import FAILURES
 from recprune_export.program.jagged_inputs import to_program_tensors
+from recprune_export.program.nodes import find_source_line
 from recprune_export.program.program import Program
 
 Summary = Callable[[fx.Node, Any], Any]  # from a node and its value to the recorded value
@@ -79,3 +82,28 @@ class ValueRecorder(fx.Interpreter):
 def record_values(program: Program, request: Mapping[str, Tensor], nodes: Collection[str]) -> Mapping[str, Any]:
     """Return the values of `nodes` on one request; no node after the last of them runs."""
     return ValueRecorder(program, nodes, stop_early=True)(request).values
+
+
+def find_failing_line(program: Program, request: Mapping[str, np.ndarray]) -> str:
+    """Return the line of the user's code of the operator that fails on a request of arrays; empty where none does."""
+    tensors = to_program_tensors(
+        program.signature, {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in request.items()}
+    )
+    interpreter = _FailingNode(program.module)
+    with torch.no_grad(), contextlib.suppress(*FAILURES):
+        interpreter.run(*tensors)
+        return ""
+    return "" if interpreter.last is None else find_source_line(interpreter.last)
+
+
+class _FailingNode(fx.Interpreter):
+    """An interpreter that knows which node ran last."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self.last: fx.Node | None = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.last = n
+        return super().run_node(n)

@@ -11,6 +11,7 @@ from recprune_export.program.signature import ERROR, IdRange, Input, Signature
 
 LARGE = 10.0  # standard deviations, or widths of the range of the example
 EDGE_ROWS = 3
+INFINITE_NUMBERS = "infinite numbers"  # the label of a request
 OUT_OF_RANGE_ROWS = 5
 BAD_ID_ROWS, SAMPLE_ROWS = 4, 8
 EVERY_ID, CHUNK_ROWS = 1 << 13, 1 << 10
@@ -73,7 +74,7 @@ def make_out_of_range_requests(signature: Signature) -> dict[str, RequestArrays]
     clipping = [i for i in signature.inputs if i.number_limit is not None]
     requests = {
         "ids out of range": (replacing, _put_bad_ids),
-        "infinite numbers": (clipping, _put_infinity),
+        INFINITE_NUMBERS: (clipping, _put_infinity),
     }
     return {
         label: {**valid, **{i.name: put(i, valid[i.name].copy()) for i in inputs}}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 
@@ -110,8 +111,12 @@ def check_parity(
     candidate: ModelFunction,
     requests: Mapping[str, RequestArrays],
     tolerances: Tolerances = Tolerances(),
+    of_requests: Mapping[str, Tolerances] = MappingProxyType({}),
 ) -> ParityReport:
-    """Compare `candidate` with `reference` on each request: names, dtype, shape, NaN, then the numbers."""
+    """Compare `candidate` with `reference` on each request: names, dtype, shape, NaN, then the numbers.
+
+    `of_requests` are tolerances of single requests, by their label.
+    """
     errors: dict[str, OutputParity] = {}
     failures: list[str] = []
     rows = 0
@@ -127,8 +132,9 @@ def check_parity(
             failures.append(f"'{label}' is answered with {sorted(actual)} instead of {sorted(expected)}.")
             continue
         for name, expected_values in expected.items():
-            actual_values = resolve_ties(expected, name, actual[name], tolerances)
-            failure = _describe_mismatch(name, label, expected_values, actual_values, tolerances)
+            allowed = of_requests.get(label, tolerances)
+            actual_values = resolve_ties(expected, name, actual[name], allowed)
+            failure = _describe_mismatch(name, label, expected_values, actual_values, allowed)
             if failure:
                 failures.append(failure)
             if expected_values.shape == actual_values.shape:

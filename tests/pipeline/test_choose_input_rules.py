@@ -78,3 +78,33 @@ def test_numbers_of_the_rows_are_far_below_the_limit() -> None:
     rows = {"ids": rng.integers(0, 9, 100), "price": price, "y": rng.integers(0, 2, 100)}
     task = make_task(LoadedModel(captured, None, ModelKind.MODULE), rows, "y")
     assert with_input_rules(captured, task, "unknown").signature.inputs[1].number_limit == 1e9
+
+
+class Bucket(nn.Module):
+    def __init__(self, clamps: bool) -> None:
+        super().__init__()
+        self.table, self.clamps = nn.Embedding(20, 3), clamps
+
+    def forward(self, price: Tensor) -> Tensor:
+        index = price.long()
+        return self.table(index.clamp(0, 19) if self.clamps else index).sum(1)
+
+
+def test_a_number_that_becomes_an_index_out_of_range_is_refused_with_the_line() -> None:
+    def rules(clamps: bool) -> Program:
+        captured = capture(Bucket(clamps).eval(), (torch.linspace(0, 19, 8),))
+        return with_input_rules(captured, make_sampled_task(captured, FineTuningSettings()), "unknown")
+
+    assert rules(True).signature.inputs
+    # As a lookup by the number itself is known to be an id, the failing one is behind arithmetic.
+    captured = capture(Scaled().eval(), (torch.linspace(0, 1.9, 8),))
+    with pytest.raises(ModelError, match=r"fails on numbers in 'price' .* line \d+ .*clamp\(0, rows - 1\)"):
+        with_input_rules(captured, make_sampled_task(captured, FineTuningSettings()), "unknown")
+
+
+class ScaledBucket(Bucket):
+    def __init__(self) -> None:
+        super().__init__(clamps=False)
+
+    def forward(self, price: Tensor) -> Tensor:
+        return super().forward(price * 10)

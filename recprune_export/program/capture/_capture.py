@@ -56,7 +56,12 @@ from recprune_export.program.capture.passes.replace_constant_masks import replac
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
-from recprune_export.program.capture.request_tree import FlatModule, RequestTree, register_dataclasses
+from recprune_export.program.capture.request_tree import (
+    FlatModule,
+    RequestTree,
+    register_dataclasses,
+    takes_any_keyword,
+)
 from recprune_export.program.capture.side_effects import (
     drop_unread_writes,
     fold_writes,
@@ -74,6 +79,7 @@ from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
 _READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
+_REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})
 GRAPH_PASSES = (
     replace_jagged_operators,
     decompose,
@@ -118,7 +124,9 @@ def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     jagged = find_jagged(module, tree)
     if jagged is not None:
         return _capture_jagged(module, jagged)
-    return _capture_flat(module, tree) if tree.has_classes else _capture_rows(module, args, kwargs)
+    # torch.export takes no dynamic shapes of `**name`.
+    flat = tree.has_classes or takes_any_keyword(module, kwargs)
+    return _capture_flat(module, tree) if flat else _capture_rows(module, args, kwargs)
 
 
 def _capture_flat(module: nn.Module, tree: RequestTree) -> Program:
@@ -315,6 +323,13 @@ def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.
             f"The model reads a number from the request{f' at {line}' if line else ''}, such as a length by .item() or .tolist(), and "
             "makes a tensor of that size: compute with all elements instead, or mask them."
         )
+    repeating = next((node for node in module.graph.nodes if node.target in _REPEATS), None)
+    if repeating is not None:
+        line = find_line_of_node(repeating)
+        raise CaptureError(
+            f"repeat_interleave{f' at {line}' if line else ''} has as many rows as the values of the request say: give it the number by "
+            "output_size=values.size(0), where `values` are the elements that the lengths divide."
+        )
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
@@ -407,7 +422,10 @@ def _check_answers(module: nn.Module, captured: _Captured, example: tuple[tuple[
 
 def _describe_float32(half: str, difference: float | None = None) -> str:
     """Return the note on a program in float32 of a model in half precision."""
-    by = "may differ by rounding" if difference is None else f"differ by up to {difference:.1e} of the largest here"
+    if difference is None:
+        by = "may differ by rounding"
+    else:
+        by = f"differ by up to {difference:.1e} of the largest here" if difference else "do not differ here"
     return f"The model computes {half}; the work, and the file, are in float32, whose answers {by}."
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
@@ -61,13 +62,18 @@ def order_kwargs(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise `CaptureError` where the model itself fails on the example, or the example has no batch."""
+    """Raise `CaptureError` where the model itself fails on the example or answers no tensor, or the example has no batch."""
     find_batch_size((args, dict(kwargs)))
     try:
-        compute_outputs(module, args, dict(kwargs))
+        with torch.no_grad():
+            answer = module(*args, **kwargs)
     except Exception as error:  # any error of the user's code
         where = f" at {line}" if (line := find_user_line(error)) else ""
         raise CaptureError(f"The model itself fails on the example request{where}: {summarize_error(error)}") from error
+    if isinstance(answer, np.ndarray):
+        raise CaptureError(
+            "The model returns no tensor, but a NumPy array: leave .numpy() out of its forward, or put the module inside it in its place."
+        )
 
 
 def outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 
@@ -27,6 +27,7 @@ from recprune_export.program.program import make_batch_dim, make_dynamic_shapes
 from recprune_export.program.signature import Axis
 
 _UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function
+_NO_FAKE = re.compile(r"no fake impl registered for <CustomOpDef\(([^)]+)\)>")
 _WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
 
 
@@ -82,7 +83,10 @@ def export_module(
         return export(strict=False, deferred=named is not None)
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
         if named is not None:
-            raise CaptureError(_explain(error, find_user_line(error))) from error
+            with contextlib.suppress(Exception):
+                return _reject_constant_inputs(export(strict=True, deferred=True))
+            where = lines[0][0] if _fixes_batch(str(error)) and lines[0] else find_user_line(error)
+            raise CaptureError(_explain(error, where)) from error
         # In strict mode torch.export is slower and supports less, but traces len(x) as a symbolic size.
         with contextlib.suppress(Exception):
             return _reject_constant_inputs(export(strict=True))
@@ -255,17 +259,17 @@ def silence_export() -> Iterator[None]:
 
 
 def _fixes_batch(text: str) -> bool:
-    return "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text
+    return (
+        "pecialized" in text
+        or "Constraints violated (batch)" in text
+        or "marked batch as dynamic" in text
+        or "inferred to be a constant" in text
+    )
 
 
 def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Bind a call to the parameters of `forward`, as `torch.export` requires for its dynamic shapes."""
-    bound = inspect.signature(module.forward).bind(*args, **kwargs)
-    arguments = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(name, {})
-    return arguments
+    return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
 def _explain(error: Exception, line: str) -> str:
@@ -284,8 +288,13 @@ def _explain(error: Exception, line: str) -> str:
         )
     if _fixes_batch(text):
         return (
-            f"The model fixes the batch size{where}, so it cannot answer other batches: "
-            f"use x.size(0) instead of a number ({first})."
+            f"The model fixes the batch size{where}, so it cannot answer other batches: use x.size(0) instead of a number, and "
+            f"no Python loop over rows, such as over .tolist() ({first})."
+        )
+    if (operator := _without_fake_implementation(error)) is not None:
+        return (
+            f"The operator {operator}{where} is of another library, and says nothing about the shape of its result: register that by "
+            "torch.library.register_fake, or write it with operators of PyTorch."
         )
     if ".numpy()" in text or "tolist" in text or type(error).__module__.startswith("numpy"):
         return (
@@ -293,6 +302,14 @@ def _explain(error: Exception, line: str) -> str:
             f"compute that before the request, or write it with tensors ({first})."
         )
     return f"torch.export cannot capture the model{where}: {first}"
+
+
+def _without_fake_implementation(error: BaseException) -> str | None:
+    """Return the operator of another library that `torch.export` cannot run on shapes alone; None for other errors."""
+    if isinstance(error, UnsupportedOperatorException):
+        return str(error.func._schema.name) if isinstance(error.func, torch._ops.OpOverload) else str(error.func)
+    found = _NO_FAKE.search(str(error))
+    return None if found is None else found[1]
 
 
 def _first_reason(text: str) -> str:

@@ -280,8 +280,45 @@ def _list_candidates(tree: RequestTree) -> list[tuple[Partition, ...]]:
             for form in (LENGTHS, OFFSETS_AND_END, OFFSETS):
                 alike = [[group[0] for group in fit if group[0].form == form] for fit in fits]
                 if all(alike):
-                    candidates.append(tuple(parts[0] for parts in alike))
-    return candidates
+                    candidates += _pair_weights(tree, leaves, [replace(parts[0], weights=()) for parts in alike])
+    return [*candidates, *_match_all(candidates)]
+
+
+def _pair_weights(tree: RequestTree, leaves: Sequence[int], parts: Sequence[Partition]) -> list[tuple[Partition, ...]]:
+    """Return the partitions of two lists, without weights, and with those of a third list of the same sizes."""
+    used = {leaf for part in parts for leaf in (part.rows, *part.values)}
+    sizes = [len(tree.leaves[leaf]) for part in parts for leaf in part.values]
+    others = [
+        siblings
+        for siblings in _list_siblings(tree, [leaf for leaf in leaves if leaf not in used])
+        if [len(tree.leaves[leaf]) for leaf in siblings] == sizes
+    ]
+    weighted = [
+        tuple(replace(part, weights=(leaf,)) for part, leaf in zip(parts, siblings, strict=True)) for siblings in others
+    ]
+    return [tuple(parts), *weighted]
+
+
+def _match_all(candidates: Sequence[tuple[Partition, ...]]) -> list[tuple[Partition, ...]]:
+    """Return for each form one reading in which every tensor of ends divides a tensor of its own: the next one that it fits.
+
+    The tensors with the fewest choices choose first.
+    """
+    matched: list[tuple[Partition, ...]] = []
+    for form in (LENGTHS, OFFSETS_AND_END, OFFSETS):
+        choices: dict[int, list[Partition]] = {}
+        for parts in candidates:
+            if len(parts) == 1 and parts[0].form == form and len(parts[0].keys) == 1 and not parts[0].weights:
+                choices.setdefault(parts[0].rows, []).append(parts[0])
+        taken: list[Partition] = []
+        for found in sorted(choices.values(), key=len):
+            used = {leaf for part in taken for leaf in (part.rows, *part.values)}
+            free = [part for part in found if used.isdisjoint((part.rows, *part.values))]
+            if free:
+                taken.append(min(free, key=lambda part: abs(part.rows - part.values[0])))
+        if len(taken) > 1:
+            matched.append(tuple(taken))
+    return matched
 
 
 def _list_ends(tree: RequestTree) -> list[int]:
@@ -370,7 +407,7 @@ def _list_weights(tree: RequestTree, leaves: Sequence[int], part: Partition) -> 
             and (tree.leaves[leaf].is_floating_point() or (beside and tree.paths[leaf][:-1] == beside))
         )
         certain = tuple(leaf for leaf in alike if sizes[0] != batch)
-        return [certain] if certain == alike else [certain, alike]
+        return list(dict.fromkeys((certain, alike, ())))
     for siblings in _list_siblings(tree, others):
         if [len(tree.leaves[leaf]) for leaf in siblings] == sizes and any(size != batch for size in sizes):
             return [tuple(siblings), ()]

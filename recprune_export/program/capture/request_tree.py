@@ -75,6 +75,13 @@ def _list_positional(module: nn.Module) -> dict[int, str]:
     return names
 
 
+def takes_any_keyword(module: nn.Module, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether one of `kwargs` is no parameter of `forward`, but goes to its `**name`."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    return len(named) < len(parameters) and not named.issuperset(kwargs)
+
+
 def key_name(key: Any) -> str:
     """Return one step of a path as text."""
     return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))

@@ -96,7 +96,7 @@ def _compare(program: Program, transformed: Program) -> float:
     worst = 0.0
     tensors = sample_request_tensors(program.signature, batch=16)
     before, after = Float64Interpreter(program)(*tensors), Float64Interpreter(transformed)(*tensors)
-    for one, other in zip(before, after, strict=True):
+    for one, other in zip((x.double() for x in before), (x.double() for x in after), strict=True):
         finite = one.isfinite() & other.isfinite()
         difference = float((one - other)[finite].abs().max()) if finite.any() else 0.0
         largest = float(one[finite].abs().max()) if finite.any() else 1.0

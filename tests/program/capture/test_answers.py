@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
 
 
@@ -160,3 +161,32 @@ def test_heads_that_leave_the_batch_by_chunk_are_captured() -> None:
     model, history = Heads().eval(), torch.randint(0, 50, (9, 6))
     program = capture(model, (history[:8],))
     assert torch.allclose(program({"history": history})["output"], model(history), atol=1e-5)
+
+
+class AnyKeyword(nn.Module):
+    """As a LightningModule that passes its request on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.top = nn.Embedding(9, 4), nn.Linear(5, 1)
+
+    def forward(self, *args: Tensor, **features: Tensor) -> Tensor:
+        return self.top(torch.cat([self.table(features["user"]), features["x"]], 1))
+
+
+def test_keywords_of_any_name() -> None:
+    request = {"user": torch.arange(6), "x": torch.rand(6, 1)}
+    module = AnyKeyword().eval()
+    program = capture(module, (), request)
+    assert [i.name for i in program.signature.inputs] == ["user", "x"]
+    torch.testing.assert_close(program(request)["output"], module(**request))
+
+
+class NumpyAnswer(AnyKeyword):
+    def forward(self, *args: Tensor, **features: Tensor) -> Any:
+        return super().forward(*args, **features).detach().numpy()
+
+
+def test_a_numpy_answer_is_refused_by_name() -> None:
+    with pytest.raises(CaptureError, match=r"returns no tensor, but a NumPy array"):
+        capture(NumpyAnswer().eval(), (), {"user": torch.arange(6), "x": torch.rand(6, 1)})

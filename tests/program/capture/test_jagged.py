@@ -173,3 +173,68 @@ def test_any_rows_are_answered_as_the_model_does(rows: list[list[int]]) -> None:
         expected = module(Checked(values, lengths)).numpy()
     actual = run_program(program, read_file_arrays(program.signature, arrays))["output"]
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+class Tables(nn.Module):
+    """A table for each list of ids, with offsets of its own."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tables = nn.ModuleList(nn.EmbeddingBag(IDS, 4, mode="sum") for _ in range(count))
+        self.top = nn.Linear(4 * count, 1)
+
+    def forward(self, offsets: Any, ids: Any, weights: Any = None) -> Tensor:
+        if isinstance(ids, dict):
+            offsets, ids = list(offsets.values()), list(ids.values())
+        rows = [
+            table(i, o, per_sample_weights=None if weights is None else weights[n])
+            for n, (table, i, o) in enumerate(zip(self.tables, ids, offsets, strict=True))
+        ]
+        return self.top(torch.cat(rows, 1)).reshape(len(offsets[0]))  # len() fixes a size outside of strict mode
+
+
+LENGTHS = [[2, 1, 3, 1, 2, 1], [1, 1, 2, 2, 3, 1], [3, 3, 1, 1, 1, 1], [1, 2, 1, 2, 1, 2], [2, 2, 1, 3, 1, 2]]
+
+
+@pytest.mark.parametrize("container", ["list", "dict", "weights"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_lists_of_as_many_ids(container: str, count: int) -> None:
+    ends = [torch.tensor(lengths).cumsum(0) - torch.tensor(lengths) for lengths in LENGTHS[:count]]
+    ids = [draw_ids(sum(lengths), seed=n) for n, lengths in enumerate(LENGTHS[:count])]
+    example: tuple[Any, ...] = (ends, ids)
+    if container == "dict":
+        names = "abcde"[:count]
+        example = (dict(zip(names, ends, strict=True)), dict(zip(names, ids, strict=True)))
+    if container == "weights":
+        example = (ends, ids, [torch.rand(len(i)) for i in ids])
+    module = Tables(count).eval()
+    program = capture(module, example)
+    jagged = [i for i in program.signature.inputs if i.jagged is not None]
+    assert [i.ids for i in jagged if i.dtype == "int64"] == [((0, IDS - 1),)] * count
+    assert len(jagged) == count * (2 if container == "weights" else 1)
+
+
+class Repeats(nn.Module):
+    def __init__(self, *, sized: bool) -> None:
+        super().__init__()
+        self.table, self.sized = nn.Embedding(IDS, 4), sized
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        rows = torch.arange(lengths.size(0))
+        size = values.size(0) if self.sized else None
+        rows = torch.repeat_interleave(rows, lengths, output_size=size)
+        return torch.zeros(lengths.size(0), 4).index_add(0, rows, self.table(values)).sum(1)
+
+
+def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path) -> None:
+    example = (draw_ids(10), torch.tensor(LENGTHS[0]))
+    module = Repeats(sized=True).eval()
+    program = capture(module, example)
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    request = sample_request(program.signature, 5, seed=0)
+    np.testing.assert_allclose(run(session, request)["output"], run_program(program, request)["output"], atol=1e-5)
+    with pytest.raises(
+        CaptureError, match=r"repeat_interleave at .*test_jagged.py, line \d+ .*output_size=values.size"
+    ):
+        capture(Repeats(sized=False).eval(), example)

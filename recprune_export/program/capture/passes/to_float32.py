@@ -21,16 +21,15 @@ _CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, 
 
 def describe_half_precision(module: fx.GraphModule) -> str | None:
     """Return where a graph computes in half precision, or None; call it before subgraphs are inlined."""
-    for node in module.graph.nodes:
-        if node.target is torch.ops.higher_order.wrap_with_autocast and arguments(node)[2] is not False:
-            lines = [
-                find_source_line(inner)
-                for inner in module.get_submodule(str(arguments(node)[4].target)).graph.nodes  # type: ignore[union-attr]
-                if inner.op == "call_function"
-            ]
-            line = next((line for line in lines if line), "")
-            return f"under autocast{f' at {line}' if line else ''}"
-    for node in module.graph.nodes:
+    graphs = [inner.graph for inner in module.modules() if isinstance(inner, fx.GraphModule)]
+    for graph in graphs:
+        for node in graph.nodes:
+            if node.target is torch.ops.higher_order.wrap_with_autocast and arguments(node)[2] is not False:
+                body = graph.owning_module.get_submodule(str(arguments(node)[4].target))  # type: ignore[union-attr]
+                lines = [find_source_line(inner) for inner in body.graph.nodes if inner.op == "call_function"]  # type: ignore[union-attr]
+                line = next((line for line in lines if line), "")
+                return f"under autocast{f' at {line}' if line else ''}"
+    for node in (node for graph in graphs for node in graph.nodes):
         value = node.meta.get("val")
         if isinstance(value, Tensor) and value.dtype in HALF:
             line = "" if node.op in ("placeholder", "get_attr") else find_source_line(node)

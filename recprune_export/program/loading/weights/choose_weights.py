@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelFileError, UsageError
@@ -67,7 +68,22 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
         raise UsageError(
             f"{source} holds several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
         )
-    return ChosenWeights(certain[0].tensors, _describe(certain[0], key))
+    tensors = certain[0].tensors
+    for tie in expected.ties:
+        _refuse_different([name for name in tensors if name in tie], tensors, source, module)
+    return ChosenWeights(tensors, _describe(certain[0], key))
+
+
+def _refuse_different(tied: Sequence[str], tensors: dict[str, Tensor], source: str, module: str) -> None:
+    """Raise `ModelFileError` where a file has several values for one tensor of the module."""
+    first, *others = tied
+    for name in others:
+        one, other = tensors[first], tensors[name]
+        if _locate(one) != _locate(other) and not (one.shape == other.shape and torch.equal(one, other.to(one.dtype))):
+            raise ModelFileError(
+                f"'{first}' and '{name}' are one tensor in {module}, and have different values in {source}: let the factory make them "
+                "two, as in training."
+            )
 
 
 def load_as_pytorch(
@@ -80,7 +96,9 @@ def load_as_pytorch(
     loaded: list[StateDict] = []
     for state in find_state_dicts(content if key is None else _select(content, key, source)):
         known = state.tensors.keys() & expected.tensors.keys()
-        if not known or not all(tensors_fit(state.tensors[name], expected.tensors[name]) for name in known):
+        if not known or len(known) == len(expected.tensors):
+            continue  # not a name is another
+        if not all(tensors_fit(state.tensors[name], expected.tensors[name]) for name in known):
             continue
         if any(_share_tensors(state.tensors, other.tensors) for other in loaded):
             continue

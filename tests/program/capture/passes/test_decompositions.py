@@ -123,3 +123,23 @@ def test_the_norm_of_vectors_is_one_operator() -> None:
     program, analysis = check_any_plan(Normalized(), torch.tensor([0, 4, 2]))
     assert ("table.weight", 1) in prunable(analysis)
     assert torch.ops.aten.linalg_norm.default not in {node.target for node in program.module.graph.nodes}
+
+
+class Bucketed(nn.Module):
+    def __init__(self, right: bool) -> None:
+        super().__init__()
+        self.table, self.right = nn.Embedding(5, 6), right
+        self.register_buffer("edges", torch.tensor([-1.0, 0.0, 0.5, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table(torch.searchsorted(self.edges, x, right=self.right)).sum(1)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_a_search_among_edges(tmp_path: Path, right: bool) -> None:
+    module, x = Bucketed(right).eval(), torch.tensor([-2.0, -1.0, 0.2, 0.5, 3.0])
+    program, analysis = check_any_plan(module, x)
+    assert ("table.weight", 1) in prunable(analysis)
+    file = export_onnx(program, tmp_path / "model.onnx")
+    found = run(make_session(file.path, 1), {"x": x.numpy()})
+    np.testing.assert_allclose(found["output"], module(x).detach().numpy(), rtol=1e-5, atol=1e-6)

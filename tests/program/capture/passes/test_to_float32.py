@@ -84,3 +84,41 @@ def test_an_exported_program_in_half_precision_gets_a_bundle(kind: str, tmp_path
     assert result.parity.passed
     assert any("in float32" in note for note in result.notes)
     assert result.manifest.signature["outputs"][0]["dtype"] == "float32"
+
+
+class Inside(Net):
+    """Autocast inside of another block: without gradients, or switched off in it."""
+
+    def __init__(self, block: str) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, ids: Tensor, x: Tensor) -> Tensor:
+        if self.block == "no_grad":
+            with torch.no_grad():
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    answer = super().forward(ids, x)
+                return answer.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = self.top[0](torch.cat([self.table(ids), x], 1))
+            with torch.autocast("cpu", enabled=False):
+                return self.top[2](self.top[1](hidden.float())).squeeze(1)
+
+
+@pytest.mark.parametrize("block", ["no_grad", "autocast"])
+def test_autocast_inside_of_another_block(block: str) -> None:
+    torch.manual_seed(0)
+    module, ids, x = Inside(block).eval(), torch.arange(8), torch.randn(8, 3)
+    program = capture(module, (ids, x))
+    assert "under autocast at" in program.notes[0]
+    assert torch.allclose(program({"ids": ids, "x": x})["output"], Net.forward(module, ids, x), atol=1e-6)
+
+
+def test_half_tables_alone_change_no_answer() -> None:
+    class Tables(Net):
+        def forward(self, ids: Tensor, x: Tensor) -> Tensor:
+            return self.top(torch.cat([self.table(ids).float(), x], 1)).squeeze(1)
+
+    module = Tables().eval()
+    module.table.half()
+    assert "do not differ here" in capture(module, (torch.arange(8), torch.randn(8, 3))).notes[0]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.program.loading.weights import choose_weights
-from recprune_export.program.loading.weights.choose_weights import ChosenWeights
+from recprune_export.program.loading.weights.choose_weights import ChosenWeights, load_as_pytorch
 from recprune_export.program.loading.weights.match_names import expected_tensors
 
 
@@ -138,3 +138,23 @@ def test_codes_of_a_quantized_file_are_no_weights() -> None:
 def test_a_file_without_tensors_is_refused(content: Any) -> None:
     with pytest.raises(ModelFileError, match="holds no tensors"):
         choose(content)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.out = nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)
+        self.out.weight = self.item.weight
+
+
+def test_two_values_for_one_tensor_are_refused() -> None:
+    state = Tied().state_dict()
+    expected = expected_tensors(Tied())
+    equal = {"item.weight": state["item.weight"], "out.weight": state["item.weight"].clone()}
+    assert choose_weights(equal, expected, "m.pt", "the module of shop:make", None).tensors.keys() == equal.keys()
+    different = {**equal, "out.weight": equal["out.weight"] + 1}
+    with pytest.raises(
+        ModelFileError, match=r"'item.weight' and 'out.weight' are one tensor in the module of shop:make"
+    ):
+        choose_weights(different, expected, "m.pt", "the module of shop:make", None)
+    assert not load_as_pytorch(Tied(), different, expected)
