@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recprune_export.validation import check_parity
+from recprune_export.validation.parity import Tolerances
 
 Change = Callable[[np.ndarray], np.ndarray]
 REQUESTS = {
@@ -152,3 +153,21 @@ def test_ids_of_equal_scores_may_change_places_but_not_become_others(found: list
 
     request = {"one row": {"x": np.zeros((1, 1), np.float32)}}
     assert check_parity(answering([4, 2, 3, 1]), answering(found), request).passed == passed
+
+
+def test_a_request_has_tolerances_of_its_own() -> None:
+    requests = {label: {"x": np.full(3, number)} for label, number in {"usual": 1.0, "far": 1e9}.items()}
+
+    def compare(far: float) -> tuple[str, ...]:
+        report = check_parity(
+            lambda request: {"y": request["x"]},
+            lambda request: {"y": request["x"] + 0.1 * request["x"]},
+            requests,
+            Tolerances(0.0, 0.01),
+            {"far": Tolerances(0.0, far)},
+        )
+        return report.failures
+
+    assert len(compare(0.01)) == 2
+    (usual,) = compare(0.2)
+    assert "'usual'" in usual

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
+from recprune_export.pruning.rotation._apply_transforms import _compare
 
 
 class Cache:
@@ -112,6 +113,7 @@ UNSERVED = {
 }
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["scores", *UNSERVED]), min_size=1, max_size=4), st.booleans())
 def test_any_answer_gives_the_outputs_with_rows(parts: list[str], as_dict: bool) -> None:
     def answer(scores: Tensor, hidden: Tensor) -> Any:
@@ -190,3 +192,34 @@ class NumpyAnswer(AnyKeyword):
 def test_a_numpy_answer_is_refused_by_name() -> None:
     with pytest.raises(CaptureError, match=r"returns no tensor, but a NumPy array"):
         capture(NumpyAnswer().eval(), (), {"user": torch.arange(6), "x": torch.rand(6, 1)})
+
+
+class WithMask(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.top = nn.Embedding(30, 8), nn.Linear(8, 1)
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        scores = self.top(self.table(ids))
+        return {"scores": scores, "likely": scores > 0}
+
+
+def test_a_boolean_answer_beside_scores() -> None:
+    program = capture(WithMask().eval(), (torch.arange(6),))
+    assert _compare(program, program) == 0.0
+
+
+@torch.library.custom_op("recprune_tests::without_shape", mutates_args=())
+def without_shape(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def test_an_operator_without_a_shape_is_named_with_the_cure() -> None:
+    class Doubled(WithMask):
+        def forward(self, ids: Tensor) -> Tensor:
+            return without_shape(super().forward(ids)["scores"])
+
+    with pytest.raises(
+        CaptureError, match=r"recprune_tests::without_shape at .* line \d+ .*torch.library.register_fake"
+    ):
+        capture(Doubled().eval(), (torch.arange(6),))

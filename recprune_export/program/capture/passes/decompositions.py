@@ -268,7 +268,7 @@ def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 @_decomposition(aten.searchsorted.Tensor)
-def found_in_sorted(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+def bucketed(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`searchsorted(edges: N, x: B)` of one row of edges is `bucketize(x, edges)`, which ONNX can express."""
     edges, x = arguments(node)[:2]
     right = argument(node, "right") or argument(node, "side") == "right"
