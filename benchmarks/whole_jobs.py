@@ -46,7 +46,8 @@ class Outcome:
     removed_tables: float = 0.0
     removed_rest: float = 0.0
     seconds: float = 0.0
-    message: str = ""
+    message: str = ""  # of the failure
+    warnings: tuple[str, ...] = ()
     raw: bool = False
     absent: bool = False
 
@@ -105,7 +106,8 @@ def run_job(entry: Entry, sources: Path) -> Outcome:
             "bundle": result.parity.passed,
             "removed_tables": removed.tables,
             "removed_rest": removed.rest,
-            "message": "; ".join(result.warnings),
+            "message": "; ".join(result.parity.failures),
+            "warnings": result.warnings,
         }
     except RecpruneError as error:
         facts["message"] = str(error)

@@ -1,5 +1,6 @@
 """Calls of `torch.export` in the modes that capture most models, and explanations of its errors."""
 
+import builtins
 import contextlib
 import importlib
 import inspect
@@ -8,7 +9,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from recprune_export.program.signature import Axis
 
 _UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function
 _NO_FAKE = re.compile(r"no fake impl registered for <CustomOpDef\(([^)]+)\)>")
-_WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
+_WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)|guard math\.ceil\(L\S+ / (\d+)\) == 1")
 
 
 def export_module(
@@ -94,14 +95,29 @@ def export_module(
         with contextlib.suppress(Exception):
             return _check_on_batches(export(strict=False, deferred=True), (args, kwargs))
         # A model that processes a large batch in chunks is captured for one chunk, if the outputs are the same.
-        with contextlib.suppress(Exception):
-            rows = _read_chunk_rows(str(error))
+        with contextlib.suppress(Exception), _trace_len():
+            rows = _find_chunk_rows(export)
             return _check_larger_batches(
                 export(strict=False, within=torch.export.Dim("batch", max=rows)), module, (args, kwargs), rows
             )
         fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
         where = lines[0][0] if fixes and lines[0] else find_user_line(error)
         raise CaptureError(_explain(error, where)) from error
+
+
+@contextlib.contextmanager
+def _trace_len() -> Iterator[None]:
+    """Replace `len(x)` of a tensor, whose result has to be an int, by `x.shape[0]` inside the block."""
+    original = builtins.len
+
+    def symbolic_len(of: Any, /) -> Any:
+        return of.shape[0] if isinstance(of, Tensor) and of.ndim else original(of)
+
+    builtins.len = symbolic_len
+    try:
+        yield
+    finally:
+        builtins.len = original
 
 
 @contextlib.contextmanager
@@ -146,13 +162,23 @@ def _check_on_batches(exported: torch.export.ExportedProgram, example: Any) -> t
     return exported
 
 
+def _find_chunk_rows(export: Callable[..., Any]) -> int:
+    """Return the largest batch for which `export` takes one path. Raises `CaptureError` where `torch.export` names none."""
+    try:
+        export(strict=False)
+    except Exception as error:
+        return _read_chunk_rows(str(error))
+    raise CaptureError("The model takes one path for batches of all sizes.")
+
+
 def _read_chunk_rows(message: str) -> int:
     """Return the largest batch for which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
     max_chunk_rows = 4096  # rows in one chunk of a model that processes a large batch in chunks
     match = _WITHIN.search(message)
-    if match is None or int(match[1]) > max_chunk_rows:
+    rows = int(match[1] or match[2]) if match else 0
+    if not 0 < rows <= max_chunk_rows:
         raise CaptureError("The model takes one path for batches of all sizes, or none.")
-    return int(match[1])
+    return rows
 
 
 def _check_larger_batches(
@@ -283,7 +309,7 @@ def _explain(error: Exception, line: str) -> str:
         )
     if (within := _WITHIN.search(text)) is not None:
         return (
-            f"The model answers batches of more than {within[1]} rows in another way than smaller ones{where}, and a graph "
+            f"The model answers batches of more than {within[1] or within[2]} rows in another way than smaller ones{where}, and a graph "
             f"holds one: let an answer depend on its own row alone ({first})."
         )
     if _fixes_batch(text):

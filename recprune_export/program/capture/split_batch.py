@@ -40,10 +40,16 @@ def _chunks(*args: Any, chunks: int | None = None, dim: int = 0, **_: Any) -> tu
     tensor, *rest = args
     count = rest[0] if rest else chunks
     axis = rest[1] if len(rest) > 1 else dim
-    if not tensor.ndim or not isinstance(tensor.shape[axis], torch.SymInt) or not isinstance(count, int):
+    if (
+        not tensor.ndim
+        or not isinstance(tensor.shape[axis], torch.SymInt)
+        or not isinstance(count, (int, torch.SymInt))
+    ):
         return None
-    if count == 1:
+    if bool(count == 1):  # of a number that depends on the batch, torch.export notes it as a limit of the batch
         return (tensor,)
+    if not isinstance(count, int):
+        return None
     factor, _rest = tensor.shape[axis].node.expr.as_coeff_Mul()
     if not factor.is_Integer or int(factor) % count:
         return None

@@ -1,3 +1,4 @@
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -209,7 +210,23 @@ class GhostNorm(nn.Module):
         return self.last(torch.cat([self.norm(part) for part in parts], 0))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("module", [InPieces(), GhostNorm()])
+class GhostNormByLen(GhostNorm):
+    """The same, with the number of parts as PyTorch Frame counts them."""
+
+    def __init__(self, length: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        parts = torch.chunk(x, math.ceil(self.length(x) / 128), dim=0)
+        return self.last(torch.cat([self.norm(part) for part in parts], 0))  # type: ignore[no-any-return]
+
+
+BY_LEN = (GhostNormByLen(lambda x: len(x)), GhostNormByLen(lambda x: x.shape[0]))
+
+
+@pytest.mark.parametrize("module", [InPieces(), GhostNorm(), *BY_LEN])
 def test_a_batch_that_is_answered_in_pieces_is_captured_as_one(module: nn.Module) -> None:
     module = no_zeros(module)
     program = capture(module, (torch.arange(6),))

@@ -65,6 +65,8 @@ def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 def joined_with_nothing(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`cat([tensor([]), x: B×L×D], 1)` is x: PyTorch skips an empty tensor of one axis, as caches of keys begin with."""
     tensors = arguments(node)[0]
+    if any("val" not in tensor.meta for tensor in tensors):  # of another pass, which joins no caches
+        return None
     full = [tensor for tensor in tensors if tuple(_value(tensor).shape) != (0,)]
     dtypes = {_value(tensor).dtype for tensor in full}
     if len(full) == len(tensors) or not full or dtypes != {_value(node).dtype} or _value(full[0]).ndim < 2:

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import remove_dead_code
+from recprune_export.program.capture.source_lines import find_line_of_node
 from recprune_export.program.nodes import argument, arguments
 
 aten = torch.ops.aten
@@ -42,8 +44,8 @@ _BY_AXIS = {
 def replace_jagged_operators(module: fx.GraphModule) -> bool:
     """Replace fbgemm's operators on jagged tensors, in place; return whether there were any.
 
-    Those of which elements are mixed between `dense_to_jagged` and `jagged_to_padded_dense` stay. New nodes have no shapes:
-    `recapture` the graph.
+    New nodes have no shapes: `recapture` the graph. Raises `CaptureError` where elements are mixed between `dense_to_jagged` and
+    `jagged_to_padded_dense`: their number is no size of a graph.
     """
     nodes = [node for node in module.graph.nodes if _name(node)]
     if not nodes:
@@ -58,6 +60,12 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
         if _name(node) == _TO_PADDED and node.users:
             _pad(module.graph, node)
     remove_dead_code(module)
+    for node in module.graph.nodes:
+        if _name(node) == _TO_JAGGED:
+            raise CaptureError(
+                f"The items of the rows are packed at {find_line_of_node(node)}, and mixed before they are padded again: a graph holds "
+                "no number of elements that depends on the values of a request. Mix padded items, B×L×D, with a mask."
+            )
     return True
 
 
