@@ -49,9 +49,9 @@ def find_valid_values(chain: Iterable[Step], bounds: Bounds) -> Bounds | None:
     Every value in the result is mapped into the bounds; of `remainder` and of fractions there may be more.
 
     >>> find_valid_values([("floor divide", 4.0)], (0, 24)), find_valid_values([("remainder", 4.0)], (0, 3))
-    ((0.0, 99.0), (-inf, inf))
+    ((0, 99), (-inf, inf))
     >>> find_valid_values([("multiply", -1.0), ("add", 10.0)], (0, 9)), find_valid_values([("at least", 0.0)], (0, 9))
-    ((1.0, 10.0), (-inf, 9.0))
+    ((1, 10), (-inf, 9))
     """
     low, high = bounds
     for kind, constant in reversed(tuple(chain)):

@@ -97,7 +97,7 @@ def test_a_number_that_becomes_an_index_out_of_range_is_refused_with_the_line() 
 
     assert rules(True).signature.inputs
     # As a lookup by the number itself is known to be an id, the failing one is behind arithmetic.
-    captured = capture(Scaled().eval(), (torch.linspace(0, 1.9, 8),))
+    captured = capture(ScaledBucket().eval(), (torch.linspace(0, 1.9, 8),))
     with pytest.raises(ModelError, match=r"fails on numbers in 'price' .* line \d+ .*clamp\(0, rows - 1\)"):
         with_input_rules(captured, make_sampled_task(captured, FineTuningSettings()), "unknown")
 

@@ -130,7 +130,7 @@ def test_a_size_that_the_request_states_is_named_with_its_line() -> None:
             offsets = torch.cumsum(ids.lengths, 0) - ids.lengths
             return self.table(ids.values, offsets) + torch.arange(longest).sum()
 
-    with pytest.raises(CaptureError, match=r"values of a request at .*test_jagged\.py, line \d+"):
+    with pytest.raises(CaptureError, match=r"a number from the request at .*test_jagged\.py, line \d+"):
         capture(Items(), (Checked(draw_ids(20), FORMS["a registered class"][1][0].lengths),))
 
 

@@ -157,4 +157,4 @@ def test_two_values_for_one_tensor_are_refused() -> None:
         ModelFileError, match=r"'item.weight' and 'out.weight' are one tensor in the module of shop:make"
     ):
         choose_weights(different, expected, "m.pt", "the module of shop:make", None)
-    assert not load_as_pytorch(Tied(), different, expected)
+    assert not load_as_pytorch(Tied(), different, expected, "m.pt", None)
