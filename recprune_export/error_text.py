@@ -1,4 +1,4 @@
-"""One line on an error of a library or of the user's code, for a message."""
+"""Parts of a message on an error of a library or of the user's code: its first line, and its place."""
 
 
 def first_line(error: BaseException) -> str:
@@ -18,3 +18,12 @@ def summarize_error(error: BaseException) -> str:
     """
     first = first_line(error)
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def describe_place(line: str) -> str:
+    """Return a line of the user's code as the end of a clause, an empty string where it is not known.
+
+    >>> describe_place("model.py, line 8"), describe_place("")
+    (' at model.py, line 8', '')
+    """
+    return f" at {line}" if line else ""

@@ -1,5 +1,6 @@
 """What several tests share: one thread, and small generated files."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """What asks for far more memory than such a small model needs fails at once, and does not take the machine down."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

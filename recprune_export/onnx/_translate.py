@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from recprune_export.error_text import summarize_error
+from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import ExportError
 from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.optimizer._simplify import simplify
@@ -95,8 +95,7 @@ def refuse_foreign_operators(program: Program) -> None:
         if target is None or target.namespace in _WITH_TRANSLATIONS:
             continue
         if target not in missing_translations() and not target._can_decompose():
-            line = find_source_line(node)
-            where = f" at {line}" if line else ""
+            where = describe_place(find_source_line(node))
             raise ExportError(
                 f"The operator {target.namespace}::{target._opname}{where} is of another library, and has no ONNX form: "
                 "write it with operators of PyTorch in the exported model; `recprune-export inspect` shows what could be pruned."
@@ -114,8 +113,7 @@ def _name_operator(program: Program, reason: str) -> str:
     for node in program.module.graph.nodes:
         name = str(node.target)
         if node.op == "call_function" and name.count(".") and name.rpartition(".")[0] in reason:
-            line = find_source_line(node)
-            return f", for {name.removesuffix('.default')}{f' at {line}' if line else ''} has no form there"
+            return f", for {name.removesuffix('.default')}{describe_place(find_source_line(node))} has no form there"
     return ""
 
 

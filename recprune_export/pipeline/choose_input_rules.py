@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from recprune_export.error_text import describe_place
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.task import LabeledRows, Task, run_program
 from recprune_export.program.failures import FAILURES
@@ -103,9 +104,9 @@ def _run_on_numbers(program: Program, request: RequestArrays, spec: Input) -> Ma
     try:
         return run_program(program, request)
     except FAILURES as error:
-        line = find_failing_line(program, request)
+        place = describe_place(find_failing_line(program, request))
         raise ModelError(
-            f"The model fails on numbers in '{spec.name}' beyond those of the example{f' at {line}' if line else ''} "
+            f"The model fails on numbers in '{spec.name}' beyond those of the example{place} "
             f"({type(error).__name__}: {error}): no number that is served may fail, so keep what is computed from them in range, "
             "such as an index by .clamp(0, rows - 1) behind .long()."
         ) from error

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recprune_export.error_text import summarize_error
+from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import RecpruneError
 from recprune_export.program.capture.source_lines import find_user_line
 
@@ -37,5 +37,4 @@ def explain_failures(doing: str, error_class: type[RecpruneError], advice: str) 
 
 def summarize_failure(error: BaseException) -> str:
     """Return the line of the user's code, and the first line of an error, as the end of a clause."""
-    line = find_user_line(error)
-    return f"{f' at {line}' if line else ''} ({summarize_error(error)})"
+    return f"{describe_place(find_user_line(error))} ({summarize_error(error)})"

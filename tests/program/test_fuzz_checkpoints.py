@@ -1,10 +1,8 @@
 """Checkpoints, state dicts and programs that were changed: refused in a sentence, or still a model. No code of theirs runs."""
 
 import random
-import resource
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,10 @@ from recprune_export.training import train
 from tests.program.hostile import write_program
 from tests.program.mutations import CHANGES, compressed, pickled, stretched
 
-pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:Detected pickle protocol")
+pytestmark = [
+    pytest.mark.usefixtures("little_memory"),
+    pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:Detected pickle protocol"),
+]
 PATIENCE = 30.0  # seconds for one file on a busy machine; one that hangs takes for ever
 KINDS = ("checkpoint", "program", "state")
 
@@ -37,16 +38,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory, clicks_file: Path) -> di
     write_program(folder / "program")
     np.savez(folder / "example.npz", input=np.zeros((2, 3), dtype=np.float32))
     return {**{kind: folder / kind for kind in KINDS}, "example": folder / "example.npz"}
-
-
-@pytest.fixture(autouse=True)
-def little_memory() -> Iterator[None]:
-    """What asks for far more memory than such a small model needs fails at once, and does not take the machine down."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def check(path: Path, kind: str, example: Path) -> str:

@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from recprune_export.column_names import list_names
-from recprune_export.error_text import first_line
+from recprune_export.error_text import describe_place, first_line
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
 from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
@@ -318,22 +318,20 @@ def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.
     """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
     reading = next((node for node in module.graph.nodes if node.target in _READS), None)
     if reading is not None:
-        line = find_line_of_node(reading)
         raise CaptureError(
-            f"The model reads a number from the request{f' at {line}' if line else ''}, such as a length by .item() or .tolist(), and "
-            "makes a tensor of that size: compute with all elements instead, or mask them."
+            f"The model reads a number from the request{describe_place(find_line_of_node(reading))}, such as a length by "
+            ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
         )
     repeating = next((node for node in module.graph.nodes if node.target in _REPEATS), None)
     if repeating is not None:
-        line = find_line_of_node(repeating)
         raise CaptureError(
-            f"repeat_interleave{f' at {line}' if line else ''} has as many rows as the values of the request say: give it the number by "
-            "output_size=values.size(0), where `values` are the elements that the lengths divide."
+            f"repeat_interleave{describe_place(find_line_of_node(repeating))} has as many rows as the values of the request "
+            "say: give it the number by output_size=values.size(0), where `values` are the elements that the lengths divide."
         )
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
-        where = f" at {line}" if (line := find_user_line(error)) else ""
+        where = describe_place(find_user_line(error))
         raise CaptureError(
             f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {first_line(error)}"
         ) from error

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from recprune_export.error_text import summarize_error
+from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.source_lines import find_user_line
 
@@ -68,7 +68,7 @@ def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         with torch.no_grad():
             answer = module(*args, **kwargs)
     except Exception as error:  # any error of the user's code
-        where = f" at {line}" if (line := find_user_line(error)) else ""
+        where = describe_place(find_user_line(error))
         raise CaptureError(f"The model itself fails on the example request{where}: {summarize_error(error)}") from error
     if isinstance(answer, np.ndarray):
         raise CaptureError(

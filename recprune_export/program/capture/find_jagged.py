@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.list_columns import absent_value
-from recprune_export.error_text import summarize_error
+from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match
 from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
@@ -83,7 +83,7 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
                     return found
             except Exception as error:  # any error of the user's code
                 failure = error
-        where = f" at {line}" if (line := find_user_line(failure)) else ""
+        where = describe_place(find_user_line(failure))
         reason = str(failure).rstrip(".") if isinstance(failure, CaptureError) else summarize_error(failure)
         raise CaptureError(
             f"The model does not answer rows of the example request in another order{where}: {reason}. Give an example in which each "

@@ -2,12 +2,11 @@
 
 import pickle
 import random
-import resource
 import shutil
 import struct
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,12 @@ from tests.program.hostile import Trap
 from tests.program.loading.weight_files import FACTORY, WEIGHT_FILES, write_request
 from tests.program.mutations import compressed, flipped, flipped_record, names_outside, overlapping
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Duplicate name", "ignore:Detected pickle protocol", "ignore:.torch.jit", "ignore:torch.distributed"
-)
+pytestmark = [
+    pytest.mark.usefixtures("little_memory"),
+    pytest.mark.filterwarnings(
+        "ignore:Duplicate name", "ignore:Detected pickle protocol", "ignore:.torch.jit", "ignore:torch.distributed"
+    ),
+]
 PATIENCE = 30.0  # seconds for one file on a busy machine; one that hangs takes for ever
 Change = Callable[[Path, random.Random], None]
 
@@ -73,16 +75,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder / name)
     write_request(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def little_memory() -> Iterator[None]:
-    """What asks for far more memory than such a small model needs fails at once, and does not take the machine down."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def copy(original: Path, target: Path) -> Path:

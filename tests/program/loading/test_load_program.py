@@ -11,21 +11,7 @@ from recprune_export.errors import DataError, ModelFileError, RecpruneError, Usa
 from recprune_export.program import ModelKind, load_program
 from recprune_export.program.capture import capture
 from recprune_export.program.loading.detect import detect_model_kind
-
-
-class Scorer(nn.Module):
-    def __init__(self, dim: int = 4) -> None:
-        super().__init__()
-        self.table = nn.Embedding(10, dim)
-        self.head = nn.Linear(dim + 2, 1)
-
-    def forward(self, user: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.cat([self.table(user), x], 1)).squeeze(1)
-
-
-def make(dim: int = 4) -> nn.Module:
-    torch.manual_seed(0)
-    return Scorer(dim)
+from tests.program.loading.weight_files import make
 
 
 def fails() -> nn.Module:

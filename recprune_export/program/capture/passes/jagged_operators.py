@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recprune_export.error_text import describe_place
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import remove_dead_code
 from recprune_export.program.capture.source_lines import find_line_of_node
@@ -63,8 +64,8 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
     for node in module.graph.nodes:
         if _name(node) == _TO_JAGGED:
             raise CaptureError(
-                f"The items of the rows are packed at {find_line_of_node(node)}, and mixed before they are padded again: a graph holds "
-                "no number of elements that depends on the values of a request. Mix padded items, B×L×D, with a mask."
+                f"The items of the rows are packed{describe_place(find_line_of_node(node))}, and mixed before they are padded "
+                "again: a graph holds no number of elements that depends on the values of a request. Mix padded items, B×L×D, with a mask."
             )
     return True
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from recprune_export.error_text import describe_place
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import arguments, find_source_line
 from recprune_export.program.propagation import find_graph_operands, recapture
@@ -28,12 +29,12 @@ def describe_half_precision(module: fx.GraphModule) -> str | None:
                 body = graph.owning_module.get_submodule(str(arguments(node)[4].target))  # type: ignore[union-attr]
                 lines = [find_source_line(inner) for inner in body.graph.nodes if inner.op == "call_function"]  # type: ignore[union-attr]
                 line = next((line for line in lines if line), "")
-                return f"under autocast{f' at {line}' if line else ''}"
+                return f"under autocast{describe_place(line)}"
     for node in (node for graph in graphs for node in graph.nodes):
         value = node.meta.get("val")
         if isinstance(value, Tensor) and value.dtype in HALF:
             line = "" if node.op in ("placeholder", "get_attr") else find_source_line(node)
-            return f"in {HALF[value.dtype]}{f' at {line}' if line else ''}"
+            return f"in {HALF[value.dtype]}{describe_place(line)}"
     return None
 
 
