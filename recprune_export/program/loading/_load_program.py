@@ -19,7 +19,13 @@ from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
-from recprune_export.program.loading.model_kind import ModelKind, find_mlflow_file, list_model_files
+from recprune_export.program.loading.model_kind import (
+    HUGGING_FACE_CONFIG,
+    HUGGING_FACE_WEIGHTS,
+    ModelKind,
+    find_mlflow_file,
+    list_model_files,
+)
 from recprune_export.program.loading.module_factory import make_module
 from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
@@ -141,6 +147,11 @@ def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.M
         )
     if kind == ModelKind.DIRECTORY and (files := list_model_files(path)):
         raise ModelFileError(f"{path} is a directory: give one of the model files in it, {list_some(files)}.")
+    if kind == ModelKind.DIRECTORY and (path / HUGGING_FACE_CONFIG).is_file():
+        raise ModelFileError(
+            f"{path} has the {HUGGING_FACE_CONFIG} of a Hugging Face folder, but no weights: add {HUGGING_FACE_WEIGHTS[0]}, or its shards "
+            "and their index."
+        )
     described = "there is nothing" if kind == ModelKind.MISSING else f"it is {kind.value}"
     raise ModelFileError(f"{path} is no model, {described}: {_ADVICE.get(kind, f'a model is {_ACCEPTED}')}.")
 

@@ -348,6 +348,14 @@ def test_declared_sizes_of_torchscript_are_checked_before_pytorch_reads_it(tmp_p
         load_program(tmp_path / "model.pt", inputs=request_file)
 
 
+def test_a_hugging_face_folder_without_weights_says_so(tmp_path: Path, request_file: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(
+        ModelFileError, match=r"config\.json of a Hugging Face folder, but no weights: add model\.safetensors"
+    ):
+        load_program(tmp_path, inputs=request_file)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, request_file: Path) -> None:
     with pytest.raises(ModelFileError, match="it is a directory"):
         load_program(tmp_path, factory=FACTORY, inputs=request_file)
