@@ -22,6 +22,7 @@ from recprune_export.pruning.statistics.moments import CurvatureProbe, add_produ
 aten = torch.ops.aten
 
 SAMPLED_ROWS = 2048  # of the lookups of a table
+MAX_SQUARES = 1 << 22  # squared gradients of products that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,7 @@ class _Sums:
                     _add_moments(self._squares[f"{name} gradients"], gradients[lookup])
             for product in read.products:
                 if gradients[product.node] is not None:
-                    squares = _samples(gradients[product.node]).double().nan_to_num(0.0, 0.0, 0.0).square()  # [n, rows]
-                    self._row_weights[name] += squares.sum(0)
-                    operands = _samples(values[product.operand]) * squares.sum(1, keepdim=True).sqrt()
-                    _add_moments(self._squares[f"{name} operands"], operands)
+                    self._add_products(name, values[product.operand], gradients[product.node])
         for name, read in self._layers.items():
             for product in read.products:
                 inputs = _samples(values[product.operand])
@@ -193,6 +191,17 @@ class _Sums:
                 if gradients[product.node] is not None:
                     slopes = _samples(gradients[product.node]).double().nan_to_num(0.0, 0.0, 0.0)
                     self._squares[f"{name} gradients"] += slopes.square().sum(0)
+
+    def _add_products(self, name: str, operands: Tensor, gradients: Tensor) -> None:
+        """Add products of operands [..., D] with all rows of a table, by the gradients of the products, [..., rows]."""
+        operands, gradients = _samples(operands), _samples(gradients)
+        block = max(
+            1, MAX_SQUARES // gradients.shape[1]
+        )  # scores of all items are by far the largest value of a program
+        for some_operands, some_gradients in zip(operands.split(block), gradients.split(block), strict=True):
+            squares = some_gradients.double().nan_to_num_(0.0, 0.0, 0.0).square_()
+            self._row_weights[name] += squares.sum(0)
+            _add_moments(self._squares[f"{name} operands"], some_operands * squares.sum(1, keepdim=True).sqrt())
 
     def table(self, name: str) -> TableReads:
         rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0, self._parameters[name].shape[1])
