@@ -34,6 +34,9 @@ tolerances, sizes, quality and latency{report}. `model.pt2` is the same model fo
 {encoding}{serving}{fewer_bits}{rows_shared}"""
 
 _CODE = """\
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: ONNX Runtime sends no usage data
 import numpy as np
 import onnxruntime as ort
 
