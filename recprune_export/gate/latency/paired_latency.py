@@ -87,7 +87,7 @@ def collect_samples(
 
 def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, seed: int = 0) -> Sampler:
     """Make a function that samples two artifacts, each with the session options of its bundle."""
-    models = {name: (str(a.model.resolve()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
+    models = {name: (str(a.model.absolute()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
 
     def sample(batches: Sequence[int], number: int) -> Mapping[str, Any]:
         answer: dict[str, Any] = call_fresh(
