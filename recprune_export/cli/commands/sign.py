@@ -7,7 +7,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
@@ -27,4 +27,4 @@ def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json({"signature": str(path)})
     elif not quiet:
-        click.echo(f"Wrote {path}.")
+        echo(f"Wrote {path}.")
