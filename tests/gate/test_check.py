@@ -78,7 +78,6 @@ def change(after: float) -> dict[str, object]:
 
 
 CHANGES = {
-    "nodes": ({"idle": 2}, {}, "nodes went from 7 to 9"),
     "quality": (
         {},
         {"metrics": {"dense": {}, "pruned": {"auc": 0.7}}, "change": change(0.7)},
@@ -98,6 +97,14 @@ def test_each_regression_is_named(
     done = run(bundle(tmp_path / "new", Shape(**shape), **manifest), base)  # type: ignore[arg-type]
     assert done.exit_code == 1
     assert said in done.stderr
+
+
+def test_more_nodes_fail_where_a_limit_names_them(base: Path, tmp_path: Path, latency: object) -> None:
+    new, off = bundle(tmp_path / "new", Shape(idle=2)), ("--limit", "quality=off")
+    assert run(new, base, *off).exit_code == 0
+    done = run(new, base, *off, "--limit", "nodes=5%")
+    assert done.exit_code == 1
+    assert "nodes went from 7 to 9" in done.stderr
 
 
 def test_a_packed_bundle_is_judged_and_called_by_its_name(base: Path, latency: object) -> None:
