@@ -4,10 +4,13 @@ import re
 
 from recprune_export.terminal_text import escape_line
 
-_PUNCTUATION = re.compile(r"[\\`*_{}\[\]<>|~&!$^]")
+# Active wherever they stand; then brackets of a link or of its definition, underscores at the edge of a word, entities.
+_PUNCTUATION = re.compile(r"[\\`*<|~$]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=[#\w]+;)")
 # What a renderer makes a link or a mention of, even behind a backslash.
 _LINKED = re.compile(r"://|www\.|mailto:|xmpp:|@|#\d", re.IGNORECASE)
-_BLOCK = re.compile(r"(\d{0,9})([#+\-=.)])")  # begins a heading, a list or an underline
+_BLOCK = re.compile(
+    r"(\d{0,9})([#+\-=.)](?=[#\-= ]*(?: |$))|>)"
+)  # begins a heading, a list, a quotation or an underline
 _BACKTICKS = re.compile("`+")
 
 
@@ -27,8 +30,10 @@ def code_span(text: str) -> str:
 def escape_markdown(text: str) -> str:
     r"""Return text as a part of a paragraph or a cell of a table; words that would become links are code spans.
 
+    What follows it must not begin with a parenthesis, a bracket or a colon.
+
     >>> escape_markdown("user_id | <b> ![x](y)"), escape_markdown("see https://example.org now")
-    ('user\\_id \\| \\<b\\> \\!\\[x\\](y)', 'see `https://example.org` now')
+    ('user_id \\| \\<b> ![x\\](y)', 'see `https://example.org` now')
     """
     words = escape_line(text).split(" ")
     escaped = [code_span(word) if _LINKED.search(word) else _PUNCTUATION.sub(r"\\\g<0>", word) for word in words]

@@ -17,23 +17,33 @@ _PLAIN = re.compile("[ -~\n\t]*")
 
 
 def escape_for_terminal(text: str) -> str:
-    r"""Return `text` with every character that steers a terminal as an escape; line breaks and tabs stay.
+    r"""Return `text` as it may be printed: characters that steer a terminal are escapes, and in GitHub Actions no line is a command.
 
-    >>> escape_for_terminal("a\x1b[2Jb\u202ec"), escape_for_terminal("größe\n漢")
-    ('a\\x1b[2Jb\\u202ec', 'größe\n漢')
+    >>> escape_for_terminal("a\x1b[2Jb"), escape_for_terminal("größe\n漢")
+    ('a\\x1b[2Jb', 'größe\n漢')
     """
-    if not _PLAIN.fullmatch(text):
-        text = "".join(_escape(character) if _steers(character) else character for character in text)
+    text = escape_controls(text)
     return neutralize_commands(text) if writes_github_log() else text
 
 
+def escape_controls(text: str) -> str:
+    r"""Return `text` with every character that steers a terminal or reorders a line as an escape; line breaks and tabs stay.
+
+    >>> escape_controls("a\x1b[2Jb\u202ec")
+    'a\\x1b[2Jb\\u202ec'
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(_escape(character) if _steers(character) else character for character in text)
+
+
 def escape_line(text: str) -> str:
-    r"""Return `text` as one line: line breaks and tabs are escapes as well.
+    r"""Return `text` as one line for any destination: line breaks and tabs are escapes as well.
 
     >>> escape_line("user\nVerdict: holds")
     'user\\nVerdict: holds'
     """
-    return escape_for_terminal(text.replace("\n", r"\n").replace("\t", r"\t"))
+    return escape_controls(text.replace("\n", r"\n").replace("\t", r"\t"))
 
 
 def _steers(character: str) -> bool:

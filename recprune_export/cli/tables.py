@@ -37,13 +37,17 @@ def make_table(title: str, *columns: str) -> "Table":
 
     class Table(RichTable):
         def add_row(self, *cells: Any, **options: Any) -> None:
-            super().add_row(*(escape_line(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+            super().add_row(*(_escape_cell(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
-    title = escape_line(title)
+    title = _escape_cell(title)
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(escape_line(column), justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(_escape_cell(column), justify="left" if number == 0 else "right", overflow="fold")
     return table
+
+
+def _escape_cell(text: str) -> str:
+    return escape_for_terminal(escape_line(text))
 
 
 P = ParamSpec("P")

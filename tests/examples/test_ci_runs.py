@@ -20,9 +20,11 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "ci"
 
+ON_PUSH = "github.event_name == 'push'"
+
 PIP = """#!/bin/sh
 [ "$1" = install ] && [ "$2" = "recprune-export[pack]" ] || exit 9
-exec "{bin}/python" -m pip install --quiet --no-deps --no-index --find-links "{wheels}" recprune-export
+exec "{bin}/python" -m pip install --quiet --ignore-installed --no-deps --no-index --find-links "{wheels}" recprune-export
 """
 GH = """#!/bin/sh
 [ -n "$GH_TOKEN" ] || exit 9
@@ -105,9 +107,10 @@ def run_github(runner: Runner, event: str) -> str:
     steps: list[dict[str, Any]] = yaml.safe_load((FOLDER / "github-workflow.yml").read_text())["jobs"]["gate"]["steps"]
     output, summary = "", runner.work / "summary.md"
     for step in steps:
-        if "run" not in step or step.get("if") == "github.event_name == 'push'" != f"github.event_name == '{event}'":
+        condition = step.get("if")
+        if "run" not in step or (condition == ON_PUSH and event != "push"):
             continue
-        assert step.get("if") in (None, "github.event_name == 'push'")
+        assert condition in (None, ON_PUSH)
         variables = {name: value.replace("${{ github.token }}", "token") for name, value in step.get("env", {}).items()}
         ran = runner.run(
             step["run"], GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(summary), GITHUB_SHA="1" * 40, **variables
