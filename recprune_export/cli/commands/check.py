@@ -14,6 +14,7 @@ from recprune_export.cli.options import FILE, undecided_option
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
+from recprune_export.terminal_text import escape_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -225,7 +226,9 @@ def print_check(check: "Check", *, as_json: bool) -> None:
         console.print(tails)
     for finding in check.findings:
         if finding.verdict is not Verdict.HOLDS:
-            console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
+            console.print(
+                escape_line(f"{finding.gate}: {finding.reason}"), highlight=False, soft_wrap=True, markup=False
+            )
     console.print(f"Verdict: {check.verdict.words}, after {check.seconds:.1f} s", highlight=False)
 
 
