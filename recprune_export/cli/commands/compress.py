@@ -11,6 +11,7 @@ from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_names
+from recprune_export.cli.tables import echo
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
 from recprune_export.settings import BAD_IDS, MINIMIZE
@@ -201,7 +202,7 @@ def print_planned_point(plan: str) -> None:
     if storage is not None:
         planned = StoragePlan.from_dict(storage)
         size = format_bytes(planned.point.bytes)
-        click.echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
+        echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
 
 
 def refuse_sparsity(context: click.Context, settings: "Settings") -> None:
