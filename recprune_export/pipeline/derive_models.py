@@ -8,21 +8,20 @@ from recprune_export.derived.validate_derived import ValidatedModel, validate_de
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import PARITY_ROWS, ExportedModels, make_predictor
-from recprune_export.settings import LatencySettings
+from recprune_export.settings import Settings
 
 
 def derive_models(
     steps: Sequence[DeriveModel],
     exported: ExportedModels,
     task: Task,
-    latency: LatencySettings,
+    settings: Settings,
     folder: Path,
-    *,
-    seed: int,
 ) -> tuple[ValidatedModel, ...]:
     """Take each of `steps` on the pruned file, with rows of `task`, and validate what it makes.
 
-    Raises `ValidationFailed` where a file answers otherwise than `model.onnx`.
+    Raises `ExportError` where a file needs a later runtime than the settings allow, and `ValidationFailed` where one answers
+    otherwise than `model.onnx`.
     """
     if not steps:
         return ()
@@ -34,6 +33,10 @@ def derive_models(
         exported.tolerances,
         {output.name: objective.output_kinds.get(output.name) for output in file.signature.outputs},
     )
-    batches = choose_measured_batches(latency)
+    latency = settings.latency
+    batches, threads = choose_measured_batches(latency), latency.threads
     models = [derive(source, folder) for derive in steps]
-    return tuple(validate_derived(model, source, batches, threads=latency.threads, seed=seed) for model in models)
+    return tuple(
+        validate_derived(model, source, batches, threads=threads, seed=settings.seed, runtime=settings.export.runtime)
+        for model in models
+    )

@@ -29,6 +29,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
+    RuntimeSection,
     ScoreEntry,
     SessionSection,
     Sha256,
@@ -84,6 +85,10 @@ class Manifest(BaseModel):
         ),
     ]
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
+    runtime: Annotated[
+        Annotated[Object, PublishedAs(RuntimeSection)] | None,
+        Field(description=f"what {MODEL} needs; null in bundles that were made before it was stated"),
+    ] = None
     signature: Annotated[Object, PublishedAs(SignatureSection)]
     scores: Annotated[
         dict[str, Annotated[Object, PublishedAs(ScoreEntry)]],

@@ -8,6 +8,7 @@ from recprune_export.bundle.servers.kserve import REQUEST
 from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.markdown_text import code_span, escape_markdown
+from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
 from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
@@ -28,7 +29,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 
 {meanings}
 
-{weights}{rules}{ignored}{models}\
+{runtime}{weights}{rules}{ignored}{models}\
 The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
@@ -92,6 +93,7 @@ def render_readme(
     report: bool = True,
     weights: str | None = None,
     models: Mapping[str, Any] | None = None,
+    runtime: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the README of a bundle.
 
@@ -99,7 +101,7 @@ def render_readme(
     `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
     or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
     the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
-    `report.html`; `weights`: the name of the file of external weights; `models`: this section of the manifest.
+    `report.html`; `weights`: the name of the file of external weights; `models` and `runtime`: these sections of the manifest.
     """
     whole = Signature.from_dict(signature)
     inputs = make_file_signature(whole).to_dict()["inputs"]
@@ -127,23 +129,21 @@ def render_readme(
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
         models=_describe_models(models or {}),
+        runtime="" if runtime is None else f"`model.onnx` {RuntimeRequirements.from_dict(runtime).describe()}.\n\n",
     )
 
 
 def _describe_models(models: Mapping[str, Any]) -> str:
-    """Return a table of inputs and outputs of each further ONNX file, as Markdown."""
+    """Return the purpose, inputs and outputs of each further ONNX file, as Markdown."""
     parts = []
     for name, entry in models.items():
-        signature, inputs = (
-            entry["signature"],
-            make_file_signature(Signature.from_dict(entry["signature"])).to_dict()["inputs"],
-        )
-        rows = [_row("input", tensor) for tensor in inputs] + [
-            _row("output", tensor) for tensor in signature["outputs"]
-        ]
-        samples = entry["samples"]
+        signature, samples = Signature.from_dict(entry["signature"]), entry["samples"]
+        inputs = make_file_signature(signature).to_dict()["inputs"]
+        rows = [_row("input", tensor) for tensor in inputs]
+        rows += [_row("output", tensor) for tensor in entry["signature"]["outputs"]]
         parts += [
-            f"`{name}` {entry['purpose']}. `{samples['outputs']}` is the answer to `{samples['inputs']}`.\n",
+            f"{code_span(name)} {escape_markdown(entry['purpose'])}. It {RuntimeRequirements.from_dict(entry['runtime']).describe()}.",
+            f"{code_span(samples['outputs'])} is the answer to {code_span(samples['inputs'])}.\n",
             "| | name | dtype | shape | ids |\n|---|---|---|---|---|",
             "\n".join(rows) + "\n",
         ]

@@ -14,6 +14,7 @@ from recprune_export.cli.parse_values import model_source, parse_names
 from recprune_export.cli.tables import echo
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
+from recprune_export.runtime_releases import OPERATORS
 from recprune_export.settings import BAD_IDS, MINIMIZE
 
 if TYPE_CHECKING:
@@ -78,6 +79,19 @@ if TYPE_CHECKING:
     metavar="N",
     help="For rows with different numbers of ids: the file takes a matrix of N columns, padded with -1, instead of all ids with "
     "their lengths or offsets.",
+)
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set of the files.")
+@click.option(
+    "--runtime-min",
+    metavar="RELEASE",
+    help="The oldest ONNX Runtime that has to load the files, such as 1.18.  [default: the bundle states what they need]",
+)
+@click.option(
+    "--operators",
+    type=click.Choice(OPERATORS),
+    default="all",
+    show_default=True,
+    help="all: operators of com.microsoft where they are faster; onnx: standard ones alone, for OpenVINO and other runtimes.",
 )
 @click.option(
     "--max-drop",
