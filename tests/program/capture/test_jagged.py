@@ -23,7 +23,7 @@ from recprune_export.program.jagged_inputs import (
 )
 from recprune_export.program.random_requests import sample_request
 from recprune_export.validation.edge_requests import make_edge_requests
-from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, draw_ids
+from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, by_lists, draw_ids
 from tests.program.read_file_arrays import read_file_arrays
 from tests.properties import check_any_plan, prunable
 
@@ -215,26 +215,48 @@ def test_lists_of_as_many_ids(container: str, count: int) -> None:
     assert len(jagged) == count * (2 if container == "weights" else 1)
 
 
+def test_the_common_name_of_elements_and_offsets_is_that_of_the_input() -> None:
+    assert [i.name for i in captured("a search among offsets").signature.inputs] == ["genres"]
+
+
+def test_stacked_indices_of_one_id_in_each_row(tmp_path: Path) -> None:
+    """facebookresearch/dlrm stacks the offsets and, for Criteo, the indices: [keys, rows]."""
+    module, example = Model(by_lists).eval(), (torch.arange(BATCH).repeat(3, 1), draw_ids(3, BATCH))
+    program, _ = check_any_plan(module, *example)
+    names = ["input_1_0", "input_1_1", "input_1_2"]
+    assert [(i.name, i.shape, i.jagged) for i in program.signature.inputs] == [(n, ("batch",), None) for n in names]
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    ids = draw_ids(3, 5, seed=1)
+    found = run(session, {name: column.numpy() for name, column in zip(names, ids, strict=True)})["output"]
+    expected = module(torch.arange(5).repeat(3, 1), ids).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 class Repeats(nn.Module):
-    def __init__(self, *, sized: bool) -> None:
+    def __init__(self, *, sized: bool, times: int = 1) -> None:
         super().__init__()
-        self.table, self.sized = nn.Embedding(IDS, 4), sized
+        self.table, self.sized, self.times = nn.Embedding(IDS, 4), sized, times
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         rows = torch.arange(lengths.size(0))
         size = values.size(0) if self.sized else None
-        rows = torch.repeat_interleave(rows, lengths, output_size=size)
+        rows = torch.repeat_interleave(rows, self.times * lengths, output_size=size)
+        values = values.repeat_interleave(self.times)
         return torch.zeros(lengths.size(0), 4).index_add(0, rows, self.table(values)).sum(1)
 
 
-def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sized", [True, False])
+def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path, *, sized: bool) -> None:
     example = (draw_ids(10), torch.tensor(LENGTHS[0]))
-    module = Repeats(sized=True).eval()
+    module = Repeats(sized=sized).eval()
     program = capture(module, example)
     session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
     request = sample_request(program.signature, 5, seed=0)
     np.testing.assert_allclose(run(session, request)["output"], run_program(program, request)["output"], atol=1e-5)
+
+
+def test_repeats_by_other_numbers_than_the_lengths_are_refused() -> None:
     with pytest.raises(
         CaptureError, match=r"repeat_interleave at .*test_jagged.py, line \d+ .*output_size=values.size"
     ):
-        capture(Repeats(sized=False).eval(), example)
+        capture(Repeats(sized=False, times=2).eval(), (draw_ids(10), torch.tensor(LENGTHS[0])))
