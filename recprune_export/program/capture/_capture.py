@@ -52,6 +52,7 @@ from recprune_export.program.capture.passes.fold_max_norm import fold_max_norm
 from recprune_export.program.capture.passes.fold_parameters import fold_parameters
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.jagged_operators import replace_jagged_operators
+from recprune_export.program.capture.passes.read_sizes import READS, replace_read_sizes
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
@@ -79,7 +80,6 @@ from recprune_export.program.output_selection import describe_unread_inputs, des
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
-_READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
 _REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})
 GRAPH_PASSES = (
     replace_jagged_operators,
@@ -253,6 +253,8 @@ def _convert_in_inference(
         fold_max_norm(graph_module)
         notes += fold_writes(graph_module)
     refuse_random_answers(graph_module)
+    if jagged is None and replace_read_sizes(graph_module):
+        graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     if jagged is None and not _has_jagged_operators(graph_module):
         refuse_sizes_by_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
@@ -279,7 +281,7 @@ def _convert_in_inference(
     if jagged is not None:
         requests = [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)]
         changed = replace_split_of_cat(graph_module, requests, jagged.layout.lengths_of_elements())
-        if operands is not None and not _has_jagged_operators(graph_module):
+        if operands is not None and not _packs_rows(graph_module):
             refuse_read_numbers(graph_module)
             graph_module = recapture_jagged(graph_module, operands) if changed else graph_module
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
@@ -323,7 +325,7 @@ def _keep_served(
 
 def refuse_read_numbers(module: fx.GraphModule) -> None:
     """Raise `CaptureError` where a graph of jagged inputs makes tensors whose size the values of the request say."""
-    reading = next((node for node in module.graph.nodes if node.target in _READS), None)
+    reading = next((node for node in module.graph.nodes if node.target in READS), None)
     if reading is not None:
         raise CaptureError(
             f"The model reads a number from the request{describe_place(find_line_of_node(reading))}, such as a length by "
@@ -379,6 +381,12 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
 
 def _has_jagged_operators(module: fx.GraphModule) -> bool:
     return any(getattr(node.target, "namespace", None) == "fbgemm" for node in module.graph.nodes)
+
+
+def _packs_rows(module: fx.GraphModule) -> bool:
+    """Return whether rows are packed by fbgemm, which `replace_jagged_operators` has to replace first."""
+    names = (getattr(getattr(node.target, "_schema", None), "name", "") for node in module.graph.nodes)
+    return "fbgemm::dense_to_jagged" in names
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -1,5 +1,6 @@
 """Requests whose rows have different numbers of elements, in any form, are captured and answered as the model does."""
 
+from collections import UserDict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,18 @@ from recprune_export.program.jagged_inputs import (
 )
 from recprune_export.program.random_requests import sample_request
 from recprune_export.validation.edge_requests import make_edge_requests
-from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, by_lists, draw_ids
+from tests.program.capture.jagged_models import (
+    BATCH,
+    FORMS,
+    IDS,
+    OFFSETS,
+    Checked,
+    Model,
+    Pair,
+    by_lengths,
+    by_lists,
+    draw_ids,
+)
 from tests.program.read_file_arrays import read_file_arrays
 from tests.properties import check_any_plan, prunable
 
@@ -117,6 +129,52 @@ def test_a_class_that_is_not_registered_is_named() -> None:
 
     with pytest.raises(CaptureError, match=r"holds a Hidden.*register it"):
         capture(Model(lambda table, request: table(request.ids)), (Hidden(draw_ids(BATCH, 3)),))
+
+
+def test_a_mapping_of_tensors() -> None:
+    class Encoding(UserDict[str, Any]):
+        """As the BatchEncoding of Hugging Face's tokenizers."""
+
+    def answer(table: nn.Module, request: Encoding) -> Tensor:
+        return table(request["ids"]) + request["numbers"]  # type: ignore[no-any-return]
+
+    program = capture(Model(answer), (Encoding(ids=draw_ids(BATCH, 3), numbers=torch.randn(BATCH, 8)),))
+    assert [(i.name, i.shape) for i in program.signature.inputs] == [("ids", ("batch", 3)), ("numbers", ("batch", 8))]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (torch.nested.nested_tensor([draw_ids(2), draw_ids(3)]), r"a nested tensor.*to_padded_tensor"),
+        (torch.eye(BATCH).to_sparse(), r"a sparse tensor.*EmbeddingBag"),
+    ],
+    ids=["nested", "sparse"],
+)
+def test_a_tensor_that_no_file_takes_is_named(request_: Tensor, reason: str) -> None:
+    with pytest.raises(CaptureError, match=reason):
+        capture(Model(lambda table, request: table(request)), (request_,))
+
+
+def test_a_nested_tensor_inside_is_named_with_its_line() -> None:
+    def answer(table: nn.Module, ids: Tensor, offsets: Tensor) -> Tensor:
+        rows = nn.functional.embedding(ids, table.weight)  # type: ignore[arg-type]
+        return torch.nested.nested_tensor_from_jagged(rows, offsets).sum(dim=1)
+
+    with pytest.raises(CaptureError, match=r"builds a nested tensor at .*test_jagged\.py, line \d+"):
+        capture(Model(answer), (draw_ids(14), torch.cat([OFFSETS, torch.tensor([14])])))
+
+
+def test_sizes_that_the_number_of_rows_says_are_none_of_the_values() -> None:
+    """As a KeyedJaggedTensor that a model builds of a matrix of ids."""
+
+    def answer(table: nn.Module, ids: Tensor) -> Tensor:
+        rows = ids.shape[0]
+        sizes = torch.ones(2 * rows, dtype=torch.int64).view(2, -1).sum(1).tolist()
+        first, second = torch.split(ids.t().reshape(-1), sizes)
+        return table(first, torch.arange(rows)) * table(second, torch.arange(rows))  # type: ignore[no-any-return]
+
+    program, _ = check_any_plan(Model(answer), draw_ids(BATCH, 2))
+    assert [(i.shape, i.ids) for i in program.signature.inputs] == [(("batch", 2), ((0, IDS - 1),))]
 
 
 def test_a_size_that_the_request_states_is_named_with_its_line() -> None:

@@ -214,6 +214,21 @@ def test_keys_that_are_chosen_or_changed(module: nn.Module, tmp_path: Path) -> N
     np.testing.assert_allclose(found["output"], module(request).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_request_of_jagged_tensors_by_name() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables, self.last = make_tables(KEYS[1:]), nn.Linear(2 * WIDTH, 1)
+
+        def forward(self, batch: dict[str, Any]) -> Tensor:
+            return self.last(self.tables(torchrec.KeyedJaggedTensor.from_jt_dict(batch)).values())  # type: ignore[no-any-return]
+
+    features = make_request(KEYS[1:]).to_dict()
+    batch = {key: torchrec.JaggedTensor(values=jt.values(), lengths=jt.lengths()) for key, jt in features.items()}
+    program, _ = check_any_plan(Joined().eval(), batch)
+    assert [i.name for i in program.signature.inputs] == ["batch_user", "batch_shop"]
+
+
 def test_a_key_with_one_id_in_each_row_may_be_a_tensor_of_the_batch() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

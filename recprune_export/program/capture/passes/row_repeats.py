@@ -53,6 +53,43 @@ def replace_offsets_range(runs: RunsOnRequests, node: fx.Node, elements: Element
     node.replace_all_uses_with(ranges[0] if len(ranges) == 1 else runs.call(aten.cat.default, ranges))
 
 
+def replace_dense_to_jagged(runs: RunsOnRequests, node: fx.Node, elements: Elements) -> None:
+    """Replace fbgemm's `dense_to_jagged(x: B×L×D, [offsets])`, for offsets of inputs, by a lookup of the steps of each row, T×D."""
+    if getattr(getattr(node.target, "_schema", None), "name", "") != "fbgemm::dense_to_jagged":
+        return
+    dense, (offsets, *others) = argument(node, "dense"), argument(node, "x_offsets")
+    steps = runs.runs[0][dense].shape[1]
+    if others or any(run[dense].shape[1] != steps or run[dense].ndim != 3 for run in runs.runs):
+        return
+    starts = runs.call(aten.slice.Tensor, offsets, 0, 0, -1)
+    lengths = runs.call(
+        aten.sub.Tensor, runs.call(aten.slice.Tensor, offsets, 0, 1, torch.iinfo(torch.int64).max), starts
+    )
+    members = _find_members(runs, lengths, elements)
+    if members is None:
+        return
+    size = _count_elements(runs, members, elements)
+    rows = runs.call(aten.repeat_interleave.Tensor, lengths, output_size=size)
+    positions = runs.call(aten.arange.default, size, dtype=torch.int64)
+    steps_in_row = runs.call(aten.sub.Tensor, positions, runs.call(aten.index_select.default, starts, 0, rows))
+    lost = runs.call(aten.unsqueeze.default, runs.call(aten.ge.Scalar, steps_in_row, steps), 1)
+    places = runs.call(
+        aten.add.Tensor,
+        runs.call(aten.mul.Scalar, rows, steps),
+        runs.call(aten.clamp_max.default, steps_in_row, steps - 1),
+    )
+    picked = runs.call(aten.index_select.default, runs.call(aten.flatten.using_ints, dense, 0, 1), 0, places)
+    values = runs.call(aten.masked_fill.Scalar, picked, lost, 0.0)
+    if not all(torch.equal(run[values], run[node][0]) for run in runs.runs):
+        return
+    for user in list(node.users):
+        if user.args[1] == 0:
+            user.replace_all_uses_with(values)
+        else:  # the offsets, as a list
+            for item in list(user.users):
+                item.replace_all_uses_with(offsets)
+
+
 def _find_members(runs: RunsOnRequests, counts: fx.Node, elements: Elements) -> list[fx.Node] | None:
     """Return the neighboring inputs whose lengths, one after another, are the numbers of a tensor in each run."""
     lengths = list(elements)

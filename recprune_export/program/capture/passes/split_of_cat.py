@@ -13,7 +13,11 @@ from torch import Tensor, fx
 
 from recprune_export.program.canonical import remove_dead_code
 from recprune_export.program.capture.passes.permuted_keys import replace_permuted_keys
-from recprune_export.program.capture.passes.row_repeats import replace_offsets_range, state_output_size
+from recprune_export.program.capture.passes.row_repeats import (
+    replace_dense_to_jagged,
+    replace_offsets_range,
+    state_output_size,
+)
 from recprune_export.program.capture.passes.runs_on_requests import RunsOnRequests
 from recprune_export.program.nodes import argument, arguments
 
@@ -21,6 +25,7 @@ aten = torch.ops.aten
 
 _SPLITS = frozenset({aten.split_with_sizes.default, aten.split.sizes})
 _SLICES = frozenset({aten.slice.Tensor, aten.narrow.default})
+_CATS = frozenset({aten.cat.default, aten.concat.default, aten.concatenate.default})
 _ALIASES = frozenset(
     {aten.to.dtype, aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.detach.default, aten.alias.default}
 )  # fmt: skip
@@ -49,6 +54,7 @@ def replace_split_of_cat(
                 joined.replace_part(node)
             elif not replace_permuted_keys(joined.runs, node, joined.parts):
                 replace_offsets_range(joined.runs, node, elements)
+                replace_dense_to_jagged(joined.runs, node, elements)
                 state_output_size(joined.runs, node, elements)
     remove_dead_code(module)
     return True
@@ -102,7 +108,7 @@ class _Joined:
         return self._parts[node]
 
     def _find_parts(self, node: fx.Node) -> list[fx.Node]:
-        if node.target is aten.cat.default:
+        if node.target in _CATS:
             if (arguments(node)[1:] or (0,))[0] != 0:
                 return [node]
             return [part for tensor in arguments(node)[0] for part in self.parts(tensor)]
