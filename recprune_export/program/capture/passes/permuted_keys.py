@@ -11,10 +11,10 @@ from recprune_export.program.nodes import argument
 aten = torch.ops.aten
 
 
-def replace_permuted_keys(runs: RunsOnRequests, node: fx.Node, find_parts: Callable[[fx.Node], list[fx.Node]]) -> bool:
+def replace_permuted_keys(runs: RunsOnRequests, node: fx.Node, find_joined: Callable[[fx.Node], list[fx.Node]]) -> bool:
     """Replace the permutation of keys that a node is, where the elements of each key are known; return whether it was.
 
-    `find_parts` gives the tensors that a node joins. Lengths: [keys, rows], values and weights: the elements of all keys.
+    `find_joined` gives the tensors that a node joins. Lengths: [keys, rows], values and weights: the elements of all keys.
     """
     if getattr(getattr(node.target, "_schema", None), "name", "") != "fbgemm::permute_2D_sparse_data":
         return False
@@ -24,7 +24,7 @@ def replace_permuted_keys(runs: RunsOnRequests, node: fx.Node, find_parts: Calla
     if any(other != orders[0] for other in orders):
         return False
     members = {1: argument(node, "values"), 2: argument(node, "weights")}
-    joined = {number: find_parts(member) for number, member in members.items() if isinstance(member, fx.Node)}
+    joined = {number: find_joined(member) for number, member in members.items() if isinstance(member, fx.Node)}
     for found in joined.values():
         sizes = [runs.sizes(part) for part in found]
         if [list(of_run) for of_run in zip(*sizes, strict=True)] != numbers:
