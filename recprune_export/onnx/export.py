@@ -229,7 +229,9 @@ def _apply_sharing(
 
     Raises `ExportError` where the answers change.
     """
-    shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
+    inputs = list_program_inputs(signature)
+    names = [i.name for i in signature.inputs if i.shared]
+    shared = [position for position, spec in enumerate(inputs) if spec.name in names]
     split = model.clone()
     for graph_pass in rewrites:
         graph_pass(split)
@@ -248,7 +250,7 @@ def _apply_sharing(
     )
     if error > TOLERANCE:
         raise ExportError(
-            f"With {', '.join(signature.inputs[i].name for i in shared)} shared, the model does not give the same answers "
+            f"With {', '.join(names)} shared, the model does not give the same answers "
             f"(they differ by {error:.1e} of the largest): its rows are not answered one by one. Export it without."
         )
     return split, one_row

@@ -111,7 +111,8 @@ class _Writer:
         count = len(spec.members)
         parts = [ends]
         if jagged.stacked:
-            parts = [self._call("Gather", ends, self._constant(number), axis=0) for number in range(count)]
+            axis = int(jagged.keys_last)
+            parts = [self._call("Gather", ends, self._constant(number), axis=axis) for number in range(count)]
         if jagged.form != LENGTHS:
             values = [i.jagged.values for i in spec.members if i.jagged is not None]
             parts = [self._differences(part, values[number], jagged.form) for number, part in enumerate(parts)]

@@ -62,6 +62,9 @@ class JaggedLayoutEntry(TypedDict):
             Literal[True], Field(description="true if inputs of the same `rows` lie on axis 0; else one after another")
         ]
     ]
+    keys_last: NotRequired[
+        Annotated[Literal[True], Field(description="true if stacked inputs lie on axis 1, behind the batch")]
+    ]
     padded: NotRequired[
         Annotated[
             Literal[True],

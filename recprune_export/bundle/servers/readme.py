@@ -11,7 +11,7 @@ from recprune_export.markdown_text import code_span, escape_markdown
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.jagged_inputs import describe_jagged_inputs, is_packed, make_file_signature
 from recprune_export.program.signature import Signature
 
 _TEMPLATE = """\
@@ -58,6 +58,11 @@ _WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: co
 
 _TRITON = """
 `triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to those above.
+"""
+
+_TRITON_ALONE = """
+It runs each request alone (`max_batch_size: 0`): to batch them, the server would have to join their elements and the ends of their
+rows. `recprune-export compress --padded N` makes a file of matrices, which Triton batches.
 """
 
 _KSERVE = """
@@ -122,7 +127,7 @@ def render_readme(
         shared=" ".join(filter(None, [shared_note, describe_jagged_inputs(whole)])),
         encoding=_ENCODING if encoding else "",
         fewer_bits=_describe_quantization(quantization),
-        serving=_describe_serving_files(name, serving),
+        serving=_describe_serving_files(name, serving, packed=any(is_packed(i) for i in whole.inputs)),
         rows_shared=_describe_shared_rows(shared_rows),
         figures="".join(f"\n- {escape_markdown(sentence.removesuffix('.'))}." for sentence in figures)
         + ("\n" if figures else ""),
@@ -150,10 +155,11 @@ def _describe_models(models: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n" if parts else ""
 
 
-def _describe_serving_files(name: str, files: Collection[str]) -> str:
+def _describe_serving_files(name: str, files: Collection[str], *, packed: bool) -> str:
     triton = any(file.startswith("triton/") for file in files)
+    alone = _TRITON_ALONE if triton and packed else ""
     kserve = _KSERVE.format(model=make_model_name(name)) if REQUEST in files else ""
-    return (_TRITON if triton else "") + kserve
+    return (_TRITON if triton else "") + alone + kserve
 
 
 def render_calling_code(session: SessionOptions) -> str:

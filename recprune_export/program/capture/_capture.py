@@ -52,6 +52,7 @@ from recprune_export.program.capture.passes.fold_max_norm import fold_max_norm
 from recprune_export.program.capture.passes.fold_parameters import fold_parameters
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.jagged_operators import replace_jagged_operators
+from recprune_export.program.capture.passes.read_sizes import READS, replace_read_sizes
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
@@ -74,11 +75,11 @@ from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
+from recprune_export.program.nodes import argument
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
 
-_READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
 _REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})
 GRAPH_PASSES = (
     replace_jagged_operators,
@@ -252,6 +253,8 @@ def _convert_in_inference(
         fold_max_norm(graph_module)
         notes += fold_writes(graph_module)
     refuse_random_answers(graph_module)
+    if jagged is None and replace_read_sizes(graph_module):
+        graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     if jagged is None and not _has_jagged_operators(graph_module):
         refuse_sizes_by_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
@@ -274,11 +277,17 @@ def _convert_in_inference(
         )
     if half is not None:
         graph_module = to_float32(graph_module)
+    operands = None if specs is None else [(i.shape, getattr(torch, i.dtype)) for i in specs]
     if jagged is not None:
-        replace_split_of_cat(graph_module, [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)])
+        requests = [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)]
+        changed = replace_split_of_cat(graph_module, requests, jagged.layout.lengths_of_elements())
+        if operands is not None and not _packs_rows(graph_module):
+            refuse_read_numbers(graph_module)
+            graph_module = recapture_jagged(graph_module, operands) if changed else graph_module
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
-    if specs is not None:
-        graph_module = recapture_jagged(graph_module, [(i.shape, getattr(torch, i.dtype)) for i in specs])
+    if operands is not None:
+        refuse_read_numbers(graph_module)
+        graph_module = recapture_jagged(graph_module, operands)
     elif any(rewritten):
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
@@ -314,20 +323,25 @@ def _keep_served(
     return [position for position, reason in enumerate(reasons) if reason is None], read, tuple(notes)
 
 
-def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
-    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
-    reading = next((node for node in module.graph.nodes if node.target in _READS), None)
+def refuse_read_numbers(module: fx.GraphModule) -> None:
+    """Raise `CaptureError` where a graph of jagged inputs makes tensors whose size the values of the request say."""
+    reading = next((node for node in module.graph.nodes if node.target in READS), None)
     if reading is not None:
         raise CaptureError(
             f"The model reads a number from the request{describe_place(find_line_of_node(reading))}, such as a length by "
             ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
         )
-    repeating = next((node for node in module.graph.nodes if node.target in _REPEATS), None)
+    repeats = (node for node in module.graph.nodes if node.target in _REPEATS)
+    repeating = next((node for node in repeats if argument(node, "output_size") is None), None)
     if repeating is not None:
         raise CaptureError(
             f"repeat_interleave{describe_place(find_line_of_node(repeating))} has as many rows as the values of the request "
             "say: give it the number by output_size=values.size(0), where `values` are the elements that the lengths divide."
         )
+
+
+def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
+    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
@@ -367,6 +381,12 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
 
 def _has_jagged_operators(module: fx.GraphModule) -> bool:
     return any(getattr(node.target, "namespace", None) == "fbgemm" for node in module.graph.nodes)
+
+
+def _packs_rows(module: fx.GraphModule) -> bool:
+    """Return whether rows are packed by fbgemm, which `replace_jagged_operators` has to replace first."""
+    names = (getattr(getattr(node.target, "_schema", None), "name", "") for node in module.graph.nodes)
+    return "fbgemm::dense_to_jagged" in names
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -317,6 +317,11 @@ def _explain(error: Exception, line: str) -> str:
             f"The model fixes the batch size{where}, so it cannot answer other batches: use x.size(0) instead of a number, and "
             f"no Python loop over rows, such as over .tolist() ({first})."
         )
+    if "nested" in text and ("fx.symbolic_trace" in text or "NestedTensor" in text):
+        return (
+            f"The model builds a nested tensor{where}, which no ONNX file holds: pad the rows and mask them, or reduce the elements "
+            "of each row by nn.EmbeddingBag, torch.segment_reduce or index_add."
+        )
     if (operator := _without_fake_implementation(error)) is not None:
         return (
             f"The operator {operator}{where} is of another library, and says nothing about the shape of its result: register that by "

@@ -72,6 +72,8 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
 
 def _name(node: fx.Node) -> str:
     """Return the name of an operator of fbgemm, an empty string for others."""
+    if node.target is aten._jagged_to_padded_dense_forward.default:
+        return _TO_PADDED
     schema = getattr(node.target, "_schema", None)
     return schema.name.removeprefix(_LIBRARY) if schema is not None and schema.name.startswith(_LIBRARY) else ""
 

@@ -98,3 +98,30 @@ def test_sums(sums: str, expected: Callable[[Tensor], Tensor]) -> None:
     x = torch.tensor([3, 0, 5, 2, 7])
     program = capture(Sums(), (x,))
     torch.testing.assert_close(program({"x": x})["output"], torch.full((5,), float(expected(x).sum())))
+
+
+class PackedAgain(nn.Module):
+    """Rows that the request holds packed; attention on padded steps; packed again, beside what they were before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items, self.last = nn.Embedding(40, 8), nn.Linear(8, 8)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
+        x = self.items(values)
+        padded = torch.ops.fbgemm.jagged_to_padded_dense(x, [offsets], [4], 0.0)
+        mixed = torch.relu(padded @ padded.transpose(1, 2)) @ padded
+        packed = torch.ops.fbgemm.dense_to_jagged(mixed, [offsets])[0]
+        last = torch.ops.fbgemm.jagged_to_padded_dense(self.last(packed) + x, [offsets], [4], 0.0)
+        return last.sum(1)  # type: ignore[no-any-return]
+
+
+def test_rows_that_are_packed_again(tmp_path: Path) -> None:
+    lengths = torch.tensor([2, 1, 3, 1, 2, 6])
+    example = (torch.randint(40, (15,)), lengths)
+    module = PackedAgain().eval()
+    program, _ = check_any_plan(module, *example)
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    found = run(session, {"values": example[0].numpy(), "lengths": lengths.numpy()})
+    np.testing.assert_allclose(found["output"], module(*example).detach().numpy(), rtol=1e-4, atol=1e-5)
