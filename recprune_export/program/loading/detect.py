@@ -2,6 +2,7 @@
 
 import io
 import pickletools
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from recprune_export.program.loading.weights.torch_files import LEGACY_MAGIC, is
 
 CHECKPOINT_FORMAT = "recprune-export/checkpoint"
 _MAX_INDEX_HEAD = 1 << 16  # bytes of a JSON file in which the key of an index is searched
+_TEXT_PICKLE = b"(}]cL"  # first bytes of a pickle of protocol 0 or 1: of a dict, a list, a class, or the first number of `torch.save`
+_OLD_TORCH_MEMBERS = {"sys_info", "pickle", "tensors", "storages"}
 
 
 def detect_model_kind(path: Path) -> ModelKind:
@@ -41,6 +44,11 @@ def detect_model_kind(path: Path) -> ModelKind:
             return _detect_content(path, damaged=ModelKind.PICKLED_MODULE)
         if head.lstrip().startswith(b"{") and _is_index(path):
             return ModelKind.SHARDED
+    # Protocols 0 and 1 have no mark at their begin, so their content has to be that of a model.
+    if head[:1] in _TEXT_PICKLE and (kind := _detect_content(path, damaged=ModelKind.OTHER)) != ModelKind.UNKNOWN_DICT:
+        return kind
+    if tarfile.is_tarfile(path):
+        return _detect_tar(path)
     return ModelKind.ONNX if head[0] == 0x08 and _is_onnx(path) else ModelKind.OTHER
 
 
@@ -77,6 +85,15 @@ def _detect_zip(path: Path) -> ModelKind:
     if "data.pkl" not in names or not plain:
         return ModelKind.OTHER_ZIP
     return _detect_content(path, damaged=ModelKind.TRUNCATED_ZIP)
+
+
+def _detect_tar(path: Path) -> ModelKind:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = [entry.name for _, entry in zip(_OLD_TORCH_MEMBERS, archive, strict=False)]
+    except tarfile.TarError:  # it is compressed, as PyTorch never wrote it
+        return ModelKind.TAR
+    return ModelKind.OLD_TORCH_TAR if set(names) == _OLD_TORCH_MEMBERS else ModelKind.TAR
 
 
 def _detect_content(path: Path, damaged: ModelKind) -> ModelKind:

@@ -6,6 +6,7 @@ object of a class that is not installed can be read, and a hostile one does noth
 """
 
 import pickletools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any
@@ -28,6 +29,10 @@ _PUSHED = frozenset(
 )
 _SCALARS = (str, int, float, bool, bytes, type(None), GlobalName)
 _MARK = object()
+# Protocol 0 has texts alone for what lies outside of the pickle: torch.save writes str() of its tuple.
+_STORAGE_AS_TEXT = re.compile(
+    r"\('storage', <class 'torch\.(?:\w+\.)*(\w+)'>, '(\w{1,40})', '([\w:]{1,40})', (\d{1,18})(, None)?\)", re.ASCII
+)
 
 
 class InertPickleError(Exception):
@@ -242,8 +247,13 @@ class _Machine:
         if isinstance(self._stack[-1], InertObject):  # the attributes of tensors and dicts mean nothing here
             self._stack[-1].set_state(state)
 
-    def _persid(self, _: Any) -> None:
-        raise InertPickleError("it refers to data by text, which no saved model does")
+    def _persid(self, argument: str) -> None:
+        found = _STORAGE_AS_TEXT.fullmatch(argument)
+        if found is None:
+            raise InertPickleError("it refers to data by text, which no saved model does")
+        storage_type, key, device, numel, view = found.groups()
+        identity = ("storage", GlobalName("torch", storage_type), key, device, int(numel))
+        self._stack.append(self._load_storage((*identity, None) if view else identity))
 
     def _binpersid(self, _: Any) -> None:
         (identity,) = self._pop(1)
