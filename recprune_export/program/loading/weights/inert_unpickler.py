@@ -288,7 +288,10 @@ class _Rebuild:
             case ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"):
                 return arguments[0]
             case ("torch._tensor", "_rebuild_from_type_v2"):
-                return self.call(arguments[0], _as_tuple(arguments[2]))
+                value = self.call(arguments[0], _as_tuple(arguments[2]))
+                if isinstance(value, InertObject):
+                    value.set_state(arguments[3])
+                return value
             case ("torch.storage", "_load_from_bytes") if self._load_bytes is not None:
                 return self._load_bytes(arguments[0])
             case ("_codecs", "encode") if isinstance(arguments[0], str):  # the form of bytes before protocol 3
