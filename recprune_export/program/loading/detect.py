@@ -44,9 +44,13 @@ def detect_model_kind(path: Path) -> ModelKind:
             return _detect_content(path, damaged=ModelKind.PICKLED_MODULE)
         if head.lstrip().startswith(b"{") and _is_index(path):
             return ModelKind.SHARDED
-    # Protocols 0 and 1 have no mark at their begin, so their content has to be that of a model.
-    if head[:1] in _TEXT_PICKLE and (kind := _detect_content(path, damaged=ModelKind.OTHER)) != ModelKind.UNKNOWN_DICT:
-        return kind
+    if head[:1] in _TEXT_PICKLE:
+        # Protocols 0 and 1 have no mark at their begin, and many a text can be read as one: its content has to have tensors.
+        kind = _detect_content(path, damaged=ModelKind.OTHER)
+        if kind in (ModelKind.CHECKPOINT, ModelKind.STATE_DICT) or (
+            kind == ModelKind.PICKLED_MODULE and _has_tensors(path)
+        ):
+            return kind
     if tarfile.is_tarfile(path):
         return _detect_tar(path)
     return ModelKind.ONNX if head[0] == 0x08 and _is_onnx(path) else ModelKind.OTHER
@@ -108,6 +112,10 @@ def _detect_content(path: Path, damaged: ModelKind) -> ModelKind:
     if any(not state.in_object for state in states):
         return ModelKind.STATE_DICT
     return ModelKind.PICKLED_MODULE if states or find_unsafe_globals(path) else ModelKind.UNKNOWN_DICT
+
+
+def _has_tensors(path: Path) -> bool:
+    return bool(find_state_dicts(read_torch_file(path)))
 
 
 def _is_index(path: Path) -> bool:

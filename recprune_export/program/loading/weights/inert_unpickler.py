@@ -33,6 +33,7 @@ _MARK = object()
 _STORAGE_AS_TEXT = re.compile(
     r"\('storage', <class 'torch\.(?:\w+\.)*(\w+)'>, '(\w{1,40})', '([\w:]{1,40})', (\d{1,18})(, None)?\)", re.ASCII
 )
+_MODULE_AS_TEXT = re.compile(r"\('module', <class '([\w.]{1,200})\.(\w{1,100})'>, ", re.ASCII)
 
 
 class InertPickleError(Exception):
@@ -248,6 +249,10 @@ class _Machine:
             self._stack[-1].set_state(state)
 
     def _persid(self, argument: str) -> None:
+        module = _MODULE_AS_TEXT.match(argument)
+        if module is not None:
+            self._stack.append(GlobalName(*module.groups()))
+            return
         found = _STORAGE_AS_TEXT.fullmatch(argument)
         if found is None:
             raise InertPickleError("it refers to data by text, which no saved model does")
