@@ -24,6 +24,7 @@ from recprune_export.program.capture.example import (
     take_rows,
     with_unambiguous_batch_size,
 )
+from recprune_export.program.capture.example_precision import match_precision
 from recprune_export.program.capture.export_module import (
     disable_attention_fastpath,
     export_module,
@@ -105,18 +106,19 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        request = (args, order_kwargs(module, kwargs or {}))
-        register_dataclasses(request)
-        check_example(module, *request)
-        with return_plain_answers(module, *request) as left_out:
-            program = _capture_request(module, *request)
+        register_dataclasses((args, kwargs))
+        prepared = match_precision(module, args, order_kwargs(module, kwargs or {}))
+        request = (prepared.args, prepared.kwargs)
+        check_example(prepared.module, *request)
+        with return_plain_answers(prepared.module, *request) as left_out:
+            program = _capture_request(prepared.module, *request)
     finally:
         module.train(training)
     notes = (
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    return program.with_notes(tuple(notes))
+    return program.with_notes((*prepared.notes, *notes))
 
 
 def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
