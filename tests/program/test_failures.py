@@ -115,3 +115,25 @@ def test_outputs_without_the_operator_of_another_library_are_named(tmp_path: Pat
     with pytest.raises(ExportError, match="no ONNX form: write it"):
         compress(Foreign(), REQUEST, tmp_path / "b")
     refuse_foreign_operators(select_outputs(capture(Beside(), REQUEST), ["scores", "vector"]))
+
+
+class WithoutPadding(nn.Module):
+    """Scores of all items but those of a constant mask, in the manner of RePlay."""
+
+    def __init__(self, left_out: tuple[int, ...]) -> None:
+        super().__init__()
+        self.table, self.left_out = nn.Embedding(50, 8), left_out
+
+    def forward(self, ids: Tensor) -> Tensor:
+        kept = torch.ones(50, dtype=torch.bool)
+        for item in self.left_out:
+            kept[item] = False
+        return nn.functional.linear(self.table(ids), self.table.weight[kept])
+
+
+@pytest.mark.parametrize("left_out", [(), (0,), (3, 49)])
+def test_a_size_by_a_constant_mask_is_a_number(left_out: tuple[int, ...]) -> None:
+    module = WithoutPadding(left_out).eval()
+    program = capture(module, (torch.arange(8),))
+    assert program.signature.outputs[0].shape == ("batch", 50 - len(left_out))
+    torch.testing.assert_close(program({"ids": torch.arange(5)})["output"], module(torch.arange(5)))

@@ -57,6 +57,7 @@ from recprune_export.program.capture.passes.replace_constant_masks import replac
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
+from recprune_export.program.capture.raising_branches import PassRaisingBranches, find_raising_branches
 from recprune_export.program.capture.request_tree import (
     FlatModule,
     RequestTree,
@@ -111,7 +112,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
         request = (prepared.args, prepared.kwargs)
         check_example(prepared.module, *request)
         with return_plain_answers(prepared.module, *request) as left_out:
-            program = _capture_request(prepared.module, *request)
+            program = _capture_past_refusals(prepared.module, *request)
     finally:
         module.train(training)
     notes = (
@@ -119,6 +120,19 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
         for name, kind in left_out.items()
     )
     return program.with_notes((*prepared.notes, *notes))
+
+
+def _capture_past_refusals(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    """Capture a module; where it decides by values only whether to refuse a request, without that decision."""
+    try:
+        return _capture_request(module, args, kwargs)
+    except CaptureError:
+        branches = find_raising_branches(module, args, kwargs)
+        if not branches:
+            raise
+    with PassRaisingBranches(branches):
+        program = _capture_request(module, args, kwargs)
+    return program.with_notes([branch.describe() for branch in branches])
 
 
 def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
