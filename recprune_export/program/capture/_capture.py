@@ -71,11 +71,12 @@ from recprune_export.program.capture.side_effects import (
     refuse_batch_statistics,
     refuse_random_answers,
 )
-from recprune_export.program.capture.source_lines import find_line_of_node, find_user_line
+from recprune_export.program.capture.source_lines import find_user_line
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
+from recprune_export.program.nodes import find_source_line
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
@@ -335,13 +336,13 @@ def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.
     reading = next((node for node in module.graph.nodes if node.target in _READS), None)
     if reading is not None:
         raise CaptureError(
-            f"The model reads a number from the request{describe_place(find_line_of_node(reading))}, such as a length by "
+            f"The model reads a number from the request{describe_place(find_source_line(reading))}, such as a length by "
             ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
         )
     repeating = next((node for node in module.graph.nodes if node.target in _REPEATS), None)
     if repeating is not None:
         raise CaptureError(
-            f"repeat_interleave{describe_place(find_line_of_node(repeating))} has as many rows as the values of the request "
+            f"repeat_interleave{describe_place(find_source_line(repeating))} has as many rows as the values of the request "
             "say: give it the number by output_size=values.size(0), where `values` are the elements that the lengths divide."
         )
     try:

@@ -6,7 +6,6 @@ import traceback
 from pathlib import Path
 
 import torch
-from torch import fx
 
 NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), contextlib.__file__, "<")
 
@@ -17,10 +16,3 @@ def find_user_line(error: BaseException) -> str:
     in_text = [m for m in re.findall(r'File "([^"]+)", line (\d+)', str(error)) if not m[0].startswith(NOT_THE_USERS)]
     locations = [(f.filename, f.lineno) for f in frames] + in_text
     return f"{locations[-1][0]}, line {locations[-1][1]}" if locations else ""
-
-
-def find_line_of_node(node: fx.Node) -> str:
-    """Return the innermost line outside of torch from which a node of a graph was captured, as `file, line N`."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    users = [frame for frame in frames if not frame[0].startswith(NOT_THE_USERS)]
-    return f"{users[-1][0]}, line {users[-1][1]}" if users else ""

@@ -130,7 +130,7 @@ def test_a_size_that_the_request_states_is_named_with_its_line() -> None:
             offsets = torch.cumsum(ids.lengths, 0) - ids.lengths
             return self.table(ids.values, offsets) + torch.arange(longest).sum()
 
-    with pytest.raises(CaptureError, match=r"a number from the request at .*test_jagged\.py, line \d+"):
+    with pytest.raises(CaptureError, match=r'a number from the request at .*test_jagged\.py", line \d+'):
         capture(Items(), (Checked(draw_ids(20), FORMS["a registered class"][1][0].lengths),))
 
 
@@ -235,6 +235,6 @@ def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path) -> None:
     request = sample_request(program.signature, 5, seed=0)
     np.testing.assert_allclose(run(session, request)["output"], run_program(program, request)["output"], atol=1e-5)
     with pytest.raises(
-        CaptureError, match=r"repeat_interleave at .*test_jagged.py, line \d+ .*output_size=values.size"
+        CaptureError, match=r'repeat_interleave at .*test_jagged.py", line \d+ .*output_size=values.size'
     ):
         capture(Repeats(sized=False).eval(), example)

@@ -17,8 +17,7 @@ from torch import fx
 from recprune_export.error_text import describe_place
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import remove_dead_code
-from recprune_export.program.capture.source_lines import find_line_of_node
-from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.nodes import argument, arguments, find_source_line
 
 aten = torch.ops.aten
 
@@ -68,7 +67,7 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
     for node in module.graph.nodes:
         if _name(node) == _TO_JAGGED:
             raise CaptureError(
-                f"The items of the rows are packed{describe_place(find_line_of_node(node))}, and mixed before they are padded "
+                f"The items of the rows are packed{describe_place(find_source_line(node))}, and mixed before they are padded "
                 "again: a graph holds no number of elements that depends on the values of a request. Mix padded items, B×L×D, with a mask."
             )
     return True

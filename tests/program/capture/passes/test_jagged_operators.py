@@ -78,7 +78,7 @@ def test_packed_histories_stay_padded(tmp_path: Path) -> None:
 
 
 def test_items_that_are_mixed_are_refused() -> None:
-    with pytest.raises(CaptureError, match=r"packed at .*test_jagged_operators\.py, line \d+, and mixed before"):
+    with pytest.raises(CaptureError, match=r'packed at .*test_jagged_operators\.py", line \d+, and mixed before'):
         capture(no_zeros(Packed(mixed=True)), HISTORIES)
 
 
