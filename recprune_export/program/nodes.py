@@ -37,7 +37,8 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
 
 
 # Code that calls the user's, and generated code.
-_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent / "capture"), contextlib.__file__, "<")
+_CALLERS = tuple(str(Path(__file__).parent / folder) for folder in ("capture", "requests"))
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), *_CALLERS, contextlib.__file__, "<")
 
 
 def find_source_line(node: fx.Node) -> str:

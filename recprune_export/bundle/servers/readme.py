@@ -9,7 +9,7 @@ from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, make_file_signature
 from recprune_export.program.signature import Signature
 
 _TEMPLATE = """\

@@ -13,25 +13,12 @@ from recprune_export.error_text import describe_place, first_line
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
 from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
-from recprune_export.program.capture.example import (
-    check_example,
-    compute_outputs,
-    find_batch_size,
-    half_outputs_match,
-    largest_difference,
-    order_kwargs,
-    outputs_match,
-    take_rows,
-    with_unambiguous_batch_size,
-)
-from recprune_export.program.capture.example_precision import match_precision
 from recprune_export.program.capture.export_module import (
     disable_attention_fastpath,
     export_module,
     silence_export,
     skip_slow_bookkeeping,
 )
-from recprune_export.program.capture.find_jagged import JaggedExample, find_jagged
 from recprune_export.program.capture.flatten_interface import (
     drop_cached_outputs,
     drop_constant_inputs,
@@ -43,7 +30,6 @@ from recprune_export.program.capture.flatten_interface import (
     output_names,
     with_observed,
 )
-from recprune_export.program.capture.jagged_layout import JaggedModule
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
     unfreeze_if_all_frozen,
@@ -58,12 +44,6 @@ from recprune_export.program.capture.passes.replace_embedding_bags import replac
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
 from recprune_export.program.capture.raising_branches import PassRaisingBranches, find_raising_branches
-from recprune_export.program.capture.request_tree import (
-    FlatModule,
-    RequestTree,
-    register_dataclasses,
-    takes_any_keyword,
-)
 from recprune_export.program.capture.side_effects import (
     drop_unread_writes,
     fold_writes,
@@ -80,6 +60,26 @@ from recprune_export.program.nodes import find_source_line
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
+from recprune_export.program.requests.example import (
+    check_example,
+    compute_outputs,
+    find_batch_size,
+    half_outputs_match,
+    largest_difference,
+    order_kwargs,
+    outputs_match,
+    take_rows,
+    with_unambiguous_batch_size,
+)
+from recprune_export.program.requests.example_precision import match_precision
+from recprune_export.program.requests.find_jagged import JaggedExample, find_jagged
+from recprune_export.program.requests.jagged_layout import JaggedModule
+from recprune_export.program.requests.request_tree import (
+    FlatModule,
+    RequestTree,
+    register_dataclasses,
+    takes_any_keyword,
+)
 
 _READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
 _REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})

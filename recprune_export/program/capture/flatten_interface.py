@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from recprune_export.column_names import list_names
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.id_ranges import find_id_ranges
-from recprune_export.program.capture.request_tree import key_name
 from recprune_export.program.capture.unwrap_module import forward_parameters
+from recprune_export.program.requests.request_tree import key_name
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 Path = Sequence[Any]

@@ -13,7 +13,6 @@ from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
-from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
@@ -37,6 +36,7 @@ from recprune_export.program.loading.weights.match_names import expected_tensors
 from recprune_export.program.loading.weights.read_weights import WEIGHT_KINDS, read_weights
 from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.program import SIGNATURE_FILE, Program
+from recprune_export.program.requests.input_rules import with_bad_ids
 from recprune_export.training.mapped_weights import share_equal_tensors
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from recprune_export.bundle.servers.readme import (
     render_calling_code,
 )
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, make_file_signature
 from recprune_export.program.signature import Signature
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 

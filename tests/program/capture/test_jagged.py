@@ -17,11 +17,11 @@ from recprune_export.finetuning import run_program
 from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program import Program
 from recprune_export.program.capture import capture, program_from_exported
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     list_file_inputs,
     to_file_arrays,
 )
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.validation.edge_requests import make_edge_requests
 from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, draw_ids
 from tests.program.read_file_arrays import read_file_arrays

@@ -12,7 +12,7 @@ from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.program.loading.weights.describe_mismatch import describe_mismatch, list_some
 from recprune_export.program.loading.weights.match_names import ExpectedTensors, NameMatch, match_names
 from recprune_export.program.loading.weights.name_tree import tensors_fit
-from recprune_export.program.loading.weights.sharded_tensors import refuse_flat_parameters, refuse_parts
+from recprune_export.program.loading.weights.sharded_tensors import refuse_flat_parameters, refuse_shards
 from recprune_export.program.loading.weights.state_dicts import (
     StateDict,
     find_state_dicts,
@@ -84,7 +84,7 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
 def _refuse_sharded(content: Any, source: str) -> None:
     for entries in list_mappings(content):
         refuse_flat_parameters(entries, source)
-        refuse_parts(entries, source)
+        refuse_shards(entries, source)
 
 
 def _refuse_different(tied: Sequence[str], tensors: dict[str, Tensor], source: str, module: str) -> None:

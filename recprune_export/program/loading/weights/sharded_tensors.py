@@ -32,7 +32,7 @@ def find_whole_tensor(value: Any) -> Tensor | None:
     return local if isinstance(local, Tensor) and size == (tuple(local.shape),) else None
 
 
-def refuse_parts(entries: Mapping[str, Any], source: str) -> None:
+def refuse_shards(entries: Mapping[str, Any], source: str) -> None:
     """Raise `ModelFileError` where `entries` has sharded tensors of which the file holds a part."""
     parts = [name for name, value in entries.items() if is_sharded(value) and find_whole_tensor(value) is None]
     if parts:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
-from recprune_export.program.capture.example_precision import match_precision
+from recprune_export.program.requests.example_precision import match_precision
 
 HALF = (torch.float16, torch.bfloat16)
 
