@@ -51,7 +51,7 @@ from recprune_export.program.capture.side_effects import (
     refuse_batch_statistics,
     refuse_random_answers,
 )
-from recprune_export.program.capture.source_lines import find_user_line
+from recprune_export.program.capture.source_lines import find_user_line, keep_lines
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
@@ -373,12 +373,14 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
     with inference_mode(exported.graph) as notes:
         with silence_export():
             module = exported.module(check_guards=False)
+        assert isinstance(module, fx.GraphModule)
         assert exported.example_inputs is not None
         args, kwargs = exported.example_inputs
         tree = RequestTree.of(module, args, kwargs)
         with silence_export():
             jagged = find_jagged(module, tree)
-        program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
+        with keep_lines(module):
+            program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
     return program.with_notes(notes)
 
 
