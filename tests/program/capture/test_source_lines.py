@@ -39,4 +39,3 @@ def test_lines_of_a_program_whose_request_is_a_class() -> None:
     }  # fmt: skip
     request = {"ids": torch.arange(3), "numbers": torch.ones(3, 1)}
     torch.testing.assert_close(next(iter(program(request).values())), module(Request(**request)))
-    assert "forward" not in exported.module(check_guards=False).__dict__
