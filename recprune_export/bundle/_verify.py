@@ -25,7 +25,7 @@ from recprune_export.bundle.manifest.manifest import (
 from recprune_export.bundle.served_files import ServedFile, list_served_files
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
-from recprune_export.program.jagged_inputs import is_packed, list_file_inputs
+from recprune_export.program.requests.jagged_inputs import is_packed, list_file_inputs
 from recprune_export.program.signature import Signature
 from recprune_export.validation.parity import Tolerances, is_text, resolve_ties
 

@@ -31,7 +31,7 @@ from recprune_export.metrics.evaluator import Evaluator, make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, Observations, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_rows
-from recprune_export.program.row_specs import make_array_spec
+from recprune_export.program.requests.row_specs import make_array_spec
 from recprune_export.program.signature import BATCH
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,

@@ -61,9 +61,9 @@ from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.weight_bits import collect_bits, plan_bits, plan_other_layers
 from recprune_export.program.failures import REPORT, explain_failures
-from recprune_export.program.jagged_inputs import has_jagged_inputs, list_program_inputs, to_program_tensors
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import fill_input, sample_request
+from recprune_export.program.requests.jagged_inputs import has_jagged_inputs, list_program_inputs, to_program_tensors
+from recprune_export.program.requests.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
 from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.stored_bits import StoredBits

@@ -1,6 +1,6 @@
 """The tensors in which a file takes jagged inputs: those of the model's own request, or a padded matrix for each input.
 
-A program takes the elements and the lengths of each input (`program/jagged_inputs.py`). A few nodes at the beginning of the
+A program takes the elements and the lengths of each input (`program/requests/jagged_inputs.py`). A few nodes at the beginning of the
 file compute them from what the file takes.
 """
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from recprune_export.onnx.graph import add_initializer, replace_uses
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     LENGTHS_SUFFIX,
     METADATA,
     FileInput,

@@ -13,7 +13,7 @@ from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.pipeline.latency_requests import make_latency_requests
-from recprune_export.program.jagged_inputs import to_file_arrays
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.program.signature import Signature
 from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.observers import GraphFunction

@@ -69,8 +69,8 @@ from recprune_export.pipeline.export_models import (
     make_serving_config,
 )
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
-from recprune_export.program.jagged_inputs import to_file_arrays
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.storage_plan import StoragePlan

@@ -18,9 +18,9 @@ from recprune_export.onnx.runtime.session import make_session, refuses, run
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline._quantize_export import QuantizedExport
 from recprune_export.pipeline.float32_tolerance import MOST_IF_INFINITE, widen_tolerances
-from recprune_export.program.input_rules import apply_input_rules
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.input_rules import apply_input_rules
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.progress import show_status
 from recprune_export.settings import Settings
 from recprune_export.validation.edge_requests import (

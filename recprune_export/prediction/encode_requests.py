@@ -20,8 +20,8 @@ from recprune_export.data.encoding.unknown_values import UnknownValues, count_un
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
 from recprune_export.errors import BundleError, UsageError
-from recprune_export.program.input_rules import find_bad_ids
-from recprune_export.program.row_specs import make_array_spec
+from recprune_export.program.requests.input_rules import find_bad_ids
+from recprune_export.program.requests.row_specs import make_array_spec
 from recprune_export.program.signature import Input, Signature
 from recprune_export.settings import DataSettings
 

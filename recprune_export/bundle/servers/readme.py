@@ -11,7 +11,7 @@ from recprune_export.markdown_text import code_span, escape_markdown
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, is_packed, make_file_signature
+from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, is_packed, make_file_signature
 from recprune_export.program.signature import Signature
 
 _TEMPLATE = """\

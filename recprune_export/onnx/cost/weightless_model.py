@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from recprune_export.program.jagged_inputs import ELEMENTS
+from recprune_export.program.requests.jagged_inputs import ELEMENTS
 from recprune_export.program.signature import BATCH
 
 LARGE = 1 << 10  # bytes; smaller tensors may be sizes or axes, which shape inference has to read

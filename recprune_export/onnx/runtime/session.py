@@ -10,7 +10,7 @@ import numpy as np
 
 from recprune_export.codec import DictMixin
 from recprune_export.errors import ExportError, UsageError
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     METADATA,
     is_packed,
     list_file_inputs,

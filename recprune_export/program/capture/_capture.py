@@ -13,24 +13,12 @@ from recprune_export.error_text import describe_place, first_line
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
 from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
-from recprune_export.program.capture.example import (
-    check_example,
-    compute_outputs,
-    find_batch_size,
-    half_outputs_match,
-    largest_difference,
-    order_kwargs,
-    outputs_match,
-    take_rows,
-    with_unambiguous_batch_size,
-)
 from recprune_export.program.capture.export_module import (
     disable_attention_fastpath,
     export_module,
     silence_export,
     skip_slow_bookkeeping,
 )
-from recprune_export.program.capture.find_jagged import JaggedExample, find_jagged
 from recprune_export.program.capture.flatten_interface import (
     drop_cached_outputs,
     drop_constant_inputs,
@@ -42,7 +30,6 @@ from recprune_export.program.capture.flatten_interface import (
     output_names,
     with_observed,
 )
-from recprune_export.program.capture.jagged_layout import JaggedModule
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
     unfreeze_if_all_frozen,
@@ -57,12 +44,7 @@ from recprune_export.program.capture.passes.replace_constant_masks import replac
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
-from recprune_export.program.capture.request_tree import (
-    FlatModule,
-    RequestTree,
-    register_dataclasses,
-    takes_any_keyword,
-)
+from recprune_export.program.capture.raising_branches import PassRaisingBranches, find_raising_branches
 from recprune_export.program.capture.side_effects import (
     drop_unread_writes,
     fold_writes,
@@ -70,15 +52,35 @@ from recprune_export.program.capture.side_effects import (
     refuse_batch_statistics,
     refuse_random_answers,
 )
-from recprune_export.program.capture.source_lines import find_line_of_node, find_user_line
+from recprune_export.program.capture.source_lines import find_user_line, keep_lines
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
-from recprune_export.program.nodes import argument
+from recprune_export.program.nodes import argument, find_source_line
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
+from recprune_export.program.requests.example import (
+    check_example,
+    compute_outputs,
+    find_batch_size,
+    half_outputs_match,
+    largest_difference,
+    order_kwargs,
+    outputs_match,
+    take_rows,
+    with_unambiguous_batch_size,
+)
+from recprune_export.program.requests.example_precision import match_precision
+from recprune_export.program.requests.find_jagged import JaggedExample, find_jagged
+from recprune_export.program.requests.jagged_layout import JaggedModule
+from recprune_export.program.requests.request_tree import (
+    FlatModule,
+    RequestTree,
+    register_dataclasses,
+    takes_any_keyword,
+)
 
 _REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})
 GRAPH_PASSES = (
@@ -106,18 +108,32 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        request = (args, order_kwargs(module, kwargs or {}))
-        register_dataclasses(request)
-        check_example(module, *request)
-        with return_plain_answers(module, *request) as left_out:
-            program = _capture_request(module, *request)
+        register_dataclasses((args, kwargs))
+        prepared = match_precision(module, args, order_kwargs(module, kwargs or {}))
+        request = (prepared.args, prepared.kwargs)
+        check_example(prepared.module, *request)
+        with return_plain_answers(prepared.module, *request) as left_out:
+            program = _capture_past_refusals(prepared.module, *request)
     finally:
         module.train(training)
     notes = (
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    return program.with_notes(tuple(notes))
+    return program.with_notes((*prepared.notes, *notes))
+
+
+def _capture_past_refusals(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    """Capture a module; where it decides by values only whether to refuse a request, without that decision."""
+    try:
+        return _capture_request(module, args, kwargs)
+    except CaptureError:
+        branches = find_raising_branches(module, args, kwargs)
+        if not branches:
+            raise
+    with PassRaisingBranches(branches):
+        program = _capture_request(module, args, kwargs)
+    return program.with_notes([branch.describe() for branch in branches])
 
 
 def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
@@ -328,14 +344,14 @@ def refuse_read_numbers(module: fx.GraphModule) -> None:
     reading = next((node for node in module.graph.nodes if node.target in READS), None)
     if reading is not None:
         raise CaptureError(
-            f"The model reads a number from the request{describe_place(find_line_of_node(reading))}, such as a length by "
+            f"The model reads a number from the request{describe_place(find_source_line(reading))}, such as a length by "
             ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
         )
     repeats = (node for node in module.graph.nodes if node.target in _REPEATS)
     repeating = next((node for node in repeats if argument(node, "output_size") is None), None)
     if repeating is not None:
         raise CaptureError(
-            f"repeat_interleave{describe_place(find_line_of_node(repeating))} has as many rows as the values of the request "
+            f"repeat_interleave{describe_place(find_source_line(repeating))} has as many rows as the values of the request "
             "say: give it the number by output_size=values.size(0), where `values` are the elements that the lengths divide."
         )
 
@@ -370,12 +386,14 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
     with inference_mode(exported.graph) as notes:
         with silence_export():
             module = exported.module(check_guards=False)
+        assert isinstance(module, fx.GraphModule)
         assert exported.example_inputs is not None
         args, kwargs = exported.example_inputs
         tree = RequestTree.of(module, args, kwargs)
         with silence_export():
             jagged = find_jagged(module, tree)
-        program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
+        with keep_lines(module):
+            program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
     return program.with_notes(notes)
 
 

@@ -20,11 +20,11 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match, take_rows
 from recprune_export.program.capture.packed_sequences import pad_packed_sequences
 from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_user_line
 from recprune_export.program.capture.split_batch import SplitBatchMode
 from recprune_export.program.program import make_batch_dim, make_dynamic_shapes
+from recprune_export.program.requests.example import compute_outputs, find_batch_size, outputs_match, take_rows
 from recprune_export.program.signature import Axis
 
 _UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function

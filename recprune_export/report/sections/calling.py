@@ -11,7 +11,7 @@ from recprune_export.bundle.servers.readme import (
 )
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, make_file_signature
 from recprune_export.program.signature import Signature
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 

@@ -13,7 +13,7 @@ from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.servers.triton import render_config
 from recprune_export.onnx import SessionOptions, make_session, run
 from recprune_export.program import BATCH, Input, Output, Signature
-from recprune_export.program.jagged_inputs import make_file_signature, to_file_arrays
+from recprune_export.program.requests.jagged_inputs import make_file_signature, to_file_arrays
 from recprune_export.program.signature import OFFSETS, Jagged
 from tests.bundle.complete import SIGNATURE, answer, request, write
 from tests.bundle.pbtxt import numpy_dtype, parse

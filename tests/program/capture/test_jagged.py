@@ -18,11 +18,11 @@ from recprune_export.finetuning import run_program
 from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program import Program
 from recprune_export.program.capture import capture, program_from_exported
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     list_file_inputs,
     to_file_arrays,
 )
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.validation.edge_requests import make_edge_requests
 from tests.program.capture.jagged_models import (
     BATCH,
@@ -188,7 +188,7 @@ def test_a_size_that_the_request_states_is_named_with_its_line() -> None:
             offsets = torch.cumsum(ids.lengths, 0) - ids.lengths
             return self.table(ids.values, offsets) + torch.arange(longest).sum()
 
-    with pytest.raises(CaptureError, match=r"a number from the request at .*test_jagged\.py, line \d+"):
+    with pytest.raises(CaptureError, match=r'a number from the request at .*test_jagged\.py", line \d+'):
         capture(Items(), (Checked(draw_ids(20), FORMS["a registered class"][1][0].lengths),))
 
 
@@ -315,6 +315,6 @@ def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path, *, sized: bool)
 
 def test_repeats_by_other_numbers_than_the_lengths_are_refused() -> None:
     with pytest.raises(
-        CaptureError, match=r"repeat_interleave at .*test_jagged.py, line \d+ .*output_size=values.size"
+        CaptureError, match=r'repeat_interleave at .*test_jagged.py", line \d+ .*output_size=values.size'
     ):
         capture(Repeats(sized=False, times=2).eval(), (draw_ids(10), torch.tensor(LENGTHS[0])))

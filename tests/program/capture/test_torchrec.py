@@ -17,7 +17,7 @@ from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program import Program
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.loading import load_program
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.random_requests import sample_request
 from tests.jobs import QUICK, invoke
 from tests.properties import check_any_plan
 

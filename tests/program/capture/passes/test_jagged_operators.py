@@ -52,6 +52,16 @@ class Bags(nn.Module):
         return self.last(padded.amax(1))  # type: ignore[no-any-return]
 
 
+class OldBags(Bags):
+    """The same with the operators for one axis: of ids, and of looked-up rows."""
+
+    def forward(self, ids: Checked) -> Tensor:
+        offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths)
+        rows = torch.ops.fbgemm.jagged_2d_to_dense(self.table(ids.values), offsets, STEPS)
+        padded_ids = torch.ops.fbgemm.jagged_1d_to_dense(ids.values, offsets, STEPS, 1)
+        return self.last((rows + self.table(padded_ids)).amax(1))  # type: ignore[no-any-return]
+
+
 HISTORIES = (draw_ids(5, STEPS), torch.tensor([3, 6, 1, 4, 2]))
 
 
@@ -68,12 +78,13 @@ def test_packed_histories_stay_padded(tmp_path: Path) -> None:
 
 
 def test_items_that_are_mixed_are_refused() -> None:
-    with pytest.raises(CaptureError, match=r"packed at .*test_jagged_operators\.py, line \d+, and mixed before"):
+    with pytest.raises(CaptureError, match=r'packed at .*test_jagged_operators\.py", line \d+, and mixed before'):
         capture(no_zeros(Packed(mixed=True)), HISTORIES)
 
 
-def test_bags_are_padded(tmp_path: Path) -> None:
-    module = no_zeros(Bags())
+@pytest.mark.parametrize("kind", [Bags, OldBags])
+def test_bags_are_padded(kind: type[Bags], tmp_path: Path) -> None:
+    module = no_zeros(kind())
     program, _ = check_any_plan(module, Checked(draw_ids(20), LENGTHS))
     session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
     for lengths in (LENGTHS, torch.tensor([0, 0, 8, 12]), torch.tensor([20])):

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.list_columns import find_present, to_matrix
-from recprune_export.program.capture.request_tree import FlatModule, RequestTree
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     LENGTHS_SUFFIX,
     list_program_inputs,
     read_rows,
     to_program_tensors,
 )
+from recprune_export.program.requests.request_tree import FlatModule, RequestTree
 from recprune_export.program.signature import BATCH, LENGTHS, OFFSETS, Input, Jagged, Signature
 
 Rows = dict[str, Tensor]  # tensors of rows by input, as in `jagged_inputs.py`

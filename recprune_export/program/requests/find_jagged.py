@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from recprune_export.data.list_columns import absent_value
 from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match
-from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
-from recprune_export.program.capture.request_tree import RequestTree
 from recprune_export.program.capture.source_lines import find_user_line
+from recprune_export.program.requests.example import compute_outputs, find_batch_size, outputs_match
+from recprune_export.program.requests.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
+from recprune_export.program.requests.request_tree import RequestTree
 from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
 
 MOST_PAIRS = 20_000  # of tensors that are compared
