@@ -45,6 +45,7 @@ from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_row_gather import gathernd_to_row_gather
 from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
+from recprune_export.onnx.optimizer.passes.layer_norm_of_sum_by_rows import layer_norm_of_sum_by_rows
 from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import matmul_add_to_gemm
 from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
 from recprune_export.onnx.optimizer.passes.name_batch import name_batch
@@ -100,6 +101,7 @@ REWRITES: tuple[Pass, ...] = (
     gathernd_to_flat_gather,
     gathernd_to_row_gather,
     matmul_add_to_gemm,
+    layer_norm_of_sum_by_rows,  # reads the rows of layers
     eliminate_views,
     merge_tables_of_same_ids,
     gather_to_gathernd,  # last: the other passes read lookups as Gather

@@ -22,6 +22,7 @@ ALIASED = 15.0  # steps for an element of a transpose whose rows map to the same
 ALIASED_BYTES = 2048  # that is whose rows are a multiple of this size
 BROADCAST = 280.0  # steps for each row to which a row is added
 NORMALIZED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
+SKIPPED = 130.0  # the same for a norm of a sum of three axes, which ONNX Runtime fuses: layer-norms-by-rows
 MASKED = 150.0  # the same for a softmax of which half of the scores are masked: subnormal results of exp
 # Steps for an element of a function; 1 for others.
 STEPS = {

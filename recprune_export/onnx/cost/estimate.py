@@ -278,12 +278,14 @@ def _make_operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[st
         return TensorSpec(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None
 
     masked = _find_masked_values(model)
+    sums = {node.output[0] for node in model.graph.node if node.op_type == "Add"}
     return [
         Operator(
             node,
             tuple(map(tensor, node.input)),
             tuple(map(tensor, node.output)),
             bool(node.input) and node.input[0] in masked,
+            bool(node.input) and node.input[0] in sums,
         )
         for node in model.graph.node
     ]

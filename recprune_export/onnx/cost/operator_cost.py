@@ -23,6 +23,7 @@ from recprune_export.onnx.cost.cost_constants import (
     OTHERS,
     RECURRENT,
     SCATTERED,
+    SKIPPED,
     STEPS,
     SUMMED_ROW,
     TRANSPOSED,
@@ -82,13 +83,14 @@ class TensorSpec:
 class Operator:
     """A node with the shapes of its operands and results; None for one that is omitted or has an unknown shape.
 
-    `masked`: whether the first operand may hold scores that a mask made very low.
+    `masked`: whether the first operand may hold scores that a mask made very low. `of_sum`: whether it is a sum.
     """
 
     node: onnx.NodeProto
     inputs: tuple[TensorSpec | None, ...]
     outputs: tuple[TensorSpec | None, ...]
     masked: bool = False
+    of_sum: bool = False
 
     @property
     def result(self) -> TensorSpec:
@@ -340,7 +342,8 @@ def _reduce(operator: Operator) -> OperatorWorkload:
 @_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=1.2)
 def _normalize(operator: Operator) -> OperatorWorkload:
     """Return the work of three passes over each row, of which exp is slow where its results are subnormal."""
-    steps = (MASKED if operator.masked else NORMALIZED) * operator.operand(0).size
+    skipped = operator.node.op_type == "LayerNormalization" and operator.of_sum and len(operator.operand(0).shape) == 3
+    steps = (SKIPPED if skipped else MASKED if operator.masked else NORMALIZED) * operator.operand(0).size
     return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 

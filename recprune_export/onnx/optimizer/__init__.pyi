@@ -31,6 +31,7 @@ from .passes.gathernd_to_gather import gathernd_to_gather as gathernd_to_gather
 from .passes.gathernd_to_row_gather import gathernd_to_row_gather as gathernd_to_row_gather
 from .passes.hoist_gather import hoist_gather as hoist_gather
 from .passes.hoist_quantize import hoist_quantize as hoist_quantize
+from .passes.layer_norm_of_sum_by_rows import layer_norm_of_sum_by_rows as layer_norm_of_sum_by_rows
 from .passes.matmul_add_to_gemm import matmul_add_to_gemm as matmul_add_to_gemm
 from .passes.merge_tables_of_same_ids import merge_tables_of_same_ids as merge_tables_of_same_ids
 from .passes.name_batch import name_batch as name_batch

@@ -17,6 +17,7 @@ __all__ = [
     "gathernd_to_row_gather",
     "hoist_gather",
     "hoist_quantize",
+    "layer_norm_of_sum_by_rows",
     "matmul_add_to_gemm",
     "merge_tables_of_same_ids",
     "name_batch",
