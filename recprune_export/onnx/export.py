@@ -35,6 +35,7 @@ from recprune_export.onnx.optimizer.passes.concat_slice import (
     slice_before_concat,
 )
 from recprune_export.onnx.optimizer.passes.deduplicate_initializers import deduplicate_initializers
+from recprune_export.onnx.optimizer.passes.dft_to_matmul import dft_to_matmul
 from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
 from recprune_export.onnx.optimizer.passes.fold_attention_projections import fold_attention_projections
 from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
@@ -83,6 +84,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
 )
 # Faster forms of the same graph: each is accepted only where its answers and cost pass.
 REWRITES: tuple[Pass, ...] = (
+    dft_to_matmul,
     hoist_gather,
     unpad_layer_norm,
     fold_attention_projections,

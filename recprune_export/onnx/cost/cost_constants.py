@@ -20,6 +20,9 @@ SUMMED_ROW = 18.0  # pieces for each output row of a sum over a middle axis
 TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: a swap of neighboring axes, any other permutation
 ALIASED = 15.0  # steps for an element of a transpose whose rows map to the same sets of the cache,
 ALIASED_BYTES = 2048  # that is whose rows are a multiple of this size
+# Steps of a Fourier transform: for each element and halving of a power of 2, for each element of any other length;
+# fourier-transforms-as-products
+HALVED, TRANSFORMED = 70.0, 3000.0
 BROADCAST = 280.0  # steps for each row to which a row is added
 NORMALIZED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
 SKIPPED = 130.0  # the same for a norm of a sum of three axes, which ONNX Runtime fuses: layer-norms-by-rows

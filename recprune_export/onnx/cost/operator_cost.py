@@ -5,7 +5,7 @@ Sizes are for one request of some batch size; bytes are those of the operands' t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil, log2, prod
 
 import onnx
 
@@ -15,6 +15,7 @@ from recprune_export.onnx.cost.cost_constants import (
     ALIASED_BYTES,
     BROADCAST,
     EINSUM,
+    HALVED,
     JOINED,
     LANES,
     MASKED,
@@ -26,6 +27,7 @@ from recprune_export.onnx.cost.cost_constants import (
     SKIPPED,
     STEPS,
     SUMMED_ROW,
+    TRANSFORMED,
     TRANSPOSED,
 )
 
@@ -351,3 +353,19 @@ def _normalize(operator: Operator) -> OperatorWorkload:
 def _einsum(operator: Operator) -> OperatorWorkload:
     """Return the work of transposing the operands, and of a small product for each element of the batch."""
     return OperatorWorkload(activations=operator.activation_bytes, steps=EINSUM * operator.result.size)
+
+
+@_rule("DFT", nodes=12.0)
+def _dft(operator: Operator) -> OperatorWorkload:
+    """Return the work of transforms one by one: of other lengths than powers of 2 as a convolution of a longer one.
+
+    The length is that of the longer side: a one-sided result has half as many numbers.
+    """
+    source, out = operator.operand(0), operator.result
+    axis = next(
+        (a for a, sizes in enumerate(zip(source.shape[:-1], out.shape[:-1], strict=True)) if sizes[0] != sizes[1]), 1
+    )
+    length = max(source.shape[axis], out.shape[axis])
+    rows = out.size // max(out.shape[axis] * out.shape[-1], 1)
+    steps = HALVED * log2(max(length, 2)) if length & (length - 1) == 0 else TRANSFORMED
+    return OperatorWorkload(activations=operator.activation_bytes, steps=float(rows * length * steps))

@@ -160,7 +160,8 @@ def _fix_known_shapes(model: onnx.ModelProto, batch: int) -> Iterator[onnx.Value
     for stated in model.graph.value_info:
         dims = stated.type.tensor_type.shape.dim
         known = stated.type.tensor_type.HasField("shape") and all(
-            dim.HasField("dim_value") or _TERM.fullmatch(dim.dim_param) or dim.dim_param.endswith(ELEMENTS) for dim in dims
+            dim.HasField("dim_value") or _TERM.fullmatch(dim.dim_param) or dim.dim_param.endswith(ELEMENTS)
+            for dim in dims
         )
         if known:
             value = onnx.ValueInfoProto()

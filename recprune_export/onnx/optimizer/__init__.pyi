@@ -20,6 +20,7 @@ from .passes.concat_slice import flatten_nested_concat as flatten_nested_concat
 from .passes.concat_slice import hoist_cast as hoist_cast
 from .passes.concat_slice import merge_column_slices as merge_column_slices
 from .passes.concat_slice import slice_before_concat as slice_before_concat
+from .passes.dft_to_matmul import dft_to_matmul as dft_to_matmul
 from .passes.eliminate_views import eliminate_views as eliminate_views
 from .passes.fold_attention_projections import fold_attention_projections as fold_attention_projections
 from .passes.fold_scale_shift import fold_scale_shift as fold_scale_shift

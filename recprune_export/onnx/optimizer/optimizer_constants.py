@@ -15,3 +15,6 @@ MIN_UNCACHED_TABLE = 8 << 20  # bytes; smaller tables stay in a cache, where Gat
 # Multiply-adds of a product for one row up to which it is faster than a sum. ONNX Runtime 1.32 spends .15 µs on a row of
 # a ReduceSum of any size; a Gemm does about 40 multiply-adds in a nanosecond: sums-become-products
 MAX_SUM_OPERATIONS = 5000
+# Length of a Fourier transform beyond which the matrix product is slower, or its matrix larger than all else:
+# fourier-transforms-as-products
+MAX_DFT_LENGTH = 1024

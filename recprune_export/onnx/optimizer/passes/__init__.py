@@ -6,6 +6,7 @@ __all__ = [
     "clear_metadata",
     "commute_dequantize_scale",
     "concat_slice",
+    "dft_to_matmul",
     "eliminate_views",
     "fold_attention_projections",
     "fold_scale_shift",

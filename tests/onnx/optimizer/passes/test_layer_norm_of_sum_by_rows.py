@@ -33,7 +33,9 @@ def test_rows_of_layers_stay_rows() -> None:
     )
     model = graph(text, **weights)
     matmul_add_to_gemm(model)
-    found = rewritten(layer_norm_of_sum_by_rows, model, [[floats(3, 5, 8)]])  # x is viewed twice, which is removed later
+    found = rewritten(
+        layer_norm_of_sum_by_rows, model, [[floats(3, 5, 8)]]
+    )  # x is viewed twice, which is removed later
     assert operators(found) == {"Gemm": 2, "Add": 1, "LayerNormalization": 1, "Reshape": 3}
 
 
