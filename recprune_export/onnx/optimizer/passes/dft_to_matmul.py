@@ -125,16 +125,19 @@ def _replace(graph: ir.Graph, transform: _Transform) -> None:
     joined = parts[0] if len(parts) == 1 else new.add("Concat", *parts, axis=axis)
     matrix = _make_matrix(transform, len(parts), scale, new)
     behind = (get_dims(source) or [])[axis + 1 : -1]
-    if not behind:
+    before = [0] * axis  # sizes that stay
+    rows = (1 if transform.is_real else 2) * transform.results
+    places = [*before, rows, *(size if isinstance(size, int) else -1 for size in behind)]
+    if _multiply(behind) == 1:  # one product for all rows
+        if behind:
+            joined = new.add("Reshape", joined, new.constant("rows", [*before, len(parts) * transform.bins]))
         product = new.add("MatMul", joined, new.add("Transpose", matrix, perm=[1, 0]))
-    elif len(behind) == 1:
-        product = new.add("MatMul", matrix, joined)
+    elif len(behind) > 1:
+        flat = [*before, len(parts) * transform.bins, _multiply(behind)]
+        product = new.add("MatMul", matrix, new.add("Reshape", joined, new.constant("flat", flat)))
     else:
-        before = [0] * axis  # sizes that stay
-        flat = new.constant("flat", [*before, len(parts) * transform.bins, _multiply(behind)])
-        product = new.add("MatMul", matrix, new.add("Reshape", joined, flat))
-        rows = (1 if transform.is_real else 2) * transform.results
-        places = [*before, rows, *(size if isinstance(size, int) else -1 for size in behind)]
+        product = new.add("MatMul", matrix, joined)
+    if len(behind) > 1 or (behind and _multiply(behind) == 1):
         product = new.add("Reshape", product, new.constant("places", places))
     results = [product] if transform.is_real else new.split(product, [transform.results] * 2, axis)
     end = new.constant("end", [-1])

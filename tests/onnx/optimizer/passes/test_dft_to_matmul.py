@@ -107,12 +107,9 @@ def test_what_does_not_fit_is_left_alone(text: str) -> None:
     assert_left_alone(dft_to_matmul, graph(text, a=np.array(1)))
 
 
-@pytest.mark.parametrize(
-    ("length", "columns", "accepted"), [(12, 32, True), (64, 32, True), (200, 1, True), (512, 1, False)]
-)
-def test_it_is_taken_where_it_is_faster(length: int, columns: int, accepted: bool) -> None:
-    """A transform of a power of 2 is fast, and a product with one column slow."""
+@pytest.mark.parametrize(("length", "columns"), [(12, 32), (64, 32), (200, 1), (512, 1)])
+def test_it_is_estimated_to_be_faster(length: int, columns: int) -> None:
     text = f"g (float[batch, {length}, {columns}, 1] x) => (float[a, b, c, d] y) {{ y = DFT<onesided=1>(x, n, a) }}"
     model = graph(text, n=np.array(length), a=np.array(1))
-    (report,) = rewrite(model, (dft_to_matmul,), [[floats(2, length, columns, 1)]], (32, 256))[1]
-    assert report.accepted == accepted
+    (report,) = rewrite(model, (dft_to_matmul,), [[floats(2, length, columns, 1)]], (1, 32, 256))[1]
+    assert report.accepted
