@@ -56,6 +56,7 @@ from recprune_export.onnx.optimizer.passes.share_transposed_weights import share
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
 from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
+from recprune_export.onnx.optimizer.passes.unpack_wide_products import unpack_wide_products
 from recprune_export.onnx.optimizer.passes.unpad_layer_norm import unpad_layer_norm
 from recprune_export.onnx.optimizer.passes.where_mask_to_product import where_mask_to_product
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
@@ -102,6 +103,7 @@ REWRITES: tuple[Pass, ...] = (
     concat_then_reshape,
     gathernd_to_flat_gather,
     gathernd_to_row_gather,
+    unpack_wide_products,
     matmul_add_to_gemm,
     layer_norm_of_sum_by_rows,  # reads the rows of layers
     eliminate_views,

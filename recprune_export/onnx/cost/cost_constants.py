@@ -7,12 +7,20 @@ MISS = 40e-9  # a lookup of a row in a table that no cache holds, one after the 
 OVERLAPPED = 20e-9  # the same, many of them at once: lookups-by-gathernd
 PRODUCT = 0.17e-6  # the start of one of many small products
 ACTIVATIONS = 90e9  # bytes per second between operators
+LARGE_ACTIVATIONS, MEMORY = (
+    4 << 20,
+    25e9,
+)  # bytes of an operator that stay in a cache of the core; bytes per second of others
 FEED = 0.7e-6  # one more input or output
 NEAR = 1 << 20  # bytes of all tables together that stay in the cache with everything else
 
 # Units of the workload of an operator.
 LANES = 16  # columns of the blocks in which products are computed
 OTHERS = 0.9  # nodes, the start of an operator without a rule
+PACKED_COLUMNS, MAX_COLUMNS = 128, 1024  # of the blocks of a product: of packed weights, and the most of others
+PAGES, PAGE_BYTES = 1536, 4096  # of memory, whose addresses the processor holds: wide-products-unpacked
+UNCACHED_PAGE = 12.0  # pieces for each row of each block of columns, where the result has more pages
+REPACKED = 2.5  # reads and writes of each number of a constant that is packed at each request
 JOINED = 0.25  # of a piece, for a copy in a loop without index lookups
 OPERAND = 11.0  # pieces for each operand of a Concat, of any size
 ADDRESSED = 1.8  # pieces for each slice that GatherND copies, whose address it computes: pairwise-products

@@ -19,16 +19,22 @@ from recprune_export.onnx.cost.cost_constants import (
     JOINED,
     LANES,
     MASKED,
+    MAX_COLUMNS,
     NORMALIZED,
     OPERAND,
     OTHERS,
+    PACKED_COLUMNS,
+    PAGE_BYTES,
+    PAGES,
     RECURRENT,
+    REPACKED,
     SCATTERED,
     SKIPPED,
     STEPS,
     SUMMED_ROW,
     TRANSFORMED,
     TRANSPOSED,
+    UNCACHED_PAGE,
 )
 
 Shape = tuple[int, ...]
@@ -217,16 +223,32 @@ def _integer_product(operator: Operator) -> OperatorWorkload:
 def _product(
     operator: Operator, rows: int, inner: int, columns: int, calls: int, right: TensorSpec
 ) -> OperatorWorkload:
-    packed = 0 if right.constant else 2 * calls * inner * columns * right.itemsize
+    is_packed = right.constant and len(right.shape) == 2
+    packing = 0.0 if is_packed or (right.constant and rows == 1) else REPACKED if right.constant else 2.0
     idle = 1 if columns == 1 else -columns % LANES  # a single column is bound by its reads
     return OperatorWorkload(
         operations=calls * rows * inner * columns,
         calls=calls,
         padding=calls * rows * inner * idle,
         weights=operator.constant_bytes,
-        activations=operator.activation_bytes + packed,
+        activations=operator.activation_bytes + int(packing * calls * inner * columns * right.itemsize),
+        pieces=_count_uncached_pages(rows, inner, columns, is_packed) * UNCACHED_PAGE,
         int8=right.itemsize == 1,
     )
+
+
+def _count_uncached_pages(rows: int, inner: int, columns: int, is_packed: bool) -> int:
+    """Return how often a product begins a row of a block of columns in a page whose address is not held.
+
+    A product writes its result one block of columns after the other, each through all rows; packed weights have small blocks.
+
+    >>> [_count_uncached_pages(*sizes) for sizes in ((3072, 13, 1000, True), (3072, 13, 1000, False), (384, 13, 1000, True))]
+    [24576, 0, 0]
+    """
+    widest = PACKED_COLUMNS * max(PACKED_COLUMNS >> max(inner - 1, 0).bit_length(), 1)
+    blocks = ceil(columns / (PACKED_COLUMNS if is_packed else min(widest, MAX_COLUMNS)))
+    pages = min(rows, rows * columns * 4 // PAGE_BYTES)
+    return rows * blocks if blocks > 1 and pages > PAGES else 0
 
 
 @_rule("Conv", nodes=10.0)

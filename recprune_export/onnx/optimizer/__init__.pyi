@@ -42,5 +42,7 @@ from .passes.share_transposed_weights import share_transposed_weights as share_t
 from .passes.shared_inputs import share_inputs as share_inputs
 from .passes.simplify_attention import simplify_attention as simplify_attention
 from .passes.sort_concat_by_width import sort_concat_by_width as sort_concat_by_width
+from .passes.unpack_wide_products import pack_wide_products as pack_wide_products
+from .passes.unpack_wide_products import unpack_wide_products as unpack_wide_products
 from .passes.unpad_layer_norm import unpad_layer_norm as unpad_layer_norm
 from .passes.where_mask_to_product import where_mask_to_product as where_mask_to_product

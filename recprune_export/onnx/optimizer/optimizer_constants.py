@@ -18,3 +18,6 @@ MAX_SUM_OPERATIONS = 5000
 # Length of a Fourier transform beyond which the matrix product is slower, or its matrix larger than all else:
 # fourier-transforms-as-products
 MAX_DFT_LENGTH = 1024
+# A product for which another layout of its weight may pay; with more inputs or fewer outputs ONNX Runtime's blocks have the
+# same columns, or cover them all: wide-products-unpacked
+MAX_UNPACKED_INPUTS, MIN_UNPACKED_OUTPUTS = 64, 256

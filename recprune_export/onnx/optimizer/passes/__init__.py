@@ -28,6 +28,7 @@ __all__ = [
     "shared_inputs",
     "simplify_attention",
     "sort_concat_by_width",
+    "unpack_wide_products",
     "unpad_layer_norm",
     "where_mask_to_product",
 ]
