@@ -20,7 +20,6 @@ OTHERS = 0.9  # nodes, the start of an operator without a rule
 PACKED_COLUMNS, MAX_COLUMNS = 128, 1024  # of the blocks of a product: of packed weights, and the most of others
 PAGES, PAGE_BYTES = 1536, 4096  # of memory, whose addresses the processor holds: wide-products-unpacked
 UNCACHED_PAGE = 12.0  # pieces for each row of each block of columns, where the result has more pages
-REPACKED = 2.5  # reads and writes of each number of a constant that is packed at each request
 JOINED = 0.25  # of a piece, for a copy in a loop without index lookups
 OPERAND = 11.0  # pieces for each operand of a Concat, of any size
 ADDRESSED = 1.8  # pieces for each slice that GatherND copies, whose address it computes: pairwise-products

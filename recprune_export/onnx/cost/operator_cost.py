@@ -27,7 +27,6 @@ from recprune_export.onnx.cost.cost_constants import (
     PAGE_BYTES,
     PAGES,
     RECURRENT,
-    REPACKED,
     SCATTERED,
     SKIPPED,
     STEPS,
@@ -224,14 +223,14 @@ def _product(
     operator: Operator, rows: int, inner: int, columns: int, calls: int, right: TensorSpec
 ) -> OperatorWorkload:
     is_packed = right.constant and len(right.shape) == 2
-    packing = 0.0 if is_packed or (right.constant and rows == 1) else REPACKED if right.constant else 2.0
+    packed = 0 if is_packed or (right.constant and rows == 1) else 2 * calls * inner * columns * right.itemsize
     idle = 1 if columns == 1 else -columns % LANES  # a single column is bound by its reads
     return OperatorWorkload(
         operations=calls * rows * inner * columns,
         calls=calls,
         padding=calls * rows * inner * idle,
         weights=operator.constant_bytes,
-        activations=operator.activation_bytes + int(packing * calls * inner * columns * right.itemsize),
+        activations=operator.activation_bytes + packed,
         pieces=_count_uncached_pages(rows, inner, columns, is_packed) * UNCACHED_PAGE,
         int8=right.itemsize == 1,
     )
