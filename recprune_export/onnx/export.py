@@ -36,6 +36,7 @@ from recprune_export.onnx.optimizer.passes.concat_slice import (
     slice_before_concat,
 )
 from recprune_export.onnx.optimizer.passes.deduplicate_initializers import deduplicate_initializers
+from recprune_export.onnx.optimizer.passes.dft_to_matmul import dft_to_matmul
 from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
 from recprune_export.onnx.optimizer.passes.fold_attention_projections import fold_attention_projections
 from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
@@ -46,6 +47,7 @@ from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_row_gather import gathernd_to_row_gather
 from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
+from recprune_export.onnx.optimizer.passes.layer_norm_of_sum_by_rows import layer_norm_of_sum_by_rows
 from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import matmul_add_to_gemm
 from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
 from recprune_export.onnx.optimizer.passes.name_batch import name_batch
@@ -55,6 +57,7 @@ from recprune_export.onnx.optimizer.passes.share_transposed_weights import share
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
 from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
+from recprune_export.onnx.optimizer.passes.unpack_wide_products import unpack_wide_products
 from recprune_export.onnx.optimizer.passes.unpad_layer_norm import unpad_layer_norm
 from recprune_export.onnx.optimizer.passes.where_mask_to_product import where_mask_to_product
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
@@ -84,6 +87,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
 )
 # Faster forms of the same graph: each is accepted only where its answers and cost pass.
 REWRITES: tuple[Pass, ...] = (
+    dft_to_matmul,
     hoist_gather,
     unpad_layer_norm,
     fold_attention_projections,
@@ -101,7 +105,9 @@ REWRITES: tuple[Pass, ...] = (
     concat_then_reshape,
     gathernd_to_flat_gather,
     gathernd_to_row_gather,
+    unpack_wide_products,
     matmul_add_to_gemm,
+    layer_norm_of_sum_by_rows,  # reads the rows of layers
     eliminate_views,
     merge_tables_of_same_ids,
     gather_to_gathernd,  # last: the other passes read lookups as Gather

@@ -17,6 +17,7 @@ from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commu
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
+from recprune_export.onnx.optimizer.passes.unpack_wide_products import pack_wide_products, unpack_wide_products
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.progress import progress_bar
@@ -39,7 +40,12 @@ from recprune_export.validation.latency.request_cycle import RequestCycles
 
 PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the answers
 # Rewrites that are faster with quantized weights, each proved and priced like a rewrite of the export.
-REWRITES: tuple[Pass, ...] = (commute_dequantize_scale, hoist_quantize, gather_to_gathernd)
+REWRITES: tuple[Pass, ...] = (
+    commute_dequantize_scale,
+    hoist_quantize,
+    unpack_wide_products,
+    gather_to_gathernd,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def quantize(
     """
     model = ir.load(source)
     gathernd_to_gather(model)  # the passes that find candidates read Gather only
+    pack_wide_products(model)  # and layers with weights of two axes
     RemoveUnusedNodesPass()(model)
     fill_shapes(model)
     candidates = select_candidates(model, mode)

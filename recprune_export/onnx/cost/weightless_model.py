@@ -151,4 +151,22 @@ def _fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
                 dim.dim_value = _choose_size(dim.dim_param, batch)
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
+    fixed.graph.value_info.extend(_fix_known_shapes(model, batch))
     return fixed
+
+
+def _fix_known_shapes(model: onnx.ModelProto, batch: int) -> Iterator[onnx.ValueInfoProto]:
+    """Yield the stated shapes of computed values: ONNX infers none behind operators such as a Range over the batch."""
+    for stated in model.graph.value_info:
+        dims = stated.type.tensor_type.shape.dim
+        known = stated.type.tensor_type.HasField("shape") and all(
+            dim.HasField("dim_value") or _TERM.fullmatch(dim.dim_param) or dim.dim_param.endswith(ELEMENTS)
+            for dim in dims
+        )
+        if known:
+            value = onnx.ValueInfoProto()
+            value.CopyFrom(stated)
+            for dim in value.type.tensor_type.shape.dim:
+                if not dim.HasField("dim_value"):
+                    dim.dim_value = _choose_size(dim.dim_param, batch)
+            yield value
