@@ -11,6 +11,7 @@ from recprune_export import __version__
 from recprune_export.cli.stream_encoding import discard_output, make_streams_printable
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
+from recprune_export.installation import describe_missing_module, distribution, require_whole_tool
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_PERMISSION = {errno.EACCES, errno.EPERM}
@@ -23,6 +24,7 @@ RESOURCE_MESSAGES = {
     "MemoryError": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
 }
+WHOLE_TOOL_COMMANDS = ("compress", "generate", "refresh", "sweep", "train")  # which the runtime lacks
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -50,7 +52,10 @@ class MainJobGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         group_options = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in group_options:
+            if args[0] in WHOLE_TOOL_COMMANDS:
+                _require_whole_tool(args[0])
             self._check_mistyped(args[0])
+            _require_whole_tool("compress, the main job,")
             args = ["compress", *args]
         return super().parse_args(ctx, args)
 
@@ -65,6 +70,8 @@ class MainJobGroup(click.Group):
         items = super().shell_complete(ctx, incomplete)
         if incomplete.startswith("-"):
             known = {item.value for item in items}
+            if "compress" not in self.commands:
+                return items
             main_job = self.commands["compress"].shell_complete(ctx, incomplete)
             return items + [item for item in main_job if item.value not in known]
         return [*items, CompletionItem(incomplete, type="file")]
@@ -90,9 +97,25 @@ class MainJobGroup(click.Group):
                 raise
             click.echo(f"Error: {message} What was there before is as it was.", err=True)
             ctx.exit(UsageError.exit_code)
+        except ModuleNotFoundError as error:
+            missing = describe_missing_module(error, str(ctx.invoked_subcommand))
+            if missing is None:
+                raise
+            click.echo(f"Error: {missing}", err=True)
+            ctx.exit(UsageError.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _require_whole_tool(user: str) -> None:
+    """Raise a `click.ClickException` without the usage if this is the runtime, which lacks a command."""
+    try:
+        require_whole_tool(user)
+    except UsageError as error:
+        lacking = click.ClickException(str(error))
+        lacking.exit_code = error.exit_code
+        raise lacking from error
 
 
 def find_advice(error: OSError) -> str | None:
@@ -109,7 +132,7 @@ def find_advice(error: OSError) -> str | None:
 @click.group(
     cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, package_name="recprune-export")
+@click.version_option(__version__, package_name=distribution())
 def main() -> None:
     """Make a trained recommender small and fast on CPU, and prove it.
 
