@@ -33,40 +33,42 @@ def require_whole_tool(user: str, package: Path = PACKAGE) -> None:
 
 
 def install_command(module: str, package: Path = PACKAGE) -> str:
-    """Return the command that installs the package of a `module` that cannot be imported.
+    """Return the command that installs a `module` which is part of this distribution or of one of its extras.
 
     >>> install_command("zstandard"), install_command("torch")
     ("pip install 'recprune-export[pack]'", 'pip install recprune-export')
     """
     extras = EXTRAS if is_whole(package) else RUNTIME_EXTRAS
-    if module in extras:
-        return f"pip install '{distribution(package)}[{extras[module]}]'"
-    return f"pip install {WHOLE if is_whole(package) or module not in list_required_modules() else RUNTIME}"
-
-
-def list_required_modules() -> set[str]:
-    """Return the modules that the runtime itself requires, as its metadata say; empty without metadata."""
-    from importlib.metadata import PackageNotFoundError, requires
-
-    try:
-        lines = requires(RUNTIME) or []
-    except PackageNotFoundError:
-        return set()
-    return {line.partition(">")[0].strip().replace("-", "_") for line in lines if "extra" not in line}
+    name = distribution(package)
+    return f"pip install '{name}[{extras[module]}]'" if module in extras else f"pip install {name}"
 
 
 def describe_missing_module(error: ModuleNotFoundError, user: str, package: Path = PACKAGE) -> str | None:
-    """Return the sentence for a package that `user` needs and that is not installed; None for an error of ours.
+    """Return the sentence for a package that `user` needs and that is not installed, or too old; None for an error of ours.
 
-    >>> describe_missing_module(ModuleNotFoundError(name="torch.nn"), "train")
+    >>> describe_missing_module(ModuleNotFoundError(name="torch"), "train")
     'train needs torch: pip install recprune-export'
+    >>> describe_missing_module(ModuleNotFoundError(name="click.exceptions"), "train")
+    'train needs another release of click: pip install --upgrade recprune-export'
     """
-    module = (error.name or "").partition(".")[0]
+    module, _, submodule = (error.name or "").partition(".")
     if not module or module in sys.stdlib_module_names:
         return None
     if module == PACKAGE.name:
         return None if is_whole(package) else f"{user} needs the whole tool: pip install {WHOLE}"
-    return f"{user} needs {module}: {install_command(module, package)}"
+    command = install_command(module, package)
+    if submodule:  # the package itself was imported
+        return f"{user} needs another release of {module}: {command.replace('install', 'install --upgrade', 1)}"
+    return f"{user} needs {module}: {command}"
+
+
+def find_versions(package: Path = PACKAGE) -> dict[str, str]:
+    """Return the versions of the distributions that are installed into the folder of this package, by their names."""
+    return {
+        name: path.name.removesuffix(".dist-info").rpartition("-")[2]
+        for name in (WHOLE, RUNTIME)
+        for path in package.parent.glob(f"{name.replace('-', '_')}-*.dist-info")
+    }
 
 
 def find_conflict(package: Path = PACKAGE) -> str | None:
@@ -75,11 +77,7 @@ def find_conflict(package: Path = PACKAGE) -> str | None:
     Of the same version they hold the same files, which is no conflict. The other cases mix releases, or leave a part without
     its files.
     """
-    versions = {
-        name: path.name.removesuffix(".dist-info").rpartition("-")[2]
-        for name in (WHOLE, RUNTIME)
-        for path in package.parent.glob(f"{name.replace('-', '_')}-*.dist-info")
-    }
+    versions = find_versions(package)
     if len(versions) < 2 or (len(set(versions.values())) == 1 and is_whole(package)):
         return None
     stated = " and ".join(f"{name} {version}" for name, version in versions.items())
