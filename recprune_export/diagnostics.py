@@ -80,7 +80,10 @@ class Diagnosis(ToDictMixin):
 
 
 def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
-    """Check Python, packages, processor, memory and the disk of `target`; with `run` also export and run a tiny model, which the runtime cannot."""
+    """Check Python, packages, processor, memory and the disk of `target`; with `run` also export and run a tiny model.
+
+    The runtime exports nothing.
+    """
     checks: list[Callable[[], Sequence[CheckResult]]] = [
         lambda: [check_python(), check_distribution()],
         check_packages,
