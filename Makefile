@@ -8,6 +8,8 @@ SPARSITY ?= 0.7
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
+RUNTIME_PYTHON ?= $(PYTHON)
+WHEEL ?= ./runtime
 FLOORS := .venv-floors
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
@@ -16,7 +18,7 @@ DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/generated-clicks.parquet)
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torchrec check slow floors wheels bench lint types schema clean
+.PHONY: help demo test torchrec check slow floors runtime wheels bench lint types schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -44,6 +46,11 @@ floors: $(READY_DEV)  ## the tests of the runtime, with the lowest releases of a
 	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct --all-extras -r runtime/pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --no-deps ./runtime
 	$(BIN)/uv pip list --python $(FLOORS)/bin/python
+	OMP_NUM_THREADS=1 RECPRUNE_RUNTIME_PYTHON=$(abspath $(FLOORS))/bin/python $(BIN)/python -m pytest -q tests/runtime
+
+runtime: $(READY_DEV)  ## the same tests with the newest releases, on RUNTIME_PYTHON=python3.13, of WHEEL or of the tree
+	$(RUNTIME_PYTHON) -m venv --clear $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet '$(WHEEL)[predict,pack,sign]'
 	OMP_NUM_THREADS=1 RECPRUNE_RUNTIME_PYTHON=$(abspath $(FLOORS))/bin/python $(BIN)/python -m pytest -q tests/runtime
 
 wheels: $(READY)  ## both distributions in dist/, checked by twine
