@@ -108,14 +108,18 @@ class MainJobGroup(click.Group):
             ctx.exit(INTERRUPTED)
 
 
+class LackingCommand(click.ClickException):
+    """A command that the runtime lacks; one line, without the usage."""
+
+    exit_code = UsageError.exit_code
+
+
 def _require_whole_tool(user: str) -> None:
-    """Raise a `click.ClickException` without the usage if this is the runtime, which lacks a command."""
+    """Raise `LackingCommand` if this is the runtime."""
     try:
         require_whole_tool(user)
     except UsageError as error:
-        lacking = click.ClickException(str(error))
-        lacking.exit_code = error.exit_code
-        raise lacking from error
+        raise LackingCommand(str(error)) from error
 
 
 def find_advice(error: OSError) -> str | None:

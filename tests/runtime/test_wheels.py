@@ -1,5 +1,6 @@
 """Both wheels are built from the tree; that of the runtime does its work in a fresh environment."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,10 @@ def build(project: Path, folder: Path) -> Path:
 
 def pip(*arguments: object, python: str = sys.executable) -> None:
     command = [python, "-m", "pip", "--quiet", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }  # a checkout looks installed
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -68,15 +72,15 @@ def test_the_wheel_of_the_runtime_in_a_fresh_environment(
     assert runtime.json("inspect", bundle)["cost"]
     runtime.output("report", bundle, "-o", tmp_path / "page.html")
     assert runtime.json("doctor")["sound"]
-    done = subprocess.run([tmp_path / "venv" / "bin" / "recprune-export", "train"], capture_output=True, text=True)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "needs the whole tool" in runtime.refusal("train")
+    assert (tmp_path / "venv" / "bin" / "recprune-export").is_file()
 
 
 def test_both_in_one_environment(wheels: dict[str, Path], tmp_path: Path) -> None:
     """Equal releases work; files of two are one sentence."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    pip("install", "--constraint", ROOT / "constraints.txt", "click", python=python)
+    pip("install", "--constraint", ROOT / "constraints.txt", "click", "lazy-loader", python=python)
     for wheel in wheels.values():
         pip("install", "--no-deps", wheel, python=python)
     both = Runtime(python)
