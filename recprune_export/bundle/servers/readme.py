@@ -17,7 +17,8 @@ from recprune_export.program.signature import Signature
 _TEMPLATE = """\
 # {name}
 
-A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
+A recommender as an ONNX model for CPU, written by recprune-export. `pip install onnxruntime` runs it;
+`pip install recprune-export-runtime`, without PyTorch, has the command `recprune-export verify .`, which checks it.
 {figures}
 ```python
 {code}
@@ -51,7 +52,8 @@ response = dict(zip(names, session.run(names, request)))"""
 _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
     "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
-    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
+    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file\n"
+    "(`pip install 'recprune-export-runtime[predict]'`).\n"
 )
 
 _WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
