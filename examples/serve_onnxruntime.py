@@ -125,11 +125,11 @@ def text(value):
         elif SCIENTIFIC.fullmatch(value):
             return text(float(value))
         return "0" if value == "-0" else value or None
-    if isinstance(value, float) and value == value and abs(value) < 1e38:
+    if isinstance(value, float) and value == value and abs(value) < 1e21:
         if value == int(value):
             return str(int(value))
         mantissa, mark, exponent = repr(value).partition("e")
-        if not mark or abs(value) >= 1e-5:
+        if not mark or abs(value) >= 1e-6:
             return format(Decimal(repr(value)), "f")
         return f"{mantissa}e{int(exponent)}"  # 1e-7, where Python writes 1e-07
     return None if value is None or value != value else str(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm, decode, json_name
-from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text, is_missing_text
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, WHITE_SPACE, canonical_text, is_missing_text
 from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.vectors import fit_vectors, read_vectors
 from recprune_export.data.encoding.vocabulary import Vocabulary
@@ -164,13 +164,15 @@ def _values(field: MultiValued, types: "pl.Schema", missing: tuple[str, ...]) ->
 
     column = pl.col(field.name)
     dtype = types[field.name]
+    text = canonical_text(pl.element(), pl.String())
     if field.separator is None:
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else pl.String()
         lists = column.cast(pl.List(inner))
         text = canonical_text(pl.element(), inner)  # type: ignore[arg-type]
-    else:
-        lists = column.cast(pl.String).str.split(field.separator)
-        text = canonical_text(pl.element().str.strip_chars(), pl.String())
+    elif isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        lists = column.cast(pl.String).str.split(field.separator).list.eval(pl.element().str.strip_chars(WHITE_SPACE))
+    else:  # a number, in which no separator is looked for
+        lists = pl.concat_list(canonical_text(column, dtype))
     return lists.list.eval(text.replace(list(missing), [None] * len(missing)) if missing else text).list.drop_nulls()
 
 
