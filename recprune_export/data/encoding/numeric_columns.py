@@ -10,9 +10,8 @@ if TYPE_CHECKING:
 
 _SECONDS_A_DAY = 86_400.0
 # An ISO 8601 date, or a date with a time, as pandas, polars and Spark write them.
-DATE_PATTERN = (
-    r"^[1-9]\d{3}-\d{2}-\d{2}(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?Z?)?$"
-)
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]+)?)?Z?"
+DATE_PATTERN = rf"^[1-9][0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}}(?:[ T]{_TIME})?$"
 
 DECIMAL_COMMA = r"^-?[0-9]+,[0-9]+$"
 
