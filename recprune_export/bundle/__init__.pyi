@@ -1,6 +1,6 @@
 from ._verify import Verification as Verification
 from ._verify import check_files as check_files
-from ._verify import check_model as check_model
+from ._verify import check_models as check_models
 from ._verify import read_manifest as read_manifest
 from ._verify import read_samples as read_samples
 from ._verify import reject_invalid_sections as reject_invalid_sections

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,29 @@ from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES, c
 from recprune_export.bundle.manifest.manifest import (
     ENCODING,
     MANIFEST,
-    MODEL,
     OUT_OF_RANGE_INPUTS,
     OUT_OF_RANGE_OUTPUTS,
-    SAMPLE_INPUTS,
-    SAMPLE_OUTPUTS,
     SIGNATURE,
     FileEntry,
     Manifest,
 )
 from recprune_export.bundle.raw_rows import RAW_ROWS, read_encoder, read_raw_rows
+from recprune_export.bundle.served_files import ServedFile, list_served_files
 from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.program.jagged_inputs import is_packed, list_file_inputs
 from recprune_export.program.signature import Signature
-from recprune_export.validation.parity import Tolerances, resolve_ties
+from recprune_export.validation.parity import Tolerances, is_text, resolve_ties
 
 MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has a few kilobytes
 
 
 @dataclass(frozen=True)
 class GoldenOutput:
-    """Largest errors of one output against the golden output."""
+    """Largest errors of one output of the ONNX file `file` against the golden output; 0 for texts, which are equal."""
 
+    file: str
     name: str
     max_absolute: float
     max_relative: float
@@ -65,7 +64,7 @@ class Verification:
 
 
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
-    """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs.
+    """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs of each ONNX file.
 
     So are the answers to raw rows, and the outputs of requests with ids and numbers out of range; such requests are refused where
     it says so.
@@ -79,7 +78,7 @@ def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     signature = _signature(bundle, public_key)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    check_model(bundle, manifest)
+    check_models(bundle, manifest)
     rows, outputs = check_golden(bundle, manifest)
     check_input_rules(bundle, manifest)
     raw_rows = check_raw_rows(bundle, manifest)
@@ -147,41 +146,44 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         raise BundleError(f"{bundle} is not the bundle that was written: {'; '.join(faults)}.")
 
 
-def check_model(bundle: Path, manifest: Manifest) -> None:
-    """Check that all weights of the model are in files of the bundle and have the declared sizes.
+def check_models(bundle: Path, manifest: Manifest) -> None:
+    """Check that all weights of the served ONNX files are in files of the bundle and have the declared sizes.
 
     Raises `BundleError`.
     """
     from recprune_export.onnx.reading import find_weight_files, read_model
 
-    try:
-        model = read_model(bundle / MODEL)
-    except ModelFileError as error:
-        raise BundleError(str(error)) from error
-    foreign = sorted(find_weight_files(model) - set(manifest.files))
-    if foreign:
-        raise BundleError(
-            f"{bundle / MODEL} has weights in {foreign[0]!r}, which is not a file of the bundle: refused."
-        )
+    for file in list_served_files(manifest):
+        path = bundle / file.name
+        try:
+            model = read_model(path)
+        except ModelFileError as error:
+            raise BundleError(str(error)) from error
+        foreign = sorted(find_weight_files(model) - set(manifest.files))
+        if foreign:
+            raise BundleError(f"{path} has weights in {foreign[0]!r}, which is not a file of the bundle: refused.")
 
 
 def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
-    """Run the golden request in ONNX Runtime; return its number of rows and the errors of each output.
+    """Run the golden request of each ONNX file in ONNX Runtime; return the rows of that of the model, and the errors of each output.
 
     Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
     and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.
     """
-    return _check_sample(bundle, manifest, SAMPLE_INPUTS, SAMPLE_OUTPUTS)
+    checked = [_check_sample(bundle, file) for file in list_served_files(manifest)]
+    return checked[0][0], tuple(output for _, outputs in checked for output in outputs)
 
 
-def _check_sample(bundle: Path, manifest: Manifest, inputs: str, outputs: str) -> tuple[int, tuple[GoldenOutput, ...]]:
+def _check_sample(bundle: Path, file: ServedFile) -> tuple[int, tuple[GoldenOutput, ...]]:
+    inputs, outputs = file.inputs, file.outputs
     request, golden = read_samples(bundle / inputs), read_samples(bundle / outputs)
     with reject_invalid_sections(bundle):
-        expected = list_file_inputs(Signature.from_dict(manifest.signature))
+        expected = list_file_inputs(Signature.from_dict(file.signature))
     _check_samples(inputs, request, [{"name": i.name, "dtype": i.dtype, "shape": i.shape} for i in expected])
-    _check_samples(outputs, golden, manifest.signature["outputs"])
-    answer = _run(bundle / MODEL, request)
-    compared = tuple(_compare(name, golden, answer.get(name), manifest) for name in golden)
+    _check_samples(outputs, golden, file.signature["outputs"])
+    answer = _run(bundle / file.name, request)
+    tolerances = Tolerances(file.tolerances["absolute"], file.tolerances["relative"])
+    compared = tuple(_compare(file.name, name, golden, answer.get(name), tolerances) for name in golden)
     rows = [len(np.atleast_1d(request[i.name])) for i in expected if not is_packed(i.members[0])]
     answered = [len(np.atleast_1d(values)) for values in answer.values()]
     return max(rows or answered), compared
@@ -195,15 +197,16 @@ def check_input_rules(bundle: Path, manifest: Manifest) -> None:
     from recprune_export.onnx.runtime.session import make_session, refuses
     from recprune_export.validation.edge_requests import make_refused_requests
 
+    model = list_served_files(manifest)[0]
     if OUT_OF_RANGE_INPUTS in manifest.files:
         try:
-            _check_sample(bundle, manifest, OUT_OF_RANGE_INPUTS, OUT_OF_RANGE_OUTPUTS)
+            _check_sample(bundle, replace(model, inputs=OUT_OF_RANGE_INPUTS, outputs=OUT_OF_RANGE_OUTPUTS))
         except ValidationFailed as error:
             raise ValidationFailed(f"{OUT_OF_RANGE_INPUTS} is answered otherwise: {error}") from error
     with reject_invalid_sections(bundle):
         refused = make_refused_requests(Signature.from_dict(manifest.signature))
     for label, request in refused.items():
-        if not refuses(make_session(bundle / MODEL, 1), request):
+        if not refuses(make_session(bundle / model.name, 1), request):
             raise ValidationFailed(f"The model answers {label}, which its signature says it refuses.")
 
 
@@ -216,10 +219,12 @@ def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
         return "absent"
     with reject_invalid_sections(bundle, RAW_ROWS):
         rows, inputs, request, golden = read_raw_rows(bundle / RAW_ROWS, Signature.from_dict(manifest.signature))
-    answers = _run(bundle / MODEL, request)
+    model = list_served_files(manifest)[0]
+    answers = _run(bundle / model.name, request)
+    tolerances = Tolerances(model.tolerances["absolute"], model.tolerances["relative"])
     try:
         for name in golden:
-            _compare(name, golden, answers.get(name), manifest)
+            _compare(model.name, name, golden, answers.get(name), tolerances)
     except ValidationFailed as error:
         raise ValidationFailed(f"{RAW_ROWS} is answered otherwise: {error}") from error
     if importlib.util.find_spec("polars") is None:
@@ -286,7 +291,8 @@ def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[M
             isinstance(expected_size, str) or expected_size == size
             for expected_size, size in zip(shape, values.shape, strict=True)
         )
-        if values.dtype.name != tensor["dtype"] or not fits:
+        dtype = "str" if is_text(values) else values.dtype.name
+        if dtype != tensor["dtype"] or not fits:
             raise BundleError(
                 f"'{tensor['name']}' in {file} is {values.dtype}{list(values.shape)}, but the signature says "
                 f"{tensor['dtype']}{shape}: export the bundle again."
@@ -304,29 +310,33 @@ def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _compare(
-    name: str, response: Mapping[str, np.ndarray], answer: np.ndarray | None, manifest: Manifest
+    file: str, name: str, response: Mapping[str, np.ndarray], answer: np.ndarray | None, tolerances: Tolerances
 ) -> GoldenOutput:
     golden = response[name]
     if answer is None:
-        raise ValidationFailed(f"The model has no output '{name}', which the bundle's signature promises.")
-    if answer.dtype != golden.dtype or answer.shape != golden.shape:
+        raise ValidationFailed(f"{file} has no output '{name}', which the bundle's signature promises.")
+    texts = is_text(golden) and is_text(answer)
+    if (answer.dtype != golden.dtype and not texts) or answer.shape != golden.shape:
         raise ValidationFailed(
-            f"Output '{name}' is {answer.dtype}{list(answer.shape)}, the golden one is {golden.dtype}{list(golden.shape)}."
+            f"Output '{name}' of {file} is {answer.dtype}{list(answer.shape)}, the golden one is {golden.dtype}{list(golden.shape)}."
         )
-    absolute, relative = manifest.tolerances["absolute"], manifest.tolerances["relative"]
-    tolerances = Tolerances(absolute, relative)
     answer = resolve_ties(response, name, answer, tolerances)
+    if texts:
+        if not np.array_equal(answer, golden):
+            raise ValidationFailed(f"Output '{name}' of {file} has other texts than the golden one.")
+        return GoldenOutput(file, name, 0.0, 0.0)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
     magnitude = np.abs(golden.astype(np.float64))
     worst = GoldenOutput(
-        name, _worst(difference), _worst(difference / np.maximum(magnitude, np.finfo(np.float32).tiny))
+        file, name, _worst(difference), _worst(difference / np.maximum(magnitude, np.finfo(np.float32).tiny))
     )
     equal = (difference <= tolerances.allowed(golden)) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
     if not bool(np.all(equal)):
         raise ValidationFailed(
-            f"Output '{name}' differs from the golden one by {worst.max_absolute:.3g} "
-            f"(allowed: {absolute:.3g} + {relative:.3g} of its size): this machine's ONNX Runtime does not reproduce the bundle."
+            f"Output '{name}' of {file} differs from the golden one by {worst.max_absolute:.3g} "
+            f"(allowed: {tolerances.absolute:.3g} + {tolerances.relative:.3g} of its size): this machine's ONNX Runtime does not "
+            "reproduce the bundle."
         )
     return worst
 

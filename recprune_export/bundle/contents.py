@@ -15,6 +15,7 @@ from recprune_export.bundle.servers.triton import make_model_name, make_model_re
 from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.encoding.vocabulary_index import encoding_summary
+from recprune_export.derived.validate_derived import ValidatedModel
 from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
@@ -67,6 +68,21 @@ def gather_bundle_files(
         files[model.path.name] = model.path
         if model.data is not None:
             files[model.data.name] = model.data
+    return files
+
+
+def gather_derived_files(models: Sequence[ValidatedModel]) -> dict[str, Path | bytes]:
+    """Return the ONNX files that are made from `model.onnx`, with their samples and the files beside them, by name."""
+    files: dict[str, Path | bytes] = {}
+    for validated in models:
+        model = validated.model
+        inputs, outputs = model.samples
+        files |= {path.name: path for path in model.list_files()}
+        files |= {
+            inputs: _npz(to_file_arrays(model.file.signature, validated.golden)),
+            outputs: _npz(validated.answer),
+            **model.files,
+        }
     return files
 
 

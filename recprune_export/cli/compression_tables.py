@@ -61,6 +61,8 @@ def print_result(result: "CompressionResult", *, as_json: bool, advice: Sequence
     console.print(rewrite_table(result.manifest.rewrites))
     if result.manifest.quantisation:
         print_quantization(console, result.manifest.quantisation)
+    if result.manifest.models:
+        console.print(_make_derived_table(result.manifest.models))
     for output in result.parity.outputs:
         console.print(
             f"Parity of '{output.name}' over {result.parity.rows} rows: off by at most {output.max_relative:.1e} of the size of "
@@ -108,6 +110,20 @@ def _count_packed_bytes(result: "CompressionResult") -> int | None:
         return count_packed_bytes(files)
     except NoZstandard:
         return None
+
+
+def _make_derived_table(models: Mapping[str, Any]) -> "Table":
+    """Return the times of the further ONNX files; `models` is the section of the manifest."""
+    batches = list(next(iter(models.values()))["latency"]["milliseconds"])
+    headings = [f"batch {batch}, ms (times model.onnx)" for batch in batches]
+    table = make_table("Other ONNX files", "", "load, ms", *headings)
+    for name, entry in models.items():
+        latency, cells = entry["latency"], []
+        for batch in batches:
+            ratio = Estimate(**latency["ratios"][batch][f"{name} / model.onnx"])
+            cells.append(f"{latency['milliseconds'][batch][name]['p50']:.3f} ({format_ratio(ratio)})")
+        table.add_row(name, f"{entry['load_milliseconds'][name]:.1f}", *cells)
+    return table
 
 
 def _make_field_table(removed: Sequence[str], importance: Mapping[str, float]) -> "Table":

@@ -14,6 +14,7 @@ from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import compare_signatures, make_common_signature
 from recprune_export.gate.cost_rules import collect_footprints, compare_costs
+from recprune_export.gate.derived_files import compare_derived_files
 from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.gate_constants import TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
@@ -87,7 +88,7 @@ def check(
     """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
 
     `quality`: by metric, the change from BASE to NEW on the same rows; without it what the bundles record is compared.
-    `time_limit`: seconds for the latency gate, and as many for load time and peak memory. Raises `BundleError` and
+    `time_limit`: seconds for the latency gate of each ONNX file, and as many for load time and peak memory. Raises `BundleError` and
     `ModelFileError` for an invalid file, or a plain file whose valid requests cannot be derived from the graph.
     """
     start = time.perf_counter()
@@ -118,10 +119,10 @@ def check(
             findings.append(make_skipped_finding("latency", "Turned off."))
         else:
             tolerance = limits.limit_for("latency")
-            evidence = collect_samples(
-                make_sampler(new_artifact, base_artifact, signature, threads, seed), batches, tolerance, time_limit
-            )
+            sampler = make_sampler(new_artifact, base_artifact, signature, threads, seed)
+            evidence = collect_samples(sampler, batches, tolerance, time_limit)
             findings += compare_latency(evidence, tolerance)
+    findings += compare_derived_files(new_artifact, base_artifact, limits, batches, threads, time_limit, seed)
     seconds = time.perf_counter() - start
     return Check(new_artifact.name, base_artifact.name, tuple(findings), evidence, threads, seconds, undecided)
 

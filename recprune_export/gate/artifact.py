@@ -1,12 +1,13 @@
 """Artifacts to compare: a bundle, or a plain ONNX file, which has less information."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from recprune_export.bundle._verify import check_files, check_model, read_manifest, reject_invalid_sections
+from recprune_export.bundle._verify import check_files, check_models, read_manifest, reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import MODEL, Manifest
 from recprune_export.bundle.remeasure_latency import read_session_options
+from recprune_export.bundle.served_files import list_served_files
 from recprune_export.errors import ModelFileError
 from recprune_export.evidence import Estimate
 from recprune_export.gate.graph_signature import read_signature
@@ -32,12 +33,22 @@ class RecordedMetric:
 
 
 @dataclass(frozen=True)
+class DerivedFile:
+    """An ONNX file that is made from the model of a bundle; `rows` is the file of its golden request."""
+
+    model: Path
+    options: SessionOptions
+    signature: Signature
+    rows: Path
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A model with its signature, session options, counts and metrics.
 
     `is_bundle`: signature, session options and metrics come from a manifest; otherwise the signature is read from the
-    graph. `bytes`: size of all files, each distinct content counted once. The checksums are those of the rows, of the dense
-    model and of the model's own files; None where they are not recorded.
+    graph. `derived` are the other ONNX files of a bundle, by name. `bytes`: size of all files, each distinct content counted
+    once. The checksums are those of the rows, of the dense model and of the model's own files; None where they are not recorded.
     """
 
     path: Path
@@ -52,6 +63,7 @@ class Artifact:
     data_sha256: str | None = None
     dense_sha256: str | None = None
     weights_sha256: tuple[str, ...] = ()
+    derived: Mapping[str, DerivedFile] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -70,14 +82,15 @@ def open_artifact(path: Path) -> Artifact:
 def _open_bundle(path: Path) -> Artifact:
     manifest = read_manifest(path)
     check_files(path, manifest)
-    check_model(path, manifest)
+    check_models(path, manifest)
     with reject_invalid_sections(path):
+        options = read_session_options(manifest)
         return Artifact(
             path=path,
             model=path / MODEL,
             is_bundle=True,
             signature=Signature.from_dict(manifest.signature),
-            options=read_session_options(manifest),
+            options=options,
             counts=_count_model(path / MODEL),
             bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
             metrics=_read_metrics(manifest),
@@ -85,6 +98,12 @@ def _open_bundle(path: Path) -> Artifact:
             data_sha256=_read_checksum(manifest, "data"),
             dense_sha256=_read_checksum(manifest, "model"),
             weights_sha256=tuple(entry.sha256 for name, entry in manifest.files.items() if name.startswith(MODEL)),
+            derived={
+                file.name: DerivedFile(
+                    path / file.name, options, Signature.from_dict(file.signature), path / file.inputs
+                )
+                for file in list_served_files(manifest)[1:]
+            },
         )
 
 

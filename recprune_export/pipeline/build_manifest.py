@@ -9,6 +9,7 @@ from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.data.labels import LabelValues
 from recprune_export.data.splits.row_split import SplitSizes
+from recprune_export.derived.validate_derived import ValidatedModel
 from recprune_export.environment import environment
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
@@ -56,11 +57,12 @@ class InputSources:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The pruned program, its exported files, and their measurements."""
+    """The pruned program, its exported files, their measurements, and the files that are made from `model.onnx`."""
 
     pruned: PrunedModel
     exported: ExportedModels
     measurements: Measurements
+    derived: tuple[ValidatedModel, ...] = ()
 
 
 def make_manifest(
@@ -106,6 +108,7 @@ def make_manifest(
         session={"options": SessionOptions(threads=settings.latency.threads).to_dict()},
         rewrites=[rewrite.to_dict() for rewrite in file.rewrites],
         cost=compute_roofline(measurements.latency, models).to_dict(),
+        models={of.model.name: of.to_dict() for of in outcome.derived},
         encoding=encoding,
         licence=settings.export.license,
         provenance=provenance(

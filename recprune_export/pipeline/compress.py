@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.bundle.contents import format_compact_json, gather_bundle_files, make_serving_files, read_encoding
+from recprune_export.bundle.contents import (
+    format_compact_json,
+    gather_bundle_files,
+    gather_derived_files,
+    make_serving_files,
+    read_encoding,
+)
 from recprune_export.bundle.key_figures import describe_figures
 from recprune_export.bundle.manifest.manifest import (
     DATA_PROFILE,
@@ -26,6 +32,7 @@ from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
+from recprune_export.derived.derived_model import DeriveModel
 from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
@@ -53,6 +60,7 @@ from recprune_export.pipeline.build_manifest import (
     make_manifest,
 )
 from recprune_export.pipeline.choose_input_rules import with_input_rules
+from recprune_export.pipeline.derive_models import derive_models
 from recprune_export.pipeline.evaluate_export import evaluate_exports
 from recprune_export.pipeline.export_models import (
     PARITY_ROWS,
@@ -122,6 +130,7 @@ def compress_program(
     resume: bool = False,
     search_prefix: SearchPrefix | None = None,
     recorded: Settings | None = None,
+    derive: Sequence[DeriveModel] = (),
 ) -> CompressionResult:
     """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
@@ -129,7 +138,8 @@ def compress_program(
     `origin` says in the manifest where the model and the rows come from. `sign` makes the signature of the manifest;
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
-    `recorded` are the settings that the manifest states, where a search chose others than the user gave.
+    `recorded` are the settings that the manifest states, where a search chose others than the user gave. `derive` makes further
+    ONNX files from `model.onnx`.
 
     Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
     `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
@@ -147,6 +157,8 @@ def compress_program(
         with remove_when_done(checkpoints):
             run = partial(run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch))
             outcome, retries = run_until_fast(run, settings, checkpoints)
+            further = derive_models(derive, outcome.exported, task, settings.latency, Path(scratch), seed=settings.seed)
+            outcome = replace(outcome, derived=further)
             measurements = outcome.measurements
             manifest = make_manifest(
                 target.name, outcome, recorded or settings, task, origin,
@@ -261,6 +273,7 @@ def collect_bundle_files(
     if ENCODING in extra:
         answer = partial(exported.golden, pruned.program)
         files[RAW_ROWS] = make_raw_rows(json.loads(extra[ENCODING]), signature, answer)
+    files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
     options = read_session_options(manifest)
@@ -281,6 +294,7 @@ def collect_bundle_files(
         figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
         report=not settings.latency.quick,
         weights=None if exported.pruned.data is None else exported.pruned.data.name,
+        models=manifest.models,
     )
     pages = {"README.md": readme.encode()}
     if not settings.latency.quick:

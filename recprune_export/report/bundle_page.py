@@ -7,6 +7,7 @@ from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
 from recprune_export.report.page import Cell, Page, code_markup, render_page
 from recprune_export.report.sections.calling import calling_section
+from recprune_export.report.sections.derived_models import derived_models_section
 from recprune_export.report.sections.environment import environment_section
 from recprune_export.report.sections.frozen import frozen_section
 from recprune_export.report.sections.latency import latency_section, speed_headline
@@ -29,6 +30,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         quality_section(manifest),
         None if sweep is None else tradeoff_section(manifest, sweep),
         latency_section(manifest),
+        derived_models_section(manifest),
         widths_section(manifest),
         quantization_section(manifest),
         frozen_section(manifest),

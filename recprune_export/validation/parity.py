@@ -145,7 +145,7 @@ def check_parity(
 
 
 def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, tolerances: Tolerances) -> np.ndarray:
-    """Return the integers `actual` for output `name`, replaced by the expected ones where a tie of scores explains them.
+    """Return the ids `actual`, integers or texts, of output `name`, replaced by the expected ones where a tie of scores explains them.
 
     Ids of the best items, [B, K], come with their scores, [B, K], in order. Where two consecutive scores differ by no more
     than rounding, or are NaN, either id may come first; the last id of a few rows may tie with one that is not returned.
@@ -159,13 +159,13 @@ def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, toleranc
     [[3, 7, 5, 1]]
     """
     expected_ids = expected[name]
-    if expected_ids.dtype.kind not in "iu" or expected_ids.shape != actual.shape or expected_ids.ndim < 2:
+    if expected_ids.dtype.kind not in "iuU" or expected_ids.shape != actual.shape or expected_ids.ndim < 2:
         return actual
     tied = np.zeros(expected_ids.shape, dtype=bool)
     for scores in (
         output
         for output in expected.values()
-        if output.dtype.kind == "f" and _score_all_items(output, expected_ids, actual)
+        if output.dtype.kind == "f" and not is_text(expected_ids) and _score_all_items(output, expected_ids, actual)
     ):
         expected_scores, actual_scores = (
             np.take_along_axis(scores, ids.astype(np.int64), -1) for ids in (expected_ids, actual)
@@ -187,7 +187,14 @@ def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, toleranc
         tied |= _find_reordered_ties(expected_ids, actual, near)
         tied |= np.isnan(scores)
         tied[..., -1] |= (expected_ids[..., -1] != actual[..., -1]).mean() <= FEW_ROWS
-    return np.where(tied, expected_ids, actual).astype(actual.dtype)
+    return np.where(tied, expected_ids, actual).astype(
+        np.result_type(expected_ids, actual) if is_text(actual) else actual.dtype
+    )
+
+
+def is_text(values: np.ndarray) -> bool:
+    """Return whether an array holds texts."""
+    return values.dtype.kind == "U"
 
 
 def _find_reordered_ties(expected: np.ndarray, actual: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -196,7 +203,7 @@ def _find_reordered_ties(expected: np.ndarray, actual: np.ndarray, near: np.ndar
     `near` [..., K - 1]: whether neighbors have the same score. A run may continue beyond the last place.
     """
     count = expected.shape[-1]
-    rows = [array.reshape(-1, array.shape[-1]) for array in (expected, actual, near)]
+    rows = [array.reshape(expected.size // count, array.shape[-1]) for array in (expected, actual, near)]
     allowed = np.zeros((len(rows[0]), count), dtype=bool)
     for row in np.flatnonzero((rows[0] != rows[1]).any(axis=-1)):
         ends = [*np.flatnonzero(~rows[2][row]) + 1, count]
@@ -217,10 +224,14 @@ def _describe_mismatch(
     name: str, label: str, expected: np.ndarray, actual: np.ndarray, tolerances: Tolerances
 ) -> str | None:
     output = f"Output '{name}' of '{label}'"
-    if expected.dtype != actual.dtype:
+    texts = is_text(expected) and is_text(actual)
+    if expected.dtype != actual.dtype and not texts:
         return f"{output} is {actual.dtype} instead of {expected.dtype}."
     if expected.shape != actual.shape:
         return f"{output} has shape {list(actual.shape)} instead of {list(expected.shape)}."
+    if texts:
+        differ = expected != actual
+        return f"{output} has {differ.sum():,} of {differ.size:,} texts that differ." if differ.any() else None
     not_finite = ~np.isfinite(expected)
     if (
         not np.array_equal(expected[not_finite], actual[not_finite], equal_nan=True)
@@ -238,6 +249,8 @@ def _describe_mismatch(
 
 
 def _measure_errors(name: str, label: str, expected: np.ndarray, actual: np.ndarray) -> OutputParity:
+    if is_text(expected):
+        return OutputParity(name, "str", 0.0, 0.0, label)
     finite = np.isfinite(expected) & np.isfinite(actual)
     reference = expected[finite].astype(np.float64)
     difference = np.abs(reference - actual[finite].astype(np.float64))

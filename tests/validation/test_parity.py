@@ -171,3 +171,30 @@ def test_a_request_has_tolerances_of_its_own() -> None:
     assert len(compare(0.01)) == 2
     (usual,) = compare(0.2)
     assert "'usual'" in usual
+
+
+def of_best(scores: list[float], names: list[str]) -> dict[str, np.ndarray]:
+    return {"scores": np.array([scores], dtype=np.float32), "names": np.array([names])}
+
+
+@pytest.mark.parametrize(
+    ("scores", "names", "passes"),
+    [
+        ([0.9, 0.5, 0.5, 0.1], ["a", "long name", "c", "d"], True),  # a tie of equal scores
+        ([0.9, 0.6, 0.5, 0.1], ["a", "long name", "c", "d"], False),
+        ([0.9, 0.5, 0.5, 0.1], ["c", "b", "a", "d"], False),
+    ],
+)
+def test_texts_are_equal_but_for_ties_of_their_scores(scores: list[float], names: list[str], passes: bool) -> None:
+    known = of_best(scores, ["a", "c", "long name", "d"])
+    report = check_parity(lambda _: known, lambda _: of_best(scores, names), {"rows": REQUESTS["one row"]})
+    assert report.passed is passes
+    if not passes:
+        assert "texts that differ" in report.failures[0]
+
+
+def test_one_best_item_is_compared() -> None:
+    known = {"scores": np.array([[1.0], [2.0]], dtype=np.float32), "items": np.array([[3], [4]])}
+    other = {**known, "items": np.array([[3], [5]])}
+    assert check_parity(lambda _: known, lambda _: known, {"rows": REQUESTS["one row"]}).passed
+    assert not check_parity(lambda _: known, lambda _: other, {"rows": REQUESTS["one row"]}).passed

@@ -15,6 +15,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     CostSection,
     CountsSection,
     DenseAndPruned,
+    DerivedModelEntry,
     EmptySection,
     EncodingSection,
     FileEntry,
@@ -142,6 +143,10 @@ class Manifest(BaseModel):
         PublishedAs(QuantizationSection),
         Field(description="quantized weights, and the loss against the same file in fp32; empty without quantization"),
     ] = Field(default_factory=dict)
+    models: Annotated[
+        dict[str, Annotated[Object, PublishedAs(DerivedModelEntry)]],
+        Field(description=f"other ONNX files of the bundle, which are made from {MODEL}, by their names"),
+    ] = Field(default_factory=dict)
     encoding: Annotated[
         Annotated[Object, PublishedAs(EncodingSection)] | None,
         Field(description="null if requests are built from arrays, not from raw values"),
@@ -184,7 +189,9 @@ class Manifest(BaseModel):
         # In mode "json", pydantic would convert NaN to null silently. Paths, command lines and lines of source may contain any
         # character; names of the signature must stay unchanged.
         values = self.model_dump(exclude={"checksum"})
+        signatures = {name: entry["signature"] for name, entry in values["models"].items()}
         values = {name: value if name == "signature" else _printable(value) for name, value in values.items()}
+        values["models"] = {name: {**values["models"][name], "signature": of} for name, of in signatures.items()}
         return {**values, "checksum": values_checksum(values)}
 
     def to_json(self) -> str:
@@ -222,6 +229,7 @@ class Manifest(BaseModel):
                 f"{MANIFEST} contains characters that are not text, in {unprintable[:80]!r}: export the bundle again."
             )
         _check_files(manifest.files)
+        _check_models(manifest)
         if values.get("checksum") != checksum:
             raise BundleError(
                 f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
@@ -298,6 +306,15 @@ def _check_files(files: Mapping[str, FileEntry]) -> None:
         raise BundleError(f"{MANIFEST} does not follow its schema at $.files: '{missing[0]}' is not among them.")
     for name in files:
         check_name(name)
+
+
+def _check_models(manifest: Manifest) -> None:
+    for name, entry in manifest.models.items():
+        for file in (name, *entry["samples"].values()):
+            if file not in manifest.files:
+                raise BundleError(
+                    f"{MANIFEST} does not follow its schema at $.models: '{file}' is not among the files."
+                )
 
 
 def _first_fault(error: ValidationError) -> str:

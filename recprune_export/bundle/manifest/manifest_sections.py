@@ -698,6 +698,30 @@ class StorageSection(TypedDict):
     curve: Annotated[list[RatePointEntry], Field(description="the best plans with fewer and with more bytes")]
 
 
+@with_config(CLOSED)
+class SampleFiles(TypedDict):
+    """The files of a golden request and its answer."""
+
+    inputs: Name
+    outputs: Name
+
+
+@with_config(CLOSED)
+class DerivedModelEntry(TypedDict):
+    """An ONNX file that is made from `model.onnx`, with what it was held to."""
+
+    purpose: Annotated[
+        Name, Field(description="what the file does, as the end of a sentence that begins with its name")
+    ]
+    opset: Annotated[int, Field(ge=13)]
+    signature: SignatureSection
+    parity: Annotated[Object, Field(description="the file against `model.onnx`, both in ONNX Runtime")]
+    tolerances: ToleranceSection
+    latency: Annotated[LatencySection, Field(description="of the file and of `model.onnx`, in turns on the same rows")]
+    load_milliseconds: Annotated[ByBatch, Field(description="time to make a session in a fresh process, by file")]
+    samples: SampleFiles
+
+
 @with_config(OPEN)
 class PlanSection(TypedDict):
     """Summary of the plan: removed channels, and frozen axes with reasons; `then` is that of the next stage."""

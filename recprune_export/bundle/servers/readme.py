@@ -27,7 +27,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 
 {meanings}
 
-{weights}{rules}{ignored}\
+{weights}{rules}{ignored}{models}\
 The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
@@ -88,6 +88,7 @@ def render_readme(
     figures: Sequence[str] = (),
     report: bool = True,
     weights: str | None = None,
+    models: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the README of a bundle.
 
@@ -95,7 +96,7 @@ def render_readme(
     `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
     or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
     the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
-    `report.html`; `weights`: the name of the file of external weights.
+    `report.html`; `weights`: the name of the file of external weights; `models`: this section of the manifest.
     """
     whole = Signature.from_dict(signature)
     inputs = make_file_signature(whole).to_dict()["inputs"]
@@ -118,7 +119,28 @@ def render_readme(
         figures="".join(f"\n- {sentence.removesuffix('.')}." for sentence in figures) + ("\n" if figures else ""),
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
+        models=_describe_models(models or {}),
     )
+
+
+def _describe_models(models: Mapping[str, Any]) -> str:
+    """Return a table of inputs and outputs of each further ONNX file, as Markdown."""
+    parts = []
+    for name, entry in models.items():
+        signature, inputs = (
+            entry["signature"],
+            make_file_signature(Signature.from_dict(entry["signature"])).to_dict()["inputs"],
+        )
+        rows = [_row("input", tensor) for tensor in inputs] + [
+            _row("output", tensor) for tensor in signature["outputs"]
+        ]
+        samples = entry["samples"]
+        parts += [
+            f"`{name}` {entry['purpose']}. `{samples['outputs']}` is the answer to `{samples['inputs']}`.\n",
+            "| | name | dtype | shape | ids |\n|---|---|---|---|---|",
+            "\n".join(rows) + "\n",
+        ]
+    return "\n".join(parts) + "\n" if parts else ""
 
 
 def _describe_serving_files(name: str, files: Collection[str]) -> str:

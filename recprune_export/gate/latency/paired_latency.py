@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from math import exp
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, format_at_most
 from recprune_export.gate.gate_constants import CONFIDENCE, MIN_PROCESSES
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
+from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
@@ -85,8 +86,23 @@ def collect_samples(
     raise AssertionError("count() does not end")
 
 
-def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, seed: int = 0) -> Sampler:
-    """Make a function that samples two artifacts, each with the session options of its bundle."""
+class TimedFile(Protocol):
+    """An ONNX file and the options of its session: an artifact, or another ONNX file of a bundle."""
+
+    @property
+    def model(self) -> Path: ...
+
+    @property
+    def options(self) -> SessionOptions: ...
+
+
+def make_sampler(
+    new: TimedFile, base: TimedFile, signature: Signature, threads: int, seed: int = 0, rows: Path | None = None
+) -> Sampler:
+    """Make a function that samples two files, each with the session options of its bundle.
+
+    Requests are drawn from `signature`, or are the rows of the `.npz` file `rows`.
+    """
     models = {name: (str(a.model.resolve()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
 
     def sample(batches: Sequence[int], number: int) -> Mapping[str, Any]:
@@ -98,14 +114,16 @@ def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: i
             threads=threads,
             first=(NEW, BASE)[number % 2],
             seed=seed + 1000 * number,
+            rows=None if rows is None else str(rows.resolve()),
         )
         return answer
 
     return sample
 
 
-def compare_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[Finding]:
-    """Return a finding for each batch size."""
+def compare_latency(evidence: Mapping[int, Evidence], tolerance: float, file: str | None = None) -> list[Finding]:
+    """Return a finding for each batch size; `file` is the name of an ONNX file beside the model."""
+    gate = "latency" if file is None else f"latency of {file}"
     limit = format_at_most(tolerance)
     findings = []
     for batch, samples in evidence.items():
@@ -120,6 +138,6 @@ def compare_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[
                 f"+-{100 * ratio.resolution:.1f} %: give more --time-limit, or a quieter machine"
             )
         findings.append(
-            Finding(f"latency, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio, tolerance)
+            Finding(f"{gate}, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio, tolerance)
         )
     return findings

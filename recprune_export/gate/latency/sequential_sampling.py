@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.data.npz import read_npz
 from recprune_export.gate.gate_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS, SESSION_REPEATS
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
-from recprune_export.validation.latency.request_cycle import sample_cycles
+from recprune_export.validation.latency.request_cycle import sample_cycles, split_into_cycles
 from recprune_export.validation.latency.turns import Backend
 
 NEW, BASE = "NEW", "BASE"
@@ -24,15 +25,21 @@ def sample_latency(
     threads: int,
     first: str,
     seed: int,
+    rows: str | None = None,
 ) -> dict[str, Any]:
     """Measure NEW and BASE (path and session options of each); the model named `first` is loaded first.
+
+    Requests are drawn from the signature, or are the rows of the `.npz` file `rows`.
 
     Returns, by batch size, `log_ratio` (the mean of log(NEW / BASE) over both orders) and all `times` in ms.
     """
     model_signature = Signature.from_dict(signature)
     order = [first, BASE if first == NEW else NEW]
     makers = {name: _make_backend_factory(name, *models[name], threads) for name in order}
-    requests = sample_cycles(model_signature, batches, seed)
+    if rows is None:
+        requests = sample_cycles(model_signature, batches, seed)
+    else:
+        requests = split_into_cycles(read_npz(Path(rows)), batches, model_signature, seed)
     rng = np.random.default_rng(seed)
     repeats = measure_repeated_sessions(
         makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=MIN_ROUNDS, max_rounds=MAX_ROUNDS

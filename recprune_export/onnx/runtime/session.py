@@ -113,7 +113,13 @@ def load_session(
 def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Answer one request. Raises `UsageError` where it lacks an input of the model."""
     answers = session.run(None, adapt_request(session, request))
-    return {o.name: np.asarray(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
+    return {o.name: _as_array(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
+
+
+def _as_array(answer: object) -> np.ndarray:
+    """Return an answer as an array; texts, which ONNX Runtime returns as objects, as an array of texts."""
+    array = np.asarray(answer)
+    return array.astype(str) if array.dtype == object else array
 
 
 def refuses(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> bool:

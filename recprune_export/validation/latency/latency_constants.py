@@ -24,7 +24,7 @@ COLD_ROUNDS, COLD_SECONDS = 8, 0.1
 # Of the time of calls with one thread; beyond, other processes took the core: one-latency-protocol
 MAX_WAITING = 0.05
 CLOCKS_DIFFER = 1.01  # ratios by wall and by CPU time, apart by more than their intervals; no record
-REPEATS = 3  # fresh processes of a footprint; no record
+REPEATS = 3  # fresh processes of a footprint or a load time; no record
 # Of the times of one session: little disturbed by a busy machine, yet not decided by single rounds: gate-statistic
 QUANTILE = 0.1
 BLOCK = 8  # neighboring rounds that are resampled together; no record

@@ -1,0 +1,69 @@
+"""The plan of a derived model: an ONNX file that is made from `model.onnx`, and the answers that it has to give."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.onnx.export import OnnxFile
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.parity import ModelFunction, Tolerances
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """The file `model.onnx` of a bundle, from which others are made.
+
+    `answer` runs it; `rows` is a request of many rows, as in traffic, with the inputs of its signature; `tolerances` are those
+    within which it is reproduced; `output_meanings` the kind of each output, by its name.
+    """
+
+    file: OnnxFile
+    answer: ModelFunction
+    rows: RequestArrays
+    tolerances: Tolerances
+    output_kinds: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DerivedModel:
+    """An ONNX file that is made from `model.onnx`, and what it is held to.
+
+    `purpose` completes "`model.raw.onnx` ...". `expected` answers a request by `model.onnx` and NumPy. `rows` is a request of
+    many rows, as in traffic; its first ones are the golden request. `requests` are others to be compared, by their labels.
+    `to_source` converts a request to that of `model.onnx` for the same rows, beside which it is timed. `files` lie beside it
+    in the bundle, by their names there.
+    """
+
+    file: OnnxFile
+    purpose: str
+    expected: ModelFunction
+    rows: RequestArrays
+    to_source: Callable[[RequestArrays], RequestArrays]
+    tolerances: Tolerances
+    requests: Mapping[str, RequestArrays] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the file in the bundle."""
+        return self.file.path.name
+
+    @property
+    def samples(self) -> tuple[str, str]:
+        """The names in the bundle of the golden request and its answer."""
+        stem = self.name.removesuffix(".onnx")
+        return f"samples/{stem}-inputs.npz", f"samples/{stem}-outputs.npz"
+
+    def list_files(self) -> list[Path]:
+        """Return the file and, where it has one, that of its weights."""
+        return [path for path in (self.file.path, self.file.data) if path is not None]
+
+
+DeriveModel = Callable[[SourceModel, Path], DerivedModel]  # writes the file into a folder
+
+
+def take_rows(request: Mapping[str, np.ndarray], count: int) -> RequestArrays:
+    """Return the first `count` rows of a request; shared inputs keep their one row."""
+    return {name: values[:count] for name, values in request.items()}
