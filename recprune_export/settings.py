@@ -236,7 +236,8 @@ class ExportSettings:
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
     `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
     which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
-    a matrix of so many columns, and not as the elements of all rows with their lengths or offsets.
+    a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. `raw_inputs` adds a file
+    that takes raw values; `vocabularies`, each INPUT=FILE, are those of a model that `train` did not make.
     """
 
     outputs: tuple[str, ...] = ()
@@ -246,6 +247,8 @@ class ExportSettings:
     license: str | None = None
     bad_ids: Literal["unknown", "error"] = "unknown"
     padded: int | None = None
+    raw_inputs: bool = False
+    vocabularies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs))
