@@ -1,6 +1,7 @@
 """`model.raw.onnx` gives the answers of `model.onnx` to the rows that the encoder makes of raw values."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -277,9 +278,7 @@ const session = await ort.InferenceSession.create(package_ === "onnxruntime-web"
 const out = await session.run(feeds);
 writeFileSync(answer, JSON.stringify(Object.fromEntries(Object.entries(out).map(([n, t]) => [n, Array.from(t.data)]))));
 """
-NODE_MODULES = Path(
-    "/tmp/recprune-export-node/node_modules"
-)  # npm install --prefix ... onnxruntime-node onnxruntime-web
+NODE_MODULES = Path(os.environ.get("NODE_PATH", "node_modules"))  # npm install onnxruntime-node onnxruntime-web
 
 
 @pytest.mark.slow
