@@ -112,6 +112,7 @@ class Recommender:
 
 
 PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")
+WHITE_SPACE = " \t\n\v\f\r"
 SCIENTIFIC = re.compile(r"-?[0-9](\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+")
 
 
@@ -137,8 +138,11 @@ def text(value):
 
 def values(value, separator, missing=()):
     """The texts of a multi-valued field: of a list, or of a text that a separator divides; missing ones are left out."""
-    several = list(value or ()) if value is None or separator is None else str(value).split(separator)
-    texts = [text(each.strip() if separator and isinstance(each, str) else each) for each in several]
+    if separator is None or value is None:
+        several = list(value or ())
+    else:
+        several = [part.strip(WHITE_SPACE) for part in value.split(separator)] if isinstance(value, str) else [value]
+    texts = [text(each) for each in several]
     return [each for each in texts if each is not None and each not in missing]
 
 

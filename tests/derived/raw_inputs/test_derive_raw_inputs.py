@@ -166,6 +166,17 @@ def test_names_inside_of_the_model_may_be_those_of_columns(tmp_path: Path, inner
     assert answers["y"].tolist() == [[2.0, 1.0], [0.0, 2.0]]
 
 
+def test_a_column_may_have_the_name_of_the_input_of_all_numbers(tmp_path: Path) -> None:
+    encoder = Encoder(Schema(numeric=("a", "numeric")), {}, {"a": 1.0, "numeric": 0.0}, {"a": 2.0, "numeric": 1.0})
+    (tmp_path / "echo").mkdir()
+    source = write_named(tmp_path, "inner", np.eye(2, dtype=np.float32))
+    source = replace(source, rows={"numeric": np.arange(8, dtype=np.float32).reshape(4, 2)})
+    model = derive_raw_inputs(source, tmp_path, make_plan=partial(plan_of_encoder, encoder))
+    request = {"a": np.array([5.0]), "numeric": np.array([3.0])}
+    assert run(make_session(tmp_path / RAW_MODEL, 1), request)["y"].tolist() == [[2.0, 3.0]]
+    assert model.to_source(request)["numeric"].tolist() == [[2.0, 3.0]]
+
+
 def test_large_weights_are_shared(tmp_path: Path) -> None:
     (tmp_path / "echo").mkdir()
     source = write_named(tmp_path, "inner", np.ones((2, 5000), dtype=np.float32))
