@@ -21,10 +21,14 @@ The bundle's `encoding.json` (written for models that `recprune-export train` ma
 """
 
 import json
+import os
 import re
 import sys
 from decimal import Decimal
 from pathlib import Path
+
+# Before the import: without it ONNX Runtime writes a device id and sends usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime as ort

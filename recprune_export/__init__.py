@@ -3,6 +3,7 @@
 Public names are imported on first use: `import recprune_export` alone does not import torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from recprune_export.settings import Settings as Settings
 
 __version__ = "0.1.0"
+
+# ONNX Runtime from 1.29 on writes a device id under the cache folder and sends usage data, from its import on, unless this is
+# set before. A value that the user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC_MODULES = {
     "Program": "recprune_export.program.program",

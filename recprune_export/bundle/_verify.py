@@ -22,6 +22,7 @@ from recprune_export.bundle.manifest.manifest import (
     SIGNATURE,
     FileEntry,
     Manifest,
+    read_manifest_bytes,
 )
 from recprune_export.bundle.raw_rows import RAW_ROWS, read_encoder, read_raw_rows
 from recprune_export.bundle.served_files import ServedFile, list_served_files
@@ -31,8 +32,6 @@ from recprune_export.errors import BundleError, DataError, ModelFileError, Valid
 from recprune_export.program.jagged_inputs import is_packed, list_file_inputs
 from recprune_export.program.signature import Signature
 from recprune_export.validation.parity import Tolerances, is_text, resolve_ties
-
-MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has a few kilobytes
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,9 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(f"{bundle} is not a directory, and no packed bundle either: give a bundle.")
     if not path.is_file():
         raise BundleError(f"{bundle} has no {MANIFEST}, so it is not a bundle.")
-    if path.stat().st_size > MANIFEST_LIMIT:
-        raise BundleError(f"{path} is too large to be the manifest of a bundle.")
+    content = read_manifest_bytes(path)
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged, it is not JSON: copy the bundle again.") from error
     return Manifest.from_dict(values)
@@ -124,7 +122,9 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
     Raises `BundleError`, which names every file that is missing, changed, or not listed.
     """
     root = os.path.realpath(bundle)  # unlike Path.resolve, it terminates on circular links
-    present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()}
+    present = {
+        path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     present -= {MANIFEST, SIGNATURE}
     missing = sorted(set(manifest.files) - present)
     extra = sorted(present - set(manifest.files))

@@ -9,8 +9,10 @@ from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
 from recprune_export.cli.stream_encoding import discard_output, make_streams_printable
+from recprune_export.cli.tables import echo
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
+from recprune_export.terminal_text import escape_for_terminal
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_PERMISSION = {errno.EACCES, errno.EPERM}
@@ -74,25 +76,33 @@ class MainJobGroup(click.Group):
         try:
             return super().invoke(ctx)
         except RecpruneError as error:
-            click.echo(f"Error: {error}", err=True)
+            print_error(str(error))
             ctx.exit(error.exit_code)
+        except click.ClickException as error:  # which click prints itself
+            error.message = escape_for_terminal(error.message)  # type: ignore[misc]
+            raise
         except OSError as error:
             advice = find_advice(error)
             if advice is None:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(f"Error: {error.strerror}{where}: {advice}. What was there before is as it was.", err=True)
+            print_error(f"{error.strerror}{where}: {advice}. What was there before is as it was.")
             ctx.exit(UsageError.exit_code)
         except (MemoryError, RuntimeError) as error:
             text = f"{type(error).__name__}: {error}"
             message = next((message for symptom, message in RESOURCE_MESSAGES.items() if symptom in text), None)
             if message is None:
                 raise
-            click.echo(f"Error: {message} What was there before is as it was.", err=True)
+            print_error(f"{message} What was there before is as it was.")
             ctx.exit(UsageError.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def print_error(message: str) -> None:
+    """Print an error on stderr; its further lines are indented, so that no name in it begins one."""
+    echo("Error: " + message.replace("\n", "\n  "), err=True)
 
 
 def find_advice(error: OSError) -> str | None:

@@ -20,6 +20,7 @@ from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.translations import missing_translations
 from recprune_export.program.nodes import find_source_line
 from recprune_export.program.program import Program
+from recprune_export.runtime_releases import DEFAULT_OPSET
 
 # Libraries of operators that PyTorch's exporter translates, or decomposes.
 _WITH_TRANSLATIONS = frozenset(
@@ -27,8 +28,8 @@ _WITH_TRANSLATIONS = frozenset(
 )
 
 
-def translate(program: Program) -> ir.Model:
-    """Return the graph of `program`, simplified; its weights are the tensors of the program, not copies.
+def translate(program: Program, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """Return the graph of `program` in an operator set, simplified; its weights are the tensors of the program, not copies.
 
     Time: in proportion to the nodes of the graph. Memory: that of the graph. Raises `ExportError` where an operator has no
     ONNX form.
@@ -39,6 +40,7 @@ def translate(program: Program) -> ir.Model:
                 guard_empty_rows(program).lifted(),
                 dynamo=True,
                 verbose=False,
+                opset_version=min(opset, DEFAULT_OPSET),  # `set_opset` declares later ones
                 optimize=False,  # `simplify` does that
                 custom_translation_table=missing_translations(),
             )

@@ -14,6 +14,7 @@ from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.file_interface import add_file_interface, name_sizes
 from recprune_export.onnx.input_guards import guard_inputs
+from recprune_export.onnx.operator_set import set_opset
 from recprune_export.onnx.optimizer._rewrite import (
     NO_LIMITS,
     TOLERANCE,
@@ -64,6 +65,7 @@ from recprune_export.program.jagged_inputs import has_jagged_inputs, list_progra
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.stored_bits import StoredBits
 
 PROBE_ROWS = (1, 5)
@@ -117,7 +119,7 @@ _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """Serving conditions of a model: batch sizes, inputs that all rows of a request share, and the machine.
+    """Serving conditions of a model: batch sizes, inputs that all rows of a request share, the machine, and the ONNX Runtime.
 
     Rewrites are judged by their costs on `machine`; the reference machine gives the same file everywhere.
     """
@@ -125,6 +127,7 @@ class ServingConfig:
     batches: tuple[int, ...] = (1, 32, 256, 1024)
     shared: tuple[str, ...] = ()
     machine: Machine = REFERENCE
+    runtime: RuntimeTarget = ANY_RUNTIME
 
 
 DEFAULT_SERVING = ServingConfig()
@@ -175,7 +178,7 @@ def export_onnx(
     `UsageError` where `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
-    model = translate(program)
+    model = translate(program, serving.runtime.opset)
     if bits is not None:
         plan_bits(model, bits, {name: tensor.detach().numpy() for name, tensor in program.parameters().items()})
     if has_jagged_inputs(signature):
@@ -199,6 +202,7 @@ def export_onnx(
         raise ExportError(
             f"The ONNX graph still contains {training_operators[0]}; freeze its statistics in the model (module.eval())."
         )
+    set_opset(model, serving.runtime.opset)
     data = save_onnx(model, path, external_threshold)
     final_bits = None if bits is None else collect_bits(model, bits)
     return OnnxFile(path, model.opset_imports[""], data, signature, report, final_bits)

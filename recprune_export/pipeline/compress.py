@@ -45,6 +45,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.onnx._translate import refuse_foreign_operators
 from recprune_export.onnx.counts import Counts, Reduction
+from recprune_export.onnx.runtime.runtime_requirements import check_requirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
@@ -157,7 +158,7 @@ def compress_program(
         with remove_when_done(checkpoints):
             run = partial(run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch))
             outcome, retries = run_until_fast(run, settings, checkpoints)
-            further = derive_models(derive, outcome.exported, task, settings.latency, Path(scratch), seed=settings.seed)
+            further = derive_models(derive, outcome.exported, task, settings, Path(scratch))
             outcome = replace(outcome, derived=further)
             measurements = outcome.measurements
             manifest = make_manifest(
@@ -232,9 +233,11 @@ def export_and_quantize(
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, make_serving_config(settings), task, folder)
     quantized = quantize_export(
-        exported.pruned, settings.quantization, batches, task, folder / "quantized", threads=threads, seed=settings.seed
-    )
+        exported.pruned, settings.quantization, batches, task, folder / "quantized",
+        threads=threads, seed=settings.seed, runtime=settings.export.runtime,
+    )  # fmt: skip
     exported = exported.with_quantized(quantized)
+    check_requirements(exported.pruned.path, settings.export.runtime)
     check_byte_limit(exported.pruned.bytes, pruned.stages[-1].plan.storage)
     return exported
 
@@ -295,6 +298,7 @@ def collect_bundle_files(
         report=not settings.latency.quick,
         weights=None if exported.pruned.data is None else exported.pruned.data.name,
         models=manifest.models,
+        runtime=manifest.runtime,
     )
     pages = {"README.md": readme.encode()}
     if not settings.latency.quick:

@@ -16,7 +16,7 @@ from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import PARITY_ROWS, ExportedModels, make_predictor
 from recprune_export.program.signature import Signature
-from recprune_export.settings import ExportSettings, LatencySettings
+from recprune_export.settings import ExportSettings, Settings
 
 
 def choose_derived_models(
@@ -45,14 +45,13 @@ def derive_models(
     steps: Sequence[DeriveModel],
     exported: ExportedModels,
     task: Task,
-    latency: LatencySettings,
+    settings: Settings,
     folder: Path,
-    *,
-    seed: int,
 ) -> tuple[ValidatedModel, ...]:
     """Take each of `steps` on the pruned file, with rows of `task`, and validate what it makes.
 
-    Raises `ValidationFailed` where a file answers otherwise than `model.onnx`.
+    Raises `ExportError` where a file needs a later runtime than the settings allow, and `ValidationFailed` where one answers
+    otherwise than `model.onnx`.
     """
     if not steps:
         return ()
@@ -64,6 +63,10 @@ def derive_models(
         exported.tolerances,
         {output.name: objective.output_kinds.get(output.name) for output in file.signature.outputs},
     )
-    batches = choose_measured_batches(latency)
+    latency = settings.latency
+    batches, threads = choose_measured_batches(latency), latency.threads
     models = [derive(source, folder) for derive in steps]
-    return tuple(validate_derived(model, source, batches, threads=latency.threads, seed=seed) for model in models)
+    return tuple(
+        validate_derived(model, source, batches, threads=threads, seed=settings.seed, runtime=settings.export.runtime)
+        for model in models
+    )

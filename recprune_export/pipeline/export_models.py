@@ -79,20 +79,22 @@ def export_models(
     Raises `ExportError`, and `ValidationFailed` where an answer differs.
     """
     with show_status("Exporting to ONNX"):
-        dense = export_onnx(program, folder / "dense.onnx", rewrites=())
+        plain = ServingConfig(runtime=serving.runtime)
+        dense = export_onnx(program, folder / "dense.onnx", rewrites=(), serving=plain)
         file = export_pruned(pruned, serving, folder / MODEL)
     with show_status("Comparing answers with PyTorch's"):
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
         validate_parity(program, dense, task, model="dense")
     row_wise = file
     if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
-        row_wise = export_onnx(pruned.program, folder / "row_wise.onnx")
+        row_wise = export_onnx(pruned.program, folder / "row_wise.onnx", serving=plain)
     return ExportedModels(dense, file, row_wise, parity)
 
 
 def make_serving_config(settings: Settings) -> ServingConfig:
     """Return the conditions for which the file of a job is made."""
-    return ServingConfig(settings.latency.latency_batch_sizes, settings.export.shared_inputs)
+    export = settings.export
+    return ServingConfig(settings.latency.latency_batch_sizes, export.shared_inputs, runtime=export.runtime)
 
 
 def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> OnnxFile:

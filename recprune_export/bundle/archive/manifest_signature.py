@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
+from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, read_manifest_bytes
 from recprune_export.errors import BundleError, UsageError
 
 SIGNATURE_BYTES = 64
@@ -61,7 +61,9 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     if not path.is_file():
         raise BundleError(f"{bundle} is not signed: it has no {SIGNATURE}.")
     try:
-        key.verify(path.read_bytes(), (bundle / MANIFEST).read_bytes())
+        key.verify(path.read_bytes(), read_manifest_bytes(bundle / MANIFEST))
+    except BundleError:
+        raise
     except OSError as error:
         raise BundleError(f"{bundle} has no {MANIFEST} that can be read, so it is not a bundle.") from error
     except Exception as error:  # InvalidSignature, which has no message

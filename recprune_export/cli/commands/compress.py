@@ -11,8 +11,10 @@ from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_names
+from recprune_export.cli.tables import echo
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
+from recprune_export.runtime_releases import OPERATORS
 from recprune_export.settings import BAD_IDS, MINIMIZE
 
 if TYPE_CHECKING:
@@ -77,6 +79,19 @@ if TYPE_CHECKING:
     metavar="N",
     help="For rows with different numbers of ids: the file takes a matrix of N columns, padded with -1, instead of all ids with "
     "their lengths or offsets.",
+)
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set of the files.")
+@click.option(
+    "--runtime-min",
+    metavar="RELEASE",
+    help="The oldest ONNX Runtime that has to load the files, such as 1.18.  [default: the bundle states what they need]",
+)
+@click.option(
+    "--operators",
+    type=click.Choice(OPERATORS),
+    default="all",
+    show_default=True,
+    help="all: operators of com.microsoft where they are faster; onnx: standard ones alone, for OpenVINO and other runtimes.",
 )
 @click.option(
     "--max-drop",
@@ -211,7 +226,7 @@ def print_planned_point(plan: str) -> None:
     if storage is not None:
         planned = StoragePlan.from_dict(storage)
         size = format_bytes(planned.point.bytes)
-        click.echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
+        echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
 
 
 def refuse_sparsity(context: click.Context, settings: "Settings") -> None:
