@@ -17,11 +17,10 @@ def count_answers_of_row(signature: Signature) -> int:
     return max((prod(axis for axis in o.shape[1:-1] if isinstance(axis, int)) for o in signature.outputs), default=1)
 
 
-def take_answers(answers: int, batches: Iterable[Batch], of_row: int, fewest: int = 1) -> Iterator[Batch]:
-    """Yield batches up to so many answers, `of_row` for each row of a request, and at least `fewest` batches."""
+def take_answers(answers: int, batches: Iterable[Batch], of_row: int) -> Iterator[Batch]:
+    """Yield batches up to so many answers, `of_row` for each row of a request."""
     for request, labels in batches:
         yield request, labels
         answers -= of_row * max(len(values) for values in request.values())
-        fewest -= 1
-        if answers <= 0 and fewest <= 0:
+        if answers <= 0:
             return

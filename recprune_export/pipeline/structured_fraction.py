@@ -35,7 +35,6 @@ REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
 TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # of the loss, that is left at most
 MIN_RISE = 1.1  # of the lowest loss so far; smaller rises are those of calibration data
 REFIT_BATCHES = 4
-FEWEST_BATCHES = 2  # of a program that answers at each position; no record
 MAX_ANSWER_BYTES = 1 << 26  # scores of all items of a large catalog are computed again for each trial
 
 Answers = Mapping[str, Tensor]  # by the name of the output
@@ -130,7 +129,7 @@ class StructuredFractionTrial:
         self._program, self._rankings, self._dense = program, rankings, dense
         rows = sum(max(len(values) for values in request.values()) for request, _ in batches)
         of_row = count_answers_of_row(program.signature)
-        self._objective, self._batches = objective, list(take_answers(rows, batches, of_row, FEWEST_BATCHES))
+        self._objective, self._batches = objective, list(take_answers(rows, batches, of_row))
         self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
         self._answers = _DenseAnswers(program, self._batches)
