@@ -39,6 +39,7 @@ from recprune_export.pipeline.compress import (
     compress_program,
     make_sampled_task,
 )
+from recprune_export.pipeline.derive_models import list_derive_steps
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture
@@ -160,6 +161,9 @@ def compress_loaded(
     checkpoint = loaded.checkpoint
     check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
+    derive = list_derive_steps(
+        loaded.program.signature, settings.export, None if checkpoint is None else checkpoint.encoder
+    )
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     resolved = None if plan else resolve_budgets(program, settings, task, trials_file, print_status)
@@ -182,6 +186,7 @@ def compress_loaded(
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
         recorded=resolved.recorded if resolved else None,
+        derive=derive,
     )
 
 

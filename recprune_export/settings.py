@@ -237,6 +237,8 @@ class ExportSettings:
     `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
     which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
     a matrix of so many columns, and not as the elements of all rows with their lengths or offsets.
+    With `top_k` the bundle has `model.top_k.onnx`, whose answer is that many best items; `item_ids` is a file with their ids, by the
+    columns of the scores, and `exclude_seen` leaves out the items of the history.
     """
 
     outputs: tuple[str, ...] = ()
@@ -246,6 +248,9 @@ class ExportSettings:
     license: str | None = None
     bad_ids: Literal["unknown", "error"] = "unknown"
     padded: int | None = None
+    top_k: int | None = None
+    item_ids: str | None = None
+    exclude_seen: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs))
@@ -253,6 +258,11 @@ class ExportSettings:
             raise UsageError(
                 f"--padded must be the number of elements in the longest row, 1 or more, got {self.padded}."
             )
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"--top-k must be 1 or more, got {self.top_k}.")
+        if self.top_k is None and (self.item_ids is not None or self.exclude_seen):
+            option = "--item-ids" if self.item_ids is not None else "--exclude-seen"
+            raise UsageError(f"{option} belongs to --top-k: give that as well.")
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:

@@ -37,6 +37,16 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     return data
 
 
+def save_with_weights_beside(model: ir.Model, path: Path) -> None:
+    """Write a graph whose external weights stay in their file, which lies in the folder of `path`.
+
+    Raises `ExportError` where the file does not pass onnx.checker.
+    """
+    ir.save(model, path)
+    _restore_doc_strings(model, path)
+    _check(path)
+
+
 def _copy_external_weights(model: ir.Model) -> None:
     """Copy weights of the file that the graph was read from; the map of that file stays open, since others may read it."""
     for value in model.graph.initializers.values():

@@ -1,14 +1,34 @@
 """Make the further ONNX files of a bundle from `model.onnx`, and hold each to its answers."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.derived.derived_model import DeriveModel, SourceModel
+from recprune_export.derived.top_k.ranking import plan_ranking
+from recprune_export.derived.top_k.top_k_file import derive_top_k
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import PARITY_ROWS, ExportedModels, make_predictor
-from recprune_export.settings import LatencySettings
+from recprune_export.program.signature import Signature
+from recprune_export.settings import ExportSettings, LatencySettings
+
+
+def list_derive_steps(
+    signature: Signature, export: ExportSettings, encoder: Encoder | SequenceEncoder | None
+) -> tuple[DeriveModel, ...]:
+    """Return the steps that make the further files of a bundle that `export` asks for.
+
+    `encoder` is that of a checkpoint. Raises `UsageError` and `DataError` where a file cannot be made of this model.
+    """
+    steps: list[DeriveModel] = []
+    if export.top_k is not None:
+        ranking = plan_ranking(signature.with_shared(export.shared_inputs), export, encoder)
+        steps.append(partial(derive_top_k, ranking=ranking))
+    return tuple(steps)
 
 
 def derive_models(
