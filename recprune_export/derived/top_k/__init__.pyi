@@ -1,6 +1,7 @@
 from .item_ids import ItemIds as ItemIds
 from .item_ids import make_column_ids as make_column_ids
 from .item_ids import make_vocabulary_ids as make_vocabulary_ids
+from .item_ids import parse_ids as parse_ids
 from .item_ids import read_item_ids as read_item_ids
 from .ranking import CandidateRanking as CandidateRanking
 from .ranking import ItemRanking as ItemRanking

@@ -75,8 +75,6 @@ def read_item_ids(path: Path, columns: int) -> ItemIds:
 
     Raises `DataError` where the rows are not those of the columns, two ids are equal, or a value is no id.
     """
-    import polars as pl
-
     check_columns_exist(path, (COLUMN, ID), read_column_names(path), "which --item-ids reads")
     table = collect(scan(path, text=(ID,), columns=(COLUMN, ID)), path)
     numbers = table[COLUMN]
@@ -86,20 +84,7 @@ def read_item_ids(path: Path, columns: int) -> ItemIds:
             "and no id (null) where it is padding or an unknown item."
         )
     series = table.sort(COLUMN)[ID]
-    repeated = series.drop_nulls().filter(series.drop_nulls().is_duplicated())
-    if len(repeated):
-        raise DataError(f"{path} has the id {repeated[0]!r} more than once: each item has its own.")
-    if series.dtype.is_integer():
-        if (series.drop_nulls().cast(pl.Int128) > np.iinfo(np.int64).max).any():
-            raise DataError(f"{path} has ids above 2^63 - 1: write them as texts.")
-        values, is_text = series.to_list(), False
-    elif series.dtype == pl.String or series.dtype == pl.Categorical:
-        texts = series.cast(pl.String)
-        integers = None if is_parquet(path) else _to_integers(texts.drop_nulls())
-        is_text = integers is None
-        values = texts.to_list() if is_text else texts.cast(pl.Int64).to_list()
-    else:
-        raise DataError(f"The ids in {path} are of the type {series.dtype}: give integers or texts.")
+    values, is_text = parse_ids(path, series)
     no_item = NO_ITEM_TEXT if is_text else NO_ITEM
     if no_item in values:
         raise DataError(
@@ -108,6 +93,27 @@ def read_item_ids(path: Path, columns: int) -> ItemIds:
     if all(value is None for value in values):
         raise DataError(f"{path} has no id, so there is nothing to rank.")
     return _place(values, is_text=is_text)
+
+
+def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], bool]:
+    """Return the ids in a column of a file, integers or texts, and whether they are texts; in CSV all are read as texts.
+
+    Raises `DataError` where two are equal, or a value is no id.
+    """
+    import polars as pl
+
+    repeated = ids.drop_nulls().filter(ids.drop_nulls().is_duplicated())
+    if len(repeated):
+        raise DataError(f"{path} has the id {repeated[0]!r} more than once: each item has its own.")
+    if ids.dtype.is_integer():
+        if (ids.drop_nulls().cast(pl.Int128) > np.iinfo(np.int64).max).any():
+            raise DataError(f"{path} has ids above 2^63 - 1: write them as texts.")
+        return ids.to_list(), False
+    if ids.dtype not in (pl.String, pl.Categorical):
+        raise DataError(f"The ids in {path} are of the type {ids.dtype}: give integers or texts.")
+    texts = ids.cast(pl.String)
+    is_text = is_parquet(path) or _to_integers(texts.drop_nulls()) is None
+    return (texts if is_text else texts.cast(pl.Int64)).to_list(), is_text
 
 
 def _to_integers(texts: "pl.Series") -> "np.ndarray | None":
