@@ -76,8 +76,6 @@ def build_index(vectors: np.ndarray) -> Any:
     append_zero.have_bias, append_zero.is_trained = False, True
     index = faiss.IndexPreTransform(append_zero, graph)
     index.ntotal, index.is_trained = graph.ntotal, True
-    index.graph = graph  # the C++ object does not own it
-    index.append_zero = append_zero
     return index
 
 
@@ -98,7 +96,7 @@ def measure_index(vectors: np.ndarray, users: np.ndarray, k: int, path: Path) ->
     recall, search, microseconds = 0.0, k, 0.0
     for doubling in range(DOUBLINGS + 1):
         search = k << doubling
-        index.graph.hnsw.efSearch = search
+        faiss.downcast_index(index.index).hnsw.efSearch = search
         found, microseconds = _time_queries(lambda user: index.search(user, k)[0], users)
         recall = measure_recall(found, exact)
         if recall >= RECALL:
