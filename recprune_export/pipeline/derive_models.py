@@ -7,7 +7,7 @@ from pathlib import Path
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.derived.derived_model import DeriveModel, SourceModel
-from recprune_export.derived.top_k.ranking import plan_ranking
+from recprune_export.derived.top_k.item_ranking import plan_ranking
 from recprune_export.derived.top_k.top_k_file import derive_top_k
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
 from recprune_export.finetuning.task import Task

@@ -9,7 +9,7 @@ from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
 from recprune_export.derived.derived_model import DerivedModel, SourceModel
 from recprune_export.derived.top_k.item_ids import NO_ITEM
-from recprune_export.derived.top_k.ranking import CandidateRanking, ItemRanking
+from recprune_export.derived.top_k.item_ranking import CandidateRanking, ItemRanking
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.graph import add_initializer, get_output
 from recprune_export.onnx.saving import save_with_weights_beside

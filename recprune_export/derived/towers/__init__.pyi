@@ -2,6 +2,7 @@ from .search_index import IndexReport as IndexReport
 from .search_index import build_index as build_index
 from .search_index import choose_nearest as choose_nearest
 from .search_index import measure_index as measure_index
+from .search_index import measure_recall as measure_recall
 from .separable_score import SeparableScore as SeparableScore
 from .separable_score import find_separable_score as find_separable_score
 from .tower_files import Tower as Tower

@@ -127,14 +127,14 @@ def choose_nearest(vectors: np.ndarray, users: np.ndarray, k: int) -> tuple[np.n
     return np.take_along_axis(best, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def measure_recall(found: np.ndarray, exact: np.ndarray) -> float:
-    """Return the mean fraction of the exact best products [queries, k] among those that were found.
+def measure_recall(products: np.ndarray, exact: np.ndarray) -> float:
+    """Return the mean fraction of the exact best products [queries, k] among `products` [queries, k], which were found.
 
     >>> measure_recall(np.array([[0.9, 0.5, 0.1]]), np.array([[0.9, 0.5, 0.4]])).__round__(2)
     0.67
     """
     rounding = ROUNDING * np.abs(exact).max(axis=1, keepdims=True)
-    return float((found >= exact[:, -1:] - rounding).mean())
+    return float((products >= exact[:, -1:] - rounding).mean())
 
 
 def _time_queries(search: Callable[[np.ndarray], np.ndarray], users: np.ndarray) -> tuple[np.ndarray, float]:

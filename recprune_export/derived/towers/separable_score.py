@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.codec import DictMixin
+from recprune_export.codec import ToDictMixin
 from recprune_export.column_names import list_names
 from recprune_export.errors import ModelError
 from recprune_export.onnx.graph import find_producer, get_constant_array, get_constant_integers, get_dims
@@ -27,7 +27,7 @@ _INCREASING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class Step(DictMixin):
+class Step(ToDictMixin):
     """One step from the inner product to the score: `scale` and `shift` by `number`, or an increasing operator of ONNX."""
 
     operator: str
