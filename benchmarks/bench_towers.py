@@ -119,7 +119,7 @@ def index_by_hnswlib(vectors: np.ndarray) -> tuple[Search, int]:
 
     longest = float(np.square(vectors).sum(1).max())
     index: Any = hnswlib.Index("ip", vectors.shape[1] + 1)
-    index.init_index(len(vectors), CONSTRUCTION, LINKS)
+    index.init_index(len(vectors), M=LINKS, ef_construction=CONSTRUCTION)
     index.add_items(add_length(vectors, longest), num_threads=1)
     index.set_ef(BREADTH)
     return lambda user: 1.0 - index.knn_query(add_length(user), K)[1], index.index_file_size()

@@ -57,10 +57,10 @@ def import_faiss() -> Any:
 def build_index(vectors: np.ndarray, quantile: float = 1.0) -> Any:
     """Return an HNSW index of vectors [items, width] by inner product; the label of an item is its row.
 
-    A graph of vectors of different lengths may find few of the largest products, for its links lead to the long ones. Each item
-    gets one more number, by which all have the same length up to that `quantile` of the lengths, and a user's is 0 (Bachrach et al. 2014, "Speeding up
-    the Xbox recommender system"): the products stay. The index appends the 0 itself. The same vectors give the same index. Malkov and
-    Yashunin 2018.
+    A graph of vectors of different lengths may find few of the largest products, for its links lead to the long ones. Each
+    item gets one more number, by which all have the same length up to that `quantile` of the lengths, and a user's is 0
+    (Bachrach et al. 2014, "Speeding up the Xbox recommender system"): the products stay. The index appends the 0 itself. The
+    same vectors give the same index. Malkov and Yashunin 2018.
     """
     faiss = import_faiss()
     width = vectors.shape[1]
