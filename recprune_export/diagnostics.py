@@ -32,6 +32,7 @@ FLAGS = {
     "asimddp": "fast int8 on Arm",
 }
 EXTRAS = {
+    "index": "an index of the items of a model of two towers",
     "transformers": "Hugging Face folders",
     "pack": "bundles in one file, .tar.zst",
     "sign": "signatures of manifests",

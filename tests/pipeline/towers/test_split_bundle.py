@@ -139,6 +139,27 @@ def test_a_model_that_is_no_pair_of_towers_is_refused(tmp_path: Path) -> None:
     assert_refused(done, 4, "reads 'input' alone, so there are no two towers to take apart")
 
 
+def test_recall_is_measured_for_the_users_of_a_file(
+    bundle: Path, items: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("faiss")
+    pl.read_parquet(clicks_file).select("user").unique().head(30).write_parquet(tmp_path / "users.parquet")
+    options = ("--items", items, "--users", tmp_path / "users.parquet", "--top-k", 5)
+    done = invoke("split", bundle, *options, "-o", tmp_path / "new", "--json")
+    assert done.exit_code == 0, done.stderr
+    index = json.loads(done.stdout)["index"]
+    assert (index["queries"], index["k"]) == (30, 5)
+
+
+def test_a_packed_bundle_needs_a_directory(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("zstandard")
+    assert invoke("pack", bundle, "-o", tmp_path / "packed.tar.zst").exit_code == 0
+    assert_refused(invoke("split", tmp_path / "packed.tar.zst"), 2, "is packed: name the directory")
+    done = invoke("split", tmp_path / "packed.tar.zst", "-o", tmp_path / "new", "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert verify(tmp_path / "new").files == len(read_manifest(bundle).files) + 6  # two models, their samples
+
+
 @pytest.mark.parametrize("options", [("--id", "item"), ("--no-index",)])
 def test_options_of_items_need_items(bundle: Path, options: tuple[str, ...]) -> None:
     assert_refused(invoke("split", bundle, *options), 2, "belongs to --items")
