@@ -27,7 +27,7 @@ from recprune_export.environment import environment
 from recprune_export.onnx import count, export_onnx
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
-from recprune_export.program.input_rules import with_bad_ids
+from recprune_export.program.requests.input_rules import with_bad_ids
 from recprune_export.recommenders import build_recommender
 from recprune_export.validation import interval_of_few, make_onnxruntime_backend, sample_cycles
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time

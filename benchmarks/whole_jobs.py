@@ -96,7 +96,7 @@ def run_job(entry: Entry, sources: Path) -> Outcome:
         return Outcome(**facts, message=str(error), absent=True)
     start = time.perf_counter()
     try:
-        loaded = load_model(module, request, {}, ())
+        loaded = load_model(module, request, {})
         facts["captured"] = True
         with tempfile.TemporaryDirectory() as folder:
             task = make_task(loaded, None, (), SETTINGS)

@@ -7,7 +7,11 @@ The rows are generated; with your own, fill `rows()` from them: DeepCTR-Torch ta
 array, and so does its artifact.
 """
 
+import os
 import sys
+
+# Before the import: without it ONNX Runtime writes a device id and sends usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime as ort

@@ -8,7 +8,11 @@ The log is a CSV or Parquet file with a row for each purchase.
 
 import argparse
 import json
+import os
 from pathlib import Path
+
+# Before the import: without it ONNX Runtime writes a device id and sends usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime as ort

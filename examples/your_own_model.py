@@ -3,6 +3,11 @@
 python examples/your_own_model.py
 """
 
+import os
+
+# Before the import: without it ONNX Runtime writes a device id and sends usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime as ort
 import torch

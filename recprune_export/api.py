@@ -39,7 +39,7 @@ from recprune_export.pipeline.compress import (
     compress_program,
     make_sampled_task,
 )
-from recprune_export.pipeline.derive_models import list_derive_steps
+from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture
@@ -161,11 +161,11 @@ def compress_loaded(
     checkpoint = loaded.checkpoint
     check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
-    derive = list_derive_steps(
-        loaded.program.signature, settings.export, None if checkpoint is None else checkpoint.encoder
-    )
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    derive = choose_derived_models(
+        settings.export, None if checkpoint is None else checkpoint.encoder, program.signature
+    )
     resolved = None if plan else resolve_budgets(program, settings, task, trials_file, print_status)
     return compress_program(
         program,

@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
+from recprune_export.terminal_text import escape_for_terminal, escape_line
+
 T = TypeVar("T")
 Advance = Callable[[str], None]
 
@@ -26,14 +28,14 @@ def print_status(text: str) -> None:
     """Print one line on stderr, unless inside `quiet`."""
     if not _quiet.get():
         with suppress(OSError):
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{escape_for_terminal(text)}\n")
             sys.stderr.flush()
 
 
 def print_warning(text: str) -> None:
     """Print one line on stderr, inside `quiet` as well; a stderr that cannot be written is ignored."""
     with suppress(OSError):
-        sys.stderr.write(f"Warning: {text}\n")
+        sys.stderr.write(f"Warning: {escape_for_terminal(text)}\n")
         sys.stderr.flush()
 
 
@@ -48,13 +50,15 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    hidden = _quiet.get() or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task(description, total=total)
+    if _quiet.get() or not console.is_terminal:  # before rich 15, a disabled bar writes empty lines
+        yield lambda text: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(escape_line(description), total=total)
 
         def advance(text: str) -> None:
-            progress.update(task, advance=1, description=text or None)
+            progress.update(task, advance=1, description=escape_line(text) or None)
 
         yield advance
 

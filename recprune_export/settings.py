@@ -9,6 +9,7 @@ from recprune_export.environment import count_cores
 from recprune_export.errors import UsageError
 from recprune_export.latency_limit import LatencyLimit, parse_latency_limits
 from recprune_export.license import canonicalize_license
+from recprune_export.runtime_releases import DEFAULT_OPSET, Operators, RuntimeTarget
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
 BAD_IDS = ("unknown", "error")
@@ -236,9 +237,11 @@ class ExportSettings:
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
     `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
     which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
-    a matrix of so many columns, and not as the elements of all rows with their lengths or offsets.
-    With `top_k` the bundle has `model.top_k.onnx`, whose answer is that many best items; `item_ids` is a file with their ids, by the
-    columns of the scores, and `exclude_seen` leaves out the items of the history.
+    a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. The file is in ONNX operator
+    set `opset`, is loaded by ONNX Runtime from release `runtime_min` on, and has "all" operators, those of com.microsoft where
+    they are faster, or those of "onnx" alone. `raw_inputs` adds a file that takes raw values; `vocabularies`, each INPUT=FILE,
+    are those of a model that `train` did not make. With `top_k` the bundle has `model.top_k.onnx`, whose answer is that many best
+    items; `item_ids` is a file with their ids, by the columns of the scores, and `exclude_seen` leaves out the items of the history.
     """
 
     outputs: tuple[str, ...] = ()
@@ -251,6 +254,16 @@ class ExportSettings:
     top_k: int | None = None
     item_ids: str | None = None
     exclude_seen: bool = False
+    raw_inputs: bool = False
+    vocabularies: tuple[str, ...] = ()
+    opset: int = DEFAULT_OPSET
+    runtime_min: str | None = None
+    operators: Operators = "all"
+
+    @property
+    def runtime(self) -> RuntimeTarget:
+        """The limits of the ONNX file."""
+        return RuntimeTarget(self.opset, self.runtime_min, self.operators)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs))
@@ -263,6 +276,7 @@ class ExportSettings:
         if self.top_k is None and (self.item_ids is not None or self.exclude_seen):
             option = "--item-ids" if self.item_ids is not None else "--exclude-seen"
             raise UsageError(f"{option} belongs to --top-k: give that as well.")
+        _ = self.runtime  # which refuses what cannot be
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:

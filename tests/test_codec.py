@@ -30,6 +30,7 @@ from recprune_export.data import (
     Vocabulary,
 )
 from recprune_export.data.schema import ColumnSummary
+from recprune_export.gate.history import CheckRecord, RecordedFigure
 from recprune_export.metrics import MetricChange
 from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
 from recprune_export.onnx.counts import Counts
@@ -88,8 +89,9 @@ CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberC
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
 PLAIN = (
-    ArtifactMeasurements, ColumnSummary, Counts, FieldPlan, Input, InputSpec, Jagged, Machine, MetricChange, Output, OutputMeaning,
-    OperatingPoint, ProjectionPlan, RowPlan, Schema, Signature, SplitSizes, StoragePlan, Trial
+    ArtifactMeasurements, CheckRecord,
+    ColumnSummary, Counts, FieldPlan, Input, InputSpec, Jagged, Machine, MetricChange, Output, OutputMeaning,
+    OperatingPoint, ProjectionPlan, RecordedFigure, RowPlan, Schema, Signature, SplitSizes, StoragePlan, Trial
 )  # fmt: skip
 READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     DataProfile: instances(DataProfile, fields=st.lists(PROFILES, max_size=2).map(tuple)),

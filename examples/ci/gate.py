@@ -1,6 +1,6 @@
 """The gate of a CI as a script: is the new artifact worse than the one that serves? For what options cannot say.
 
-python examples/ci/gate.py NEW BASE        two bundles, or .onnx files
+python examples/ci/gate.py NEW BASE        two bundles, packed or not, or .onnx files
 
 Here: latency may not rise by 5 %, quality not fall by .001, and on top of it a rule of our own, a budget for the size. The
 same without a rule of one's own is `recprune-export check NEW --against BASE`. Exit codes: 0 pass, 1 fail, 5 undecided.
@@ -9,6 +9,7 @@ same without a rule of one's own is `recprune-export check NEW --against BASE`. 
 import sys
 from pathlib import Path
 
+from recprune_export.bundle import open_bundle_path
 from recprune_export.errors import RecpruneError, ValidationFailed
 from recprune_export.evidence import Verdict
 from recprune_export.gate import Limits, check, open_artifact, write_junit, write_markdown
@@ -37,7 +38,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        gate(Path(arguments[0]), Path(arguments[1]))
+        with open_bundle_path(Path(arguments[0])) as new, open_bundle_path(Path(arguments[1])) as base:
+            gate(new, base)
     except RecpruneError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code

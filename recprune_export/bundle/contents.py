@@ -19,8 +19,8 @@ from recprune_export.derived.validate_derived import ValidatedModel
 from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.program.jagged_inputs import make_file_signature, take_first_row, to_file_arrays
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import make_file_signature, take_first_row, to_file_arrays
 from recprune_export.pruning.apply.soundness import Soundness
 from recprune_export.pruning.plan import Plan
 from recprune_export.training.loop import FitResult

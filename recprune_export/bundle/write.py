@@ -21,8 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recprune_export.bundle.lock import hold_write_lock
-from recprune_export.bundle.manifest.manifest import FORMAT, MANIFEST, SIGNATURE, FileEntry, Manifest, check_name
-from recprune_export.errors import UsageError
+from recprune_export.bundle.manifest.manifest import (
+    FORMAT,
+    MANIFEST,
+    SIGNATURE,
+    FileEntry,
+    Manifest,
+    check_name,
+    read_manifest_bytes,
+)
+from recprune_export.errors import BundleError, UsageError
 
 _CHUNK = 1 << 20
 _UNFINISHED, _OLD = ".tmp", ".old"
@@ -147,13 +155,17 @@ def _check_replaceable(target: Path) -> None:
 def _find_foreign_content(directory: Path) -> str | None:
     """Return why a directory is not a bundle, or its first file that is not listed; None for a bundle alone."""
     try:
-        values = json.loads((directory / MANIFEST).read_bytes())
+        values = json.loads(read_manifest_bytes(directory / MANIFEST))
         listed = set(values["files"]) if values["format"] == FORMAT else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (BundleError, OSError, ValueError, TypeError, KeyError, RecursionError):
         listed = None
     if listed is None:
         return "is not a bundle"
-    present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+    present = {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
     unlisted = sorted(present - listed - {MANIFEST, SIGNATURE})
     return f"holds '{unlisted[0]}', which does not belong to the bundle" if unlisted else None
 

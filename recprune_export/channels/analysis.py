@@ -22,7 +22,7 @@ from recprune_export.program.canonical import tensor_at
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.program import Program
-from recprune_export.program.valid_requests import find_valid_request
+from recprune_export.program.requests.valid_requests import find_valid_request
 
 # For each axis, for each index, the channels that remove it; None for an axis that never shrinks.
 AxisChannels = tuple[tuple[frozenset[int], ...] | None, ...]

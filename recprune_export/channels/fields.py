@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.dataflow import IdLookup, RequestDataflow, trace_dataflow
-from recprune_export.program.jagged_inputs import list_program_inputs
 from recprune_export.program.nodes import arguments
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import list_program_inputs
 
 aten = torch.ops.aten
 

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
-from recprune_export.cli.tables import make_console
+from recprune_export.cli.tables import echo, make_console
 from recprune_export.evidence import Estimate
 from recprune_export.number_formats import format_estimate
 
@@ -29,7 +27,7 @@ def print_headline(result: "CompressionResult") -> None:
         if text is not None:
             console.print(f"{name + ':':9}{text}", highlight=False, soft_wrap=True)
     for warning in result.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        echo(f"Warning: {warning}", err=True)
 
 
 def describe_quality(manifest: "Manifest") -> str | None:

@@ -15,6 +15,7 @@ import click
 from recprune_export.cli.stream_encoding import discard_output
 from recprune_export.evidence import Verdict
 from recprune_export.progress import print_warning
+from recprune_export.terminal_text import escape_for_terminal, escape_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +25,29 @@ if TYPE_CHECKING:
 VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
 
 
-def make_table(title: str, *columns: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text, which may hold names of others, on stdout or stderr."""
+    click.echo(escape_for_terminal(text), err=err)
 
+
+def make_table(title: str, *columns: str) -> "Table":
+    """Return a table; its cells may hold names of others."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+
+    class Table(RichTable):
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*(_escape_cell(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+    title = _escape_cell(title)
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(_escape_cell(column), justify="left" if number == 0 else "right", overflow="fold")
     return table
+
+
+def _escape_cell(text: str) -> str:
+    return escape_for_terminal(escape_line(text))
 
 
 P = ParamSpec("P")
@@ -63,6 +79,10 @@ def make_console() -> "Console":
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # rich ends the process with exit code 1
 
+        def print(self, *objects: Any, **options: Any) -> None:
+            texts = (escape_for_terminal(value) if isinstance(value, str) else value for value in objects)
+            super().print(*texts, **options)
+
     # Names of fields and paths are printed as they are, brackets and colons too.
     console = Console(markup=False, emoji=False)
     # A pipe has no width; 80 columns would break the tables of a log.
@@ -82,12 +102,13 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def print_json(values: Any) -> None:
-    click.echo(json.dumps(values, indent=1))
+    """Print JSON in ASCII, without what a log of GitHub Actions would take for a command."""
+    click.echo(json.dumps(values, indent=1).replace("\x7f", "\\u007f").replace("##[", "\\u0023#["))
 
 
 def print_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
+        echo(f"Note: {note}", err=True)
 
 
 def quote_for_shell(path: Path | str) -> str:

@@ -9,8 +9,10 @@ import numpy as np
 
 from recprune_export.derived.derived_model import DerivedModel, SourceModel, take_rows
 from recprune_export.errors import ValidationFailed
+from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements, check_requirements
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.progress import show_status
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.validation.edge_requests import RequestArrays, squeeze_shared_inputs
 from recprune_export.validation.latency.backends import FileSession
 from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
@@ -31,6 +33,7 @@ class ValidatedModel:
     """
 
     model: DerivedModel
+    requirements: RuntimeRequirements
     parity: ParityReport
     latency: LatencyReport
     load_times: Mapping[str, float]
@@ -43,6 +46,7 @@ class ValidatedModel:
         return {
             "purpose": self.model.purpose,
             "opset": self.model.file.opset,
+            "runtime": self.requirements.to_dict(),
             "signature": self.model.file.signature.to_dict(),
             "parity": self.parity.to_dict(),
             "tolerances": self.model.tolerances.to_dict(),
@@ -53,12 +57,19 @@ class ValidatedModel:
 
 
 def validate_derived(
-    model: DerivedModel, source: SourceModel, batches: tuple[int, ...], *, threads: int, seed: int
+    model: DerivedModel,
+    source: SourceModel,
+    batches: tuple[int, ...],
+    *,
+    threads: int,
+    seed: int,
+    runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> ValidatedModel:
     """Compare a derived model with `model.onnx` on its rows and edge requests, and time both in turns.
 
-    Raises `ValidationFailed` where an answer differs.
+    Raises `ExportError` where `runtime` is too old for the file, and `ValidationFailed` where an answer differs.
     """
+    requirements = check_requirements(model.file.path, runtime)
     session = make_session(model.file.path, threads)
 
     def answer(request: RequestArrays) -> NamedOutputs:
@@ -76,7 +87,7 @@ def validate_derived(
     latency = measure_beside_source(model, source, batches, threads=threads, seed=seed)
     options = SessionOptions(threads=threads)
     load_times = measure_load_times({path.name: path for path in (model.file.path, source.file.path)}, options)
-    return ValidatedModel(model, parity, latency, load_times, golden, model.expected(golden))
+    return ValidatedModel(model, requirements, parity, latency, load_times, golden, model.expected(golden))
 
 
 def measure_beside_source(

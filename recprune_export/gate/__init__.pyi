@@ -5,6 +5,10 @@ from .artifact import open_artifact as open_artifact
 from .findings import Finding as Finding
 from .findings import make_skipped_finding as make_skipped_finding
 from .gate_constants import CONFIDENCE as CONFIDENCE
+from .history import CheckRecord as CheckRecord
+from .history import append_record as append_record
+from .history import make_record as make_record
+from .history import read_history as read_history
 from .latency.calibration import Calibration as Calibration
 from .latency.calibration import calibrate as calibrate
 from .latency.paired_latency import Evidence as Evidence

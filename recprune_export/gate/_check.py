@@ -9,7 +9,7 @@ from typing import Any
 
 from recprune_export.codec import ToDictMixin
 from recprune_export.environment import environment
-from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
+from recprune_export.errors import BundleError, ExportError, ModelFileError, Undecided, ValidationFailed
 from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import compare_signatures, make_common_signature
@@ -23,7 +23,7 @@ from recprune_export.gate.limits import Limits
 from recprune_export.gate.quality_rules import compare_paired_quality, compare_quality
 from recprune_export.gate.regression_rules import compare_counts
 from recprune_export.metrics._paired_change import MetricChange
-from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.onnx.runtime.session import describe_runtime_error, make_session, run
 from recprune_export.program.signature import Signature
 from recprune_export.validation.edge_requests import make_edge_requests
 from recprune_export.validation.latency.footprint import measure_footprints
@@ -108,7 +108,7 @@ def check(
         for artifact in (new_artifact, base_artifact):
             check_answers(artifact, signature)
         models = {
-            n: (a.model.resolve(), replace(a.options, threads=threads))
+            n: (a.model.absolute(), replace(a.options, threads=threads))
             for n, a in ((NEW, new_artifact), (BASE, base_artifact))
         }
         footprints = collect_footprints(
@@ -132,12 +132,15 @@ def check_answers(artifact: Artifact, signature: Signature) -> None:
 
     Raises `ModelFileError`, or `BundleError` for a bundle, if the model fails: its latency would be that of an error.
     """
-    session = make_session(artifact.model, options=artifact.options)
+    try:
+        session = make_session(artifact.model, options=artifact.options)
+    except ExportError as error:
+        raise (BundleError if artifact.is_bundle else ModelFileError)(str(error)) from error
     for label, request in make_edge_requests(signature).items():
         try:
             run(session, request)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            first = next(iter(str(error).splitlines()), type(error).__name__)
+            first = describe_runtime_error(error)
             if artifact.is_bundle:
                 raise BundleError(f"{artifact.name} cannot answer '{label}' of its own signature: {first}") from error
             raise ModelFileError(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from recprune_export.evidence import Verdict
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding
-from recprune_export.program.jagged_inputs import is_packed
+from recprune_export.program.requests.jagged_inputs import is_packed
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Jagged, Output, Signature
 
 

@@ -19,6 +19,7 @@ FOOTPRINT_STEP = 4  # more, until decided; even, so that both orders of loading 
 MIN_LIMITS = {"load time": 0.25, "peak memory": 0.10}  # lowest limits, as fractions; the record is about load time
 
 # Conventions, without a measurement.
+UNJUDGED_WITHOUT_LIMIT = frozenset({"nodes"})  # gates that report, and judge only where `--limit` names them
 MAX_DROP = 0.001  # default limit of the loss of a quality metric
 POWER = 0.95  # probability of detecting a regression of the resolved size
 LOAD_TIME_SLACK = 5.0  # ms; smaller growth is never a failure

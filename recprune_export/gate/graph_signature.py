@@ -1,11 +1,13 @@
 """Signature of a plain ONNX file: names, dtypes and shapes from the graph, id ranges from the sizes of the tables."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
+import onnx.inliner
+from onnx import TensorProto, helper
 
 from recprune_export.errors import ModelFileError
 from recprune_export.onnx.reading import read_model, read_tensor
@@ -15,28 +17,111 @@ from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Outpu
 # (`onnx/input_guards.py`) only narrow them.
 _MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity", "Concat", "Slice", "Split"}
 _MOVES |= {"Expand", "Tile", "Clip", "Mod", "Max", "Min"}
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+# What NumPy has and ONNX Runtime takes from it.
+_KINDS = {"float16", "float32", "float64", "bool"}
+_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_NUMBERS = (0.0, 100.0)  # that stand for integers of any size, such as counts
+_UNKNOWN = "unknown"  # the dtype of an output of which neither the file nor inference states one
 
 
 def read_signature(path: Path) -> Signature:
-    """Read the inputs and outputs of an ONNX file; the first axis of the inputs is the batch.
+    """Read the inputs and outputs of an ONNX file; a first axis without a size is the batch, whatever its name.
 
     Raises `ModelFileError` if the file is not an ONNX model, if an input has an axis of unknown size other than the
-    batch, or if the valid range of an integer input cannot be derived.
+    batch, if it is no tensor of numbers, or if the valid range of an integer input cannot be derived.
     """
-    graph = read_model(path).graph
-    if not graph.input or not graph.output:
-        raise ModelFileError(f"{path} is not an ONNX model with inputs and outputs: give a bundle or an .onnx file.")
-    weights = {tensor.name for tensor in graph.initializer}
-    batch = next((axis for value in graph.input for axis in _axes(value)[:1] if isinstance(axis, str)), "")
-    inputs = [_input(path, graph, value, batch) for value in graph.input if value.name not in weights]
-    outputs = [
-        Output(value.name, _dtype(value), tuple(_rename_batch_axis(axis, batch) for axis in _axes(value)))
-        for value in graph.output
-    ]
-    return Signature(tuple(inputs), tuple(outputs))
+    model = read_model(path)
+    _check_names(path, model.graph)
+    model = inline_functions(model)
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
+    taken = [value for value in graph.input if value.name not in weights]
+    if not taken or not graph.output:
+        raise ModelFileError(
+            f"{path} has no inputs or no outputs: give a bundle or an .onnx file that takes a request."
+        )
+    dtypes = {value.name: _read_input_dtype(path, value) for value in taken}
+    batch = {axes[0] for axes in map(_axes, taken) if axes and isinstance(axes[0], str)}
+    inputs = [_input(path, graph, value, dtypes[value.name], batch) for value in taken]
+    return Signature(tuple(inputs), tuple(_output(path, value, batch) for value in _infer_outputs(model)))
 
 
-def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch: str) -> Input:
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose functions are written out where they are called; one that cannot be written out is unchanged."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception:  # onnx's inliner has no exceptions of its own; a session says what is wrong with the model
+        return model
+
+
+def _check_names(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise `ModelFileError` where two of a kind have one name: which of them a request means is not known."""
+    for kind, values in (("inputs", graph.input), ("outputs", graph.output), ("weights", graph.initializer)):
+        names = Counter(value.name for value in values)
+        twice = next((name for name, number in names.items() if number > 1), None)
+        if twice is not None:
+            raise ModelFileError(f"{path} has two {kind} named '{twice}': give each a name of its own.")
+
+
+def _read_input_dtype(path: Path, value: onnx.ValueInfoProto) -> str:
+    """Return the dtype of an input. Raises `ModelFileError` where it is no tensor of numbers with a shape."""
+    kind = value.type.WhichOneof("value")
+    advice = "compare files that take tensors of numbers, or bundles."
+    if kind != "tensor_type":
+        words = "has no type" if kind is None else f"is {_KIND_WORDS.get(kind, kind)}, not a tensor"
+        raise ModelFileError(f"Input '{value.name}' of {path} {words}: {advice}")
+    if not value.type.tensor_type.HasField("shape"):
+        raise ModelFileError(f"Input '{value.name}' of {path} has no shape: {advice}")
+    dtype = _read_dtype(value.type.tensor_type.elem_type)
+    if dtype == "object":
+        raise ModelFileError(
+            f"Input '{value.name}' of {path} takes texts, and the file does not say which: compare bundles, which hold examples."
+        )
+    if dtype not in _KINDS | _INTEGERS:
+        raise ModelFileError(f"Input '{value.name}' of {path} takes {dtype}, of which no request can be made: {advice}")
+    return dtype
+
+
+_KIND_WORDS = {
+    "sequence_type": "a sequence",
+    "map_type": "a map",
+    "optional_type": "an optional value",
+    "sparse_tensor_type": "a sparse tensor",
+    "opaque_type": "of an opaque type",
+}
+
+
+def _read_dtype(element: int) -> str:
+    """Return the name of the dtype of an element type of ONNX, "unknown" where it is not stated."""
+    return _UNKNOWN if not element else str(helper.tensor_dtype_to_np_dtype(element))
+
+
+def _infer_outputs(model: onnx.ModelProto) -> Sequence[onnx.ValueInfoProto]:
+    """Return the outputs, with types and shapes that are inferred where the file does not state them."""
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        return list(model.graph.output)
+    try:
+        return list(onnx.shape_inference.infer_shapes(model).graph.output)
+    except Exception:  # onnx's inference has no exceptions of its own; a session says what is wrong with the model
+        return list(model.graph.output)
+
+
+def _output(path: Path, value: onnx.ValueInfoProto, batch: Collection[str]) -> Output:
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        raise ModelFileError(
+            f"Output '{value.name}' of {path} is {_KIND_WORDS.get(kind, kind)}, not a tensor: compare files that return tensors."
+        )
+    shape = tuple(_rename_batch_axis(axis, batch) for axis in _axes(value))
+    return Output(value.name, _read_dtype(value.type.tensor_type.elem_type), shape)
+
+
+def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, dtype: str, batch: Collection[str]) -> Input:
     shape = tuple(_rename_batch_axis(axis, batch) for axis in _axes(value))
     unknown = [axis for axis in shape if isinstance(axis, str) and axis != BATCH]
     if unknown:
@@ -44,13 +129,36 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch
             f"Input '{value.name}' of {path} has an axis of unknown size, '{unknown[0]}': compare bundles, "
             "whose signature states the shapes."
         )
-    dtype, ids = _dtype(value), find_id_range(graph, value.name, path.parent)
-    if ids is None and not (np.issubdtype(np.dtype(dtype), np.floating) or dtype == "bool"):
-        raise ModelFileError(
-            f"The graph of {path} does not show which integers '{value.name}' accepts: compare bundles, "
-            "whose signature states it."
-        )
-    return Input(value.name, dtype, shape, () if ids is None else (ids,))
+    ids = find_id_range(graph, value.name, path.parent)
+    if ids is not None or dtype in _KINDS:
+        return Input(value.name, dtype, shape, () if ids is None else (ids,))
+    if is_number(graph, value.name):
+        return Input(value.name, dtype, shape, observed=_NUMBERS)
+    raise ModelFileError(
+        f"The graph of {path} does not show which integers '{value.name}' accepts: compare bundles, "
+        "whose signature states it."
+    )
+
+
+def is_number(graph: onnx.GraphProto, name: str) -> bool:
+    """Return whether an integer input is read as a number alone: each use of it ends in a cast to floats.
+
+    >>> cast = helper.make_node("Cast", ["age"], ["y"], to=onnx.TensorProto.FLOAT)
+    >>> is_number(helper.make_graph([cast], "g", [], []), "age")
+    True
+    """
+    moved, casts = {name}, 0
+    for node in _iterate_graph_nodes(graph):
+        if moved.isdisjoint(node.input):
+            continue
+        to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+        if node.op_type == "Cast" and to in _FLOATS:
+            casts += 1
+        elif node.op_type in _MOVES - {"Cast"} and node.input[0] in moved:
+            moved.update(node.output)
+        else:
+            return False
+    return casts > 0 and moved.isdisjoint(value.name for value in graph.output)
 
 
 def find_id_range(graph: onnx.GraphProto, name: str, folder: Path) -> IdRange | None:
@@ -60,8 +168,8 @@ def find_id_range(graph: onnx.GraphProto, name: str, folder: Path) -> IdRange | 
     (`passes/fuse_tables.py`), ids beyond their own table are mapped outside; there the row counts of the tables give the
     range. The range is valid for all elements, and may be smaller than the range of a single element.
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
+    constants = {tensor.name: tensor for inside in _iterate_graphs(graph) for tensor in inside.initializer}
+    for node in _iterate_graph_nodes(graph):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
     highest = [rows - 1 - offset for rows, offset in _find_tables(graph, constants, name, folder)]
@@ -76,8 +184,9 @@ def _find_tables(
     places: dict[
         str, tuple[int, int]
     ] = {}  # by value: the position of the input among those that a Concat joined, and their number
-    where_conditions = {node.input[0] for node in graph.node if node.op_type == "Where" and node.input[2] in constants}
-    for node in graph.node:  # in execution order
+    nodes = list(_iterate_graph_nodes(graph))
+    where_conditions = {node.input[0] for node in nodes if node.op_type == "Where" and node.input[2] in constants}
+    for node in nodes:  # in execution order
         before = [offsets[i] for i in node.input if i in offsets]
         if not before:
             continue
@@ -119,9 +228,25 @@ def _axes(value: onnx.ValueInfoProto) -> list[Axis]:
     return axes
 
 
-def _rename_batch_axis(axis: Axis, batch: str) -> Axis:
-    return BATCH if axis == batch else axis
+def _rename_batch_axis(axis: Axis, batch: Collection[str]) -> Axis:
+    return BATCH if axis in batch else axis
 
 
-def _dtype(value: onnx.ValueInfoProto) -> str:
-    return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+def _iterate_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those of its branches and loops, whose names differ from those outside of them."""
+    yield graph
+    for node in graph.node:
+        for inner in _list_inner_graphs(node):
+            yield from _iterate_graphs(inner)
+
+
+def _iterate_graph_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes in the order in which they run; those of inner graphs before the node that holds them."""
+    for node in graph.node:
+        for inner in _list_inner_graphs(node):
+            yield from _iterate_graph_nodes(inner)
+        yield node
+
+
+def _list_inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from recprune_export.column_names import did_you_mean
 from recprune_export.errors import UsageError
-from recprune_export.gate.gate_constants import MAX_DROP, MAX_REGRESSION, MIN_LIMITS
+from recprune_export.gate.gate_constants import MAX_DROP, MAX_REGRESSION, MIN_LIMITS, UNJUDGED_WITHOUT_LIMIT
 
 GATES = (
     "signature",
@@ -43,6 +43,10 @@ class Limits:
     def is_off(self, gate: str) -> bool:
         """Return whether the user has turned a gate off."""
         return gate in self.overrides and self.overrides[gate] is None
+
+    def is_reported_only(self, gate: str) -> bool:
+        """Return whether the values of a gate are reported without a verdict, because no limit of its own is given."""
+        return gate in UNJUDGED_WITHOUT_LIMIT and gate not in self.overrides
 
 
 def parse_fraction(text: str, option: str) -> float:

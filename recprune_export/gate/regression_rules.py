@@ -42,9 +42,14 @@ def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits
     """Return a failure if `new` exceeds `base` by more than the limit."""
     if limits.is_off(gate):
         return make_skipped_finding(gate, "Turned off.")
+    grew = f"{gate} went from {format_amount(base, unit)} to {format_amount(new, unit)}"
+    if limits.is_reported_only(gate):
+        reason = (
+            f"{grew}; that is judged only with --limit {gate}=5%: fewer or more {gate} are not better by themselves."
+        )
+        return Finding(gate, Verdict.SKIPPED, reason, base, new, unit)
     tolerance = limits.limit_for(gate)
     allowed, words = base * (1 + tolerance), format_at_most(tolerance)
-    grew = f"{gate} went from {format_amount(base, unit)} to {format_amount(new, unit)}"
     if new > allowed:
         return Finding(
             gate,

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 from unittest import mock
@@ -18,8 +18,9 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.translations import missing_translations
-from recprune_export.program.nodes import find_source_line
+from recprune_export.program.nodes import ancestors, find_source_line
 from recprune_export.program.program import Program
+from recprune_export.runtime_releases import DEFAULT_OPSET
 
 # Libraries of operators that PyTorch's exporter translates, or decomposes.
 _WITH_TRANSLATIONS = frozenset(
@@ -27,8 +28,8 @@ _WITH_TRANSLATIONS = frozenset(
 )
 
 
-def translate(program: Program) -> ir.Model:
-    """Return the graph of `program`, simplified; its weights are the tensors of the program, not copies.
+def translate(program: Program, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """Return the graph of `program` in an operator set, simplified; its weights are the tensors of the program, not copies.
 
     Time: in proportion to the nodes of the graph. Memory: that of the graph. Raises `ExportError` where an operator has no
     ONNX form.
@@ -39,6 +40,7 @@ def translate(program: Program) -> ir.Model:
                 guard_empty_rows(program).lifted(),
                 dynamo=True,
                 verbose=False,
+                opset_version=min(opset, DEFAULT_OPSET),  # `set_opset` declares later ones
                 optimize=False,  # `simplify` does that
                 custom_translation_table=missing_translations(),
             )
@@ -90,16 +92,32 @@ def refuse_foreign_operators(program: Program) -> None:
 
     This is known before the work; an operator of PyTorch without one is found by the export.
     """
-    for node in program.module.graph.nodes:
-        target = _find_operator(node)
-        if target is None or target.namespace in _WITH_TRANSLATIONS:
-            continue
-        if target not in missing_translations() and not target._can_decompose():
-            where = describe_place(find_source_line(node))
-            raise ExportError(
-                f"The operator {target.namespace}::{target._opname}{where} is of another library, and has no ONNX form: "
-                "write it with operators of PyTorch in the exported model; `recprune-export inspect` shows what could be pruned."
-            )
+    foreign = [node for node in program.module.graph.nodes if _is_foreign(node)]
+    if not foreign:
+        return
+    target = _find_operator(foreign[0])
+    assert target is not None
+    free = _list_outputs_without(program, foreign)
+    without = f"leave out what it computes by --outputs {','.join(free)}, or " if free else ""
+    raise ExportError(
+        f"The operator {target.namespace}::{target._opname}{describe_place(find_source_line(foreign[0]))} is of another library, and has "
+        f"no ONNX form: {without}write it with operators of PyTorch in the exported model; `recprune-export inspect` shows what "
+        "could be pruned."
+    )
+
+
+def _is_foreign(node: fx.Node) -> bool:
+    target = _find_operator(node)
+    if target is None or target.namespace in _WITH_TRANSLATIONS:
+        return False
+    return target not in missing_translations() and not target._can_decompose()
+
+
+def _list_outputs_without(program: Program, nodes: Sequence[fx.Node]) -> list[str]:
+    """Return the outputs that no one of `nodes` is needed for."""
+    (output,) = [node for node in program.module.graph.nodes if node.op == "output"]
+    answers = zip(program.signature.outputs, output.args[0], strict=True)
+    return [spec.name for spec, value in answers if ancestors([value]).keys().isdisjoint(nodes)]
 
 
 def _find_operator(node: fx.Node) -> torch._ops.OpOverload | None:

@@ -12,7 +12,7 @@ import onnx
 from recprune_export.codec import DictMixin, ToDictMixin
 from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
-from recprune_export.onnx.reading import read_tensor
+from recprune_export.onnx.reading import find_weight_files, read_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -106,7 +106,7 @@ def count(path: Path) -> Counts:
         rest=weight_counts.rest,
         operations=count_operations(model),
         nodes=len(model.graph.node),
-        bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in _find_data_files(model.graph)),
+        bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in find_weight_files(model)),
     )
 
 
@@ -207,12 +207,6 @@ def _iterate_weights(
                 yield node.output[0], attribute.t
             if attribute.HasField("g"):  # the body of a loop or a branch
                 yield from _iterate_weights(attribute.g, quantized)
-
-
-def _find_data_files(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the files that hold external weights."""
-    entries = (entry for tensor in graph.initializer for entry in tensor.external_data)
-    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def _find_tables(graph: onnx.GraphProto) -> set[str]:

@@ -14,6 +14,7 @@ from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.file_interface import add_file_interface, name_sizes
 from recprune_export.onnx.input_guards import guard_inputs
+from recprune_export.onnx.operator_set import set_opset
 from recprune_export.onnx.optimizer._rewrite import (
     NO_LIMITS,
     TOLERANCE,
@@ -35,6 +36,7 @@ from recprune_export.onnx.optimizer.passes.concat_slice import (
     slice_before_concat,
 )
 from recprune_export.onnx.optimizer.passes.deduplicate_initializers import deduplicate_initializers
+from recprune_export.onnx.optimizer.passes.dft_to_matmul import dft_to_matmul
 from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
 from recprune_export.onnx.optimizer.passes.fold_attention_projections import fold_attention_projections
 from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
@@ -45,6 +47,7 @@ from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_row_gather import gathernd_to_row_gather
 from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
+from recprune_export.onnx.optimizer.passes.layer_norm_of_sum_by_rows import layer_norm_of_sum_by_rows
 from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import matmul_add_to_gemm
 from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
 from recprune_export.onnx.optimizer.passes.name_batch import name_batch
@@ -54,16 +57,18 @@ from recprune_export.onnx.optimizer.passes.share_transposed_weights import share
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
 from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
+from recprune_export.onnx.optimizer.passes.unpack_wide_products import unpack_wide_products
 from recprune_export.onnx.optimizer.passes.unpad_layer_norm import unpad_layer_norm
 from recprune_export.onnx.optimizer.passes.where_mask_to_product import where_mask_to_product
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.weight_bits import collect_bits, plan_bits, plan_other_layers
 from recprune_export.program.failures import REPORT, explain_failures
-from recprune_export.program.jagged_inputs import has_jagged_inputs, list_program_inputs, to_program_tensors
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import fill_input, sample_request
+from recprune_export.program.requests.jagged_inputs import has_jagged_inputs, list_program_inputs, to_program_tensors
+from recprune_export.program.requests.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.stored_bits import StoredBits
 
 PROBE_ROWS = (1, 5)
@@ -82,6 +87,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
 )
 # Faster forms of the same graph: each is accepted only where its answers and cost pass.
 REWRITES: tuple[Pass, ...] = (
+    dft_to_matmul,
     hoist_gather,
     unpad_layer_norm,
     fold_attention_projections,
@@ -99,7 +105,9 @@ REWRITES: tuple[Pass, ...] = (
     concat_then_reshape,
     gathernd_to_flat_gather,
     gathernd_to_row_gather,
+    unpack_wide_products,
     matmul_add_to_gemm,
+    layer_norm_of_sum_by_rows,  # reads the rows of layers
     eliminate_views,
     merge_tables_of_same_ids,
     gather_to_gathernd,  # last: the other passes read lookups as Gather
@@ -117,7 +125,7 @@ _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """Serving conditions of a model: batch sizes, inputs that all rows of a request share, and the machine.
+    """Serving conditions of a model: batch sizes, inputs that all rows of a request share, the machine, and the ONNX Runtime.
 
     Rewrites are judged by their costs on `machine`; the reference machine gives the same file everywhere.
     """
@@ -125,6 +133,7 @@ class ServingConfig:
     batches: tuple[int, ...] = (1, 32, 256, 1024)
     shared: tuple[str, ...] = ()
     machine: Machine = REFERENCE
+    runtime: RuntimeTarget = ANY_RUNTIME
 
 
 DEFAULT_SERVING = ServingConfig()
@@ -175,7 +184,7 @@ def export_onnx(
     `UsageError` where `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
-    model = translate(program)
+    model = translate(program, serving.runtime.opset)
     if bits is not None:
         plan_bits(model, bits, {name: tensor.detach().numpy() for name, tensor in program.parameters().items()})
     if has_jagged_inputs(signature):
@@ -199,6 +208,7 @@ def export_onnx(
         raise ExportError(
             f"The ONNX graph still contains {training_operators[0]}; freeze its statistics in the model (module.eval())."
         )
+    set_opset(model, serving.runtime.opset)
     data = save_onnx(model, path, external_threshold)
     final_bits = None if bits is None else collect_bits(model, bits)
     return OnnxFile(path, model.opset_imports[""], data, signature, report, final_bits)
@@ -225,7 +235,9 @@ def _apply_sharing(
 
     Raises `ExportError` where the answers change.
     """
-    shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
+    inputs = list_program_inputs(signature)
+    names = [i.name for i in signature.inputs if i.shared]
+    shared = [position for position, spec in enumerate(inputs) if spec.name in names]
     split = model.clone()
     for graph_pass in rewrites:
         graph_pass(split)
@@ -244,7 +256,7 @@ def _apply_sharing(
     )
     if error > TOLERANCE:
         raise ExportError(
-            f"With {', '.join(signature.inputs[i].name for i in shared)} shared, the model does not give the same answers "
+            f"With {', '.join(names)} shared, the model does not give the same answers "
             f"(they differ by {error:.1e} of the largest): its rows are not answered one by one. Export it without."
         )
     return split, one_row

@@ -1,6 +1,6 @@
 """The tensors in which a file takes jagged inputs: those of the model's own request, or a padded matrix for each input.
 
-A program takes the elements and the lengths of each input (`program/jagged_inputs.py`). A few nodes at the beginning of the
+A program takes the elements and the lengths of each input (`program/requests/jagged_inputs.py`). A few nodes at the beginning of the
 file compute them from what the file takes.
 """
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from recprune_export.onnx.graph import add_initializer, replace_uses
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     LENGTHS_SUFFIX,
     METADATA,
     FileInput,
@@ -111,7 +111,8 @@ class _Writer:
         count = len(spec.members)
         parts = [ends]
         if jagged.stacked:
-            parts = [self._call("Gather", ends, self._constant(number), axis=0) for number in range(count)]
+            axis = int(jagged.keys_last)
+            parts = [self._call("Gather", ends, self._constant(number), axis=axis) for number in range(count)]
         if jagged.form != LENGTHS:
             values = [i.jagged.values for i in spec.members if i.jagged is not None]
             parts = [self._differences(part, values[number], jagged.form) for number, part in enumerate(parts)]

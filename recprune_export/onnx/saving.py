@@ -10,6 +10,7 @@ from recprune_export.errors import ExportError
 # Bytes of all weights, from which on they lie in a file of their own (docs/decisions/external-weights.md).
 EXTERNAL_THRESHOLD = 1 << 20
 INLINE = 1 << 10  # bytes of a tensor that stays in the graph: sizes and axes, which shape inference reads
+_IR_OF_TYPE = {ir.DataType.INT4: 10, ir.DataType.UINT4: 10}  # the first version of the format that has a type
 ALIGNMENT = 1 << 12  # of a tensor in the file, the size of a page
 
 
@@ -24,6 +25,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
+    model.ir_version = choose_ir_version(model)
     data = path.with_name(path.name + ".data") if weights >= external_threshold else None
     if data is None:
         _copy_external_weights(model)
@@ -45,6 +47,14 @@ def save_with_weights_beside(model: ir.Model, path: Path) -> None:
     ir.save(model, path)
     _restore_doc_strings(model, path)
     _check(path)
+
+
+def choose_ir_version(model: ir.Model) -> int:
+    """Return the oldest version of the file format that has the operator sets and the types of weights, for old runtimes."""
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    by_opset: int = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    types = {value.const_value.dtype for value in model.graph.initializers.values() if value.const_value is not None}
+    return max([by_opset, *(_IR_OF_TYPE.get(dtype, by_opset) for dtype in types)])
 
 
 def _copy_external_weights(model: ir.Model) -> None:

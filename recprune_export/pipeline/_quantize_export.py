@@ -13,11 +13,12 @@ from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.pipeline.latency_requests import make_latency_requests
-from recprune_export.program.jagged_inputs import to_file_arrays
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.program.signature import Signature
 from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.observers import GraphFunction
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, make_error_judge, make_metric_judge
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.settings import QuantizationSettings
 from recprune_export.validation.edge_requests import (
     RequestArrays,
@@ -85,11 +86,12 @@ def quantize_export(
     *,
     threads: int = 1,
     seed: int = 0,
+    runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> QuantizedExport | None:
     """Quantize `file` into `folder`, in its planned bits where it has any; None where it has none and `quantization` is "none".
 
     Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests
-    of `batches` rows. Raises `ExportError` where the file cannot be written.
+    of `batches` rows; there are only those that `runtime` loads. Raises `ExportError` where the file cannot be written.
     """
     mode = quantization.quantize if file.bits is None else file.bits
     if mode == "none":
@@ -102,7 +104,7 @@ def quantize_export(
     judge = _make_judge(file.signature, task, quantization.max_quantize_drop)
     target = folder / file.path.name
     calibration = make_calibration_requests(file.signature, task, seed)
-    quantized = quantize(file.path, target, mode, calibration, squeezed, judge)
+    quantized = quantize(file.path, target, mode, calibration, squeezed, judge, runtime=runtime)
     served = replace(file, path=quantized.path, data=quantized.data if quantized.path == target else file.data)
     speedups = {} if quantized.plan.is_empty else _measure_speedups(file, served, requests, threads, seed)
     return QuantizedExport(served, quantized, speedups)

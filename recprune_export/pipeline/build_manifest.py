@@ -18,6 +18,7 @@ from recprune_export.finetuning.task import (
     SampledRequests,
     Task,
 )
+from recprune_export.onnx.runtime.runtime_requirements import check_requirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.pipeline._prune import PrunedModel
@@ -83,6 +84,7 @@ def make_manifest(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         opset=file.opset,
+        runtime=check_requirements(file.path, settings.export.runtime).to_dict(),
         signature=file.signature.to_dict(),
         scores={name: meaning.to_dict() for name, meaning in find_meanings(outcome, task, origin.labels).items()},
         counts={

@@ -133,8 +133,9 @@ def count_file_bytes(candidate: Candidate, allocation: Allocation, request: Requ
         assert file.bits is not None
         target, rows = Path(scratch) / "model.onnx", squeeze_shared_inputs(rows, file.signature)
         return quantize(
-            file.path, target, file.bits, [rows], {1: [rows]}, _judge_nothing, stopwatch=_time_nothing
-        ).bytes[1]
+            file.path, target, file.bits, [rows], {1: [rows]}, _judge_nothing,
+            stopwatch=_time_nothing, runtime=serving.runtime,
+        ).bytes[1]  # fmt: skip
 
 
 def _time_nothing(

@@ -10,10 +10,10 @@ from recprune_export.error_text import describe_place
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.task import LabeledRows, Task, run_program
 from recprune_export.program.failures import FAILURES
-from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import RequestArrays
 from recprune_export.program.recorder import find_failing_line
+from recprune_export.program.requests.input_rules import with_bad_ids
+from recprune_export.program.requests.random_requests import RequestArrays
 from recprune_export.program.signature import BATCH, Input, Signature
 
 TRIED_ROWS = 8

@@ -1,5 +1,6 @@
 """The main job, from a trained recommender to a bundle; `compress_program` runs the stages from top to bottom."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from recprune_export.bundle.manifest.manifest import (
     SAMPLE_OUTPUTS,
     Manifest,
 )
+from recprune_export.bundle.raw_rows import RAW_ROWS, make_raw_rows
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
@@ -43,6 +45,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.onnx._translate import refuse_foreign_operators
 from recprune_export.onnx.counts import Counts, Reduction
+from recprune_export.onnx.runtime.runtime_requirements import check_requirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
@@ -68,8 +71,8 @@ from recprune_export.pipeline.export_models import (
     make_serving_config,
 )
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
-from recprune_export.program.jagged_inputs import to_file_arrays
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.storage_plan import StoragePlan
@@ -155,7 +158,7 @@ def compress_program(
         with remove_when_done(checkpoints):
             run = partial(run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch))
             outcome, retries = run_until_fast(run, settings, checkpoints)
-            further = derive_models(derive, outcome.exported, task, settings.latency, Path(scratch), seed=settings.seed)
+            further = derive_models(derive, outcome.exported, task, settings, Path(scratch))
             outcome = replace(outcome, derived=further)
             measurements = outcome.measurements
             manifest = make_manifest(
@@ -230,9 +233,11 @@ def export_and_quantize(
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, make_serving_config(settings), task, folder)
     quantized = quantize_export(
-        exported.pruned, settings.quantization, batches, task, folder / "quantized", threads=threads, seed=settings.seed
-    )
+        exported.pruned, settings.quantization, batches, task, folder / "quantized",
+        threads=threads, seed=settings.seed, runtime=settings.export.runtime,
+    )  # fmt: skip
     exported = exported.with_quantized(quantized)
+    check_requirements(exported.pruned.path, settings.export.runtime)
     check_byte_limit(exported.pruned.bytes, pruned.stages[-1].plan.storage)
     return exported
 
@@ -268,6 +273,9 @@ def collect_bundle_files(
         samples[OUT_OF_RANGE_INPUTS] = to_file_arrays(signature, out_of_range)
         samples[OUT_OF_RANGE_OUTPUTS] = exported.golden(pruned.program, out_of_range)
     files = gather_bundle_files(pruned.program, models, pruned.plan, samples, scratch)
+    if ENCODING in extra:
+        answer = partial(exported.golden, pruned.program)
+        files[RAW_ROWS] = make_raw_rows(json.loads(extra[ENCODING]), signature, answer)
     files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
@@ -290,6 +298,7 @@ def collect_bundle_files(
         report=not settings.latency.quick,
         weights=None if exported.pruned.data is None else exported.pruned.data.name,
         models=manifest.models,
+        runtime=manifest.runtime,
     )
     pages = {"README.md": readme.encode()}
     if not settings.latency.quick:

@@ -7,42 +7,67 @@ from pathlib import Path
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.derived.derived_model import DeriveModel, SourceModel
+from recprune_export.derived.raw_inputs.derive_raw_inputs import derive_raw_inputs
+from recprune_export.derived.raw_inputs.plan_raw_inputs import plan_of_encoder, plan_of_vocabularies
+from recprune_export.derived.raw_inputs.read_vocabulary import parse_vocabulary_options, read_vocabularies
 from recprune_export.derived.top_k.item_ranking import plan_ranking
 from recprune_export.derived.top_k.top_k_file import derive_top_k
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
+from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import PARITY_ROWS, ExportedModels, make_predictor
 from recprune_export.program.signature import Signature
-from recprune_export.settings import ExportSettings, LatencySettings
+from recprune_export.settings import ExportSettings, Settings
 
 
-def list_derive_steps(
-    signature: Signature, export: ExportSettings, encoder: Encoder | SequenceEncoder | None
+def choose_derived_models(
+    export: ExportSettings, encoder: Encoder | SequenceEncoder | None, signature: Signature
 ) -> tuple[DeriveModel, ...]:
-    """Return the steps that make the further files of a bundle that `export` asks for.
+    """Return the steps that make the further files of a bundle; `signature` is that of the program, with its rules for bad ids.
 
-    `encoder` is that of a checkpoint. Raises `UsageError` and `DataError` where a file cannot be made of this model.
+    Raises `UsageError` and `DataError` where a file cannot be made of this model.
     """
-    steps: list[DeriveModel] = []
+    steps = list(_choose_raw_inputs(export, encoder, signature))
     if export.top_k is not None:
         ranking = plan_ranking(signature.with_shared(export.shared_inputs), export, encoder)
         steps.append(partial(derive_top_k, ranking=ranking))
     return tuple(steps)
 
 
+def _choose_raw_inputs(
+    export: ExportSettings, encoder: Encoder | SequenceEncoder | None, signature: Signature
+) -> tuple[DeriveModel, ...]:
+    """Return the step of the file that takes raw values.
+
+    Raises `UsageError` where the model has no vocabularies, and `DataError` where a vocabulary does not fit it.
+    """
+    if not (export.raw_inputs or export.vocabularies):
+        return ()
+    if encoder is not None:
+        if export.vocabularies:
+            raise UsageError("--vocabulary: the checkpoint has vocabularies of its own; give --raw-inputs instead.")
+        return (partial(derive_raw_inputs, make_plan=partial(plan_of_encoder, encoder)),)
+    if not export.vocabularies:
+        raise UsageError(
+            "--raw-inputs: the model has no vocabularies, as those of `recprune-export train` have; give them by --vocabulary "
+            "INPUT=FILE, with the columns raw and id."
+        )
+    vocabularies = read_vocabularies(parse_vocabulary_options(export.vocabularies), signature)
+    return (partial(derive_raw_inputs, make_plan=partial(plan_of_vocabularies, vocabularies)),)
+
+
 def derive_models(
     steps: Sequence[DeriveModel],
     exported: ExportedModels,
     task: Task,
-    latency: LatencySettings,
+    settings: Settings,
     folder: Path,
-    *,
-    seed: int,
 ) -> tuple[ValidatedModel, ...]:
     """Take each of `steps` on the pruned file, with rows of `task`, and validate what it makes.
 
-    Raises `ValidationFailed` where a file answers otherwise than `model.onnx`.
+    Raises `ExportError` where a file needs a later runtime than the settings allow, and `ValidationFailed` where one answers
+    otherwise than `model.onnx`.
     """
     if not steps:
         return ()
@@ -54,6 +79,10 @@ def derive_models(
         exported.tolerances,
         {output.name: objective.output_kinds.get(output.name) for output in file.signature.outputs},
     )
-    batches = choose_measured_batches(latency)
+    latency = settings.latency
+    batches, threads = choose_measured_batches(latency), latency.threads
     models = [derive(source, folder) for derive in steps]
-    return tuple(validate_derived(model, source, batches, threads=latency.threads, seed=seed) for model in models)
+    return tuple(
+        validate_derived(model, source, batches, threads=threads, seed=settings.seed, runtime=settings.export.runtime)
+        for model in models
+    )

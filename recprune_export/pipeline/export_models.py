@@ -18,9 +18,9 @@ from recprune_export.onnx.runtime.session import make_session, refuses, run
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline._quantize_export import QuantizedExport
 from recprune_export.pipeline.float32_tolerance import MOST_IF_INFINITE, widen_tolerances
-from recprune_export.program.input_rules import apply_input_rules
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.input_rules import apply_input_rules
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.progress import show_status
 from recprune_export.settings import Settings
 from recprune_export.validation.edge_requests import (
@@ -79,20 +79,22 @@ def export_models(
     Raises `ExportError`, and `ValidationFailed` where an answer differs.
     """
     with show_status("Exporting to ONNX"):
-        dense = export_onnx(program, folder / "dense.onnx", rewrites=())
+        plain = ServingConfig(runtime=serving.runtime)
+        dense = export_onnx(program, folder / "dense.onnx", rewrites=(), serving=plain)
         file = export_pruned(pruned, serving, folder / MODEL)
     with show_status("Comparing answers with PyTorch's"):
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
         validate_parity(program, dense, task, model="dense")
     row_wise = file
     if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
-        row_wise = export_onnx(pruned.program, folder / "row_wise.onnx")
+        row_wise = export_onnx(pruned.program, folder / "row_wise.onnx", serving=plain)
     return ExportedModels(dense, file, row_wise, parity)
 
 
 def make_serving_config(settings: Settings) -> ServingConfig:
     """Return the conditions for which the file of a job is made."""
-    return ServingConfig(settings.latency.latency_batch_sizes, settings.export.shared_inputs)
+    export = settings.export
+    return ServingConfig(settings.latency.latency_batch_sizes, export.shared_inputs, runtime=export.runtime)
 
 
 def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> OnnxFile:

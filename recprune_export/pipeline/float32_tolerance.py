@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.parity import NamedOutputs, Tolerances

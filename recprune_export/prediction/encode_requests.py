@@ -14,14 +14,15 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import check_input_array, check_jagged_rows, find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
-from recprune_export.data.encoding.encoder import NUMERIC, Encoder, Request
+from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
 from recprune_export.errors import BundleError, UsageError
-from recprune_export.program.input_rules import find_bad_ids
-from recprune_export.program.row_specs import make_array_spec
+from recprune_export.program.requests.input_rules import find_bad_ids
+from recprune_export.program.requests.row_specs import make_array_spec
 from recprune_export.program.signature import Input, Signature
 from recprune_export.settings import DataSettings
 

@@ -15,11 +15,11 @@ from .operator_registry import OPERATORS as OPERATORS
 from .operator_registry import Facet as Facet
 from .program import Program as Program
 from .program import sample_request_tensors as sample_request_tensors
-from .random_requests import RequestArrays as RequestArrays
-from .random_requests import fill_input as fill_input
-from .random_requests import sample_request as sample_request
 from .recorder import ValueRecorder as ValueRecorder
 from .recorder import record_values as record_values
+from .requests.random_requests import RequestArrays as RequestArrays
+from .requests.random_requests import fill_input as fill_input
+from .requests.random_requests import sample_request as sample_request
 from .signature import BATCH as BATCH
 from .signature import Axis as Axis
 from .signature import IdRange as IdRange

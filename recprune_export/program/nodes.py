@@ -1,8 +1,12 @@
 """Arguments, ancestors and source lines of the nodes of a graph."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx
 
 
@@ -32,15 +36,17 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
     return visited
 
 
-_NOT_THE_USERS = ("/torch/", "/recprune_export/program/capture/", '"<')  # the last one: generated code
+# Code that calls the user's, and generated code.
+_CALLERS = tuple(str(Path(__file__).parent / folder) for folder in ("capture", "requests"))
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), *_CALLERS, contextlib.__file__, "<")
 
 
 def find_source_line(node: fx.Node) -> str:
-    """Return the source of a node: `file, line N` of the user's code, else the submodule, else an empty string."""
-    trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
-    frames = [line.strip() for line in trace if line.strip().startswith("File ")]
-    written_by_user = [frame for frame in frames if not any(part in frame for part in _NOT_THE_USERS)]
+    """Return the source of a node: `"file", line N` of the user's code, else the submodule, else an empty string."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    written_by_user = [(file, line) for file, line in frames if not file.startswith(_NOT_THE_USERS)]
     if written_by_user:
-        return written_by_user[-1].removeprefix("File ").rpartition(", in ")[0]
+        file, line = written_by_user[-1]
+        return f'"{file}", line {line}'
     modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
     return modules[-1] if modules else ""

@@ -9,9 +9,9 @@ from torch import fx
 from recprune_export.column_names import did_you_mean, list_names
 from recprune_export.errors import UsageError
 from recprune_export.program.canonical import remove_dead_code
-from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.nodes import ancestors
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import has_jagged_inputs
 
 
 def select_outputs(program: Program, names: Sequence[str]) -> Program:

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
 
 
 class PausedRun(fx.Interpreter):

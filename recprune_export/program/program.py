@@ -15,11 +15,11 @@ from torch import Tensor, fx
 
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalize
-from recprune_export.program.jagged_inputs import list_program_inputs, to_program_tensors
 from recprune_export.program.lifting import lift
 from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.propagation import LARGEST_BATCH, find_operands, propagate_shapes, recapture
-from recprune_export.program.random_requests import fill_valid, sample_request
+from recprune_export.program.requests.jagged_inputs import list_program_inputs, to_program_tensors
+from recprune_export.program.requests.random_requests import fill_valid, sample_request
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from recprune_export.program.canonical import canonicalize
-from recprune_export.program.jagged_inputs import list_program_inputs
+from recprune_export.program.requests.jagged_inputs import list_program_inputs
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 LARGEST_BATCH = 1 << 30

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.failures import FAILURES
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.nodes import find_source_line
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
 
 Summary = Callable[[fx.Node, Any], Any]  # from a node and its value to the recorded value
 

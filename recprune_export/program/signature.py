@@ -29,8 +29,9 @@ class Jagged(DictMixin):
     The file takes the elements of all rows one after another in the tensor `values`, and the ends of the rows in the tensor
     `rows`, of dtype `rows_dtype`. Its `form` is "lengths", the number of elements of each row; "offsets", the position of
     its first one; or "offsets and end", with the number of all elements behind the last. Inputs of the same `rows` tensor lie
-    there one after another, or, where it is `stacked`, on axis 0 before the batch; those of the same `values` one after
-    another. A `padded` input is one matrix in the file as well, with -1 (NaN for numbers) where a row has no element.
+    there one after another, or, where it is `stacked`, on axis 0 before the batch (on axis 1 behind it with `keys_last`);
+    those of the same `values` one after another. A `padded` input is one matrix in the file as well, with -1 (NaN for numbers)
+    where a row has no element.
     """
 
     counts: tuple[int, int]
@@ -41,6 +42,7 @@ class Jagged(DictMixin):
     form: str = LENGTHS
     stacked: bool = field(default=False, metadata=OMIT_DEFAULT)
     padded: bool = field(default=False, metadata=OMIT_DEFAULT)
+    keys_last: bool = field(default=False, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)

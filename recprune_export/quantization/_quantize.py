@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commu
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
+from recprune_export.onnx.optimizer.passes.unpack_wide_products import pack_wide_products, unpack_wide_products
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.progress import progress_bar
@@ -31,13 +33,19 @@ from recprune_export.quantization.quantization_plan import FP16, FP32, WIDER_FOR
 from recprune_export.quantization.relax_until_quality import judge_plan, relax_until_quality
 from recprune_export.quantization.share_scales import share_scales
 from recprune_export.quantization.timing import Stopwatch, measure_times
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
 PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the answers
 # Rewrites that are faster with quantized weights, each proved and priced like a rewrite of the export.
-REWRITES: tuple[Pass, ...] = (commute_dequantize_scale, hoist_quantize, gather_to_gathernd)
+REWRITES: tuple[Pass, ...] = (
+    commute_dequantize_scale,
+    hoist_quantize,
+    unpack_wide_products,
+    gather_to_gathernd,
+)
 
 
 @dataclass(frozen=True)
@@ -76,26 +84,30 @@ def quantize(
     requests: RequestCycles,
     judge: Judge,
     *,
-    stopwatch: Stopwatch = measure_times,
+    runtime: RuntimeTarget = ANY_RUNTIME,
+    stopwatch: Stopwatch | None = None,
     rewrites: Sequence[Pass] = REWRITES,
 ) -> QuantizedFile:
     """Quantize the model in `source` and write it to `target`.
 
     Static layers are calibrated on `calibration`, forms are timed on `requests`, by batch size. The same times give the
     same plan; where it loses more than `judge` allows, weights get more bits, those with the largest error first. Planned
-    bits stay as they are, and their loss is measured only.
+    bits stay as they are, and their loss is measured only. There are only forms that `runtime` loads; `stopwatch` may give other
+    times than measured ones.
 
     Raises `ExportError` where the result cannot be written.
     """
     model = ir.load(source)
     gathernd_to_gather(model)  # the passes that find candidates read Gather only
+    pack_wide_products(model)  # and layers with weights of two axes
     RemoveUnusedNodesPass()(model)
     fill_shapes(model)
     candidates = select_candidates(model, mode)
+    stopwatch = stopwatch or partial(measure_times, runtime=runtime)
     with progress_bar("Quantizing", len(candidates.layers) + len(candidates.tables)) as advance:
-        plan = choose_formats(model, mode, requests, stopwatch, advance)
+        plan = choose_formats(model, mode, requests, stopwatch, advance, runtime)
         plan = extend_layer_chains(model, plan, requests, stopwatch)
-    evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
+    evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge, runtime)
     if isinstance(mode, StoredBits):
         relaxed = judge_plan(plan, evaluator)
     else:
@@ -152,15 +164,20 @@ class _PlanEvaluator:
     """Makes the graph of a plan, and measures its loss against the original."""
 
     def __init__(
-        self, model: ir.Model, calibration_values: Arrays, calibration: Sequence[RequestArrays], judge: Judge
+        self,
+        model: ir.Model,
+        calibration_values: Arrays,
+        calibration: Sequence[RequestArrays],
+        judge: Judge,
+        runtime: RuntimeTarget,
     ) -> None:
         self.before: GraphFunction = make_graph_function(model)
         self._model, self._calibration, self._judge = model, calibration, judge
-        self._calibration_values = calibration_values
+        self._calibration_values, self._runtime = calibration_values, runtime
 
     def graph(self, plan: QuantizationPlan) -> ir.Model:
         """Return the graph of a plan."""
-        return quantize_weights(self._model, plan.forms(), self._calibration_values)
+        return quantize_weights(self._model, plan.forms(), self._calibration_values, self._runtime)
 
     def loss(self, plan: QuantizationPlan) -> QualityLoss:
         """Return the loss of a plan by the judge."""

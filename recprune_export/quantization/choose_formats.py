@@ -41,6 +41,7 @@ from recprune_export.quantization.quantization_plan import (
     WeightChoice,
 )
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.stored_bits import StoredBits, count_weight_bytes, effective_bits
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 
@@ -51,6 +52,7 @@ def choose_formats(
     requests: RequestCycles,
     stopwatch: Stopwatch,
     advance: Callable[[str], None],
+    runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> QuantizationPlan:
     """Measure the forms of each layer and table on `requests` of the given batch sizes, and choose by the times.
 
@@ -77,7 +79,7 @@ def choose_formats(
     request_times = stopwatch(model, "", (), requests)[FP32] if timed or multiplied else {}
     for name, table in candidates.tables.items():
         advance(name)
-        timed.append(_time_table(model, mode, table, table_values, stopwatch))
+        timed.append(_time_table(model, mode, table, table_values, stopwatch, runtime))
     chosen = _limit_slowdown(timed, request_times)
     layers = [choice for name, choice in chosen.items() if name in candidates.layers]
     tables = [choice for name, choice in chosen.items() if name in candidates.tables]
@@ -178,9 +180,14 @@ def _fall_back(choice: WeightChoice, fallback: WeightChoice, reason: str) -> Wei
 
 
 def _time_table(
-    model: ir.Model, mode: Mode | StoredBits, table: Table, values_by_batch: RequestCycles, stopwatch: Stopwatch
+    model: ir.Model,
+    mode: Mode | StoredBits,
+    table: Table,
+    values_by_batch: RequestCycles,
+    stopwatch: Stopwatch,
+    runtime: RuntimeTarget,
 ) -> _Timed:
-    forms = _list_forms(mode, table)
+    forms = [form for form in _list_forms(mode, table) if _is_allowed(form, runtime)]
     if not forms:
         reason = "32 bits are planned" if isinstance(mode, StoredBits) else _explain_no_form(mode, table)
         return _Timed(
@@ -206,6 +213,10 @@ def _time_table(
         choice(floats, _describe_speedups(floats, speedups)),
         extra,
     )
+
+
+def _is_allowed(form: str, runtime: RuntimeTarget) -> bool:
+    return form != INT4_IN_BLOCKS or runtime.allows("GatherBlockQuantized")
 
 
 def _find_subgraph_ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:

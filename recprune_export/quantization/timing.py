@@ -12,6 +12,7 @@ from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.observers import observe
 from recprune_export.quantization.quantization_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS
 from recprune_export.quantization.quantization_plan import FP32
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.repeated_sessions import typical_time
 from recprune_export.validation.latency.request_cycle import RequestCycles
@@ -36,7 +37,11 @@ def extract_subgraph(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence
 
 
 def measure_times(
-    subgraph: ir.Model, name: str | tuple[str, ...], forms: Sequence[str], requests: RequestCycles
+    subgraph: ir.Model,
+    name: str | tuple[str, ...],
+    forms: Sequence[str],
+    requests: RequestCycles,
+    runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> Times:
     """Return the milliseconds of `subgraph` in fp32 and with the weights `name` in each of `forms`, by batch size.
 
@@ -48,7 +53,7 @@ def measure_times(
     operands = [layers[layer].operand.name or "" for layer in names if layer in layers]
     calibration_values = {**first_request, **observe(subgraph, operands, [first_request])}
     graphs = {FP32: subgraph} | {
-        form: quantize_weights(subgraph, dict.fromkeys(names, form), calibration_values) for form in forms
+        form: quantize_weights(subgraph, dict.fromkeys(names, form), calibration_values, runtime) for form in forms
     }
     backends = [_make_backend(form, graph) for form, graph in graphs.items()]
     times_by_form: Times = {form: {} for form in graphs}

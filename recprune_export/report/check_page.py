@@ -8,8 +8,10 @@ from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding
 from recprune_export.gate.gate_constants import CONFIDENCE
+from recprune_export.gate.history import CheckRecord
 from recprune_export.gate.latency.sequential_sampling import NEW
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
+from recprune_export.report.history_trends import draw_history
 from recprune_export.report.numbers import format_milliseconds
 from recprune_export.report.page import (
     Cell,
@@ -35,12 +37,12 @@ VERDICT_TEXT = {
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
 
-def render_check_report(check: Check) -> str:
-    """Return the page as HTML."""
+def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> str:
+    """Return the page as HTML; `history`: the checks to draw, the oldest first, this one included."""
     problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
     judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
     passed = sum(f.verdict is Verdict.HOLDS for f in judged)
-    sections = (_gates(check.findings), _growth(judged), _latency(check), _environment(check))
+    sections = (_gates(check.findings), _growth(judged), draw_history(history), _latency(check), _environment(check))
     page = Page(
         title=f"Check: {check.verdict.words}",
         kicker="Two artifacts compared",

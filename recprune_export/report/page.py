@@ -18,7 +18,9 @@ Cell = str | Markup
 MAX_NAME_LENGTH = 120
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
 # Control characters and surrogates, which HTML does not allow, and bidirectional controls, which reorder the following text.
-_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_UNREADABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 @dataclass(frozen=True)

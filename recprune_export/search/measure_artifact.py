@@ -18,6 +18,7 @@ from recprune_export.pipeline._quantize_export import quantize_export
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import make_predictor
 from recprune_export.program.program import Program
+from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.settings import LatencySettings, QuantizationSettings
 from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
@@ -63,6 +64,7 @@ def measure_artifact(
     *,
     bits: StoredBits | None = None,
     seed: int = 0,
+    runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
     """Export `pruned`, quantized where `quantization` asks for it, and time it in turns with the exported `dense_file`.
 
@@ -71,9 +73,10 @@ def measure_artifact(
     """
     batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
-        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches), bits=bits)
+        serving = ServingConfig(batches, runtime=runtime)
+        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=serving, bits=bits)
         quantized = quantize_export(
-            after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed
+            after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed, runtime=runtime
         )
         after = after if quantized is None else quantized.file
         change = None if quantized is None else task.change(partial(run_program, dense), make_predictor(after))

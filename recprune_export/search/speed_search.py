@@ -172,10 +172,11 @@ def _export_and_measure(
     """Export `pruned`, in its planned bits, and time it against the dense file."""
     with tempfile.TemporaryDirectory() as scratch, show_status("Measuring the speed"):
         path = Path(scratch) / "model.onnx"
-        file = export_onnx(pruned.program, path, serving=ServingConfig(target.batch_sizes), bits=pruned.bits)
+        serving = ServingConfig(target.batch_sizes, runtime=settings.export.runtime)
+        file = export_onnx(pruned.program, path, serving=serving, bits=pruned.bits)
         quantized = quantize_export(
             file, QuantizationSettings(), target.batch_sizes, task, Path(scratch) / "quantized",
-            threads=target.threads, seed=settings.seed,
+            threads=target.threads, seed=settings.seed, runtime=serving.runtime,
         )  # fmt: skip
         served = file if quantized is None else quantized.file
         requests = make_latency_requests(target.batch_sizes, task, served.signature)

@@ -143,7 +143,7 @@ class Trials:
             settings = compressed.settings
             artifact, change = measure_artifact(
                 self._program, self._dense_file.path, compressed.program, settings.latency, settings.quantization,
-                self._task, bits=compressed.bits, seed=settings.seed,
+                self._task, bits=compressed.bits, seed=settings.seed, runtime=settings.export.runtime,
             )  # fmt: skip
         if change is None:
             served = compressed.served

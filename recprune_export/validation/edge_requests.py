@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from recprune_export.data.list_columns import find_present
-from recprune_export.program.jagged_inputs import remove_elements
-from recprune_export.program.random_requests import RequestArrays, fill_input, sample_request
+from recprune_export.program.requests.jagged_inputs import remove_elements
+from recprune_export.program.requests.random_requests import RequestArrays, fill_input, sample_request
 from recprune_export.program.signature import ERROR, IdRange, Input, Signature
 
 LARGE = 10.0  # standard deviations, or widths of the range of the example

@@ -10,7 +10,7 @@ from recprune_export.bundle._verify import check_input_rules
 from recprune_export.errors import ValidationFailed
 from recprune_export.onnx import make_session, run
 from recprune_export.program import Signature
-from recprune_export.program.input_rules import apply_input_rules, with_bad_ids
+from recprune_export.program.requests.input_rules import apply_input_rules, with_bad_ids
 from tests.bundle.complete import SIGNATURE, write
 
 

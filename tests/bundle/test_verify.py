@@ -10,6 +10,7 @@ import pytest
 from recprune_export.bundle import verify, write_bundle
 from recprune_export.bundle.contents import _npz
 from recprune_export.bundle.manifest import values_checksum
+from recprune_export.bundle.manifest.manifest import MANIFEST_LIMIT
 from recprune_export.errors import BundleError, RecpruneError, ValidationFailed
 from tests.bundle.samples import X, files, manifest, write
 
@@ -49,6 +50,26 @@ def test_a_missing_and_an_extra_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         BundleError, match=r"(?s)samples/inputs.npz.*samples/extra.npz|samples/extra.npz.*samples/inputs.npz"
     ):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "samples", "."])
+def test_a_link_to_a_folder_is_named_as_a_file_too_many(tmp_path: Path, target: str) -> None:
+    bundle = write(tmp_path / "bundle")
+    (tmp_path / "elsewhere").mkdir()
+    (bundle / "extra").symlink_to(tmp_path / "elsewhere" if target == "elsewhere" else bundle / target)
+    with pytest.raises(BundleError, match="not in the manifest 'extra'"):
+        verify(bundle)
+
+
+def test_a_manifest_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    text = (bundle / "manifest.json").read_bytes()
+    (bundle / "manifest.json").write_bytes(text + b" " * (MANIFEST_LIMIT - len(text)))
+    assert verify(bundle).files == 3
+    with (bundle / "manifest.json").open("r+b") as file:
+        file.truncate(8 << 30)  # without a block on the disk; to read it would take its memory
+    with pytest.raises(BundleError, match="more than the 4,194,304 that a manifest may have: it was not read"):
         verify(bundle)
 
 

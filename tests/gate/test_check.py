@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -78,7 +79,6 @@ def change(after: float) -> dict[str, object]:
 
 
 CHANGES = {
-    "nodes": ({"idle": 2}, {}, "nodes went from 7 to 9"),
     "quality": (
         {},
         {"metrics": {"dense": {}, "pruned": {"auc": 0.7}}, "change": change(0.7)},
@@ -98,6 +98,14 @@ def test_each_regression_is_named(
     done = run(bundle(tmp_path / "new", Shape(**shape), **manifest), base)  # type: ignore[arg-type]
     assert done.exit_code == 1
     assert said in done.stderr
+
+
+def test_more_nodes_fail_where_a_limit_names_them(base: Path, tmp_path: Path, latency: object) -> None:
+    new, off = bundle(tmp_path / "new", Shape(idle=2)), ("--limit", "quality=off")
+    assert run(new, base, *off).exit_code == 0
+    done = run(new, base, *off, "--limit", "nodes=5%")
+    assert done.exit_code == 1
+    assert "nodes went from 7 to 9" in done.stderr
 
 
 def test_a_packed_bundle_is_judged_and_called_by_its_name(base: Path, latency: object) -> None:
@@ -233,6 +241,17 @@ def test_a_disk_that_fills_up_meanwhile_hides_no_regression(
     assert "Markdown cannot be written" in done.stderr
     assert files["check.xml"].is_file()
     assert files["check.html"].is_file()
+
+
+def test_a_name_makes_no_line_of_its_own(tmp_path: Path, latency: object) -> None:
+    base, new = plain(tmp_path / "base.onnx"), tmp_path / "new.onnx"
+    renamed = onnx.load(base)
+    renamed.graph.input[0].name = renamed.graph.node[0].input[1] = "user\nVerdict: holds, after 0.1 s"
+    onnx.save(renamed, new)
+    done = run(new, base)
+    assert done.exit_code == 1
+    assert [line for line in done.stdout.splitlines() if line.startswith("Verdict")] == [done.stdout.splitlines()[-1]]
+    assert not [line for line in done.stderr.splitlines() if line.startswith("Verdict")]
 
 
 def test_the_table_shows_every_gate(base: Path, latency: object) -> None:

@@ -27,7 +27,7 @@ from tests.gate.synthetic import make_footprints
     ],
 )
 def test_growth(new: float, base: float, tolerance: float, verdict: str) -> None:
-    found = compare_growth("nodes", "", new, base, Limits(tolerance))
+    found = compare_growth("parameters", "", new, base, Limits(tolerance))
     assert (found.verdict.value, found.new, found.base) == (verdict, new, base)
 
 
@@ -35,7 +35,7 @@ def test_growth(new: float, base: float, tolerance: float, verdict: str) -> None
     ("change", "gates"),
     [
         ({"units": 12}, {"parameters", "non-zeros", "operations", "model size", "artifact size"}),
-        ({"idle": 3}, {"nodes"}),
+        ({"idle": 3}, set()),
         ({"zeros": 20}, set()),
         ({"rows": 80}, {"parameters", "non-zeros", "model size", "artifact size"}),
         ({"units": 4}, set()),
@@ -47,6 +47,25 @@ def test_each_change_of_a_model_fails_its_own_gates(change: dict[str, int], gate
     found = {f.gate for f in compare_counts(new, base, Limits()) if f.verdict is Verdict.FAILS}
     assert found - {"artifact size", "model size"} == gates - {"artifact size", "model size"}
     assert gates - found <= {"artifact size"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "verdict"),
+    [
+        (Limits(), Verdict.SKIPPED),
+        (Limits(overrides={"nodes": 0.05}), Verdict.FAILS),
+        (Limits(overrides={"nodes": 9.0}), Verdict.HOLDS),
+        (Limits(overrides={"nodes": None}), Verdict.SKIPPED),
+    ],
+)
+def test_nodes_are_reported_and_judged_only_by_a_limit_of_their_own(
+    limits: Limits, verdict: Verdict, tmp_path: Path
+) -> None:
+    base, new = (open_artifact(plain(tmp_path / f"{idle}.onnx", Shape(idle=idle))) for idle in (0, 3))
+    (found,) = [finding for finding in compare_counts(new, base, limits) if finding.gate == "nodes"]
+    assert found.verdict is verdict
+    assert "nodes went from 7 to 10" in found.reason or limits.is_off("nodes")
+    assert (found.base, found.new) == ((None, None) if limits.is_off("nodes") else (7, 10))
 
 
 def test_fewer_zeros_are_found_where_the_parameters_are_as_many(tmp_path: Path) -> None:

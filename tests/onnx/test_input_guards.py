@@ -14,7 +14,7 @@ from recprune_export.onnx import fill_shapes, make_in_memory_session
 from recprune_export.onnx.input_guards import guard_inputs
 from recprune_export.onnx.optimizer import fuse_tables
 from recprune_export.program import BATCH, Input, Signature
-from recprune_export.program.input_rules import apply_input_rules, find_bad_ids, with_bad_ids
+from recprune_export.program.requests.input_rules import apply_input_rules, find_bad_ids, with_bad_ids
 from tests.onnx.graphs import graph, operators
 
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recprune_export.data.list_columns import to_matrix
-from recprune_export.program.jagged_inputs import is_packed, list_file_inputs, read_rows
+from recprune_export.program.requests.jagged_inputs import is_packed, list_file_inputs, read_rows
 from recprune_export.program.signature import Input, Signature
 
 

@@ -1,5 +1,7 @@
 """Errors of PyTorch reach the user as sentences with the line of the user's code."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,8 +10,10 @@ from recprune_export import compress
 from recprune_export.channels import walk
 from recprune_export.channels.walk import RULES
 from recprune_export.errors import CaptureError, ExportError, ModelError, UsageError
+from recprune_export.onnx._translate import refuse_foreign_operators
 from recprune_export.program.capture import capture
 from recprune_export.program.failures import explain_failures
+from recprune_export.program.output_selection import select_outputs
 
 
 def test_the_line_of_the_user_is_named() -> None:
@@ -94,3 +98,42 @@ def test_an_operator_of_another_library_freezes_what_it_reads_and_nothing_else()
 def test_an_operator_without_an_onnx_form_is_refused_before_the_work(tmp_path) -> None:
     with pytest.raises(ExportError, match=r"recprune_tests::mask_tail at .*test_failures.py"):
         compress(Foreign(), REQUEST, tmp_path / "b")
+
+
+class Beside(Foreign):
+    """The operator feeds an answer beside the scores."""
+
+    def forward(self, history: Tensor, lengths: Tensor, item: Tensor) -> dict[str, Tensor]:
+        beside = mask_tail(self.table(history), lengths).sum(1)
+        other = self.other(item)
+        return {"scores": self.top(torch.cat([other, other], 1)).squeeze(1), "beside": beside, "vector": other}
+
+
+def test_outputs_without_the_operator_of_another_library_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="leave out what it computes by --outputs scores,vector, or write it"):
+        compress(Beside(), REQUEST, tmp_path / "b")
+    with pytest.raises(ExportError, match="no ONNX form: write it"):
+        compress(Foreign(), REQUEST, tmp_path / "b")
+    refuse_foreign_operators(select_outputs(capture(Beside(), REQUEST), ["scores", "vector"]))
+
+
+class WithoutPadding(nn.Module):
+    """Scores of all items but those of a constant mask, in the manner of RePlay."""
+
+    def __init__(self, left_out: tuple[int, ...]) -> None:
+        super().__init__()
+        self.table, self.left_out = nn.Embedding(50, 8), left_out
+
+    def forward(self, ids: Tensor) -> Tensor:
+        kept = torch.ones(50, dtype=torch.bool)
+        for item in self.left_out:
+            kept[item] = False
+        return nn.functional.linear(self.table(ids), self.table.weight[kept])
+
+
+@pytest.mark.parametrize("left_out", [(), (0,), (3, 49)])
+def test_a_size_by_a_constant_mask_is_a_number(left_out: tuple[int, ...]) -> None:
+    module = WithoutPadding(left_out).eval()
+    program = capture(module, (torch.arange(8),))
+    assert program.signature.outputs[0].shape == ("batch", 50 - len(left_out))
+    torch.testing.assert_close(program({"ids": torch.arange(5)})["output"], module(torch.arange(5)))

@@ -13,7 +13,7 @@ from recprune_export.errors import ModelError
 from recprune_export.program.capture import capture
 from recprune_export.program.id_arithmetic import Step, find_valid_values
 from recprune_export.program.program import sample_request_tensors
-from recprune_export.program.valid_requests import find_valid_request
+from recprune_export.program.requests.valid_requests import find_valid_request
 
 WHOLE = st.integers(-6, 6).map(float)
 STEPS = st.one_of(

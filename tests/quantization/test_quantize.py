@@ -15,6 +15,7 @@ from recprune_export.quantization.quantization_plan import (
     FP16,
     INT4_BY_ROW,
     INT4_BY_ROW_DYNAMIC,
+    INT4_IN_BLOCKS,
     INT8_BY_DIMENSION,
     INT8_BY_ROW,
     INT8_BY_ROW_STATIC,
@@ -22,6 +23,7 @@ from recprune_export.quantization.quantization_plan import (
     INT8_ONE_SCALE,
     INT8_STATIC,
 )
+from recprune_export.runtime_releases import RuntimeTarget
 from tests.onnx.graphs import floats, graph
 from tests.quantization.times import favouring
 from tests.recommenders.test_recommenders import make, spec_of
@@ -180,3 +182,31 @@ def test_fused_and_plain_kernels_agree_to_the_stated_spread(tmp_path: Path) -> N
     plain = run(make_session(found.path, 1, SessionOptions(optimization="none")), request)
     for output, values in fused.items():
         assert np.abs(values - plain[output]).max() <= 1e-5 + found.tolerance
+
+
+@pytest.mark.parametrize(
+    ("runtime", "mode", "form", "present"),
+    [
+        (RuntimeTarget(), "int8", INT8_STATIC, {"QGemm"}),
+        (RuntimeTarget(operators="onnx"), "int8", INT8_STATIC, set()),
+        (RuntimeTarget(), "int4", INT4_IN_BLOCKS, {"GatherBlockQuantized"}),
+        (RuntimeTarget(operators="onnx"), "int4", INT4_IN_BLOCKS, set()),
+        (RuntimeTarget(release="1.22"), "int4", INT4_IN_BLOCKS, set()),
+    ],
+)
+def test_operators_of_com_microsoft_are_limited(
+    tmp_path: Path, runtime: RuntimeTarget, mode: Mode, form: str, present: set[str]
+) -> None:
+    source, captured = tmp_path / "fp32.onnx", program("dlrm")
+    export_onnx(captured, source)
+    timed = {8: [sample_request(captured.signature, 8, seed=8)]}
+    calibration = requests(captured)
+    found = quantize(
+        source, tmp_path / "q" / "model.onnx", mode, calibration, timed, make_error_judge(calibration, 0.5),
+        runtime=runtime, stopwatch=favouring(form),
+    )  # fmt: skip
+    nodes = onnx.load(found.path).graph.node
+    contrib = {node.op_type for node in nodes if node.domain == "com.microsoft"}
+    assert not found.plan.is_empty
+    assert present <= contrib
+    assert bool(contrib) is bool(present)

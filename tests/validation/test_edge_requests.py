@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recprune_export.program import BATCH, Input, Output, Signature, sample_request
-from recprune_export.program.input_rules import apply_input_rules
+from recprune_export.program.requests.input_rules import apply_input_rules
 from recprune_export.validation import make_edge_requests, make_every_id_requests
 from recprune_export.validation.edge_requests import (
     make_out_of_range_requests,

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
+from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, read_manifest_bytes
 from recprune_export.errors import BundleError, UsageError
+from recprune_export.installation import install_command
 
 SIGNATURE_BYTES = 64
 _KEY_LIMIT = 1 << 16  # bytes; a key has a few hundred
@@ -61,7 +62,9 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     if not path.is_file():
         raise BundleError(f"{bundle} is not signed: it has no {SIGNATURE}.")
     try:
-        key.verify(path.read_bytes(), (bundle / MANIFEST).read_bytes())
+        key.verify(path.read_bytes(), read_manifest_bytes(bundle / MANIFEST))
+    except BundleError:
+        raise
     except OSError as error:
         raise BundleError(f"{bundle} has no {MANIFEST} that can be read, so it is not a bundle.") from error
     except Exception as error:  # InvalidSignature, which has no message
@@ -83,7 +86,5 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise NoCryptography(
-            "Signatures need the package cryptography: pip install 'recprune-export[sign]'."
-        ) from error
+        raise NoCryptography(f"Signatures need cryptography: {install_command('cryptography')}.") from error
     return serialization, ed25519

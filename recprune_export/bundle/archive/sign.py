@@ -6,18 +6,27 @@ from pathlib import Path
 
 from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.archive.manifest_signature import Signer
+from recprune_export.bundle.archive.packing import pack
+from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.errors import UsageError
 
 
 def sign_bundle(bundle: Path, sign: Signer) -> Path:
-    """Write `manifest.json.sig` into an unchanged bundle and return the path of the signature.
+    """Sign the manifest of an unchanged bundle, and return the path of what was written.
 
-    Raises `BundleError` if the bundle was changed, `UsageError` if the signature cannot be written.
+    That is `manifest.json.sig` in a directory, or the packed bundle itself, whose bytes are those of the signed directory when it
+    is packed. Raises `BundleError` if the bundle was changed, `UsageError` if the signature cannot be written.
     """
-    if bundle.is_file():
-        raise UsageError(f"{bundle} is a file: sign the directory of the bundle, then pack it.")
+    if not is_packed(bundle):
+        return _sign_directory(bundle, sign)
+    with hold_write_lock(bundle.resolve()), open_bundle_path(bundle) as folder:
+        _sign_directory(folder, sign)
+        return pack(folder, bundle)
+
+
+def _sign_directory(bundle: Path, sign: Signer) -> Path:
     path = bundle / SIGNATURE
     partial = bundle.with_name(f".{bundle.resolve().name}.{uuid.uuid4().hex[:12]}.partial")
     try:

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from recprune_export.bundle._verify import MANIFEST_LIMIT
 from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES
 from recprune_export.bundle.archive.packing import BLOCK, SUFFIX, WINDOW, zstandard_module
-from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, Manifest, check_name
+from recprune_export.bundle.manifest.manifest import MANIFEST, MANIFEST_LIMIT, SIGNATURE, Manifest, check_name
 from recprune_export.errors import BundleError, RecpruneError
 
 MAX_BYTES = 64 << 30
@@ -141,8 +140,12 @@ class _Tar:
 
 def _extract(tar: _Tar, folder: Path) -> None:
     first = tar.next()
-    if first is None or first[0] != MANIFEST or first[1] > MANIFEST_LIMIT:
+    if first is None or first[0] != MANIFEST:
         raise BundleError(f"{tar.archive} is not a packed bundle: it does not begin with {MANIFEST}.")
+    if first[1] > MANIFEST_LIMIT:
+        raise tar.make_entry_error(
+            MANIFEST, f"has {first[1]:,} bytes, more than the {MANIFEST_LIMIT:,} that it may have"
+        )
     text = b"".join(tar.content(first[1]))
     expected = _read_declared_sizes(tar.archive, text, folder)
     (folder / MANIFEST).write_bytes(text)

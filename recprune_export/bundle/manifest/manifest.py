@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
@@ -28,6 +29,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
+    RuntimeSection,
     ScoreEntry,
     SessionSection,
     Sha256,
@@ -41,6 +43,7 @@ from recprune_export.errors import BundleError
 FORMAT: Literal["recprune-export/bundle"] = "recprune-export/bundle"
 FORMAT_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 4 << 20  # bytes; a manifest has some kilobytes
 SIGNATURE = "manifest.json.sig"
 MODEL = "model.onnx"
 DENSE = "dense.onnx"
@@ -83,6 +86,10 @@ class Manifest(BaseModel):
         ),
     ]
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
+    runtime: Annotated[
+        Annotated[Object, PublishedAs(RuntimeSection)] | None,
+        Field(description=f"what {MODEL} needs; null in bundles that were made before it was stated"),
+    ] = None
     signature: Annotated[Object, PublishedAs(SignatureSection)]
     scores: Annotated[
         dict[str, Annotated[Object, PublishedAs(ScoreEntry)]],
@@ -328,3 +335,15 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     location = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
     return f"${location}: {fault['msg'][:200]}"
+
+
+def read_manifest_bytes(path: Path) -> bytes:
+    """Return the content of a manifest. Raises `BundleError`, before it is read, for a file beyond `MANIFEST_LIMIT`."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(MANIFEST_LIMIT + 1) if size <= MANIFEST_LIMIT else b""
+    if max(size, len(content)) > MANIFEST_LIMIT:
+        raise BundleError(
+            f"{path} has {size:,} bytes, more than the {MANIFEST_LIMIT:,} that a manifest may have: it was not read."
+        )
+    return content

@@ -62,6 +62,9 @@ class JaggedLayoutEntry(TypedDict):
             Literal[True], Field(description="true if inputs of the same `rows` lie on axis 0; else one after another")
         ]
     ]
+    keys_last: NotRequired[
+        Annotated[Literal[True], Field(description="true if stacked inputs lie on axis 1, behind the batch")]
+    ]
     padded: NotRequired[
         Annotated[
             Literal[True],
@@ -699,6 +702,16 @@ class StorageSection(TypedDict):
 
 
 @with_config(CLOSED)
+class RuntimeSection(TypedDict):
+    """What a file needs of ONNX Runtime."""
+
+    onnxruntime: Annotated[str, Field(description="the oldest release that loads the file")]
+    ir_version: Annotated[int, Field(ge=1, description="version of the ONNX format")]
+    opsets: Annotated[dict[str, AtLeastOne], Field(description="operator sets, by domain")]
+    reason: Annotated[str | None, Field(description="what needs that release; null for the oldest one that is tested")]
+
+
+@with_config(CLOSED)
 class SampleFiles(TypedDict):
     """The files of a golden request and its answer."""
 
@@ -764,6 +777,7 @@ class DerivedModelEntry(TypedDict):
         Name, Field(description="what the file does, as the end of a sentence that begins with its name")
     ]
     opset: Annotated[int, Field(ge=13)]
+    runtime: RuntimeSection
     signature: SignatureSection
     parity: Annotated[Object, Field(description="the file against `model.onnx`, both in ONNX Runtime")]
     tolerances: ToleranceSection

@@ -7,15 +7,18 @@ from typing import Any
 from recprune_export.bundle.servers.kserve import REQUEST
 from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
+from recprune_export.markdown_text import code_span, escape_markdown
+from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, is_packed, make_file_signature
 from recprune_export.program.signature import Signature
 
 _TEMPLATE = """\
 # {name}
 
-A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
+A recommender as an ONNX model for CPU, written by recprune-export. `pip install onnxruntime` runs it;
+`pip install recprune-export-runtime`, without PyTorch, has the command `recprune-export verify .`, which checks it.
 {figures}
 ```python
 {code}
@@ -27,13 +30,16 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 
 {meanings}
 
-{weights}{rules}{ignored}{models}{towers}\
+{runtime}{weights}{rules}{ignored}{models}{towers}\
 The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
 
 _CODE = """\
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: ONNX Runtime sends no usage data
 import numpy as np
 import onnxruntime as ort
 
@@ -46,13 +52,20 @@ response = dict(zip(names, session.run(names, request)))"""
 _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
     "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
-    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
+    "`samples/raw-rows.json` tests an encoder in any language: odd rows, the inputs that they are encoded to, and the answers.\n"
+    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file\n"
+    "(`pip install 'recprune-export-runtime[predict]'`).\n"
 )
 
 _WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
 
 _TRITON = """
 `triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to those above.
+"""
+
+_TRITON_ALONE = """
+It runs each request alone (`max_batch_size: 0`): to batch them, the server would have to join their elements and the ends of their
+rows. `recprune-export compress --padded N` makes a file of matrices, which Triton batches.
 """
 
 _KSERVE = """
@@ -110,6 +123,7 @@ def render_readme(
     weights: str | None = None,
     models: Mapping[str, Any] | None = None,
     towers: Mapping[str, Any] | None = None,
+    runtime: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the README of a bundle.
 
@@ -117,49 +131,51 @@ def render_readme(
     `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
     or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
     the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
-    `report.html`; `weights`: the name of the file of external weights; `models` and
-    `towers`: these sections of the manifest.
+    `report.html`; `weights`: the name of the file of external weights; `models`, `runtime` and `towers`: these sections of the
+    manifest.
     """
     whole = Signature.from_dict(signature)
     inputs = make_file_signature(whole).to_dict()["inputs"]
     kinds = (("input", inputs), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
-    shared = [f"`{tensor['name']}`" for tensor in signature["inputs"] if tensor.get("shared")]
+    shared = [code_span(tensor["name"]) for tensor in signature["inputs"] if tensor.get("shared")]
     shared_note = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
     return _TEMPLATE.format(
-        name=name,
+        name=escape_markdown(name),
         rows=rows,
         rules=describe_input_rules(signature["inputs"], encoding=encoding),
-        meanings="\n".join(f"- `{name}` is {text}." for name, text in describe_outputs(signature, scores).items()),
+        meanings="\n".join(
+            f"- {code_span(output)} is {escape_markdown(text)}."
+            for output, text in describe_outputs(signature, scores).items()
+        ),
         code=render_calling_code(session),
         ignored=_describe_ignored(ignored),
         shared=" ".join(filter(None, [shared_note, describe_jagged_inputs(whole)])),
         encoding=_ENCODING if encoding else "",
         fewer_bits=_describe_quantization(quantization),
-        serving=_describe_serving_files(name, serving),
+        serving=_describe_serving_files(name, serving, packed=any(is_packed(i) for i in whole.inputs)),
         rows_shared=_describe_shared_rows(shared_rows),
-        figures="".join(f"\n- {sentence.removesuffix('.')}." for sentence in figures) + ("\n" if figures else ""),
+        figures="".join(f"\n- {escape_markdown(sentence.removesuffix('.'))}." for sentence in figures)
+        + ("\n" if figures else ""),
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
         models=_describe_models(models or {}),
         towers=_describe_towers(towers or {}),
+        runtime="" if runtime is None else f"`model.onnx` {RuntimeRequirements.from_dict(runtime).describe()}.\n\n",
     )
 
 
 def _describe_models(models: Mapping[str, Any]) -> str:
-    """Return a table of inputs and outputs of each further ONNX file, as Markdown."""
+    """Return the purpose, inputs and outputs of each further ONNX file, as Markdown."""
     parts = []
     for name, entry in models.items():
-        signature, inputs = (
-            entry["signature"],
-            make_file_signature(Signature.from_dict(entry["signature"])).to_dict()["inputs"],
-        )
-        rows = [_row("input", tensor) for tensor in inputs] + [
-            _row("output", tensor) for tensor in signature["outputs"]
-        ]
-        samples = entry["samples"]
+        signature, samples = Signature.from_dict(entry["signature"]), entry["samples"]
+        inputs = make_file_signature(signature).to_dict()["inputs"]
+        rows = [_row("input", tensor) for tensor in inputs]
+        rows += [_row("output", tensor) for tensor in entry["signature"]["outputs"]]
         parts += [
-            f"`{name}` {entry['purpose']}. `{samples['outputs']}` is the answer to `{samples['inputs']}`.\n",
+            f"{code_span(name)} {escape_markdown(entry['purpose'])}. It {RuntimeRequirements.from_dict(entry['runtime']).describe()}.",
+            f"{code_span(samples['outputs'])} is the answer to {code_span(samples['inputs'])}.\n",
             "| | name | dtype | shape | ids |\n|---|---|---|---|---|",
             "\n".join(rows) + "\n",
         ]
@@ -187,10 +203,11 @@ def _describe_towers(towers: Mapping[str, Any]) -> str:
     return text + _INDEX.format(**of_items, **of_index, user=user)
 
 
-def _describe_serving_files(name: str, files: Collection[str]) -> str:
+def _describe_serving_files(name: str, files: Collection[str], *, packed: bool) -> str:
     triton = any(file.startswith("triton/") for file in files)
+    alone = _TRITON_ALONE if triton and packed else ""
     kserve = _KSERVE.format(model=make_model_name(name)) if REQUEST in files else ""
-    return (_TRITON if triton else "") + kserve
+    return (_TRITON if triton else "") + alone + kserve
 
 
 def render_calling_code(session: SessionOptions) -> str:
@@ -207,12 +224,12 @@ def _describe_quantization(quantization: Mapping[str, Any] | None) -> str:
 def _describe_shared_rows(report: Mapping[str, Any] | None) -> str:
     if not report:
         return ""
-    table_rows = [f"| `{t['table']}` | {t['before']:,} | {t['after']:,} |" for t in report["tables"]]
+    table_rows = [f"| {code_span(t['table'])} | {t['before']:,} | {t['after']:,} |" for t in report["tables"]]
     text_lines = ["| table | rows before | rows |", "|---|---|---|", *table_rows, ""]
     for key, description in (("with_rare", "such an id"), ("without_rare", "none")):
         quality = report[key]
         figures = "; ".join(
-            f"{which} " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+            f"{which} " + ", ".join(f"{escape_markdown(metric)} {value:.4f}" for metric, value in metrics.items())
             for which, metrics in quality["metrics"].items()
         )
         text_lines.append(f"- {quality['rows']:,} test rows with {description}: {figures or 'not measured'}")
@@ -222,7 +239,7 @@ def _describe_shared_rows(report: Mapping[str, Any] | None) -> str:
 def _describe_ignored(fields: Sequence[str]) -> str:
     if not fields:
         return ""
-    return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; send any valid ids.\n\n"
+    return f"Ignored, but still sent: {', '.join(map(code_span, fields))}. These fields were pruned; send any valid ids.\n\n"
 
 
 def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool) -> str:
@@ -237,9 +254,9 @@ def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool)
     for tensor in inputs:
         ids = sorted({bad for bad in tensor.get("bad_ids", ()) if isinstance(bad, int)})
         if ids:
-            replaced.append(f"{', '.join(map(str, ids))} in `{tensor['name']}`")
+            replaced.append(f"{', '.join(map(str, ids))} in {code_span(tensor['name'])}")
         if tensor.get("number_limit") is not None:
-            limits.append(f"±{tensor['number_limit']:g} in `{tensor['name']}`")
+            limits.append(f"±{tensor['number_limit']:g} in {code_span(tensor['name'])}")
     if replaced:
         meaning = "an unknown value" if encoding else "the lowest one, for no id is known to mean an unknown value"
         sentences.append(f"An id out of range counts as {meaning}: {'; '.join(replaced)}.")
@@ -256,9 +273,7 @@ def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool)
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:
     shape = ", ".join(str(size) for size in tensor["shape"])
-    return (
-        f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {describe_id_ranges(tensor.get('ids', ()))} |"
-    )
+    return f"| {kind} | {code_span(tensor['name'])} | {tensor['dtype']} | ({shape}) | {describe_id_ranges(tensor.get('ids', ()))} |"
 
 
 def describe_outputs(signature: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from recprune_export.program.jagged_inputs import is_packed
+from recprune_export.program.requests.jagged_inputs import is_packed
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 
 Arrays = Mapping[str, np.ndarray]

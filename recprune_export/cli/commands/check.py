@@ -1,7 +1,7 @@
 """`check`: a regression gate in CI."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, undecided_option
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
+from recprune_export.installation import require_whole_tool
 from recprune_export.progress import print_warning
+from recprune_export.terminal_text import escape_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 @click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
 @click.option("--markdown", "markdown_file", type=FILE, help="Write Markdown.")
 @click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
+@click.option("--history", "history_file", type=FILE, help="Append a row, .jsonl; --report draws the trend.")
+@click.option("--benchmark-json", "benchmark_file", type=FILE, help="Write figures for github-action-benchmark.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @click.pass_context
@@ -69,28 +73,31 @@ def check(
     junit_file: Path | None,
     markdown_file: Path | None,
     report_file: Path | None,
+    history_file: Path | None,
+    benchmark_file: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Compare NEW with BASE, as a gate in CI: latency, sizes, quality, signature. Needs ONNX Runtime alone.
 
     Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
-    1: a regression; 5: rows or measurements cannot tell. In GitHub Actions the step summary gets the Markdown.
+    1: a regression; 5: rows or measurements cannot tell. In GitHub Actions the step summary gets the Markdown, and the pull
+    request an annotation for each gate that does not hold.
     """
     if context.args:
         raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
-    from recprune_export.output_files import check_output_file
     from recprune_export.progress import quiet as silently
     from recprune_export.report._write_page import check_page_path
     from recprune_export.settings import parse_batch_sizes
 
-    for path in (junit_file, markdown_file):
-        if path is not None:
-            check_output_file(path, replaced=False)
+    outputs = CheckOutputs(junit_file, markdown_file, report_file, history_file, benchmark_file)
+    outputs.check()
     if report_file is not None:
         check_page_path(report_file, tuple(path for path in (new, base) if path is not None))
+    if data is not None:
+        require_whole_tool("check --data")
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")
@@ -115,34 +122,61 @@ def check(
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
     result = replace(result, new=str(new), base=str(base))
     print_check(result, as_json=as_json)
-    failures = write_files(result, junit_file, markdown_file, report_file, (new, base))
+    failures = write_files(result, outputs, (new, base))
     result.raise_verdict()
     if failures:
         raise failures[0]
 
 
-def write_files(
-    check: "Check",
-    junit_file: Path | None,
-    markdown_file: Path | None,
-    report_file: Path | None,
-    bundles: Sequence[Path],
-) -> list[UsageError]:
+@dataclass(frozen=True)
+class CheckOutputs:
+    """The files that the options name; None for those that are not written."""
+
+    junit: Path | None = None
+    markdown: Path | None = None
+    report: Path | None = None
+    history: Path | None = None
+    benchmark: Path | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for a file that cannot be written, or a history that holds anything else; before the work."""
+        from recprune_export.gate.history import read_history
+        from recprune_export.output_files import check_output_file
+
+        for path in (self.junit, self.markdown, self.history):
+            if path is not None:
+                check_output_file(path, replaced=False)
+        if self.benchmark is not None:
+            check_output_file(self.benchmark)
+        if self.history is not None:
+            read_history(self.history)
+
+
+def write_files(check: "Check", outputs: CheckOutputs, bundles: Sequence[Path]) -> list[UsageError]:
     """Write the files that the options name, and the step summary; return the errors of those that cannot be written.
 
     They were tried before the work, but the disk may have filled up since: the verdict goes first.
     """
+    from recprune_export.gate.output.annotations import render_annotations
+    from recprune_export.gate.output.benchmark_json import write_benchmark
     from recprune_export.gate.output.junit import write_junit
     from recprune_export.gate.output.markdown import write_markdown
+    from recprune_export.workflow_commands import writes_github_log
 
-    writers: list[Callable[[], object]] = [partial(write_markdown, check, markdown_file)]
-    if junit_file is not None:
-        writers.append(partial(write_junit, check, junit_file))
-    if report_file is not None:
-        from recprune_export.report._write_page import write_page
-        from recprune_export.report.check_page import render_check_report
+    if writes_github_log():
+        for command in render_annotations(check):
+            click.echo(command, err=True)
+    writers: list[Callable[[], object]] = [partial(write_markdown, check, outputs.markdown)]
+    if outputs.junit is not None:
+        writers.append(partial(write_junit, check, outputs.junit))
+    if outputs.benchmark is not None:
+        writers.append(partial(write_benchmark, check, outputs.benchmark))
+    if outputs.history is not None:
+        from recprune_export.gate.history import append_record, make_record
 
-        writers.append(partial(write_page, render_check_report(check), report_file, bundles))
+        writers.append(partial(append_record, outputs.history, make_record(check)))
+    if outputs.report is not None:
+        writers.append(partial(_write_report, check, outputs, bundles))
     failures = []
     for write in writers:
         try:
@@ -151,6 +185,16 @@ def write_files(
             print_warning(str(error))
             failures.append(error)
     return failures
+
+
+def _write_report(check: "Check", outputs: CheckOutputs, bundles: Sequence[Path]) -> None:
+    from recprune_export.gate.history import read_history
+    from recprune_export.report._write_page import write_page
+    from recprune_export.report.check_page import render_check_report
+
+    assert outputs.report is not None
+    history = () if outputs.history is None else read_history(outputs.history)
+    write_page(render_check_report(check, history), outputs.report, bundles)
 
 
 def _measure_quality(base: Path, new: Path, data: Path) -> "Mapping[str, MetricChange]":
@@ -185,7 +229,9 @@ def print_check(check: "Check", *, as_json: bool) -> None:
         console.print(tails)
     for finding in check.findings:
         if finding.verdict is not Verdict.HOLDS:
-            console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
+            console.print(
+                escape_line(f"{finding.gate}: {finding.reason}"), highlight=False, soft_wrap=True, markup=False
+            )
     console.print(f"Verdict: {check.verdict.words}, after {check.seconds:.1f} s", highlight=False)
 
 

@@ -11,8 +11,10 @@ from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_names
+from recprune_export.cli.tables import echo
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
+from recprune_export.runtime_releases import OPERATORS
 from recprune_export.settings import BAD_IDS, MINIMIZE
 
 if TYPE_CHECKING:
@@ -78,6 +80,19 @@ if TYPE_CHECKING:
     help="For rows with different numbers of ids: the file takes a matrix of N columns, padded with -1, instead of all ids with "
     "their lengths or offsets.",
 )
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set of the files.")
+@click.option(
+    "--runtime-min",
+    metavar="RELEASE",
+    help="The oldest ONNX Runtime that has to load the files, such as 1.18.  [default: the bundle states what they need]",
+)
+@click.option(
+    "--operators",
+    type=click.Choice(OPERATORS),
+    default="all",
+    show_default=True,
+    help="all: operators of com.microsoft where they are faster; onnx: standard ones alone, for OpenVINO and other runtimes.",
+)
 @click.option(
     "--top-k",
     type=int,
@@ -121,6 +136,16 @@ if TYPE_CHECKING:
     "--undecided",
     type=click.Choice(["pass", "fail"]),
     help="How a search counts trials whose verdict the rows leave open.  [default: exit code 5 if none holds]",
+)
+@click.option(
+    "--raw-inputs", is_flag=True, help="Add model.raw.onnx, which takes raw values: for models that `train` made."
+)
+@click.option(
+    "--vocabulary",
+    "vocabularies",
+    multiple=True,
+    metavar="INPUT=FILE",
+    help="The same for other models: CSV or Parquet with the columns raw and id; may be repeated.",
 )
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
@@ -216,7 +241,7 @@ def print_planned_point(plan: str) -> None:
     if storage is not None:
         planned = StoragePlan.from_dict(storage)
         size = format_bytes(planned.point.bytes)
-        click.echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
+        echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
 
 
 def refuse_sparsity(context: click.Context, settings: "Settings") -> None:

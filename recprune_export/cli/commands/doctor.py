@@ -7,7 +7,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json, prints_after_work
+from recprune_export.cli.tables import echo, print_json, prints_after_work
 
 if TYPE_CHECKING:
     from recprune_export.diagnostics import Diagnosis
@@ -43,6 +43,7 @@ def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool, quiet: bool) -> No
         if quiet and finding.state == "ok":
             continue
         state = click.style(f"{finding.state:8}", fg=colors[finding.state])
-        click.echo(f"{state} {finding.check:{width}}  {finding.description}")
+        click.echo(state, nl=False)
+        echo(f" {finding.check:{width}}  {finding.description}")
         if finding.advice:
-            click.echo(f"{'':9}{'':{width}}  → {finding.advice}")
+            echo(f"{'':9}{'':{width}}  → {finding.advice}")

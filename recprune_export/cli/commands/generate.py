@@ -6,7 +6,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
@@ -24,4 +24,4 @@ def generate(rows: int, kind: str, seed: int, output: Path, as_json: bool, quiet
     if as_json:
         print_json({"rows": rows, "kind": kind, "seed": seed, "path": str(output)})
     elif not quiet:
-        click.echo(f"Wrote {rows} generated rows to {output}.")
+        echo(f"Wrote {rows} generated rows to {output}.")

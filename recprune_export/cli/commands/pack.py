@@ -7,7 +7,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
@@ -24,4 +24,4 @@ def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json({"bundle": str(bundle), "path": str(path), "bytes": size})
     elif not quiet:
-        click.echo(f"Packed {bundle} into {path}, {size:,} bytes.")
+        echo(f"Packed {bundle} into {path}, {size:,} bytes.")

@@ -8,7 +8,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
-from recprune_export.cli.tables import print_json, print_notes, prints_after_work
+from recprune_export.cli.tables import echo, print_json, print_notes, prints_after_work
 
 if TYPE_CHECKING:
     from recprune_export.prediction._predict import Prediction
@@ -64,12 +64,12 @@ def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
     if as_json:
         return print_json(prediction.to_dict())
     rate = prediction.rows / prediction.seconds if prediction.seconds else 0.0
-    click.echo(
+    echo(
         f"Wrote {', '.join(prediction.columns)} of {prediction.rows:,} rows to {prediction.path}, "
         f"in {prediction.seconds:.1f} s ({rate:,.0f} rows a second)"
     )
     for column, score in prediction.scores.items():
-        click.echo(f"'{column}' is {score.meaning}.")
+        echo(f"'{column}' is {score.meaning}.")
     print_notes(prediction.notes)
     for name, count in prediction.unknown.items():
-        click.echo(f"Note: {count:,} values of '{name}' are empty, out of range or unknown to the model.", err=True)
+        echo(f"Note: {count:,} values of '{name}' are empty, out of range or unknown to the model.", err=True)

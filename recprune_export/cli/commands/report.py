@@ -8,7 +8,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE, SWEEP_RESULTS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
@@ -36,6 +36,6 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
     if as_json:
         print_json({"report": str(path)})
     elif not quiet:
-        click.echo(f"Report: {path}")
+        echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):
-        click.echo("Note: no browser was found here, open the file yourself.", err=True)
+        echo("Note: no browser was found here, open the file yourself.", err=True)

@@ -7,7 +7,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
@@ -18,7 +18,7 @@ from recprune_export.cli.tables import print_json
 def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
     """Sign the manifest of BUNDLE, and with it the checksums of all files; `verify --public-key` checks that.
 
-    A packed bundle cannot be signed any more: sign, then pack.
+    A packed bundle is written anew with the signature in it: `sign` then `pack` gives the same bytes.
     """
     from recprune_export.bundle.archive.manifest_signature import read_private_key
     from recprune_export.bundle.archive.sign import sign_bundle
@@ -27,4 +27,4 @@ def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json({"signature": str(path)})
     elif not quiet:
-        click.echo(f"Wrote {path}.")
+        echo(f"Wrote {path}.")

@@ -10,7 +10,7 @@ from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import make_console, print_json, prints_after_work
+from recprune_export.cli.tables import echo, make_console, print_json, prints_after_work
 from recprune_export.number_formats import format_bytes
 
 if TYPE_CHECKING:
@@ -71,13 +71,15 @@ def print_verification(verification: "Verification", study: "LatencyStudy | None
         latency = {} if study is None else {"latency": study.to_dict()}
         return print_json({**asdict(verification), **latency})
     worst = max((output.max_absolute for output in verification.outputs), default=0.0)
-    click.echo(
+    echo(
         f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) as the manifest says; "
         f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
     )
     signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
     if verification.signature in signatures:
-        click.echo(signatures[verification.signature])
+        echo(signatures[verification.signature])
+    if verification.raw_rows == "unchecked":
+        echo("The encoding of the raw rows is not checked: polars is not installed.")
     if study is not None:
         from recprune_export.validation.latency.speedup import find_speedup
 
@@ -88,7 +90,7 @@ def print_verification(verification: "Verification", study: "LatencyStudy | None
             if (speedup := find_speedup(values)) is not None:
                 console.print(f"Speed:   {speedup}", highlight=False, soft_wrap=True)
             for warning in report.warnings:
-                click.echo(f"Warning: {warning}", err=True)
+                echo(f"Warning: {warning}", err=True)
         for open_loop in study.open:
             console.print(open_loop_table(open_loop))
         console.print(footprint_table(study.footprints))

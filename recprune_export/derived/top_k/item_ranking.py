@@ -9,7 +9,7 @@ from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import HISTORY, SequenceEncoder
 from recprune_export.derived.top_k.item_ids import ItemIds, make_column_ids, make_vocabulary_ids, read_item_ids
 from recprune_export.errors import UsageError
-from recprune_export.program.jagged_inputs import is_packed
+from recprune_export.program.requests.jagged_inputs import is_packed
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from recprune_export.settings import ExportSettings
 

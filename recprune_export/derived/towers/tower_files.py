@@ -19,7 +19,7 @@ from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.graph import add_initializer, get_output
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import save_onnx
-from recprune_export.program.jagged_inputs import METADATA, is_packed
+from recprune_export.program.requests.jagged_inputs import METADATA, is_packed
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from recprune_export.validation.edge_requests import RequestArrays, count_candidates, repeat_rows
 from recprune_export.validation.parity import NamedOutputs

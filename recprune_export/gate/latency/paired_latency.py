@@ -103,7 +103,7 @@ def make_sampler(
 
     Requests are drawn from `signature`, or are the rows of the `.npz` file `rows`.
     """
-    models = {name: (str(a.model.resolve()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
+    models = {name: (str(a.model.absolute()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
 
     def sample(batches: Sequence[int], number: int) -> Mapping[str, Any]:
         answer: dict[str, Any] = call_fresh(
@@ -114,7 +114,7 @@ def make_sampler(
             threads=threads,
             first=(NEW, BASE)[number % 2],
             seed=seed + 1000 * number,
-            rows=None if rows is None else str(rows.resolve()),
+            rows=None if rows is None else str(rows.absolute()),
         )
         return answer
 

@@ -1,3 +1,6 @@
+from .annotations import render_annotations as render_annotations
+from .benchmark_json import render_benchmark as render_benchmark
+from .benchmark_json import write_benchmark as write_benchmark
 from .finding_rows import HEADINGS as HEADINGS
 from .finding_rows import format_amount as format_amount
 from .finding_rows import format_finding as format_finding

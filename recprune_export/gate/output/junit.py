@@ -8,6 +8,7 @@ from recprune_export.errors import UsageError
 from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding
+from recprune_export.terminal_text import escape_line
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # characters that XML 1.0 does not allow
 
@@ -54,4 +55,4 @@ def _tag(finding: Finding, undecided: Verdict) -> str | None:
 
 
 def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)
+    return _FORBIDDEN.sub("\ufffd", escape_line(text))

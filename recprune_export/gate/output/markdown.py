@@ -7,6 +7,7 @@ from recprune_export.errors import UsageError
 from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
+from recprune_export.markdown_text import code_span, escape_markdown
 from recprune_export.output_files import optional_output
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -16,9 +17,11 @@ _SIGNS = {Verdict.HOLDS: "✅", Verdict.FAILS: "❌", Verdict.UNDECIDED: "❔", 
 def render_markdown(check: Check) -> str:
     """Return a heading, a sentence for each gate that did not pass, a table of all gates, and latency percentiles."""
     lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.words}", ""]
-    lines += [f"`{_cell(check.new)}` against `{_cell(check.base)}`, {check.seconds:.0f} s", ""]
+    lines += [f"{code_span(check.new)} against {code_span(check.base)}, {check.seconds:.0f} s", ""]
     problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
-    lines += [f"- **{_cell(finding.gate)}**: {_cell(finding.reason)}" for finding in problems] + [""] * bool(problems)
+    lines += [f"- **{escape_markdown(finding.gate)}**: {escape_markdown(finding.reason)}" for finding in problems] + [
+        ""
+    ] * bool(problems)
     lines += _table(
         HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.words}") for f in check.findings]
     )
@@ -51,9 +54,5 @@ def write_markdown(check: Check, path: Path | None) -> None:
 
 
 def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [" | ".join(_cell(cell) for cell in line) for line in (headings, *rows)]
+    cells = [" | ".join(map(escape_markdown, line)) for line in (headings, *rows)]
     return [f"| {cells[0]} |", "|" + "---|" * len(headings), *(f"| {line} |" for line in cells[1:])]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")

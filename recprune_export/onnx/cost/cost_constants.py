@@ -7,12 +7,19 @@ MISS = 40e-9  # a lookup of a row in a table that no cache holds, one after the 
 OVERLAPPED = 20e-9  # the same, many of them at once: lookups-by-gathernd
 PRODUCT = 0.17e-6  # the start of one of many small products
 ACTIVATIONS = 90e9  # bytes per second between operators
+LARGE_ACTIVATIONS, MEMORY = (
+    4 << 20,
+    25e9,
+)  # bytes of an operator that stay in a cache of the core; bytes per second of others
 FEED = 0.7e-6  # one more input or output
 NEAR = 1 << 20  # bytes of all tables together that stay in the cache with everything else
 
 # Units of the workload of an operator.
 LANES = 16  # columns of the blocks in which products are computed
 OTHERS = 0.9  # nodes, the start of an operator without a rule
+PACKED_COLUMNS, MAX_COLUMNS = 128, 1024  # of the blocks of a product: of packed weights, and the most of others
+PAGES, PAGE_BYTES = 1536, 4096  # of memory, whose addresses the processor holds: wide-products-unpacked
+UNCACHED_PAGE = 12.0  # pieces for each row of each block of columns, where the result has more pages
 JOINED = 0.25  # of a piece, for a copy in a loop without index lookups
 OPERAND = 11.0  # pieces for each operand of a Concat, of any size
 ADDRESSED = 1.8  # pieces for each slice that GatherND copies, whose address it computes: pairwise-products
@@ -20,8 +27,12 @@ SUMMED_ROW = 18.0  # pieces for each output row of a sum over a middle axis
 TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: a swap of neighboring axes, any other permutation
 ALIASED = 15.0  # steps for an element of a transpose whose rows map to the same sets of the cache,
 ALIASED_BYTES = 2048  # that is whose rows are a multiple of this size
+# Steps of a Fourier transform: for each element and halving of a power of 2, for each element of any other length;
+# fourier-transforms-as-products
+HALVED, TRANSFORMED = 70.0, 3000.0
 BROADCAST = 280.0  # steps for each row to which a row is added
 NORMALIZED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
+SKIPPED = 130.0  # the same for a norm of a sum of three axes, which ONNX Runtime fuses: layer-norms-by-rows
 MASKED = 150.0  # the same for a softmax of which half of the scores are masked: subnormal results of exp
 # Steps for an element of a function; 1 for others.
 STEPS = {

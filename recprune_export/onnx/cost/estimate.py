@@ -17,7 +17,18 @@ from typing import Any
 
 import onnx
 
-from recprune_export.onnx.cost.cost_constants import ACTIVATIONS, FEED, MISS, NEAR, OVERLAPPED, PIECE, PRODUCT, STEP
+from recprune_export.onnx.cost.cost_constants import (
+    ACTIVATIONS,
+    FEED,
+    LARGE_ACTIVATIONS,
+    MEMORY,
+    MISS,
+    NEAR,
+    OVERLAPPED,
+    PIECE,
+    PRODUCT,
+    STEP,
+)
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.operator_cost import (
     NO_WORKLOAD,
@@ -26,7 +37,7 @@ from recprune_export.onnx.cost.operator_cost import (
     TensorSpec,
     compute_workload,
 )
-from recprune_export.onnx.cost.weightless_model import Shapes, add_value_infos, infer_shapes
+from recprune_export.onnx.cost.shape_inference import Shapes, add_value_infos, infer_shapes
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
@@ -202,13 +213,17 @@ def _compute_terms(
         return CostTerms(start=machine.node, steps=workload.steps * STEP * scale)
     return CostTerms(
         start=workload.nodes * machine.node,
-        traffic=workload.activations / ACTIVATIONS * scale,
+        traffic=_estimate_traffic(workload.activations) * scale,
         steps=workload.steps * STEP * scale,
         pieces=workload.pieces * PIECE * scale,
         lookups=_estimate_lookups(workload, uncached) * scale,
         calls=max(workload.calls - 1, 0) * PRODUCT * scale,  # the start of the node includes the first
         product=_estimate_product(workload, machine, read_rate),
     )
+
+
+def _estimate_traffic(activations: int) -> float:
+    return activations / ACTIVATIONS + max(activations - LARGE_ACTIVATIONS, 0) / MEMORY
 
 
 def _estimate_lookups(workload: OperatorWorkload, uncached: bool) -> float:
@@ -278,12 +293,14 @@ def _make_operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[st
         return TensorSpec(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None
 
     masked = _find_masked_values(model)
+    sums = {node.output[0] for node in model.graph.node if node.op_type == "Add"}
     return [
         Operator(
             node,
             tuple(map(tensor, node.input)),
             tuple(map(tensor, node.output)),
             bool(node.input) and node.input[0] in masked,
+            bool(node.input) and node.input[0] in sums,
         )
         for node in model.graph.node
     ]

@@ -5,7 +5,7 @@ Sizes are for one request of some batch size; bytes are those of the operands' t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil, log2, prod
 
 import onnx
 
@@ -15,17 +15,25 @@ from recprune_export.onnx.cost.cost_constants import (
     ALIASED_BYTES,
     BROADCAST,
     EINSUM,
+    HALVED,
     JOINED,
     LANES,
     MASKED,
+    MAX_COLUMNS,
     NORMALIZED,
     OPERAND,
     OTHERS,
+    PACKED_COLUMNS,
+    PAGE_BYTES,
+    PAGES,
     RECURRENT,
     SCATTERED,
+    SKIPPED,
     STEPS,
     SUMMED_ROW,
+    TRANSFORMED,
     TRANSPOSED,
+    UNCACHED_PAGE,
 )
 
 Shape = tuple[int, ...]
@@ -82,13 +90,14 @@ class TensorSpec:
 class Operator:
     """A node with the shapes of its operands and results; None for one that is omitted or has an unknown shape.
 
-    `masked`: whether the first operand may hold scores that a mask made very low.
+    `masked`: whether the first operand may hold scores that a mask made very low. `of_sum`: whether it is a sum.
     """
 
     node: onnx.NodeProto
     inputs: tuple[TensorSpec | None, ...]
     outputs: tuple[TensorSpec | None, ...]
     masked: bool = False
+    of_sum: bool = False
 
     @property
     def result(self) -> TensorSpec:
@@ -213,7 +222,8 @@ def _integer_product(operator: Operator) -> OperatorWorkload:
 def _product(
     operator: Operator, rows: int, inner: int, columns: int, calls: int, right: TensorSpec
 ) -> OperatorWorkload:
-    packed = 0 if right.constant else 2 * calls * inner * columns * right.itemsize
+    is_packed = right.constant and len(right.shape) == 2
+    packed = 0 if is_packed or (right.constant and rows == 1) else 2 * calls * inner * columns * right.itemsize
     idle = 1 if columns == 1 else -columns % LANES  # a single column is bound by its reads
     return OperatorWorkload(
         operations=calls * rows * inner * columns,
@@ -221,8 +231,23 @@ def _product(
         padding=calls * rows * inner * idle,
         weights=operator.constant_bytes,
         activations=operator.activation_bytes + packed,
+        pieces=_count_uncached_pages(rows, inner, columns, is_packed) * UNCACHED_PAGE,
         int8=right.itemsize == 1,
     )
+
+
+def _count_uncached_pages(rows: int, inner: int, columns: int, is_packed: bool) -> int:
+    """Return how often a product begins a row of a block of columns in a page whose address is not held.
+
+    A product writes its result one block of columns after the other, each through all rows; packed weights have small blocks.
+
+    >>> [_count_uncached_pages(*sizes) for sizes in ((3072, 13, 1000, True), (3072, 13, 1000, False), (384, 13, 1000, True))]
+    [24576, 0, 0]
+    """
+    widest = PACKED_COLUMNS * max(PACKED_COLUMNS >> max(inner - 1, 0).bit_length(), 1)
+    blocks = ceil(columns / (PACKED_COLUMNS if is_packed else min(widest, MAX_COLUMNS)))
+    pages = min(rows, rows * columns * 4 // PAGE_BYTES)
+    return rows * blocks if blocks > 1 and pages > PAGES else 0
 
 
 @_rule("Conv", nodes=10.0)
@@ -340,7 +365,8 @@ def _reduce(operator: Operator) -> OperatorWorkload:
 @_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=1.2)
 def _normalize(operator: Operator) -> OperatorWorkload:
     """Return the work of three passes over each row, of which exp is slow where its results are subnormal."""
-    steps = (MASKED if operator.masked else NORMALIZED) * operator.operand(0).size
+    skipped = operator.node.op_type == "LayerNormalization" and operator.of_sum and len(operator.operand(0).shape) == 3
+    steps = (SKIPPED if skipped else MASKED if operator.masked else NORMALIZED) * operator.operand(0).size
     return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 
@@ -348,3 +374,19 @@ def _normalize(operator: Operator) -> OperatorWorkload:
 def _einsum(operator: Operator) -> OperatorWorkload:
     """Return the work of transposing the operands, and of a small product for each element of the batch."""
     return OperatorWorkload(activations=operator.activation_bytes, steps=EINSUM * operator.result.size)
+
+
+@_rule("DFT", nodes=12.0)
+def _dft(operator: Operator) -> OperatorWorkload:
+    """Return the work of transforms one by one: of other lengths than powers of 2 as a convolution of a longer one.
+
+    The length is that of the longer side: a one-sided result has half as many numbers.
+    """
+    source, out = operator.operand(0), operator.result
+    axis = next(
+        (a for a, sizes in enumerate(zip(source.shape[:-1], out.shape[:-1], strict=True)) if sizes[0] != sizes[1]), 1
+    )
+    length = max(source.shape[axis], out.shape[axis])
+    rows = out.size // max(out.shape[axis] * out.shape[-1], 1)
+    steps = HALVED * log2(max(length, 2)) if length & (length - 1) == 0 else TRANSFORMED
+    return OperatorWorkload(activations=operator.activation_bytes, steps=float(rows * length * steps))

@@ -20,6 +20,7 @@ from .passes.concat_slice import flatten_nested_concat as flatten_nested_concat
 from .passes.concat_slice import hoist_cast as hoist_cast
 from .passes.concat_slice import merge_column_slices as merge_column_slices
 from .passes.concat_slice import slice_before_concat as slice_before_concat
+from .passes.dft_to_matmul import dft_to_matmul as dft_to_matmul
 from .passes.eliminate_views import eliminate_views as eliminate_views
 from .passes.fold_attention_projections import fold_attention_projections as fold_attention_projections
 from .passes.fold_scale_shift import fold_scale_shift as fold_scale_shift
@@ -31,6 +32,7 @@ from .passes.gathernd_to_gather import gathernd_to_gather as gathernd_to_gather
 from .passes.gathernd_to_row_gather import gathernd_to_row_gather as gathernd_to_row_gather
 from .passes.hoist_gather import hoist_gather as hoist_gather
 from .passes.hoist_quantize import hoist_quantize as hoist_quantize
+from .passes.layer_norm_of_sum_by_rows import layer_norm_of_sum_by_rows as layer_norm_of_sum_by_rows
 from .passes.matmul_add_to_gemm import matmul_add_to_gemm as matmul_add_to_gemm
 from .passes.merge_tables_of_same_ids import merge_tables_of_same_ids as merge_tables_of_same_ids
 from .passes.name_batch import name_batch as name_batch
@@ -40,5 +42,7 @@ from .passes.share_transposed_weights import share_transposed_weights as share_t
 from .passes.shared_inputs import share_inputs as share_inputs
 from .passes.simplify_attention import simplify_attention as simplify_attention
 from .passes.sort_concat_by_width import sort_concat_by_width as sort_concat_by_width
+from .passes.unpack_wide_products import pack_wide_products as pack_wide_products
+from .passes.unpack_wide_products import unpack_wide_products as unpack_wide_products
 from .passes.unpad_layer_norm import unpad_layer_norm as unpad_layer_norm
 from .passes.where_mask_to_product import where_mask_to_product as where_mask_to_product

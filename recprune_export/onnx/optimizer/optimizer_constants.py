@@ -15,3 +15,9 @@ MIN_UNCACHED_TABLE = 8 << 20  # bytes; smaller tables stay in a cache, where Gat
 # Multiply-adds of a product for one row up to which it is faster than a sum. ONNX Runtime 1.32 spends .15 µs on a row of
 # a ReduceSum of any size; a Gemm does about 40 multiply-adds in a nanosecond: sums-become-products
 MAX_SUM_OPERATIONS = 5000
+# Length of a Fourier transform beyond which the matrix product is slower, or its matrix larger than all else:
+# fourier-transforms-as-products
+MAX_DFT_LENGTH = 1024
+# A product for which another layout of its weight may pay; with more inputs or fewer outputs ONNX Runtime's blocks have the
+# same columns, or cover them all: wide-products-unpacked
+MAX_UNPACKED_INPUTS, MIN_UNPACKED_OUTPUTS = 64, 256

@@ -1,5 +1,6 @@
 """ONNX Runtime sessions on CPU and their options."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from recprune_export.codec import DictMixin
 from recprune_export.errors import ExportError, UsageError
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     METADATA,
     is_packed,
     list_file_inputs,
@@ -107,7 +108,7 @@ def load_session(
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no common base
-        raise ExportError(f"ONNX Runtime cannot load {description}: {first_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot load {description}: {describe_runtime_error(error)}") from error
 
 
 def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -175,6 +176,22 @@ def _adapt_rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int
     if shape[0] == 1:
         return values[:1]
     return np.repeat(values, rows, axis=0) if len(values) == 1 and not isinstance(shape[0], int) else values
+
+
+_RUNTIME_PREFIX = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : (?:Load model from .*? ?failed:|Exception during initialization: )?"
+    r"(?:(?:Fatal )?[Ee]rror: ?|This is an invalid model\. )?(?:/onnxruntime_src/\S+:\d+ .*?\) ?(?=[A-Z])(?:.*? was false\. )?)?"
+)
+
+
+def describe_runtime_error(error: Exception) -> str:
+    """Return what ONNX Runtime says is wrong, without the code of the error, the path and the place in its own source.
+
+    >>> describe_runtime_error(ValueError("[ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:Node () is odd"))
+    'Node () is odd'
+    """
+    line = first_line(error)
+    return _RUNTIME_PREFIX.sub("", line, count=1) or line
 
 
 def first_line(error: Exception) -> str:

@@ -36,8 +36,8 @@ from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.pipeline.build_manifest import describe_omissions
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.towers.item_vectors import ItemVectors, read_item_vectors, read_vectors_of_rows
-from recprune_export.program.jagged_inputs import to_file_arrays
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Signature
 from recprune_export.progress import show_status
 from recprune_export.report.bundle_page import render_bundle_report
@@ -177,7 +177,11 @@ def _derive_towers(
         own = {i.name for i in tower.inputs}
         others = {name: values for name, values in model.rows.items() if name not in own}
         derived = derive_tower(model, folder, tower=tower, others=others)
-        validated.append(validate_derived(derived, model, batches, threads=threads, seed=settings.seed))
+        validated.append(
+            validate_derived(
+                derived, model, batches, threads=threads, seed=settings.seed, runtime=settings.export.runtime
+            )
+        )
     return tuple(validated)
 
 
@@ -321,6 +325,7 @@ def _render_pages(manifest: Manifest, files: Mapping[str, Content], settings: Se
         report=REPORT in files,
         weights=weights if weights in files else None,
         models=manifest.models,
+        runtime=manifest.runtime,
         towers=manifest.towers,
     )
     pages: dict[str, Content] = {"README.md": readme.encode()}

@@ -13,24 +13,12 @@ from recprune_export.error_text import describe_place, first_line
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalize, has_unsafe_mutation, inline_subgraphs
 from recprune_export.program.capture.answers import find_cached_leaves, return_plain_answers
-from recprune_export.program.capture.example import (
-    check_example,
-    compute_outputs,
-    find_batch_size,
-    half_outputs_match,
-    largest_difference,
-    order_kwargs,
-    outputs_match,
-    take_rows,
-    with_unambiguous_batch_size,
-)
 from recprune_export.program.capture.export_module import (
     disable_attention_fastpath,
     export_module,
     silence_export,
     skip_slow_bookkeeping,
 )
-from recprune_export.program.capture.find_jagged import JaggedExample, find_jagged
 from recprune_export.program.capture.flatten_interface import (
     drop_cached_outputs,
     drop_constant_inputs,
@@ -42,7 +30,6 @@ from recprune_export.program.capture.flatten_interface import (
     output_names,
     with_observed,
 )
-from recprune_export.program.capture.jagged_layout import JaggedModule
 from recprune_export.program.capture.passes.constants_to_parameters import (
     constants_to_parameters,
     unfreeze_if_all_frozen,
@@ -52,16 +39,12 @@ from recprune_export.program.capture.passes.fold_max_norm import fold_max_norm
 from recprune_export.program.capture.passes.fold_parameters import fold_parameters
 from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.jagged_operators import replace_jagged_operators
+from recprune_export.program.capture.passes.read_sizes import READS, replace_read_sizes
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
-from recprune_export.program.capture.request_tree import (
-    FlatModule,
-    RequestTree,
-    register_dataclasses,
-    takes_any_keyword,
-)
+from recprune_export.program.capture.raising_branches import PassRaisingBranches, find_raising_branches
 from recprune_export.program.capture.side_effects import (
     drop_unread_writes,
     fold_writes,
@@ -69,16 +52,36 @@ from recprune_export.program.capture.side_effects import (
     refuse_batch_statistics,
     refuse_random_answers,
 )
-from recprune_export.program.capture.source_lines import find_line_of_node, find_user_line
+from recprune_export.program.capture.source_lines import find_user_line, keep_lines
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
+from recprune_export.program.nodes import argument, find_source_line
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
+from recprune_export.program.requests.example import (
+    check_example,
+    compute_outputs,
+    find_batch_size,
+    half_outputs_match,
+    largest_difference,
+    order_kwargs,
+    outputs_match,
+    take_rows,
+    with_unambiguous_batch_size,
+)
+from recprune_export.program.requests.example_precision import match_precision
+from recprune_export.program.requests.find_jagged import JaggedExample, find_jagged
+from recprune_export.program.requests.jagged_layout import JaggedModule
+from recprune_export.program.requests.request_tree import (
+    FlatModule,
+    RequestTree,
+    register_dataclasses,
+    takes_any_keyword,
+)
 
-_READS = frozenset({torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default})
 _REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})
 GRAPH_PASSES = (
     replace_jagged_operators,
@@ -105,18 +108,32 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        request = (args, order_kwargs(module, kwargs or {}))
-        register_dataclasses(request)
-        check_example(module, *request)
-        with return_plain_answers(module, *request) as left_out:
-            program = _capture_request(module, *request)
+        register_dataclasses((args, kwargs))
+        prepared = match_precision(module, args, order_kwargs(module, kwargs or {}))
+        request = (prepared.args, prepared.kwargs)
+        check_example(prepared.module, *request)
+        with return_plain_answers(prepared.module, *request) as left_out:
+            program = _capture_past_refusals(prepared.module, *request)
     finally:
         module.train(training)
     notes = (
         f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
         for name, kind in left_out.items()
     )
-    return program.with_notes(tuple(notes))
+    return program.with_notes((*prepared.notes, *notes))
+
+
+def _capture_past_refusals(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    """Capture a module; where it decides by values only whether to refuse a request, without that decision."""
+    try:
+        return _capture_request(module, args, kwargs)
+    except CaptureError:
+        branches = find_raising_branches(module, args, kwargs)
+        if not branches:
+            raise
+    with PassRaisingBranches(branches):
+        program = _capture_request(module, args, kwargs)
+    return program.with_notes([branch.describe() for branch in branches])
 
 
 def _capture_request(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
@@ -252,6 +269,8 @@ def _convert_in_inference(
         fold_max_norm(graph_module)
         notes += fold_writes(graph_module)
     refuse_random_answers(graph_module)
+    if jagged is None and replace_read_sizes(graph_module):
+        graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     if jagged is None and not _has_jagged_operators(graph_module):
         refuse_sizes_by_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
@@ -274,11 +293,17 @@ def _convert_in_inference(
         )
     if half is not None:
         graph_module = to_float32(graph_module)
+    operands = None if specs is None else [(i.shape, getattr(torch, i.dtype)) for i in specs]
     if jagged is not None:
-        replace_split_of_cat(graph_module, [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)])
+        requests = [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)]
+        changed = replace_split_of_cat(graph_module, requests, jagged.layout.lengths_of_elements())
+        if operands is not None and not _packs_rows(graph_module):
+            refuse_read_numbers(graph_module)
+            graph_module = recapture_jagged(graph_module, operands) if changed else graph_module
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
-    if specs is not None:
-        graph_module = recapture_jagged(graph_module, [(i.shape, getattr(torch, i.dtype)) for i in specs])
+    if operands is not None:
+        refuse_read_numbers(graph_module)
+        graph_module = recapture_jagged(graph_module, operands)
     elif any(rewritten):
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
@@ -314,20 +339,25 @@ def _keep_served(
     return [position for position, reason in enumerate(reasons) if reason is None], read, tuple(notes)
 
 
-def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
-    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
-    reading = next((node for node in module.graph.nodes if node.target in _READS), None)
+def refuse_read_numbers(module: fx.GraphModule) -> None:
+    """Raise `CaptureError` where a graph of jagged inputs makes tensors whose size the values of the request say."""
+    reading = next((node for node in module.graph.nodes if node.target in READS), None)
     if reading is not None:
         raise CaptureError(
-            f"The model reads a number from the request{describe_place(find_line_of_node(reading))}, such as a length by "
+            f"The model reads a number from the request{describe_place(find_source_line(reading))}, such as a length by "
             ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
         )
-    repeating = next((node for node in module.graph.nodes if node.target in _REPEATS), None)
+    repeats = (node for node in module.graph.nodes if node.target in _REPEATS)
+    repeating = next((node for node in repeats if argument(node, "output_size") is None), None)
     if repeating is not None:
         raise CaptureError(
-            f"repeat_interleave{describe_place(find_line_of_node(repeating))} has as many rows as the values of the request "
+            f"repeat_interleave{describe_place(find_source_line(repeating))} has as many rows as the values of the request "
             "say: give it the number by output_size=values.size(0), where `values` are the elements that the lengths divide."
         )
+
+
+def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
+    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
@@ -356,17 +386,25 @@ def _capture_again(exported: torch.export.ExportedProgram) -> Program:
     with inference_mode(exported.graph) as notes:
         with silence_export():
             module = exported.module(check_guards=False)
+        assert isinstance(module, fx.GraphModule)
         assert exported.example_inputs is not None
         args, kwargs = exported.example_inputs
         tree = RequestTree.of(module, args, kwargs)
         with silence_export():
             jagged = find_jagged(module, tree)
-        program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
+        with keep_lines(module):
+            program = _capture_flat(module, tree) if jagged is None else _capture_jagged(module, jagged)
     return program.with_notes(notes)
 
 
 def _has_jagged_operators(module: fx.GraphModule) -> bool:
     return any(getattr(node.target, "namespace", None) == "fbgemm" for node in module.graph.nodes)
+
+
+def _packs_rows(module: fx.GraphModule) -> bool:
+    """Return whether rows are packed by fbgemm, which `replace_jagged_operators` has to replace first."""
+    names = (getattr(getattr(node.target, "_schema", None), "name", "") for node in module.graph.nodes)
+    return "fbgemm::dense_to_jagged" in names
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -20,11 +20,11 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match, take_rows
 from recprune_export.program.capture.packed_sequences import pad_packed_sequences
 from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_user_line
 from recprune_export.program.capture.split_batch import SplitBatchMode
 from recprune_export.program.program import make_batch_dim, make_dynamic_shapes
+from recprune_export.program.requests.example import compute_outputs, find_batch_size, outputs_match, take_rows
 from recprune_export.program.signature import Axis
 
 _UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function
@@ -316,6 +316,11 @@ def _explain(error: Exception, line: str) -> str:
         return (
             f"The model fixes the batch size{where}, so it cannot answer other batches: use x.size(0) instead of a number, and "
             f"no Python loop over rows, such as over .tolist() ({first})."
+        )
+    if "nested" in text and ("fx.symbolic_trace" in text or "NestedTensor" in text):
+        return (
+            f"The model builds a nested tensor{where}, which no ONNX file holds: pad the rows and mask them, or reduce the elements "
+            "of each row by nn.EmbeddingBag, torch.segment_reduce or index_add."
         )
     if (operator := _without_fake_implementation(error)) is not None:
         return (

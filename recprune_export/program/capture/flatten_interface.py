@@ -1,5 +1,6 @@
 """Inputs and outputs of a captured graph: their names, shapes, and valid ids."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,11 @@ import torch.utils._pytree as pytree
 from sympy import Symbol
 from torch import Tensor, fx, nn
 
+from recprune_export.column_names import list_names
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.id_ranges import find_id_ranges
-from recprune_export.program.capture.request_tree import key_name
 from recprune_export.program.capture.unwrap_module import forward_parameters
+from recprune_export.program.requests.request_tree import key_name
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 Path = Sequence[Any]
@@ -166,7 +168,7 @@ def make_signature(
     outputs = [
         Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)
     ]
-    _check_rows(placeholders, outputs)
+    _check_rows(placeholders, input_names, outputs)
     return Signature(tuple(inputs), tuple(outputs))
 
 
@@ -253,11 +255,23 @@ def _shape_of_output(node: fx.Node) -> tuple[Axis, ...]:
     return tuple(axis(size) for size in node.meta["val"].shape)
 
 
-def _check_rows(placeholders: list[fx.Node], outputs: list[Output]) -> None:
-    """Raise `CaptureError` where no output has a row for each input row: axis 0 of the example is not the batch."""
-    if not any(isinstance(size, str) for output in outputs for size in output.shape):
-        varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]
+_LABELS = re.compile(r"(.*_)?(label|target|truth|click|rating|y|y_true)s?", re.IGNORECASE)
+
+
+def _check_rows(placeholders: list[fx.Node], inputs: Sequence[str], outputs: list[Output]) -> None:
+    """Raise `CaptureError` where no output has a row for each input row: a loss, or axis 0 of the example is not the batch."""
+    if any(isinstance(size, str) for output in outputs for size in output.shape):
+        return
+    if all(size == 1 for output in outputs for size in output.shape):
+        names = list_names(repr(output.name) for output in outputs)
+        labels = [name for name in inputs if _LABELS.fullmatch(name)]
+        without = f"leave {list_names(map(repr, labels))} out of the example request, or let" if labels else "let"
         raise CaptureError(
-            f"No output has a row for each row of {', '.join(varying)}: give an example request whose tensors have the batch "
-            "on axis 0, and lists of ids of different lengths as a padded matrix."
+            f"The model answers {names} alone, one number for the whole request, as a loss is: {without} the model return its scores, "
+            "one or more for each row."
         )
+    varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]
+    raise CaptureError(
+        f"No output has a row for each row of {', '.join(varying)}: give an example request whose tensors have the batch "
+        "on axis 0, and lists of ids of different lengths as a padded matrix."
+    )

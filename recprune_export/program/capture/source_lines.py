@@ -1,12 +1,17 @@
-"""Lines of the user's code in tracebacks."""
+"""Lines of the user's code in tracebacks, and through another capture of a graph."""
 
 import contextlib
+import functools
 import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import fx
+from torch.fx.traceback import preserve_node_meta
 
 NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), contextlib.__file__, "<")
 
@@ -19,8 +24,21 @@ def find_user_line(error: BaseException) -> str:
     return f"{locations[-1][0]}, line {locations[-1][1]}" if locations else ""
 
 
-def find_line_of_node(node: fx.Node) -> str:
-    """Return the innermost line outside of torch from which a node of a graph was captured, as `file, line N`."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    users = [frame for frame in frames if not frame[0].startswith(NOT_THE_USERS)]
-    return f"{users[-1][0]}, line {users[-1][1]}" if users else ""
+@contextlib.contextmanager
+def keep_lines(module: fx.GraphModule) -> Iterator[None]:
+    """Let another capture of a captured module take the lines of the user's code from its nodes, inside the block."""
+    generated = module.forward
+
+    @functools.wraps(generated)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_exporting():
+            return generated(*args, **kwargs)
+        with preserve_node_meta():
+            answers = fx.Interpreter(module).run(*pytree.tree_leaves((args, kwargs)), enable_io_processing=False)
+        return module.graph.process_outputs(answers)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward  # that of the class remains

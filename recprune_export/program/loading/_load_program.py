@@ -1,8 +1,6 @@
 """Load a model of any accepted kind as a `Program`; no pickle runs without the user's permission."""
 
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,6 @@ from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
-from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
@@ -31,6 +28,7 @@ from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_re
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
 from recprune_export.program.loading.transformers_module import load_transformers_module
+from recprune_export.program.loading.unlogged import unlogged
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
 from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch
 from recprune_export.program.loading.weights.describe_mismatch import list_some
@@ -38,6 +36,7 @@ from recprune_export.program.loading.weights.match_names import expected_tensors
 from recprune_export.program.loading.weights.read_weights import WEIGHT_KINDS, read_weights
 from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.program import SIGNATURE_FILE, Program
+from recprune_export.program.requests.input_rules import with_bad_ids
 from recprune_export.training.mapped_weights import share_equal_tensors
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ _ADVICE = {
     ModelKind.ONNX: "give the PyTorch model that it was exported from",
     ModelKind.DATA: "give it with --data",
     ModelKind.BUNDLE: "give its trainable program, the file model.pt2 in it",
+    ModelKind.TAR: "extract it, and give the model file in it",
+    ModelKind.OLD_TORCH_TAR: "if you trust it, open it with torch.load(path, weights_only=False), and save the module's state_dict()",
     ModelKind.UNKNOWN_DICT: "save the module's state_dict()",
 }
 
@@ -223,7 +224,7 @@ def load_archive(path: Path) -> Program:
     """
     records = check_archive(path)
     try:
-        with _unlogged():
+        with unlogged():
             if EXTRA + SIGNATURE_FILE in records:
                 return Program.load(path)
             with allow_request_classes(path):
@@ -243,14 +244,3 @@ def load_archive(path: Path) -> Program:
         raise ModelFileError(
             f"{path} holds a graph that cannot be run ({summarize_error(error)}): save it again."
         ) from error
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keep torch from logging tracebacks of an error that is then reported in one sentence."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

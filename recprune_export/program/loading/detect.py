@@ -2,6 +2,7 @@
 
 import io
 import pickletools
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from recprune_export.program.loading.weights.torch_files import LEGACY_MAGIC, is
 
 CHECKPOINT_FORMAT = "recprune-export/checkpoint"
 _MAX_INDEX_HEAD = 1 << 16  # bytes of a JSON file in which the key of an index is searched
+_TEXT_PICKLE = b"(}]cL"  # first bytes of a pickle of protocol 0 or 1: of a dict, a list, a class, or the first number of `torch.save`
+_OLD_TORCH_MEMBERS = {"sys_info", "pickle", "tensors", "storages"}
 
 
 def detect_model_kind(path: Path) -> ModelKind:
@@ -41,6 +44,15 @@ def detect_model_kind(path: Path) -> ModelKind:
             return _detect_content(path, damaged=ModelKind.PICKLED_MODULE)
         if head.lstrip().startswith(b"{") and _is_index(path):
             return ModelKind.SHARDED
+    if head[:1] in _TEXT_PICKLE:
+        # Protocols 0 and 1 have no mark at their begin, and many a text can be read as one: its content has to have tensors.
+        kind = _detect_content(path, damaged=ModelKind.OTHER)
+        if kind in (ModelKind.CHECKPOINT, ModelKind.STATE_DICT) or (
+            kind == ModelKind.PICKLED_MODULE and _has_tensors(path)
+        ):
+            return kind
+    if tarfile.is_tarfile(path):
+        return _detect_tar(path)
     return ModelKind.ONNX if head[0] == 0x08 and _is_onnx(path) else ModelKind.OTHER
 
 
@@ -79,6 +91,15 @@ def _detect_zip(path: Path) -> ModelKind:
     return _detect_content(path, damaged=ModelKind.TRUNCATED_ZIP)
 
 
+def _detect_tar(path: Path) -> ModelKind:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = [entry.name for _, entry in zip(_OLD_TORCH_MEMBERS, archive, strict=False)]
+    except tarfile.TarError:  # it is compressed, as PyTorch never wrote it
+        return ModelKind.TAR
+    return ModelKind.OLD_TORCH_TAR if set(names) == _OLD_TORCH_MEMBERS else ModelKind.TAR
+
+
 def _detect_content(path: Path, damaged: ModelKind) -> ModelKind:
     """Return the kind of a file of `torch.save` or `pickle.dump`; objects beside a state dict do not matter."""
     try:
@@ -91,6 +112,10 @@ def _detect_content(path: Path, damaged: ModelKind) -> ModelKind:
     if any(not state.in_object for state in states):
         return ModelKind.STATE_DICT
     return ModelKind.PICKLED_MODULE if states or find_unsafe_globals(path) else ModelKind.UNKNOWN_DICT
+
+
+def _has_tensors(path: Path) -> bool:
+    return bool(find_state_dicts(read_torch_file(path)))
 
 
 def _is_index(path: Path) -> bool:

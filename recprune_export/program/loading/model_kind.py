@@ -39,6 +39,8 @@ class ModelKind(Enum):
     EMPTY = "an empty file"
     TRUNCATED_ZIP = "a zip archive that is cut off or damaged"
     OTHER_ZIP = "a zip archive that PyTorch did not write"
+    TAR = "a tar archive"
+    OLD_TORCH_TAR = "a tar archive of an early version of PyTorch"
     UNKNOWN_DICT = "a PyTorch file that holds neither a state dict nor a checkpoint"
     OTHER = "a file of an unknown kind"
 

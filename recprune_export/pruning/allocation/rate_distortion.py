@@ -108,14 +108,8 @@ class RateDistortion:
             state = min(state, trial, key=_State.loss)
         return state
 
-    def list_faster(self, budget: int) -> Iterator[Allocation]:
-        """Yield the plan of least loss within `budget` bytes, and plans at rising prices of time, each faster than all before."""
-        estimate = None
-        for state in self._list_states(budget):
-            estimate = state.estimate if estimate is None else estimate
-            yield state.allocation(estimate)
-
     def _list_states(self, budget: int) -> Iterator["_State"]:
+        """Yield the plan of least loss within `budget` bytes, and plans at rising prices of time, each faster than all before."""
         if self.count_fewest_bytes() > budget:
             return
         state = self._plan(budget, 0.0)

@@ -6,8 +6,8 @@ import torch
 
 from recprune_export.channels.groups import Channel
 from recprune_export.data.batch import Batch
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
 from recprune_export.progress import track
 from recprune_export.pruning.apply.masking import Float64Interpreter, Mask, make_mask
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction

@@ -9,9 +9,9 @@ from torch import Tensor, fx
 
 from recprune_export.channels.walk import is_batch_size
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.nodes import ancestors, argument, arguments, find_source_line
 from recprune_export.program.program import Program
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
 
 aten = torch.ops.aten
 

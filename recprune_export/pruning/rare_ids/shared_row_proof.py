@@ -13,9 +13,9 @@ from torch import Tensor, fx
 
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import fill_input, sample_request
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
+from recprune_export.program.requests.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.apply.soundness import TOLERANCE, Soundness, largest_difference

@@ -158,6 +158,9 @@ FORMS: Mapping[str, Callable[[ir.Graph, Linear, ActivationQuantizer], None]] = {
 }
 
 
+CONTRIB_KERNELS = ("QGemm", "MatMulIntegerToFloat")
+
+
 def use_contrib_kernels(graph: ir.Graph) -> None:
     """Replace static layers by the com.microsoft kernels that ONNX Runtime would not choose for them.
 

@@ -6,5 +6,6 @@ __all__ = [
     "pareto_curve",
     "ratios",
     "strips",
+    "trend",
     "width_bars",
 ]

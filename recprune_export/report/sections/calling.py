@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.bundle.manifest.manifest import ENCODING, MODEL, Manifest
 from recprune_export.bundle.servers.readme import (
     describe_id_ranges,
     describe_input_rules,
     describe_outputs,
     render_calling_code,
 )
+from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
-from recprune_export.program.jagged_inputs import describe_jagged_inputs, make_file_signature
+from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, make_file_signature
 from recprune_export.program.signature import Signature
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 
@@ -45,7 +46,10 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         after.append(rules.replace("`", ""))
     if encoded:
         after.append(f"{ENCODING} turns raw values into these inputs.")
-    requirements = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)
+    needs = "needs ONNX Runtime and nothing else"
+    if manifest.runtime is not None:
+        needs = RuntimeRequirements.from_dict(manifest.runtime).describe()
+    requirements = (f"{MODEL} {needs}.",)
     return Section(
         "calling",
         "How to call it",

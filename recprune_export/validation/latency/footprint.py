@@ -11,7 +11,7 @@ import numpy as np
 
 from recprune_export.environment import count_cores
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from recprune_export.program.random_requests import RequestArrays, sample_request
+from recprune_export.program.requests.random_requests import RequestArrays, sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.validation.edge_requests import (
     count_candidates,

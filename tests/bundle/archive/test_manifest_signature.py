@@ -108,9 +108,10 @@ def test_a_signed_bundle_is_replaced_packed_and_opened(signed: Path, keys: tuple
     assert verify(signed).signature == "absent"
 
 
-def test_a_packed_bundle_is_not_signed(signed: Path, keys: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match="then pack it"):
-        sign_bundle(pack(signed), read_private_key(keys[0]))
+def test_a_file_that_is_no_packed_bundle_is_not_signed(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    (tmp_path / "rows.csv").write_text("a,b")
+    with pytest.raises(BundleError, match="no packed bundle"):
+        sign_bundle(tmp_path / "rows.csv", read_private_key(keys[0]))
 
 
 def test_what_is_no_key_is_refused_in_one_sentence(signed: Path, tmp_path: Path) -> None:
@@ -167,3 +168,35 @@ def test_without_the_package_it_is_said_how_to_get_it(signed: Path, keys: tuple[
     asked = [sys.executable, "-c", code, "--public-key", str(keys[1])]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert (done.returncode, "recprune-export[sign]" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_bundle_is_signed_before_or_after_it_is_packed(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    bundle = write(tmp_path / "bundle")
+    packed_first = tmp_path / "packed-first.tar.zst"
+    assert invoke("pack", bundle, "-o", packed_first).exit_code == 0
+    unsigned = packed_first.read_bytes()
+    done = invoke("sign", packed_first, "--key", keys[0])
+    assert (done.exit_code, done.stdout) == (0, f"Wrote {packed_first}.\n"), done.output
+    assert packed_first.read_bytes() != unsigned
+    assert invoke("sign", bundle, "--key", keys[0]).exit_code == 0
+    signed_first = tmp_path / "signed-first.tar.zst"
+    assert invoke("pack", bundle, "-o", signed_first).exit_code == 0
+    assert packed_first.read_bytes() == signed_first.read_bytes()
+    for path in (bundle, packed_first, signed_first):
+        done = invoke("verify", path, "--public-key", keys[1])
+        assert done.exit_code == 0, done.output
+        assert "Signed by the given key" in done.stdout
+    _, other = key_pair(tmp_path, "theirs")
+    assert invoke("verify", packed_first, "--public-key", other).exit_code == 3
+
+
+def test_an_archive_that_cannot_be_signed_stays_as_it_is(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    damaged = tmp_path / "damaged.tar.zst"
+    damaged.write_bytes(pack(write(tmp_path / "bundle")).read_bytes()[:-50])
+    before = damaged.read_bytes()
+    done = invoke("sign", damaged, "--key", keys[0])
+    assert done.exit_code == 3
+    assert str(damaged) in done.stderr
+    assert damaged.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} >= {"damaged.tar.zst"}
+    assert not list(tmp_path.glob(".damaged*"))

@@ -9,9 +9,12 @@ from google.protobuf import text_format
 
 from recprune_export.bundle import HardLink
 from recprune_export.bundle.servers import make_model_name, make_model_repository, rows_are_independent
+from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.servers.triton import render_config
 from recprune_export.onnx import SessionOptions, make_session, run
 from recprune_export.program import BATCH, Input, Output, Signature
+from recprune_export.program.requests.jagged_inputs import make_file_signature, to_file_arrays
+from recprune_export.program.signature import OFFSETS, Jagged
 from tests.bundle.complete import SIGNATURE, answer, request, write
 from tests.bundle.pbtxt import numpy_dtype, parse
 
@@ -49,6 +52,30 @@ def test_what_has_no_batch_first_is_not_batched() -> None:
     assert [list(t.dims) for t in (*found.input, *found.output)] == [[1], [-1], [-1], [-1], [1]]
     assert [list(t.reshape.shape) for t in found.output if t.HasField("reshape")] == [[]]
     assert not rows_are_independent(shared, answer, request(), answer(request()))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_elements_of_rows_are_batched_as_matrices_alone(*, padded: bool) -> None:
+    jagged = Jagged((0, 3), "tags", "values", "offsets", form=OFFSETS, padded=padded)
+    tags = Input("tags", "int64", (BATCH, 3), ((0, 9),), jagged=jagged)
+    signature = Signature((tags,), (Output("y", "float32", (BATCH,)),))
+
+    def count(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"y": (part["tags"] >= 0).sum(1).astype(np.float32)}
+
+    asked = {"tags": np.array([[1, 2, -1], [-1, -1, -1], [4, 5, 6], [7, -1, -1]])}
+    independent = rows_are_independent(signature, count, asked, count(asked))
+    assert independent == padded
+    arrays = to_file_arrays(signature, asked)
+    files = make_model_repository(
+        "ctr", make_file_signature(signature), arrays, ["model.onnx"], options=SessionOptions(), most_rows=64,
+        independent=independent,
+    )  # fmt: skip
+    config = files["triton/ctr/config.pbtxt"]
+    assert isinstance(config, bytes)
+    assert parse(config.decode()).max_batch_size == (64 if padded else 0)
+    readme = render_readme("ctr", signature.to_dict(), SessionOptions(), scores={}, encoding=False, serving=list(files))
+    assert ("each request alone" in readme, "--padded N" in readme) == (not padded, not padded)
 
 
 def test_rows_that_know_of_each_other_are_not_batched() -> None:

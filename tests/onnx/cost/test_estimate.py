@@ -192,3 +192,19 @@ def test_a_transpose_of_rows_that_share_cache_sets_takes_longer() -> None:
         (node,) = estimate_cost(strip_weights(graph(text)).model, 64).nodes
         steps[width] = node.terms.steps / width
     assert steps[512] > 3 * steps[520]
+
+
+def test_what_follows_a_range_over_the_batch_has_its_stated_shape() -> None:
+    """ONNX infers no shape for the Range: what is computed with it seemed to cost nothing at batch 1."""
+    model = graph(
+        "g (float[batch, 4] x) => (float[batch, 4] y)"
+        " { n = Shape<start=0, end=1>(x) m = Squeeze(n) r = Range(zero, m, one) u = Unsqueeze(r, axis) f = Cast<to=1>(u) y = Add(x, f) }",
+        zero=np.array(0),
+        one=np.array(1),
+        axis=np.array([1]),
+    )
+    value = next(node for node in model.graph if node.op_type == "Cast").outputs[0]
+    unknown = infer_shapes(strip_weights(model).model, 1)
+    assert "y" not in unknown
+    value.shape = ir.Shape([ir.SymbolicDim("batch"), 1])
+    assert infer_shapes(strip_weights(model).model, 1)["y"] == (1, 4)

@@ -83,6 +83,19 @@ def by_lists(table: nn.Module, offsets: Any, indices: list[Tensor]) -> Tensor:
     return torch.stack([table(i, o) for i, o in zip(indices, offsets, strict=True)]).sum(0)
 
 
+def by_segments(table: nn.Module, ids: Tensor, lengths: Tensor) -> Tensor:
+    rows = nn.functional.embedding(ids, table.weight)  # type: ignore[arg-type]
+    return torch.segment_reduce(rows, "mean", lengths=lengths, axis=0, initial=0)
+
+
+def by_search(table: nn.Module, request: dict[str, Tensor]) -> Tensor:
+    """The row of each id is found among the ends of the rows, of which there are more than in the example."""
+    ids, offsets = request["genres__values"], request["genres__offsets"]
+    row = torch.searchsorted(offsets[1:].contiguous(), torch.arange(ids.shape[0]), right=True)
+    rows = nn.functional.embedding(ids, table.weight)  # type: ignore[arg-type]
+    return torch.zeros(offsets.shape[0] - 1, WIDTH).index_add(0, row, rows)
+
+
 LENGTHS = torch.tensor([2, 3, 1, 4, 2, 3, 3, 2])
 KEYED = torch.tensor([[1, 2, 3, 0, 1, 2, 1, 0], [1, 1, 1, 1, 1, 2, 2, 1]])
 ONE_HOT = torch.arange(BATCH)
@@ -131,6 +144,22 @@ FORMS: dict[str, tuple[Model, tuple[Any, ...], tuple[str, ...]]] = {
     ),
     "stacked lengths of two keys": (Model(by_keys), (draw_ids(20), KEYED), ("input_0", "input_1")),
     "lengths of two keys": (Model(by_keys), (draw_ids(20), KEYED.reshape(-1)), ("input_0", "input_1")),
+    "offsets with the keys last": (
+        Model(lambda table, offsets, indices: by_lists(table, offsets.T, indices)),
+        (torch.stack([OFFSETS, ONE_HOT, OFFSETS], 1), [draw_ids(14), draw_ids(BATCH), draw_ids(13)]),
+        ("input_0", "input_1_0", "input_1_1", "input_1_2"),
+    ),
+    "lengths of two keys, with the keys last": (
+        Model(lambda table, values, lengths: by_keys(table, values, lengths.T)),
+        (draw_ids(20), KEYED.T.contiguous()),
+        ("input_0", "input_1"),
+    ),
+    "means of segments": (Model(by_segments), (draw_ids(20), LENGTHS), ("input_0", "input_1")),
+    "a search among offsets": (
+        Model(by_search),
+        ({"genres__values": draw_ids(14), "genres__offsets": torch.cat([OFFSETS, torch.tensor([14])])},),
+        ("input_0_genres__values", "input_0_genres__offsets"),
+    ),
     "nested dataclasses": (
         Model(lambda table, r: table(r.user.values, r.user.offsets) * table(r.item.values, r.item.offsets) + r.numbers),
         (TwoBags(Bag(draw_ids(14), OFFSETS), Bag(draw_ids(12), ONE_HOT), torch.randn(BATCH, 1)),),

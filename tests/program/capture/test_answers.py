@@ -223,3 +223,44 @@ def test_an_operator_without_a_shape_is_named_with_the_cure() -> None:
         CaptureError, match=r"recprune_tests::without_shape at .* line \d+ .*torch.library.register_fake"
     ):
         capture(Doubled().eval(), (torch.arange(6),))
+
+
+class Losses(nn.Module):
+    """A model that answers its loss alone, in one of several forms."""
+
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.table, self.top, self.form = nn.Embedding(30, 8), nn.Linear(8, 1), form
+
+    def forward(self, ids: Tensor, labels: Tensor | None = None) -> Any:
+        scores = self.top(self.table(ids)).squeeze(1)
+        return scores if labels is None else self.form(nn.functional.binary_cross_entropy_with_logits(scores, labels))
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        (lambda loss: loss, "output"),
+        (lambda loss: {"loss": loss}, "loss"),
+        (lambda loss: (loss, {"regularization": loss * 2}), "output_0"),
+        (lambda loss: loss.reshape(1), "output"),
+        (lambda loss: Named(loss, None), "scores"),
+    ],
+    ids=["number", "dict", "several", "axis", "named"],
+)
+def test_a_loss_alone_is_refused_with_the_cure(form: Callable[[Tensor], Any], name: str) -> None:
+    module = Losses(form).eval()
+    with pytest.raises(
+        CaptureError, match=rf"answers '{name}'.* as a loss is: leave 'labels' out of the example request"
+    ):
+        capture(module, (), {"ids": torch.arange(6), "labels": torch.ones(6)})
+    assert capture(module, (torch.arange(6),)).signature.outputs[0].shape == ("batch",)
+
+
+def test_without_labels_the_scores_are_asked_for() -> None:
+    class Mean(WithMask):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids)["scores"].mean()
+
+    with pytest.raises(CaptureError, match="as a loss is: let the model return its scores"):
+        capture(Mean().eval(), (torch.arange(6),))

@@ -1,5 +1,6 @@
 """Requests whose rows have different numbers of elements, in any form, are captured and answered as the model does."""
 
+from collections import UserDict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,24 @@ from recprune_export.finetuning import run_program
 from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program import Program
 from recprune_export.program.capture import capture, program_from_exported
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     list_file_inputs,
     to_file_arrays,
 )
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.validation.edge_requests import make_edge_requests
-from tests.program.capture.jagged_models import BATCH, FORMS, IDS, Checked, Model, Pair, by_lengths, draw_ids
+from tests.program.capture.jagged_models import (
+    BATCH,
+    FORMS,
+    IDS,
+    OFFSETS,
+    Checked,
+    Model,
+    Pair,
+    by_lengths,
+    by_lists,
+    draw_ids,
+)
 from tests.program.read_file_arrays import read_file_arrays
 from tests.properties import check_any_plan, prunable
 
@@ -119,6 +131,52 @@ def test_a_class_that_is_not_registered_is_named() -> None:
         capture(Model(lambda table, request: table(request.ids)), (Hidden(draw_ids(BATCH, 3)),))
 
 
+def test_a_mapping_of_tensors() -> None:
+    class Encoding(UserDict[str, Any]):
+        """As the BatchEncoding of Hugging Face's tokenizers."""
+
+    def answer(table: nn.Module, request: Encoding) -> Tensor:
+        return table(request["ids"]) + request["numbers"]  # type: ignore[no-any-return]
+
+    program = capture(Model(answer), (Encoding(ids=draw_ids(BATCH, 3), numbers=torch.randn(BATCH, 8)),))
+    assert [(i.name, i.shape) for i in program.signature.inputs] == [("ids", ("batch", 3)), ("numbers", ("batch", 8))]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (torch.nested.nested_tensor([draw_ids(2), draw_ids(3)]), r"a nested tensor.*to_padded_tensor"),
+        (torch.eye(BATCH).to_sparse(), r"a sparse tensor.*EmbeddingBag"),
+    ],
+    ids=["nested", "sparse"],
+)
+def test_a_tensor_that_no_file_takes_is_named(request_: Tensor, reason: str) -> None:
+    with pytest.raises(CaptureError, match=reason):
+        capture(Model(lambda table, request: table(request)), (request_,))
+
+
+def test_a_nested_tensor_inside_is_named_with_its_line() -> None:
+    def answer(table: nn.Module, ids: Tensor, offsets: Tensor) -> Tensor:
+        rows = nn.functional.embedding(ids, table.weight)  # type: ignore[arg-type]
+        return torch.nested.nested_tensor_from_jagged(rows, offsets).sum(dim=1)
+
+    with pytest.raises(CaptureError, match=r"builds a nested tensor at .*test_jagged\.py, line \d+"):
+        capture(Model(answer), (draw_ids(14), torch.cat([OFFSETS, torch.tensor([14])])))
+
+
+def test_sizes_that_the_number_of_rows_says_are_none_of_the_values() -> None:
+    """As a KeyedJaggedTensor that a model builds of a matrix of ids."""
+
+    def answer(table: nn.Module, ids: Tensor) -> Tensor:
+        rows = ids.shape[0]
+        sizes = torch.ones(2 * rows, dtype=torch.int64).view(2, -1).sum(1).tolist()
+        first, second = torch.split(ids.t().reshape(-1), sizes)
+        return table(first, torch.arange(rows)) * table(second, torch.arange(rows))  # type: ignore[no-any-return]
+
+    program, _ = check_any_plan(Model(answer), draw_ids(BATCH, 2))
+    assert [(i.shape, i.ids) for i in program.signature.inputs] == [(("batch", 2), ((0, IDS - 1),))]
+
+
 def test_a_size_that_the_request_states_is_named_with_its_line() -> None:
     class Items(nn.Module):
         def __init__(self) -> None:
@@ -130,7 +188,7 @@ def test_a_size_that_the_request_states_is_named_with_its_line() -> None:
             offsets = torch.cumsum(ids.lengths, 0) - ids.lengths
             return self.table(ids.values, offsets) + torch.arange(longest).sum()
 
-    with pytest.raises(CaptureError, match=r"a number from the request at .*test_jagged\.py, line \d+"):
+    with pytest.raises(CaptureError, match=r'a number from the request at .*test_jagged\.py", line \d+'):
         capture(Items(), (Checked(draw_ids(20), FORMS["a registered class"][1][0].lengths),))
 
 
@@ -215,26 +273,48 @@ def test_lists_of_as_many_ids(container: str, count: int) -> None:
     assert len(jagged) == count * (2 if container == "weights" else 1)
 
 
+def test_the_common_name_of_elements_and_offsets_is_that_of_the_input() -> None:
+    assert [i.name for i in captured("a search among offsets").signature.inputs] == ["genres"]
+
+
+def test_stacked_indices_of_one_id_in_each_row(tmp_path: Path) -> None:
+    """facebookresearch/dlrm stacks the offsets and, for Criteo, the indices: [keys, rows]."""
+    module, example = Model(by_lists).eval(), (torch.arange(BATCH).repeat(3, 1), draw_ids(3, BATCH))
+    program, _ = check_any_plan(module, *example)
+    names = ["input_1_0", "input_1_1", "input_1_2"]
+    assert [(i.name, i.shape, i.jagged) for i in program.signature.inputs] == [(n, ("batch",), None) for n in names]
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    ids = draw_ids(3, 5, seed=1)
+    found = run(session, {name: column.numpy() for name, column in zip(names, ids, strict=True)})["output"]
+    expected = module(torch.arange(5).repeat(3, 1), ids).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 class Repeats(nn.Module):
-    def __init__(self, *, sized: bool) -> None:
+    def __init__(self, *, sized: bool, times: int = 1) -> None:
         super().__init__()
-        self.table, self.sized = nn.Embedding(IDS, 4), sized
+        self.table, self.sized, self.times = nn.Embedding(IDS, 4), sized, times
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         rows = torch.arange(lengths.size(0))
         size = values.size(0) if self.sized else None
-        rows = torch.repeat_interleave(rows, lengths, output_size=size)
+        rows = torch.repeat_interleave(rows, self.times * lengths, output_size=size)
+        values = values.repeat_interleave(self.times)
         return torch.zeros(lengths.size(0), 4).index_add(0, rows, self.table(values)).sum(1)
 
 
-def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sized", [True, False])
+def test_rows_that_are_repeated_by_their_lengths(tmp_path: Path, *, sized: bool) -> None:
     example = (draw_ids(10), torch.tensor(LENGTHS[0]))
-    module = Repeats(sized=True).eval()
+    module = Repeats(sized=sized).eval()
     program = capture(module, example)
     session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
     request = sample_request(program.signature, 5, seed=0)
     np.testing.assert_allclose(run(session, request)["output"], run_program(program, request)["output"], atol=1e-5)
+
+
+def test_repeats_by_other_numbers_than_the_lengths_are_refused() -> None:
     with pytest.raises(
-        CaptureError, match=r"repeat_interleave at .*test_jagged.py, line \d+ .*output_size=values.size"
+        CaptureError, match=r'repeat_interleave at .*test_jagged.py", line \d+ .*output_size=values.size'
     ):
-        capture(Repeats(sized=False).eval(), example)
+        capture(Repeats(sized=False, times=2).eval(), (draw_ids(10), torch.tensor(LENGTHS[0])))

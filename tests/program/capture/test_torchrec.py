@@ -13,11 +13,13 @@ from recprune_export.api import compress
 from recprune_export.bundle import verify
 from recprune_export.errors import CaptureError
 from recprune_export.finetuning import run_program
+from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.program import Program
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.loading import load_program
-from recprune_export.program.random_requests import sample_request
+from recprune_export.program.requests.random_requests import sample_request
 from tests.jobs import QUICK, invoke
+from tests.properties import check_any_plan
 
 torchrec = pytest.importorskip("torchrec", exc_type=Exception)
 
@@ -158,3 +160,95 @@ def test_a_job_from_rows_with_lists_to_scores(tmp_path: Path) -> None:
     with np.load(tmp_path / "padded/samples/inputs.npz") as samples:
         assert samples["user"].shape == (16, 5)
         assert samples["user"].min() == -1
+
+
+class Keys(nn.Module):
+    """Two tables of a KeyedJaggedTensor that is changed before."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.tables, self.last, self._change = make_tables(KEYS[1:]), nn.Linear(2 * WIDTH, 1), (change,)
+
+    def forward(self, features: Any) -> Tensor:
+        return self.last(self.tables(self._change[0](features)).values())  # type: ignore[no-any-return]
+
+
+class Positions(nn.Module):
+    """A weight by the position of each id in its row."""
+
+    def __init__(self) -> None:
+        from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
+        from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
+
+        super().__init__()
+        weights = PositionWeightedModuleCollection(dict.fromkeys(KEYS, 8))
+        self.tables = FeatureProcessedEmbeddingBagCollection(make_tables(weighted=True), weights)
+        self.last = nn.Linear(3 * WIDTH, 1)
+        with torch.no_grad():
+            for weight in weights.parameters():
+                weight.copy_(torch.rand(8))
+
+    def forward(self, features: Any) -> Tensor:
+        return self.last(self.tables(features).values())  # type: ignore[no-any-return]
+
+
+def hash_ids(features: Any) -> Any:
+    return torchrec.KeyedJaggedTensor(keys=features.keys(), values=features.values() % 60, lengths=features.lengths())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Keys(lambda features: features.split([1, 2])[1]),
+        Keys(lambda features: features.permute([2, 1])),
+        Keys(hash_ids),
+        Positions(),
+    ],
+    ids=["split", "permute", "hash", "positions"],
+)
+def test_keys_that_are_chosen_or_changed(module: nn.Module, tmp_path: Path) -> None:
+    program, _ = check_any_plan(module.eval(), make_request())
+    request = make_request(seed=1)
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    found = run(session, {"features_values": request.values().numpy(), "features_lengths": request.lengths().numpy()})
+    np.testing.assert_allclose(found["output"], module(request).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_request_of_jagged_tensors_by_name() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables, self.last = make_tables(KEYS[1:]), nn.Linear(2 * WIDTH, 1)
+
+        def forward(self, batch: dict[str, Any]) -> Tensor:
+            return self.last(self.tables(torchrec.KeyedJaggedTensor.from_jt_dict(batch)).values())  # type: ignore[no-any-return]
+
+    features = make_request(KEYS[1:]).to_dict()
+    batch = {key: torchrec.JaggedTensor(values=jt.values(), lengths=jt.lengths()) for key, jt in features.items()}
+    program, _ = check_any_plan(Joined().eval(), batch)
+    assert [i.name for i in program.signature.inputs] == ["batch_user", "batch_shop"]
+
+
+def test_a_key_with_one_id_in_each_row_may_be_a_tensor_of_the_batch() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            config = torchrec.EmbeddingConfig(
+                name="t", embedding_dim=WIDTH, num_embeddings=60, feature_names=["seen", "item"]
+            )
+            self.tables = torchrec.EmbeddingCollection(tables=[config])
+
+        def forward(self, features: Any) -> Tensor:
+            found = self.tables(features)
+            seen, item = found["seen"].to_padded_dense(5), found["item"].values()
+            return (torch.softmax(seen @ item.unsqueeze(2), 1) * seen).sum((1, 2)) * item.sum(1)  # type: ignore[no-any-return]
+
+    lengths = torch.tensor([2, 1, 3, 1, 2, 4, *[1] * 6])
+    request = torchrec.KeyedJaggedTensor(
+        keys=["seen", "item"], values=torch.randint(60, (int(lengths.sum()),)), lengths=lengths
+    )
+    program = capture(Attention().eval(), (request,))
+    assert [(i.name, i.shape, i.jagged is None) for i in program.signature.inputs] == [
+        ("seen", ("batch", 4), False),
+        ("item", ("batch",), True),
+    ]

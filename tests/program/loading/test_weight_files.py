@@ -1,16 +1,23 @@
 """Model files of other libraries, in the exact layout that these write: the same answers as the network that was saved."""
 
+import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from recprune_export.errors import CaptureError, ModelFileError, UsageError
@@ -21,6 +28,7 @@ from tests.program.loading.weight_files import (
     REQUEST,
     WEIGHT_FILES,
     Scorer,
+    Settings,
     answer,
     make,
     write_chunks,
@@ -56,6 +64,7 @@ def test_weights_are_loaded_into_the_module_of_the_factory(name: str, tmp_path: 
 
 KINDS = {
     "Lightning": ModelKind.STATE_DICT, "RecBole": ModelKind.STATE_DICT, "legacy": ModelKind.STATE_DICT, "pickle": ModelKind.STATE_DICT,
+    "pickle of text": ModelKind.STATE_DICT, "legacy of text": ModelKind.STATE_DICT,
     "safetensors": ModelKind.SAFETENSORS, "sharded": ModelKind.HUGGING_FACE, "distributed": ModelKind.DISTRIBUTED,
     "distributed, two processes": ModelKind.DISTRIBUTED, "MLflow state dict": ModelKind.MLFLOW, "MLflow model": ModelKind.MLFLOW,
     "TorchScript": ModelKind.TORCHSCRIPT,
@@ -175,6 +184,96 @@ dcp.save({"model": state}, checkpoint_id=folder)
     assert [process.wait(120) for process in processes] == [0, 0]
     assert len(list((tmp_path / "model").glob("*.distcp"))) == 2
     check_answers(tmp_path / "model", factory=FACTORY, inputs=request_file)
+
+
+# tensors of several processes
+
+
+@pytest.fixture
+def two_processes() -> Iterator[None]:
+    """This process is the first of two; the other does not exist."""
+    import torch.testing._internal.distributed.fake_pg  # noqa: F401  # the backend "fake"
+
+    dist.init_process_group("fake", rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def distribute(processes: int) -> dict[str, torch.Tensor]:
+    mesh = init_device_mesh("cpu", (processes,))
+    return {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in make().state_dict().items()}
+
+
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.parametrize("with_object", [False, True])
+def test_a_part_of_each_tensor_is_refused_with_the_cure(with_object: bool, tmp_path: Path, request_file: Path) -> None:
+    state = distribute(2)
+    torch.save({"model": state, "settings": Settings() if with_object else None}, tmp_path / "model.pt")
+    with pytest.raises(ModelFileError, match=r"part of 'table.weight': .*full_state_dict=True"):
+        load_program(tmp_path / "model.pt", factory=FACTORY, inputs=request_file)
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("with_object", [False, True])
+def test_distributed_tensors_of_one_process_are_whole(
+    with_object: bool, tmp_path: Path, request_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"model": distribute(1), "settings": Settings() if with_object else None}, tmp_path / "model.pt")
+    check_answers(tmp_path / "model.pt", factory=FACTORY, inputs=request_file)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.usefixtures("one_process")
+def test_flat_parameters_of_fsdp_are_refused_with_the_cure(tmp_path: Path, request_file: Path) -> None:
+    wrapped = FullyShardedDataParallel(make(), device_id=torch.device("cpu"))
+    torch.save(dict(wrapped.named_parameters()), tmp_path / "model.pt")
+    with pytest.raises(
+        ModelFileError, match=r"'_fsdp_wrapped_module._flat_param' of FSDP in flat form.*FULL_STATE_DICT"
+    ):
+        load_program(tmp_path / "model.pt", factory=FACTORY, inputs=request_file)
+
+
+def test_the_prefix_of_fsdp_is_left_out(tmp_path: Path, request_file: Path) -> None:
+    inner = {name.replace("head.", "head._fsdp_wrapped_module."): t for name, t in make().state_dict().items()}
+    torch.save({f"_fsdp_wrapped_module.{name}": t for name, t in inner.items()}, tmp_path / "model.pt")
+    assert "'_fsdp_wrapped_module.'" in " ".join(
+        check_answers(tmp_path / "model.pt", factory=FACTORY, inputs=request_file)
+    )
+
+
+# files of other forms
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_archive_is_to_be_extracted(mode: Any, tmp_path: Path, request_file: Path) -> None:
+    torch.save(make().state_dict(), tmp_path / "state.pt")
+    with tarfile.open(tmp_path / "model.tar", mode) as archive:
+        archive.add(tmp_path / "state.pt", "model.pth")
+    with pytest.raises(ModelFileError, match="a tar archive: extract it"):
+        load_program(tmp_path / "model.tar", factory=FACTORY, inputs=request_file)
+
+
+def test_a_file_of_early_pytorch_is_to_be_saved_again(tmp_path: Path, request_file: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar", "w") as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ModelFileError, match=r"early version of PyTorch: .*weights_only=False"):
+        load_program(tmp_path / "model.tar", factory=FACTORY, inputs=request_file)
+
+
+@pytest.mark.parametrize(
+    "text", ["click,label\n0.5,1\n.\n", "L,x\n", "(a)\n.", "cos\nsystem\n.", "]", "}.", "(lp0\n.", "[1, 2]\n", "c", "("]
+)
+def test_a_text_is_no_pickle(text: str, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text(text)
+    assert detect_model_kind(tmp_path / "data") is ModelKind.OTHER
 
 
 # modules

@@ -89,6 +89,15 @@ def write_legacy(path: Path) -> None:
     torch.save({"net": make().state_dict(), "settings": Settings()}, path, _use_new_zipfile_serialization=False)
 
 
+def write_text_pickle(path: Path) -> None:
+    """Protocol 0, in which nothing but text is written."""
+    path.write_bytes(pickle.dumps({"net": make().state_dict(), "settings": Settings()}, protocol=0))
+
+
+def write_legacy_text(path: Path) -> None:
+    torch.save({"net": make().state_dict()}, path, _use_new_zipfile_serialization=False, pickle_protocol=0)
+
+
 def write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"model_state": make().state_dict(), "settings": Settings()}))
 
@@ -172,6 +181,8 @@ WEIGHT_FILES: dict[str, Callable[[Path], None]] = {
     "RecBole": write_recbole,
     "legacy": write_legacy,
     "pickle": write_pickle,
+    "pickle of text": write_text_pickle,
+    "legacy of text": write_legacy_text,
     "safetensors": write_safetensors,
     "sharded": write_sharded,
     "distributed": write_distributed,

@@ -6,6 +6,7 @@ __all__ = [
     "clear_metadata",
     "commute_dequantize_scale",
     "concat_slice",
+    "dft_to_matmul",
     "eliminate_views",
     "fold_attention_projections",
     "fold_scale_shift",
@@ -17,6 +18,7 @@ __all__ = [
     "gathernd_to_row_gather",
     "hoist_gather",
     "hoist_quantize",
+    "layer_norm_of_sum_by_rows",
     "matmul_add_to_gemm",
     "merge_tables_of_same_ids",
     "name_batch",
@@ -26,6 +28,7 @@ __all__ = [
     "shared_inputs",
     "simplify_attention",
     "sort_concat_by_width",
+    "unpack_wide_products",
     "unpad_layer_norm",
     "where_mask_to_product",
 ]

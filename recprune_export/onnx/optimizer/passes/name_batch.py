@@ -4,7 +4,7 @@ import re
 
 import onnx_ir as ir
 
-from recprune_export.program.jagged_inputs import ELEMENTS
+from recprune_export.program.requests.jagged_inputs import ELEMENTS
 from recprune_export.program.signature import BATCH
 
 

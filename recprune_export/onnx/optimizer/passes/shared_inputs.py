@@ -30,10 +30,10 @@ from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, m
 def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
     """Reduce some inputs to one row, which all rows of a request share.
 
-    Before: every input has the batch on axis 0, and rows are answered independently. After: the inputs at the positions
-    `shared` have size 1 there, and so has every value that depends on them alone. Where such a value is combined with a
-    row for each candidate, it is broadcast by the operator that reads both, or repeated just before it. A linear layer
-    on a Concat of both kinds is split into two layers, the shared one computed once:
+    Before: every input has the batch on axis 0, or holds the elements of all rows, and rows are answered independently. After:
+    the inputs at the positions `shared` have size 1 there, and so has every value that depends on them alone. Where such a
+    value is combined with a row for each candidate, it is broadcast by the operator that reads both, or repeated just before
+    it. A linear layer on a Concat of both kinds is split into two layers, the shared one computed once:
     `Gemm(Concat(u, v), W, b)` becomes `Gemm(v, W_v, Gemm(u, W_u, b))`. The outputs keep their shapes.
 
     Returns the number of nodes that are computed once.
@@ -41,7 +41,8 @@ def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
     graph = model.graph
     inputs = [graph.inputs[position] for position in shared]
     shared_values = find_shared_values(graph, inputs)
-    _SharedGraph(graph, shared_values, next(value for value in graph.inputs if value not in inputs)).apply()
+    rows = (value for value in graph.inputs if value.shape and str(value.shape[0]) == shared_values.batch)
+    _SharedGraph(graph, shared_values, next(value for value in rows if value not in inputs)).apply()
     graph.sort()
     return len({value.producer() for value in shared_values.values} - {None})
 

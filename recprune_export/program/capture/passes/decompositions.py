@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import add_constant, remove_dead_code
+from recprune_export.program.capture.passes.element_rows import bucketed, reduced_segments, repeated_rows
 from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.operator_registry import OPERATORS, Facet
 
@@ -269,28 +270,6 @@ def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     )
 
 
-@_decomposition(aten.searchsorted.Tensor)
-def bucketed(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`searchsorted(edges: N, x: B)` of one row of edges is `bucketize(x, edges)`, which ONNX can express."""
-    edges, x = arguments(node)[:2]
-    right = argument(node, "right") or argument(node, "side") == "right"
-    if _value(edges).ndim != 1 or argument(node, "sorter") is not None:
-        return None
-    options = {"out_int32": argument(node, "out_int32"), "right": right}
-    return graph.call_function(aten.bucketize.Tensor, (x, edges), options)
-
-
-@_decomposition(aten.repeat_interleave.Tensor, aten.repeat_interleave.self_Tensor)
-def repeated_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`repeat_interleave(x: B×D, n: B, 0, output_size=E)` is a lookup: row e is the first one whose elements end behind e."""
-    repeats, size = argument(node, "repeats"), argument(node, "output_size")
-    x = argument(node, "self") if node.target is aten.repeat_interleave.self_Tensor else None
-    axis = 0 if x is None else argument(node, "dim") if _value(x).ndim > 1 else 0
-    if size is None or axis is None or _value(repeats).ndim != 1:
-        return None
-    if x is not None and _value(x).shape[axis] != _value(repeats).shape[0]:
-        return None  # one number of repeats for all rows
-    ends = graph.call_function(aten.cumsum.default, (repeats, 0))
-    places = graph.call_function(aten.unsqueeze.default, (graph.call_function(aten.arange.default, (size,)), 1))
-    rows = graph.call_function(aten.sum.dim_IntList, (graph.call_function(aten.ge.Tensor, (places, ends)), [1]))
-    return rows if x is None else graph.call_function(aten.index_select.default, (x, axis, rows))
+_decomposition(aten.bucketize.Tensor, aten.searchsorted.Tensor)(bucketed)
+_decomposition(aten.repeat_interleave.Tensor, aten.repeat_interleave.self_Tensor)(repeated_rows)
+_decomposition(aten.segment_reduce.default)(reduced_segments)

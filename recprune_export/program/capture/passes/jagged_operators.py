@@ -17,13 +17,14 @@ from torch import fx
 from recprune_export.error_text import describe_place
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import remove_dead_code
-from recprune_export.program.capture.source_lines import find_line_of_node
-from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.nodes import argument, arguments, find_source_line
 
 aten = torch.ops.aten
 
 _LIBRARY = "fbgemm::"
 _TO_JAGGED, _TO_PADDED = "dense_to_jagged", "jagged_to_padded_dense"
+# Forms of _TO_PADDED for one axis of offsets: values, offsets, the number of steps, and the padding where it is not 0.
+_TO_PADDED_OF_ONE_AXIS = ("jagged_1d_to_dense", "jagged_2d_to_dense")
 _CUMSUMS = ("asynchronous_complete_cumsum", "asynchronous_inclusive_cumsum", "asynchronous_exclusive_cumsum")
 # Operators that compute each index of axis 0 from the same index of their operands alone.
 _BY_ELEMENT = frozenset(
@@ -48,6 +49,8 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
     New nodes have no shapes: `recapture` the graph. Raises `CaptureError` where elements are mixed between `dense_to_jagged` and
     `jagged_to_padded_dense`: their number is no size of a graph.
     """
+    for node in [node for node in module.graph.nodes if _name(node) in _TO_PADDED_OF_ONE_AXIS]:
+        _use_general_form(module.graph, node)
     nodes = [node for node in module.graph.nodes if _name(node)]
     if not nodes:
         return False
@@ -64,7 +67,7 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
     for node in module.graph.nodes:
         if _name(node) == _TO_JAGGED:
             raise CaptureError(
-                f"The items of the rows are packed{describe_place(find_line_of_node(node))}, and mixed before they are padded "
+                f"The items of the rows are packed{describe_place(find_source_line(node))}, and mixed before they are padded "
                 "again: a graph holds no number of elements that depends on the values of a request. Mix padded items, B×L×D, with a mask."
             )
     return True
@@ -72,6 +75,8 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
 
 def _name(node: fx.Node) -> str:
     """Return the name of an operator of fbgemm, an empty string for others."""
+    if node.target is aten._jagged_to_padded_dense_forward.default:
+        return _TO_PADDED
     schema = getattr(node.target, "_schema", None)
     return schema.name.removeprefix(_LIBRARY) if schema is not None and schema.name.startswith(_LIBRARY) else ""
 
@@ -91,6 +96,16 @@ def _replace_cumsum(graph: fx.Graph, node: fx.Node) -> None:
             if values.meta["val"].dtype != torch.int64:
                 sums = graph.call_function(aten.to.dtype, (sums, values.meta["val"].dtype))
             new = graph.call_function(aten.cat.default, ([zero, sums], -1))
+    _replace(node, new)
+
+
+def _use_general_form(graph: fx.Graph, node: fx.Node) -> None:
+    values, offsets, steps = argument(node, "values"), argument(node, "offsets"), argument(node, "max_sequence_length")
+    padding = float(argument(node, "padding_value") or 0)
+    with graph.inserting_before(node):
+        new = graph.call_function(
+            torch.ops.fbgemm.jagged_to_padded_dense.default, (values, [offsets], [steps], padding)
+        )
     _replace(node, new)
 
 

@@ -23,6 +23,19 @@ def find_boolean_indexing(module: fx.GraphModule) -> list[fx.Node]:
     return [node for node in module.graph.nodes if _masks(node)]
 
 
+def find_constant_indexing(module: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes that index with a boolean mask that is the same for every request: their size is a number."""
+    return [
+        node
+        for node in find_boolean_indexing(module)
+        if all(
+            all(isinstance(size, int) for size in mask.meta["val"].shape)
+            and evaluate_for_batch_size(mask, BATCH_OF_THE_TRIAL) is not None
+            for mask in _masks(node)
+        )
+    ]
+
+
 def replace_constant_masks(module: fx.GraphModule) -> bool:
     """Replace each indexing by a constant mask by an indexing by positions, in place; return whether there was one.
 

@@ -5,7 +5,6 @@ length. Bags that the request delimits by offsets become `embedding` and a sum b
 a loop over the rows of the request: 14 ms, against .2 ms for the lookup and the sum.
 """
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import remove_dead_code
+from recprune_export.program.capture.passes.element_rows import count_ends
 from recprune_export.program.capture.passes.row_constants import evaluate_for_batch_size
 from recprune_export.program.nodes import argument, arguments
 
@@ -154,15 +154,9 @@ class _Writer:
     def _bag_of_each_id(self, starts: fx.Node, length: fx.Node) -> fx.Node:
         """Return the number of the bag of each id, N, from the offsets at which the bags start, B.
 
-        It is the number of bags that start up to the id: marks at the starts, summed up. A comparison of all ids with all
-        offsets takes 36 ms for 1024 bags of 5 ids in ONNX Runtime, this and the sums of the rows .17 ms.
+        It is the number of bags that start up to the id, less one; empty bags start at N.
         """
-        starts = self._call(aten.to.dtype, starts, torch.int64)
-        marks = self._call(
-            aten.new_zeros.default, starts, [self._call(operator.add, length, 1)]
-        )  # empty bags start at N
-        marks = self._call(aten.index_add.default, marks, 0, starts, self._call(aten.ones_like.default, starts))
-        started = self._call(aten.slice.Tensor, self._call(aten.cumsum.default, marks, 0), 0, 0, -1)
+        started = count_ends(self._graph, starts, length)
         number = self._call(aten.sub.Tensor, started, 1)
         return self._call(aten.clamp_min.default, number, 0)  # a valid request starts at offset 0
 

@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError, RecpruneError
 from recprune_export.program.capture._capture import capture, program_from_exported
-from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.export_module import silence_export
-from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.loading.saved_graphs.free_sizes import list_freed
 from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.requests.example import compute_outputs, outputs_match
+from recprune_export.program.requests.jagged_inputs import has_jagged_inputs
 from recprune_export.program.signature import BATCH
 
 _CHUNKS = 3  # requests of the fixed size that are compared with one request of all their rows

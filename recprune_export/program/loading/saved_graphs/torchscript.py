@@ -22,14 +22,14 @@ from torch import nn
 from recprune_export.error_text import summarize_error
 from recprune_export.errors import CaptureError, ModelFileError
 from recprune_export.program.capture._capture import capture
-from recprune_export.program.capture.example import compute_outputs, outputs_match
 from recprune_export.program.capture.unsupported_modules import TORCHSCRIPT_ADVICE
 from recprune_export.program.capture.unwrap_module import forward_parameters
-from recprune_export.program.jagged_inputs import has_jagged_inputs
 from recprune_export.program.loading.saved_graphs.free_batch import make_graph_module
 from recprune_export.program.loading.weights.inert_unpickler import InertPickleError
 from recprune_export.program.loading.weights.torch_files import is_torch_zip, read_archive_record
 from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.requests.example import compute_outputs, outputs_match
+from recprune_export.program.requests.jagged_inputs import has_jagged_inputs
 
 _MAX_CODE_BYTES = 1 << 24
 _CODE_ROOTS = frozenset({"torch", "ops", "CONSTANTS", "__torch__"})

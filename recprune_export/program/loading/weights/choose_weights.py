@@ -12,10 +12,12 @@ from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.program.loading.weights.describe_mismatch import describe_mismatch, list_some
 from recprune_export.program.loading.weights.match_names import ExpectedTensors, NameMatch, match_names
 from recprune_export.program.loading.weights.name_tree import tensors_fit
+from recprune_export.program.loading.weights.sharded_tensors import refuse_flat_parameters, refuse_shards
 from recprune_export.program.loading.weights.state_dicts import (
     StateDict,
     find_state_dicts,
     join_state_dicts,
+    list_mappings,
     select_key,
 )
 
@@ -53,6 +55,7 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
         content = _select(content, key, source)
     states = find_state_dicts(content)
     if not states:
+        _refuse_sharded(content, source)
         raise ModelFileError(
             f"{source} holds no tensors{f' under {key!r}' if key else ''}: save the module's state_dict()."
         )
@@ -62,8 +65,10 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
         candidates = _find_candidates([joined], expected)
     certain = [candidate for candidate in candidates if candidate.match.certain]
     if not certain:
+        _refuse_sharded(content, source)
         raise ModelFileError(_explain(states, joined, candidates, expected, source, module))
     different = _drop_copies(candidates)
+    different, equal = _drop_equal_copies(different) if len(different) > 1 else (different, [])
     if len(different) > 1:
         raise UsageError(
             f"{source} holds several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
@@ -71,7 +76,15 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
     tensors = certain[0].tensors
     for tie in expected.ties:
         _refuse_different([name for name in tensors if name in tie], tensors, source, module)
-    return ChosenWeights(tensors, _describe(certain[0], key))
+    others = [c.key or "the outermost dict" for c in (different[0], *equal) if equal and c is not certain[0]]
+    copies = f"{list_some(others)} holds the same values." if others else ""
+    return ChosenWeights(tensors, tuple(note for note in (*_describe(certain[0], key), copies) if note))
+
+
+def _refuse_sharded(content: Any, source: str) -> None:
+    for entries in list_mappings(content):
+        refuse_flat_parameters(entries, source)
+        refuse_shards(entries, source)
 
 
 def _refuse_different(tied: Sequence[str], tensors: dict[str, Tensor], source: str, module: str) -> None:
@@ -146,6 +159,23 @@ def _drop_copies(candidates: Sequence[_Candidate]) -> list[_Candidate]:
         if not any(_share_tensors(candidate.tensors, other.tensors) for other in different):
             different.append(candidate)
     return different
+
+
+def _drop_equal_copies(candidates: Sequence[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Return the candidates whose values are not those of an earlier one, and the others: an average can equal its model."""
+    different: list[_Candidate] = []
+    equal: list[_Candidate] = []
+    for candidate in candidates:
+        same = any(_equal_tensors(candidate.tensors, other.tensors) for other in different)
+        (equal if same else different).append(candidate)
+    return different, equal
+
+
+def _equal_tensors(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    """Return whether names, dtypes and values are the same; False for tensors whose numbers were not read."""
+    if some.keys() != others.keys() or any(t.is_meta for t in (*some.values(), *others.values())):
+        return False
+    return all(t.dtype == others[n].dtype and torch.equal(t, others[n]) for n, t in some.items())
 
 
 def _share_tensors(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:

@@ -6,6 +6,7 @@ object of a class that is not installed can be read, and a hostile one does noth
 """
 
 import pickletools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any
@@ -28,6 +29,11 @@ _PUSHED = frozenset(
 )
 _SCALARS = (str, int, float, bool, bytes, type(None), GlobalName)
 _MARK = object()
+# Protocol 0 has texts alone for what lies outside of the pickle: torch.save writes str() of its tuple.
+_STORAGE_AS_TEXT = re.compile(
+    r"\('storage', <class 'torch\.(?:\w+\.)*(\w+)'>, '(\w{1,40})', '([\w:]{1,40})', (\d{1,18})(, None)?\)", re.ASCII
+)
+_MODULE_AS_TEXT = re.compile(r"\('module', <class '([\w.]{1,200})\.(\w{1,100})'>, ", re.ASCII)
 
 
 class InertPickleError(Exception):
@@ -242,8 +248,17 @@ class _Machine:
         if isinstance(self._stack[-1], InertObject):  # the attributes of tensors and dicts mean nothing here
             self._stack[-1].set_state(state)
 
-    def _persid(self, _: Any) -> None:
-        raise InertPickleError("it refers to data by text, which no saved model does")
+    def _persid(self, argument: str) -> None:
+        module = _MODULE_AS_TEXT.match(argument)
+        if module is not None:
+            self._stack.append(GlobalName(*module.groups()))
+            return
+        found = _STORAGE_AS_TEXT.fullmatch(argument)
+        if found is None:
+            raise InertPickleError("it refers to data by text, which no saved model does")
+        storage_type, key, device, numel, view = found.groups()
+        identity = ("storage", GlobalName("torch", storage_type), key, device, int(numel))
+        self._stack.append(self._load_storage((*identity, None) if view else identity))
 
     def _binpersid(self, _: Any) -> None:
         (identity,) = self._pop(1)
@@ -278,7 +293,10 @@ class _Rebuild:
             case ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"):
                 return arguments[0]
             case ("torch._tensor", "_rebuild_from_type_v2"):
-                return self.call(arguments[0], _as_tuple(arguments[2]))
+                value = self.call(arguments[0], _as_tuple(arguments[2]))
+                if isinstance(value, InertObject):
+                    value.set_state(arguments[3])
+                return value
             case ("torch.storage", "_load_from_bytes") if self._load_bytes is not None:
                 return self._load_bytes(arguments[0])
             case ("_codecs", "encode") if isinstance(arguments[0], str):  # the form of bytes before protocol 3

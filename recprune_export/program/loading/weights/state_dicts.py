@@ -9,6 +9,7 @@ from torch import Tensor
 from recprune_export.errors import ModelFileError
 from recprune_export.program.loading.weights.inert_objects import InertObject
 from recprune_export.program.loading.weights.name_tree import MAX_DEPTH
+from recprune_export.program.loading.weights.sharded_tensors import find_whole_tensor, is_sharded
 
 _CONTAINERS = (Mapping, list, tuple, InertObject)
 _MAX_ITEMS = 1000  # of a sequence that may hold state dicts
@@ -153,4 +154,10 @@ def _walk(content: Any) -> Iterator[tuple[str, dict[str, Any], bool]]:
 
 
 def _select_tensors(entries: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: entry for name, entry in entries.items() if isinstance(entry, Tensor)}
+    whole = {name: find_whole_tensor(entry) if is_sharded(entry) else entry for name, entry in entries.items()}
+    return {name: entry for name, entry in whole.items() if isinstance(entry, Tensor)}
+
+
+def list_mappings(content: Any) -> list[dict[str, Any]]:
+    """Return the entries of each mapping in `content`, from the outside in."""
+    return [entries for _, entries, _ in _walk(content)]

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import torch
 
+from recprune_export.program.loading.unlogged import unlogged
 from recprune_export.program.loading.weights.inert_unpickler import (
     InertPickleError,
     Storage,
@@ -37,7 +38,11 @@ def read_torch_file(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if not is_torch_zip(archive.infolist(), path.stat().st_size):
                 raise InertPickleError("it is a zip archive that PyTorch did not write")
-        with suppress(Exception), warnings.catch_warnings():  # torch.load raises several classes for what is not plain
+        with (
+            suppress(Exception),
+            warnings.catch_warnings(),
+            unlogged(),
+        ):  # torch.load raises several classes for what is not plain
             warnings.simplefilter("ignore")
             return load_mapped(path)
     return read_inert(path)

@@ -10,6 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from recprune_export.errors import ExportError, UsageError
+from recprune_export.finetuning import run_program
 from recprune_export.onnx import (
     ServingConfig,
     count_weights,
@@ -210,3 +211,29 @@ def test_names_that_are_no_inputs_are_refused() -> None:
         signature.with_shared(["usr"])
     with pytest.raises(UsageError, match="every input"):
         signature.with_shared(["history", "numbers", "candidate"])
+
+
+class Tagged(nn.Module):
+    """A user, and items with any number of tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.tag = nn.Embedding(9, 6), nn.EmbeddingBag(9, 6, mode="sum")
+        self.first, self.last = nn.Linear(12, 8), nn.Linear(8, 1)
+
+    def forward(self, tags: Tensor, offsets: Tensor, user: Tensor) -> Tensor:
+        both = torch.cat([self.tag(tags, offsets), self.user(user)], 1)
+        return self.last(torch.relu(self.first(both)))  # type: ignore[no-any-return]
+
+
+def test_a_user_beside_items_with_any_number_of_tags(tmp_path: Path) -> None:
+    example = (torch.randint(9, (7,)), torch.tensor([0, 2, 3, 6]), torch.randint(9, (4,)))
+    program = capture(Tagged().eval(), example)
+    file = export_onnx(program, tmp_path / "model.onnx", serving=ServingConfig(shared=("user",)))
+    for rows in (1, 6):
+        request = squeeze_shared_inputs(sample_request(program.signature, rows, seed=1), file.signature)
+        whole = expand_shared_inputs(request, file.signature)
+        answers = run(make_session(file.path, 1), request)
+        np.testing.assert_allclose(answers["output"], run_program(program, whole)["output"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="'tags', whose rows have different numbers of elements"):
+        program.signature.with_shared(["tags"])

@@ -137,9 +137,26 @@ class Bucketed(nn.Module):
 
 @pytest.mark.parametrize("right", [False, True])
 def test_a_search_among_edges(tmp_path: Path, right: bool) -> None:
-    module, x = Bucketed(right).eval(), torch.tensor([-2.0, -1.0, 0.2, 0.5, 3.0])
+    module, x = Bucketed(right).eval(), torch.tensor([-2.0, -1.0, 0.2, 0.5, 3.0, float("nan")])
     program, analysis = check_any_plan(module, x)
     assert ("table.weight", 1) in prunable(analysis)
     file = export_onnx(program, tmp_path / "model.onnx")
     found = run(make_session(file.path, 1), {"x": x.numpy()})
+    np.testing.assert_allclose(found["output"], module(x).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [30, 700])  # compared with every edge, and a binary search
+def test_numbers_in_buckets(tmp_path: Path, count: int) -> None:
+    class Buckets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(count + 1, 4)
+            self.register_buffer("edges", torch.linspace(0, 1, count))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.table(torch.bucketize(x, self.edges)).sum((1, 2))  # type: ignore[arg-type]
+
+    module, x = Buckets().eval(), torch.rand(5, 3)
+    program, _ = check_any_plan(module, x)
+    found = run(make_session(export_onnx(program, tmp_path / "model.onnx").path, 1), {"x": x.numpy()})
     np.testing.assert_allclose(found["output"], module(x).detach().numpy(), rtol=1e-5, atol=1e-6)

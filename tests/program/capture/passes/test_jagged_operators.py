@@ -52,6 +52,16 @@ class Bags(nn.Module):
         return self.last(padded.amax(1))  # type: ignore[no-any-return]
 
 
+class OldBags(Bags):
+    """The same with the operators for one axis: of ids, and of looked-up rows."""
+
+    def forward(self, ids: Checked) -> Tensor:
+        offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths)
+        rows = torch.ops.fbgemm.jagged_2d_to_dense(self.table(ids.values), offsets, STEPS)
+        padded_ids = torch.ops.fbgemm.jagged_1d_to_dense(ids.values, offsets, STEPS, 1)
+        return self.last((rows + self.table(padded_ids)).amax(1))  # type: ignore[no-any-return]
+
+
 HISTORIES = (draw_ids(5, STEPS), torch.tensor([3, 6, 1, 4, 2]))
 
 
@@ -68,12 +78,13 @@ def test_packed_histories_stay_padded(tmp_path: Path) -> None:
 
 
 def test_items_that_are_mixed_are_refused() -> None:
-    with pytest.raises(CaptureError, match=r"packed at .*test_jagged_operators\.py, line \d+, and mixed before"):
+    with pytest.raises(CaptureError, match=r'packed at .*test_jagged_operators\.py", line \d+, and mixed before'):
         capture(no_zeros(Packed(mixed=True)), HISTORIES)
 
 
-def test_bags_are_padded(tmp_path: Path) -> None:
-    module = no_zeros(Bags())
+@pytest.mark.parametrize("kind", [Bags, OldBags])
+def test_bags_are_padded(kind: type[Bags], tmp_path: Path) -> None:
+    module = no_zeros(kind())
     program, _ = check_any_plan(module, Checked(draw_ids(20), LENGTHS))
     session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
     for lengths in (LENGTHS, torch.tensor([0, 0, 8, 12]), torch.tensor([20])):
@@ -98,3 +109,30 @@ def test_sums(sums: str, expected: Callable[[Tensor], Tensor]) -> None:
     x = torch.tensor([3, 0, 5, 2, 7])
     program = capture(Sums(), (x,))
     torch.testing.assert_close(program({"x": x})["output"], torch.full((5,), float(expected(x).sum())))
+
+
+class PackedAgain(nn.Module):
+    """Rows that the request holds packed; attention on padded steps; packed again, beside what they were before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items, self.last = nn.Embedding(40, 8), nn.Linear(8, 8)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
+        x = self.items(values)
+        padded = torch.ops.fbgemm.jagged_to_padded_dense(x, [offsets], [4], 0.0)
+        mixed = torch.relu(padded @ padded.transpose(1, 2)) @ padded
+        packed = torch.ops.fbgemm.dense_to_jagged(mixed, [offsets])[0]
+        last = torch.ops.fbgemm.jagged_to_padded_dense(self.last(packed) + x, [offsets], [4], 0.0)
+        return last.sum(1)  # type: ignore[no-any-return]
+
+
+def test_rows_that_are_packed_again(tmp_path: Path) -> None:
+    lengths = torch.tensor([2, 1, 3, 1, 2, 6])
+    example = (torch.randint(40, (15,)), lengths)
+    module = PackedAgain().eval()
+    program, _ = check_any_plan(module, *example)
+    session = make_session(export_onnx(program, tmp_path / "model.onnx").path, 1)
+    found = run(session, {"values": example[0].numpy(), "lengths": lengths.numpy()})
+    np.testing.assert_allclose(found["output"], module(*example).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelFileError, UsageError
@@ -80,6 +82,55 @@ def test_of_several_that_fit_one_is_chosen_by_its_key(content: Any, keys: tuple[
         assert f"--key {key}" in str(raised.value)
     assert choose(content, keys[0]).tensors["user.weight"] is STATE["user.weight"]
     assert choose(content, keys[1]).tensors["user.weight"] is OTHER["user.weight"]
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+@given(
+    keys=st.lists(st.text("abcxyz", min_size=1, max_size=3), min_size=2, max_size=4, unique=True),
+    prefixes=st.lists(st.sampled_from(["", "module.", "model._orig_mod."]), min_size=4, max_size=4),
+    different=st.booleans(),
+)
+def test_of_equal_copies_either_is_taken_and_it_is_said(keys: list[str], prefixes: list[str], different: bool) -> None:
+    content = {key: prefixed(prefix, copied(STATE)) for key, prefix in zip(keys, prefixes, strict=False)}
+    if different:
+        content["other"] = copied(OTHER)
+        with pytest.raises(UsageError, match="several state dicts"):
+            choose(content)
+        return
+    chosen = choose({**content, **TRAINING})
+    assert all(torch.equal(tensor, STATE[name]) for name, tensor in chosen.tensors.items())
+    said = " ".join(chosen.notes)
+    assert all(f"'{key}" in said for key in keys)
+    assert "the same values" in said
+
+
+def test_copies_of_another_precision_are_no_equal_copies() -> None:
+    with pytest.raises(UsageError, match="several state dicts"):
+        choose({"model": STATE, "half": {name: tensor.half() for name, tensor in STATE.items()}})
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "_fsdp_wrapped_module.", "module._fsdp_wrapped_module.head._fsdp_wrapped_module."]
+)
+@pytest.mark.parametrize("name", ["_flat_param", "flat_param", "flat_param_0"])
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, **TRAINING}])
+def test_flat_parameters_of_fsdp_are_refused_with_the_cure(prefix: str, name: str, wrap: Any) -> None:
+    content = wrap({prefix + name: torch.ones(45), "head.bias": STATE["head.bias"]})
+    with pytest.raises(ModelFileError, match=rf"{name}' of FSDP in flat form.*FULL_STATE_DICT"):
+        choose(content)
+
+
+def test_a_module_may_have_a_parameter_of_that_name() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat_param = nn.Parameter(torch.ones(3))
+
+    state = Flat().state_dict()
+    assert choose_weights(state, expected_tensors(Flat()), "m.pt", "the module of shop:make", None).tensors == state
 
 
 def test_a_key_that_is_not_there_lists_those_that_are() -> None:

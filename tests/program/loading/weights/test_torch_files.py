@@ -48,6 +48,12 @@ def save_legacy(content: Any, path: Path) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
+def save_legacy_protocol(protocol: int) -> Callable[[Any, Path], None]:
+    return lambda content, path: torch.save(
+        content, path, _use_new_zipfile_serialization=False, pickle_protocol=protocol
+    )
+
+
 def save_protocol(protocol: int) -> Callable[[Any, Path], None]:
     return lambda content, path: torch.save(content, path, pickle_protocol=protocol)
 
@@ -62,7 +68,8 @@ def pickle_protocol(protocol: int) -> Callable[[Any, Path], None]:
 FORMS: dict[str, Callable[[Any, Path], None]] = {
     "archive": torch.save,  # type: ignore[dict-item]
     "legacy": save_legacy,
-    **{f"archive, protocol {n}": save_protocol(n) for n in (2, 3, 4, 5)},
+    **{f"archive, protocol {n}": save_protocol(n) for n in range(6)},
+    **{f"legacy, protocol {n}": save_legacy_protocol(n) for n in (0, 1)},
     **{f"pickle, protocol {n}": pickle_protocol(n) for n in range(6)},
 }
 
@@ -185,6 +192,8 @@ def test_calls_make_inert_objects(stream: io.BytesIO) -> None:
         pickled(b"\x82\x01"),  # an extension of the registry
         pickled(b"\x97"),  # a buffer outside of the pickle
         pickled(b"P1\n"),  # an identity of text
+        pickled(b"P('storage', <class 'os.system'>, '0', 'cpu', 4)\n"),
+        pickled(b"P('storage', <class 'torch.FloatStorage'>, '0', 'cpu', -4)\n"),
         pickled(b"e"), pickled(b"R"), pickled(b"\x86"), pickled(b"u"), pickled(b"1"), pickled(b"h\x07"),
         pickled(b"K\x01K\x02a"),
         pickled(b"}", b"]K\x01s"),  # a list as a key

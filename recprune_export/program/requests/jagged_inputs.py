@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from recprune_export.data.list_columns import absent_value, find_present
+from recprune_export.markdown_text import code_span
 from recprune_export.program.signature import BATCH, OFFSETS, OFFSETS_AND_END, Axis, Input, Jagged, Signature
 
 METADATA = "recprune_export.jagged_inputs"  # of an ONNX file: its jagged inputs, as JSON
@@ -123,22 +124,28 @@ def describe_jagged_inputs(signature: Signature) -> str:
     padded = [i.name for i in signature.inputs if i.jagged is not None and i.jagged.padded]
     if padded:
         sentences.append(
-            f"Rows of {', '.join(f'`{name}`' for name in padded)} that are shorter than the matrix end in -1 (NaN for numbers)."
+            f"Rows of {', '.join(code_span(name) for name in padded)} that are shorter than the matrix end in -1 (NaN for numbers)."
         )
     for spec in list_file_inputs(signature):
         jagged = spec.members[0].jagged
         if jagged is None or jagged.padded:
             continue
-        names = ", ".join(f"`{i.name}`" for i in spec.members)
+        names = ", ".join(code_span(i.name) for i in spec.members)
         if not spec.is_rows:
-            sentences.append(f"`{spec.name}` holds the elements of all rows of {names}, one after another.")
+            sentences.append(f"{code_span(spec.name)} holds the elements of all rows of {names}, one after another.")
             continue
         kind = {
             OFFSETS: "the position of the first element of each row",
             OFFSETS_AND_END: "the position of the first element of each row, and behind them the number of all elements",
         }.get(jagged.form, "the number of elements in each row")
-        order = "" if len(spec.members) == 1 else ", on axis 0" if jagged.stacked else ", one input after another"
-        sentences.append(f"`{spec.name}` holds {kind} of {names}{order}.")
+        order = (
+            ""
+            if len(spec.members) == 1
+            else f", on axis {int(jagged.keys_last)}"
+            if jagged.stacked
+            else ", one input after another"
+        )
+        sentences.append(f"{code_span(spec.name)} holds {kind} of {names}{order}.")
     return " ".join(sentences)
 
 
@@ -166,7 +173,8 @@ def list_row_members(signature: Signature, rows: str) -> tuple[Input, ...]:
 def _shape_of_rows(jagged: Jagged, members: int) -> tuple[Axis, ...]:
     flat = BATCH if members == 1 else f"{members}*{BATCH}"
     if jagged.stacked:
-        return (members, BATCH if jagged.form != OFFSETS_AND_END else f"{BATCH} + 1")
+        shape = (members, BATCH if jagged.form != OFFSETS_AND_END else f"{BATCH} + 1")
+        return shape[::-1] if jagged.keys_last else shape
     return (flat if jagged.form != OFFSETS_AND_END else f"{flat} + 1",)
 
 
@@ -198,7 +206,7 @@ def pad_matrix(values: np.ndarray, width: int, present: np.ndarray) -> np.ndarra
 def write_rows(counts: Sequence[np.ndarray], jagged: Jagged) -> np.ndarray:
     """Return the tensor that says where rows end, from the number of elements in each row of each input."""
     if jagged.stacked:
-        return np.stack([_write_row_ends(count, jagged) for count in counts])
+        return np.stack([_write_row_ends(count, jagged) for count in counts], int(jagged.keys_last))
     return _write_row_ends(np.concatenate(counts), jagged)
 
 
@@ -214,7 +222,7 @@ def read_rows(ends: np.ndarray, jagged: Jagged, members: int, totals: Sequence[i
 
     `totals` are the numbers of elements of the inputs, one in all for a tensor that is not stacked; offsets need them.
     """
-    parts = list(ends) if jagged.stacked else [ends]
+    parts = list(ends.T if jagged.keys_last else ends) if jagged.stacked else [ends]
     counts = []
     for number, part in enumerate(parts):
         part = part.astype(np.int64)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.list_columns import find_present, to_matrix
-from recprune_export.program.capture.request_tree import FlatModule, RequestTree
-from recprune_export.program.jagged_inputs import (
+from recprune_export.program.requests.jagged_inputs import (
     LENGTHS_SUFFIX,
     list_program_inputs,
     read_rows,
     to_program_tensors,
 )
+from recprune_export.program.requests.request_tree import FlatModule, RequestTree
 from recprune_export.program.signature import BATCH, LENGTHS, OFFSETS, Input, Jagged, Signature
 
 Rows = dict[str, Tensor]  # tensors of rows by input, as in `jagged_inputs.py`
@@ -30,7 +30,11 @@ class Partition:
     """A leaf that says where rows end, of a `form` of `Jagged`, and the leaves that hold the elements.
 
     `values` are the leaves of the elements: one of all `keys`, or one of each. `weights` are leaves that are divided in the
-    same way. `copies` are leaves that say the same in another form, by their number.
+    same way. `copies` are leaves that say the same in another form, by their number. The keys are on axis 0 of `stacked` rows,
+    on axis 1 with `keys_last`.
+
+    `single` are the numbers of the keys that have one element in each row, always: a model may count on it. They are inputs
+    without lengths. With `stacked_values` all keys are, and lie on axis 0 of `values`.
     """
 
     rows: int
@@ -40,10 +44,15 @@ class Partition:
     stacked: bool = False
     weights: tuple[int, ...] = ()
     copies: Mapping[int, str] | None = None
+    keys_last: bool = False
+    single: frozenset[int] = frozenset()
+    stacked_values: bool = False
 
     def batch(self, tree: RequestTree) -> int:
         """Return the number of rows of the example; 0 where it is no whole number."""
         ends = tree.leaves[self.rows]
+        if self.keys_last:
+            ends = ends.T
         size = int(ends.shape[-1]) - (self.form not in (LENGTHS, OFFSETS))
         if self.stacked:
             return size if len(ends) == len(self.keys) else 0
@@ -85,6 +94,10 @@ class JaggedLayout:
                 inputs.append(Input(names[leaf, 0], dtype, tuple(shape)))
                 continue
             for number in self._numbers(part, leaf):
+                if number in part.single:
+                    of_element = value.shape[2:] if part.stacked_values else value.shape[1:]
+                    inputs.append(Input(names[leaf, number], dtype, (BATCH, *of_element)))
+                    continue
                 present = names[part.values[number if len(part.values) > 1 else 0], number]
                 counts = self.counts.get(present, (0, 1))
                 jagged = Jagged(
@@ -95,6 +108,7 @@ class JaggedLayout:
                     rows_dtype=str(self.tree.leaves[part.rows].dtype).removeprefix("torch."),
                     form=part.form,
                     stacked=part.stacked,
+                    keys_last=part.keys_last,
                 )
                 shape = (BATCH, counts[1], *value.shape[1:])
                 inputs.append(Input(names[leaf, number], dtype, tuple(shape), jagged=jagged))
@@ -120,7 +134,8 @@ class JaggedLayout:
             for number in self._numbers(part, leaf):
                 key = part.keys[number] if len(part.values) == 1 else ""
                 container = "_".join(step.strip("_") for step in (path[:-1] if len(path) > 1 else path))
-                base = key or (container if len(part.values) == 1 and len(path) > 1 else self.tree.name(leaf))
+                base = key or self._common_name(part)
+                base = base or (container if len(part.values) == 1 and len(path) > 1 else self.tree.name(leaf))
                 suffix = f"_{path[-1].strip('_')}" if leaf in part.weights and len(path) > 1 else ""
                 short[leaf, number] = base + suffix
                 whole[leaf, number] = "_".join(filter(None, (self.tree.name(leaf), key)))
@@ -129,26 +144,51 @@ class JaggedLayout:
             place: name if uses[name] == 1 and name[:1].isalpha() else whole[place] for place, name in short.items()
         }
 
+    def _common_name(self, part: Partition) -> str:
+        """Return `genres` for elements `genres__values` and ends of rows `genres__offsets` in one dict; else an empty string."""
+        paths = [self.tree.paths[leaf] for leaf in (part.rows, *part.values)]
+        if (
+            len(part.values) > 1
+            or len(part.keys) > 1
+            or any(len(path) < 2 or path[:-1] != paths[0][:-1] for path in paths)
+        ):
+            return ""
+        first = paths[0][-1]
+        prefixes = (first[:end] for end in range(len(first), 0, -1) if first[:end].endswith("_"))
+        common = next((prefix for prefix in prefixes if all(path[-1].startswith(prefix) for path in paths)), "")
+        return common.rstrip("_")
+
+    def example_counts(self) -> dict[int, list[np.ndarray]]:
+        """Return the number of elements in each row of the example, for each key, by the leaf that says where rows end."""
+        counts: dict[int, list[np.ndarray]] = {}
+        for part in self.partitions:
+            totals = [len(self.tree.leaves[leaf]) for leaf in part.values]
+            if part.stacked_values:
+                totals = [self.batch] * len(part.keys)
+            ends = self.tree.leaves[part.rows].numpy()
+            jagged = Jagged((0, 1), "", "", "", form=part.form, stacked=part.stacked, keys_last=part.keys_last)
+            counts[part.rows] = read_rows(ends, jagged, len(part.keys), totals)
+        return counts
+
     def example_rows(self) -> Rows:
         """Return the example as tensors of rows."""
         rows: Rows = {}
         inputs = iter(self.inputs())
-        counts: dict[int, list[np.ndarray]] = {}
-        for part in self.partitions:
-            totals = [len(self.tree.leaves[leaf]) for leaf in part.values]
-            ends = self.tree.leaves[part.rows].numpy()
-            jagged = Jagged((0, 1), "", "", "", form=part.form, stacked=part.stacked)
-            counts[part.rows] = read_rows(ends, jagged, len(part.keys), totals)
+        counts = self.example_counts()
         for leaf in self.tree.tensors:
             divided, value = self.divided.get(leaf), self.tree.leaves[leaf].detach()
             if divided is None:
                 rows[next(inputs).name] = value
                 continue
             start = 0
+            if divided.stacked_values:
+                value = value.flatten(0, 1)
             for number in self._numbers(divided, leaf):
                 count = counts[divided.rows][number]
-                elements = value[start : start + int(count.sum())].numpy()
-                rows[next(inputs).name] = torch.from_numpy(to_matrix(elements, count))
+                elements = value[start : start + int(count.sum())]
+                single = number in divided.single
+                matrix = elements if single else torch.from_numpy(to_matrix(elements.numpy(), count))
+                rows[next(inputs).name] = matrix
                 start = start + int(count.sum()) if len(divided.values) == 1 else 0
         return rows
 
@@ -164,6 +204,15 @@ class JaggedLayout:
     def program_inputs(self) -> list[Input]:
         """Return an input for each tensor that `JaggedModule` takes; a size that varies has a name."""
         return list_program_inputs(Signature(self.inputs(), ()))
+
+    def lengths_of_elements(self) -> dict[int, int]:
+        """Return where `JaggedModule` takes the elements of each input, by where it takes their lengths."""
+        places = {spec.name: place for place, spec in enumerate(self.program_inputs())}
+        return {
+            places[i.name + LENGTHS_SUFFIX]: places[i.name]
+            for i in self.inputs()
+            if i.jagged is not None and i.jagged.present == i.name
+        }
 
     def with_counts(self, counts: Mapping[str, tuple[int, int]]) -> "JaggedLayout":
         """Return the layout with other numbers of elements in drawn rows."""
@@ -194,12 +243,19 @@ class JaggedModule(FlatModule):
             if part is None:
                 leaves[leaf] = given[names[leaf, 0]]
             elif leaf in (*part.values, *part.weights):
-                leaves[leaf] = _cat([given[names[leaf, number]] for number in layout._numbers(part, leaf)])
+                elements = [given[names[leaf, number]] for number in layout._numbers(part, leaf)]
+                leaves[leaf] = torch.stack(elements) if part.stacked_values else _cat(elements)
             else:
                 places = [(part.values[n if len(part.values) > 1 else 0], n) for n in range(len(part.keys))]
-                lengths = [given[names[place] + LENGTHS_SUFFIX] for place in places]
+                lengths = [
+                    given[names[place]].new_ones(given[names[place]].shape[0], dtype=torch.int64)
+                    if place[1] in part.single
+                    else given[names[place] + LENGTHS_SUFFIX]
+                    for place in places
+                ]
                 form = (part.copies or {}).get(leaf, part.form)
                 ends = _write_rows(lengths, form, part.stacked)
+                ends = ends.T if part.keys_last else ends
                 leaves[leaf] = ends.to(layout.tree.leaves[leaf].dtype)
         return leaves
 

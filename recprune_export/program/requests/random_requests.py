@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from recprune_export.program.jagged_inputs import remove_elements
+from recprune_export.program.requests.jagged_inputs import remove_elements
 from recprune_export.program.signature import BATCH, IdRange, Input, Signature
 
 RequestArrays = dict[str, np.ndarray]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from recprune_export.data.list_columns import ABSENT
-from recprune_export.program.random_requests import RequestArrays
+from recprune_export.program.requests.random_requests import RequestArrays
 from recprune_export.program.signature import ERROR, BadId, Input, Signature
 
 

@@ -7,6 +7,7 @@ check what they are built from.
 
 import dataclasses
 import inspect
+from collections import UserDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,10 +99,14 @@ def register_dataclasses(request: Any) -> None:
 
     Raises `CaptureError` for another class that holds tensors and is not registered.
     """
+    refuse_other_layouts(request)
     seen: set[type] = set()
     while True:
         kinds = {type(leaf) for leaf in pytree.tree_leaves(request) if _holds_tensors(leaf)}
         for kind in sorted(kinds, key=lambda kind: kind.__name__):
+            if issubclass(kind, UserDict) and kind not in seen:
+                _register_mapping(kind)
+                continue
             if not dataclasses.is_dataclass(kind) or kind in seen:
                 raise CaptureError(
                     f"The request holds a {kind.__name__}, a class in which PyTorch finds no tensors: register it with "
@@ -111,6 +116,42 @@ def register_dataclasses(request: Any) -> None:
         if not kinds:
             return
         seen |= kinds
+
+
+def _register_mapping(kind: type[UserDict[Any, Any]]) -> None:
+    """Register a class such as the `BatchEncoding` of Hugging Face's tokenizers, whose tensors lie in its dict `data`."""
+
+    def flatten(mapping: UserDict[Any, Any]) -> tuple[list[Any], Any]:
+        return list(mapping.data.values()), tuple(mapping.data)
+
+    def flatten_with_keys(mapping: UserDict[Any, Any]) -> tuple[list[tuple[Any, Any]], Any]:
+        return [(pytree.MappingKey(key), value) for key, value in mapping.data.items()], tuple(mapping.data)
+
+    def unflatten(values: Any, keys: Any) -> Any:
+        return kind(dict(zip(keys, values, strict=True)))
+
+    pytree.register_pytree_node(
+        kind,
+        flatten,
+        unflatten,
+        serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+        flatten_with_keys_fn=flatten_with_keys,
+    )
+
+
+def refuse_other_layouts(request: Any) -> None:
+    """Raise `CaptureError` for a nested or sparse tensor, which torch.export and ONNX do not take."""
+    for tensor in pytree.tree_leaves(request):
+        if isinstance(tensor, Tensor) and tensor.is_nested:
+            raise CaptureError(
+                "The request holds a nested tensor, which neither torch.export nor ONNX takes: let the model take a padded matrix "
+                "(x.to_padded_tensor(0)), or the elements of all rows beside their lengths."
+            )
+        if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
+            raise CaptureError(
+                "The request holds a sparse tensor, which no ONNX file takes: give its indices as ids with an EmbeddingBag, "
+                "or the dense tensor (x.to_dense())."
+            )
 
 
 def _holds_tensors(leaf: Any) -> bool:

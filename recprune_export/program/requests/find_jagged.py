@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from recprune_export.data.list_columns import absent_value
 from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match
-from recprune_export.program.capture.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
-from recprune_export.program.capture.request_tree import RequestTree
 from recprune_export.program.capture.source_lines import find_user_line
+from recprune_export.program.requests.example import compute_outputs, find_batch_size, outputs_match
+from recprune_export.program.requests.jagged_layout import JaggedLayout, JaggedModule, Partition, Rows, count_elements
+from recprune_export.program.requests.request_tree import RequestTree
 from recprune_export.program.signature import LENGTHS, OFFSETS, OFFSETS_AND_END
 
 MOST_PAIRS = 20_000  # of tensors that are compared
@@ -77,12 +77,12 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         if layout is None:
             raise CaptureError("The KeyedJaggedTensors of the example request have different numbers of rows.")
         failure: Exception = CaptureError("its answers to the same rows differ with the rows beside them")
-        for more in (True, False):
+        for tried, more in itertools.product((layout, *_with_single_keys(layout)), (True, False)):
             try:
-                if (found := _try(module, layout, more)) is not None:
+                if (found := _try(module, tried, more)) is not None:
                     return found
             except Exception as error:  # any error of the user's code
-                failure = error
+                failure = error if tried is layout else failure
         where = describe_place(find_user_line(failure))
         reason = str(failure).rstrip(".") if isinstance(failure, CaptureError) else summarize_error(failure)
         raise CaptureError(
@@ -91,9 +91,9 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         ) from failure
     if not _list_ends(tree) or _answers_rows(module, tree):
         return None
-    for more, partitions in itertools.product((True, False), list(_list_hypotheses(tree))):
-        layout = _make_layout(tree, partitions)
-        assert layout is not None
+    layouts = [layout for parts in _list_hypotheses(tree) if (layout := _make_layout(tree, parts)) is not None]
+    single = [other for layout in layouts for other in _with_single_keys(layout)]
+    for more, layout in [*itertools.product((True, False), layouts), *itertools.product((True, False), single)]:
         try:
             if (found := _try(module, layout, more)) is not None:
                 return found
@@ -125,6 +125,21 @@ def _make_layout(tree: RequestTree, partitions: Sequence[Partition]) -> JaggedLa
     return JaggedLayout(tree, tuple(partitions), batches.pop(), {})
 
 
+def _with_single_keys(layout: JaggedLayout) -> list[JaggedLayout]:
+    """Return the layout in which keys with one element in each row of the example have one in each row of every request.
+
+    Nothing where there are none: a model may take such a key, as the item that is scored, for a tensor of the batch.
+    """
+    counts = layout.example_counts()
+    parts = tuple(
+        replace(part, single=frozenset(n for n, count in enumerate(counts[part.rows]) if (count == 1).all()))
+        for part in layout.partitions
+    )
+    return (
+        [replace(layout, partitions=parts)] if any(part.single for part in parts) and parts != layout.partitions else []
+    )
+
+
 def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample | None:
     """Return the example where the model answers each row as it does beside other rows; None where it does not.
 
@@ -133,7 +148,7 @@ def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample |
     rows = layout.example_rows()
     leaders = [i.name for i in layout.inputs() if i.jagged is not None and i.jagged.present == i.name]
     observed = {name: count_elements(rows[name]) for name in leaders}
-    if not sum(int(count.sum()) for count in observed.values()):
+    if leaders and not sum(int(count.sum()) for count in observed.values()):
         return None
     counts = {}
     for name, count in observed.items():
@@ -274,6 +289,12 @@ def _list_candidates(tree: RequestTree) -> list[tuple[Partition, ...]]:
                 candidates += _fit(tree, leaves, rows, tuple(siblings), keys, stacked=True)
         for values in (leaf for leaf in leaves if leaf != rows):
             candidates += _fit(tree, leaves, rows, (values,), keys, stacked=True)
+            candidates += _fit_one_hot(tree, rows, values, keys)
+        keys = tuple(map(str, range(tree.leaves[rows].shape[1])))
+        for siblings in (found for found in lists if len(found) == len(keys) and rows not in found):
+            candidates += _fit(tree, leaves, rows, tuple(siblings), keys, stacked=True, keys_last=True)
+        for leaf in (leaf for leaf in leaves if leaf != rows):
+            candidates += _fit(tree, leaves, rows, (leaf,), keys, stacked=True, keys_last=True)
     for one, other in itertools.permutations(lists, 2):
         if len(one) == len(other) and all(leaf in ends and tree.leaves[leaf].ndim == 1 for leaf in one):
             fits = [_fit(tree, leaves, r, (v,), ("",), stacked=False) for r, v in zip(one, other, strict=True)]
@@ -323,7 +344,7 @@ def _match_all(candidates: Sequence[tuple[Partition, ...]]) -> list[tuple[Partit
 
 def _list_ends(tree: RequestTree) -> list[int]:
     """Return the tensors that may say where rows end: whole numbers from 0 on, of which the largest is no more than a size."""
-    largest = max((len(tree.leaves[leaf]) for leaf in tree.tensors if tree.leaves[leaf].ndim), default=0)
+    largest = max((size for leaf in tree.tensors for size in tree.leaves[leaf].shape[:2]), default=0)
     ends = []
     for leaf in tree.tensors:
         values = tree.leaves[leaf]
@@ -368,10 +389,12 @@ def _fit(
     keys: tuple[str, ...],
     *,
     stacked: bool,
+    keys_last: bool = False,
 ) -> list[tuple[Partition, ...]]:
     """Return the forms in which the numbers of `rows` fit the sizes of `values`."""
     sizes = [len(tree.leaves[leaf]) for leaf in values]
     parts = tree.leaves[rows] if stacked else tree.leaves[rows].unsqueeze(0)
+    parts = parts.T if keys_last else parts
     totals = sizes if len(sizes) == len(parts) else None
     fitting: list[tuple[Partition, ...]] = []
     for form in (LENGTHS, OFFSETS_AND_END, OFFSETS):
@@ -380,9 +403,24 @@ def _fit(
         else:
             fits = all(_fits(part, size, form) for part, size in zip(parts, totals, strict=True))
         if fits:
-            part = Partition(rows, form, values, keys, stacked)
+            part = Partition(rows, form, values, keys, stacked, keys_last=keys_last)
             fitting += [(replace(part, weights=weights),) for weights in _list_weights(tree, leaves, part)]
     return fitting
+
+
+def _fit_one_hot(tree: RequestTree, rows: int, values: int, keys: tuple[str, ...]) -> list[tuple[Partition, ...]]:
+    """Return the form in which `rows`, keys before the batch, say that each row of `values`, of the same axes, has one element."""
+    ends, elements = tree.leaves[rows], tree.leaves[values]
+    if elements.ndim < 2 or len(elements) != len(keys):
+        return []
+    batch = elements.shape[1]
+    forms = {LENGTHS: torch.ones(batch), OFFSETS: torch.arange(batch), OFFSETS_AND_END: torch.arange(batch + 1)}
+    single = frozenset(range(len(keys)))
+    return [
+        (Partition(rows, form, (values,), keys, stacked=True, single=single, stacked_values=True),)
+        for form, expected in forms.items()
+        if ends.shape[1] == len(expected) and bool((ends == expected).all())
+    ]
 
 
 def _fits(ends: Tensor, size: int, form: str) -> bool:

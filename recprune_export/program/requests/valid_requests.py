@@ -9,9 +9,9 @@ from torch import Tensor
 from recprune_export.column_names import list_names
 from recprune_export.errors import ModelError
 from recprune_export.program.failures import FAILURES, summarize_failure
-from recprune_export.program.jagged_inputs import to_program_tensors
 from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.program.random_requests import fill_input
+from recprune_export.program.requests.jagged_inputs import to_program_tensors
+from recprune_export.program.requests.random_requests import fill_input
 from recprune_export.program.signature import IdRange, Input
 
 DRAWS = 8

@@ -1,0 +1,74 @@
+"""The precision of an example request beside that of the model's weights: numbers of another one are converted, and it is said."""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from recprune_export.program.capture.passes.to_float32 import HALF
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A module and a request that it answers, with a sentence on what was converted."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def match_precision(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PreparedRequest:
+    """Return the request in the precision of the weights, where the model answers that one alone.
+
+    A request of NumPy is in float64, and one for a model in bfloat16 or float16 usually in float32. Where a model in half precision
+    answers in neither, as some operators have no such form on CPU, a copy of it in float32 is returned.
+    """
+    given = PreparedRequest(module, args, dict(kwargs))
+    weights = Counter(p.dtype for p in module.parameters() if p.is_floating_point())
+    numbers = {x.dtype for x in pytree.tree_leaves((args, given.kwargs)) if _has_fraction(x)}
+    if not weights or (numbers <= set(weights) and not set(weights) & set(HALF)) or _answers(given):
+        return given
+    dtype = weights.most_common(1)[0][0]
+    if numbers and numbers != {dtype}:
+        note = (
+            f"The numbers of the example request are in {_names(numbers)}, and the model answers {_names({dtype})} alone: they are "
+            "converted."
+        )
+        converted = _convert(given, dtype, (note,))
+        if _answers(converted):
+            return converted
+    if dtype in HALF:
+        note = f"The model is in {_names({dtype})}, in which it does not answer here: a copy of it in float32 is used."
+        converted = _convert(given, torch.float32, (note,))
+        in_float32 = PreparedRequest(copy.deepcopy(module).float(), converted.args, converted.kwargs, converted.notes)
+        if _answers(in_float32):
+            return in_float32
+    return given
+
+
+def _convert(request: PreparedRequest, dtype: torch.dtype, notes: tuple[str, ...]) -> PreparedRequest:
+    args, kwargs = pytree.tree_map(lambda x: x.to(dtype) if _has_fraction(x) else x, (request.args, request.kwargs))
+    return PreparedRequest(request.module, args, kwargs, notes)
+
+
+def _has_fraction(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _answers(request: PreparedRequest) -> bool:
+    try:
+        with torch.no_grad():
+            request.module(*request.args, **request.kwargs)
+    except Exception:  # any error of the user's code
+        return False
+    return True
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

@@ -1,0 +1,42 @@
+"""Workflow commands of GitHub Actions: lines of a log that the runner obeys.
+
+A line that begins with `::name parameters::message` annotates, masks or groups; one that holds `##[name]message` does in the older
+form. Text of others must be neither, and a message of ours is encoded as the runner decodes it.
+"""
+
+import os
+import re
+
+_COMMANDS = re.compile(r":(?=:)|#(?=#\[)")
+
+
+def writes_github_log() -> bool:
+    """Return whether what is printed is read by a runner of GitHub Actions."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def neutralize_commands(text: str) -> str:
+    r"""Return text in which no line, wherever it is broken, is a command.
+
+    >>> neutralize_commands("x\n::error::broken"), neutralize_commands("##[group]a")
+    ('x\n:\\:error:\\:broken', '#\\#[group]a')
+    """
+    return _COMMANDS.sub(lambda match: match[0] + "\\", text)
+
+
+def render_command(name: str, message: str, **properties: str) -> str:
+    r"""Return a command as one line.
+
+    >>> render_command("error", "100 % more\nthan before", title="latency, batch 1")
+    '::error title=latency%2C batch 1::100 %25 more%0Athan before'
+    """
+    stated = ",".join(f"{key}={_encode_property(value)}" for key, value in properties.items())
+    return f"::{name}{' ' if stated else ''}{stated}::{_encode_message(message)}"
+
+
+def _encode_message(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _encode_property(text: str) -> str:
+    return _encode_message(text).replace(":", "%3A").replace(",", "%2C")
