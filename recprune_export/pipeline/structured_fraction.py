@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.batch import Batch
+from recprune_export.finetuning.answer_counts import count_answers_of_row, take_answers
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, count_parameters
 from recprune_export.finetuning.objective import Objective
@@ -34,6 +35,7 @@ REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
 TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # of the loss, that is left at most
 MIN_RISE = 1.1  # of the lowest loss so far; smaller rises are those of calibration data
 REFIT_BATCHES = 4
+FEWEST_BATCHES = 2  # of a program that answers at each position; no record
 MAX_ANSWER_BYTES = 1 << 26  # scores of all items of a large catalog are computed again for each trial
 
 Answers = Mapping[str, Tensor]  # by the name of the output
@@ -110,7 +112,8 @@ class StructuredFractionTrial:
     Results that do not depend on the budget are computed once: the answers of the dense program, if they are not larger than
     `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
     the dense program, two of the pruned one and a backward pass, besides the fits of the layers; its memory is that of the
-    tables that its budget changes, once rotated and once narrowed.
+    tables that its budget changes, once rotated and once narrowed. Of a program that answers at each position of a history, so
+    many batches are used as have an answer for each row of `batches`.
     """
 
     def __init__(
@@ -125,10 +128,12 @@ class StructuredFractionTrial:
         seed: int,
     ) -> None:
         self._program, self._rankings, self._dense = program, rankings, dense
-        self._objective, self._batches = objective, batches
+        rows = sum(max(len(values) for values in request.values()) for request, _ in batches)
+        of_row = count_answers_of_row(program.signature)
+        self._objective, self._batches = objective, list(take_answers(rows, batches, of_row, FEWEST_BATCHES))
         self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
-        self._answers = _DenseAnswers(program, batches)
+        self._answers = _DenseAnswers(program, self._batches)
         self._dense_loss = self._mean_distance(self._answers)
         self._losses: dict[tuple[Any, ...], float] = {}
 
