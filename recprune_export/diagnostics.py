@@ -17,11 +17,11 @@ from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.error_text import summarize_error
 from recprune_export.errors import RecpruneError, ValidationFailed
-from recprune_export.installation import RUNTIME, WHOLE, distribution, find_versions, is_whole
+from recprune_export.installation import RUNTIME, WHOLE, find_distribution, find_versions, is_whole
 from recprune_export.number_formats import format_bytes
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
-PACKAGE = distribution()
+PACKAGE = find_distribution()
 GB = 1e9
 FLAGS = {
     "avx2": "fast float32",
@@ -126,13 +126,13 @@ def check_distribution() -> CheckResult:
 
 def check_packages() -> list[CheckResult]:
     """Compare every required package with its minimum version."""
-    return [_check_package(name, floor) for name, floor, extra in read_requirements() if extra is None]
+    return [_check_package(name, floor) for name, floor, extra in read_required_packages() if extra is None]
 
 
 def check_extras() -> list[CheckResult]:
     """Check the packages of each extra, all of them optional."""
     results = []
-    requirements = read_requirements()
+    requirements = read_required_packages()
     for extra, purpose in EXTRAS.items():
         packages = [(name, floor) for name, floor, required_by in requirements if required_by == extra]
         if not packages:  # an extra of another release, or not installed
@@ -146,7 +146,7 @@ def check_extras() -> list[CheckResult]:
     return results
 
 
-def read_requirements() -> list[tuple[str, str, str | None]]:
+def read_required_packages() -> list[tuple[str, str, str | None]]:
     """Return name, minimum version and extra (None: required) of each package in our metadata; empty without metadata."""
     try:
         lines = requires(PACKAGE) or []

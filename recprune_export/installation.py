@@ -21,7 +21,7 @@ def is_whole(package: Path = PACKAGE) -> bool:
     return (package / "pipeline").is_dir()
 
 
-def distribution(package: Path = PACKAGE) -> str:
+def find_distribution(package: Path = PACKAGE) -> str:
     """Return the name of the distribution that these files are."""
     return WHOLE if is_whole(package) else RUNTIME
 
@@ -39,7 +39,7 @@ def install_command(module: str, package: Path = PACKAGE) -> str:
     ("pip install 'recprune-export[pack]'", 'pip install recprune-export')
     """
     extras = EXTRAS if is_whole(package) else RUNTIME_EXTRAS
-    name = distribution(package)
+    name = find_distribution(package)
     return f"pip install '{name}[{extras[module]}]'" if module in extras else f"pip install {name}"
 
 

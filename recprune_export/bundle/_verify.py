@@ -24,8 +24,9 @@ from recprune_export.bundle.manifest.manifest import (
     Manifest,
     read_manifest_bytes,
 )
-from recprune_export.bundle.raw_rows import RAW_ROWS, read_encoder, read_raw_rows
+from recprune_export.bundle.raw_rows import RAW_ROWS, read_raw_rows
 from recprune_export.bundle.served_files import ServedFile, list_served_files
+from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed

@@ -7,22 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.encoding.input_encoding import NUMERIC, SPECIFICATION
 from recprune_export.data.encoding.json_rows import JsonRow, encode_json_rows
 from recprune_export.data.encoding.odd_rows import make_odd_rows
-from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.program.signature import Signature
 
 RAW_ROWS = "samples/raw-rows.json"
 ROWS = 32
 MOST_NUMBERS = 10_000  # of the answers, which for a ranking have one for each item
 _WORDS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
-
-
-def read_encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
-    """Return the encoder of the values of `encoding.json`. Raises `ValueError` or `LookupError` where they describe none."""
-    return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)
 
 
 def make_raw_rows(

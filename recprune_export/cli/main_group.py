@@ -12,7 +12,7 @@ from recprune_export.cli.stream_encoding import discard_output, make_streams_pri
 from recprune_export.cli.tables import echo
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
-from recprune_export.installation import describe_missing_module, distribution, require_whole_tool
+from recprune_export.installation import describe_missing_module, find_distribution, require_whole_tool
 from recprune_export.terminal_text import escape_for_terminal
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -146,7 +146,7 @@ def find_advice(error: OSError) -> str | None:
 @click.group(
     cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, package_name=distribution())
+@click.version_option(__version__, package_name=find_distribution())
 def main() -> None:
     """Make a trained recommender small and fast on CPU, and prove it.
 

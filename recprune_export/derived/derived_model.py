@@ -16,14 +16,13 @@ class SourceModel:
     """The file `model.onnx` of a bundle, from which others are made.
 
     `answer` runs it; `rows` is a request of many rows, as in traffic, with the inputs of its signature; `tolerances` are those
-    within which it is reproduced; `output_meanings` the kind of each output, by its name.
+    within which its answers are reproduced.
     """
 
     file: OnnxFile
     answer: ModelFunction
     rows: RequestArrays
     tolerances: Tolerances
-    output_kinds: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,10 @@ class DerivedModel:
         return [path for path in (self.file.path, self.file.data) if path is not None]
 
 
-DeriveModel = Callable[[SourceModel, Path], DerivedModel]  # writes the file into a folder
+# Writes the file of a derived model into a folder.
+DeriveModel = Callable[[SourceModel, Path], DerivedModel]
 
 
-def take_rows(request: Mapping[str, np.ndarray], count: int) -> RequestArrays:
+def take_first_rows(request: Mapping[str, np.ndarray], count: int) -> RequestArrays:
     """Return the first `count` rows of a request; shared inputs keep their one row."""
     return {name: values[:count] for name, values in request.items()}

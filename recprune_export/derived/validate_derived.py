@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.derived.derived_model import DerivedModel, SourceModel, take_rows
+from recprune_export.derived.derived_model import DerivedModel, SourceModel, take_first_rows
 from recprune_export.errors import ValidationFailed
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements, check_requirements
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
@@ -76,7 +76,7 @@ def validate_derived(
         return run(session, request)
 
     signature = model.file.signature
-    golden = squeeze_shared_inputs(take_rows(model.rows, GOLDEN_ROWS), signature)
+    golden = squeeze_shared_inputs(take_first_rows(model.rows, GOLDEN_ROWS), signature)
     with show_status(f"Comparing answers of {model.name}"):
         requests = {"rows": squeeze_shared_inputs(model.rows, signature), "golden rows": golden, **model.requests}
         parity = check_parity(model.expected, answer, requests, model.tolerances)

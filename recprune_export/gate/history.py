@@ -1,5 +1,6 @@
 """A file with a row for each check: what it measured at which commit. JSON, one object a line, only ever appended to."""
 
+import errno
 import fcntl
 import json
 import os
@@ -76,7 +77,7 @@ def append_record(path: Path, record: CheckRecord) -> None:
                 line = b"\n" + line
             try:
                 if os.write(descriptor, line) != len(line):
-                    raise OSError(28, os.strerror(28))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(descriptor)
             except OSError:
                 os.ftruncate(descriptor, end)

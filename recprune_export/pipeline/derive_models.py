@@ -71,14 +71,8 @@ def derive_models(
     """
     if not steps:
         return ()
-    file, objective = exported.pruned, task.objective
-    source = SourceModel(
-        file,
-        make_predictor(file),
-        task.requests(PARITY_ROWS, seed=3),
-        exported.tolerances,
-        {output.name: objective.output_kinds.get(output.name) for output in file.signature.outputs},
-    )
+    file = exported.pruned
+    source = SourceModel(file, make_predictor(file), task.requests(PARITY_ROWS, seed=3), exported.tolerances)
     latency = settings.latency
     batches, threads = choose_measured_batches(latency), latency.threads
     models = [derive(source, folder) for derive in steps]

@@ -122,6 +122,16 @@ class Signature(DictMixin):
         inputs = tuple(replace(i, shape=(1, *i.shape[1:]), shared=True) if i.name in names else i for i in self.inputs)
         return replace(self, inputs=inputs)
 
+    def without_shared(self) -> Self:
+        """Return the signature in which each input has a row for each row of the request.
+
+        >>> user, item = Input("user", "int64", (BATCH,)), Input("item", "int64", (BATCH,))
+        >>> Signature((user, item), ()).with_shared(["user"]).without_shared().inputs == (user, item)
+        True
+        """
+        inputs = (replace(i, shape=(BATCH, *i.shape[1:]), shared=False) for i in self.inputs)
+        return replace(self, inputs=tuple(inputs))
+
     def with_padded(self, width: int) -> Self:
         """Return the signature in which a file takes each jagged input as a matrix of `width` columns.
 

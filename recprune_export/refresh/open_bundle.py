@@ -9,6 +9,7 @@ from recprune_export.bundle._verify import check_files, read_manifest, reject_in
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
 from recprune_export.data.distribution.data_profile import DataProfile
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
 from recprune_export.errors import UsageError
@@ -18,7 +19,6 @@ from recprune_export.program.loading._load_program import load_archive
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
-from recprune_export.training.checkpoint import read_encoder
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.labels import LabelValues
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
@@ -144,8 +145,3 @@ def check_storage_sizes(state: Mapping[str, Tensor], path: Path | str) -> None:
             raise ModelFileError(
                 f"'{name}' in {path} declares {tensor.numel():,} numbers and holds {stored // tensor.element_size():,}: refused."
             )
-
-
-def read_encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
-    """Read an encoder from the values of its `to_dict`."""
-    return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)

@@ -14,8 +14,9 @@ import pytest
 
 from recprune_export.api import compress
 from recprune_export.bundle import ENCODING, verify
-from recprune_export.bundle.raw_rows import RAW_ROWS, from_json, make_raw_rows, read_encoder
+from recprune_export.bundle.raw_rows import RAW_ROWS, from_json, make_raw_rows
 from recprune_export.data import Encoder, SchemaOverrides, SequenceEncoder, encode_json_rows
+from recprune_export.data.encoding import read_encoder
 from recprune_export.program import BATCH, Input, Output, Signature
 from recprune_export.training import train
 from tests.data.encoding.random_rows import (

@@ -1,5 +1,6 @@
 from .encoder import Encoder as Encoder
 from .encoder import Request as Request
+from .encoding_values import read_encoder as read_encoder
 from .input_encoding import HISTORY as HISTORY
 from .input_encoding import NUMERIC as NUMERIC
 from .input_encoding import SPECIFICATION as SPECIFICATION

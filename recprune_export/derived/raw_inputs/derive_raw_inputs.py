@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from recprune_export.derived.derived_model import DerivedModel, SourceModel, take_rows
+from recprune_export.derived.derived_model import DerivedModel, SourceModel, take_first_rows
 from recprune_export.derived.raw_inputs.build_graph import add_raw_inputs
 from recprune_export.derived.raw_inputs.raw_input import (
     INTEGER,
@@ -57,7 +57,7 @@ def derive_raw_inputs(
         rows,
         to_source,
         source.tolerances,
-        {"odd values": odd, "one row": squeeze_shared_inputs(take_rows(rows, 1), signature)},
+        {"odd values": odd, "one row": squeeze_shared_inputs(take_first_rows(rows, 1), signature)},
     )
 
 

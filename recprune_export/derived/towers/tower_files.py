@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def open_towers(
     side = _find_user_side(score, signature, user_input)
     towers = []
     for name, number in ((USER, side), (ITEM, 1 - side)):
-        inputs = tuple(_free(i) for i in signature.inputs if i.name in score.sides[number].inputs)
+        inputs = tuple(i for i in signature.without_shared().inputs if i.name in score.sides[number].inputs)
         towers.append(Tower(name, number, inputs, _count_numbers(score)))
     return score, (towers[0], towers[1])
 
@@ -87,10 +87,6 @@ def _find_user_side(score: SeparableScore, signature: Signature, user_input: str
         return next(number for number, side in enumerate(score.sides) if user_input in side.inputs)
     shared = {i.name for i in signature.inputs if i.shared}
     return next((number for number, side in enumerate(score.sides) if side.inputs & shared), 0)
-
-
-def _free(spec: Input) -> Input:
-    return replace(spec, shape=(BATCH, *spec.shape[1:]), shared=False)
 
 
 def _count_numbers(score: SeparableScore) -> int:

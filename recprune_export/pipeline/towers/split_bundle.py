@@ -3,7 +3,7 @@
 import datetime
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.towers.item_vectors import ItemVectors, read_item_vectors, read_vectors_of_rows
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.program.requests.random_requests import sample_request
-from recprune_export.program.signature import BATCH, Signature
+from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.report.bundle_page import render_bundle_report
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings, Settings
@@ -156,9 +156,8 @@ def _open_source(bundle: Path, manifest: Manifest, signature: Signature, toleran
     data = bundle / f"{MODEL}.data"
     file = OnnxFile(bundle / MODEL, manifest.opset, data if data.exists() else None, signature)
     session = make_session(bundle / MODEL, 1)
-    free = tuple(replace(i, shape=(BATCH, *i.shape[1:]), shared=False) for i in signature.inputs)
     golden = read_npz(bundle / SAMPLE_INPUTS, MAX_EXAMPLE_BYTES)
-    drawn = sample_request(Signature(free, ()), DRAWN_ROWS, seed=0)
+    drawn = sample_request(Signature(signature.without_shared().inputs, ()), DRAWN_ROWS, seed=0)
     # A shared input has one golden row; as rows of traffic it has as many as the others.
     count = max(len(values) for values in golden.values())
     rows = {
@@ -278,10 +277,8 @@ def _index_dense(
     folder: Path,
 ) -> tuple[IndexReport, float]:
     """Index the items by the dense model; return the report, and the mean fraction of its exact best items that the pruned model shares."""
-    signature = Signature.from_dict(manifest.signature)
-    free = tuple(replace(i, shape=(BATCH, *i.shape[1:]), shared=False) for i in signature.inputs)
-    own = Signature(free, signature.outputs)
-    score, towers = open_towers(bundle / DENSE, own, pair.towers[0].inputs[0].name)
+    signature = Signature.from_dict(manifest.signature).without_shared()
+    score, towers = open_towers(bundle / DENSE, signature, pair.towers[0].inputs[0].name)
     paths = tuple(folder / f"dense_{tower.file}" for tower in towers)
     for tower, path in zip(towers, paths, strict=True):
         write_tower(bundle / DENSE, tower, path)

@@ -18,7 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.api import compress
 from recprune_export.bundle import ENCODING, read_manifest, verify
-from recprune_export.bundle.raw_rows import read_encoder
 from recprune_export.data import (
     Encoder,
     Schema,
@@ -27,6 +26,7 @@ from recprune_export.data import (
     Vocabulary,
     encode_json_rows,
 )
+from recprune_export.data.encoding import read_encoder
 from recprune_export.derived import SourceModel, validate_derived
 from recprune_export.derived.raw_inputs import (
     MISSING_INTEGER,

@@ -1,0 +1,12 @@
+"""Encoders from the values of `encoding.json` or of a checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.sequences import SequenceEncoder
+
+
+def read_encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
+    """Return the encoder whose `to_dict` gave `values`. Raises `ValueError` or `LookupError` where they describe none."""
+    return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)
