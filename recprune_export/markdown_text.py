@@ -8,9 +8,8 @@ from recprune_export.terminal_text import escape_line
 _PUNCTUATION = re.compile(r"[\\`*<|~$]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=[#\w]+;)")
 # What a renderer makes a link or a mention of, even behind a backslash.
 _LINKED = re.compile(r"://|www\.|mailto:|xmpp:|@|#\d", re.IGNORECASE)
-_BLOCK = re.compile(
-    r"(\d{0,9})([#+\-=.)](?=[#\-= ]*(?: |$))|>)"
-)  # begins a heading, a list, a quotation or an underline
+# Begins a heading, a list, a quotation or an underline.
+_BLOCK = re.compile(r"(\d{0,9})([#+\-=.)](?=[#\-= ]*(?: |$))|>)")
 _BACKTICKS = re.compile("`+")
 
 

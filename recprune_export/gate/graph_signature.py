@@ -10,6 +10,7 @@ import onnx.inliner
 from onnx import TensorProto, helper
 
 from recprune_export.errors import ModelFileError
+from recprune_export.onnx.inner_graphs import iterate_graphs, list_inner_graphs
 from recprune_export.onnx.reading import read_model, read_tensor
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
@@ -168,7 +169,7 @@ def find_id_range(graph: onnx.GraphProto, name: str, folder: Path) -> IdRange | 
     (`passes/fuse_tables.py`), ids beyond their own table are mapped outside; there the row counts of the tables give the
     range. The range is valid for all elements, and may be smaller than the range of a single element.
     """
-    constants = {tensor.name: tensor for inside in _iterate_graphs(graph) for tensor in inside.initializer}
+    constants = {tensor.name: tensor for inside in iterate_graphs(graph) for tensor in inside.initializer}
     for node in _iterate_graph_nodes(graph):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
@@ -232,21 +233,9 @@ def _rename_batch_axis(axis: Axis, batch: Collection[str]) -> Axis:
     return BATCH if axis in batch else axis
 
 
-def _iterate_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and those of its branches and loops, whose names differ from those outside of them."""
-    yield graph
-    for node in graph.node:
-        for inner in _list_inner_graphs(node):
-            yield from _iterate_graphs(inner)
-
-
 def _iterate_graph_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes in the order in which they run; those of inner graphs before the node that holds them."""
     for node in graph.node:
-        for inner in _list_inner_graphs(node):
+        for inner in list_inner_graphs(node):
             yield from _iterate_graph_nodes(inner)
         yield node
-
-
-def _list_inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]

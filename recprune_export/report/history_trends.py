@@ -8,14 +8,8 @@ from recprune_export.report.numbers import format_significant
 from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.trend import TrendPoint, draw_trend
 
-DRAWN = (
-    "latency",
-    "load time",
-    "peak memory",
-    "model size",
-    "artifact size",
-    "quality",
-)  # beginnings of names of gates
+# Beginnings of the names of gates whose figures are drawn.
+DRAWN = ("latency", "load time", "peak memory", "model size", "artifact size", "quality")
 MOST = 60  # checks in a picture
 TABLE_ROWS = 12
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))

@@ -1,7 +1,7 @@
 """Put the encoding of raw values into an ONNX graph, with standard operators: `LabelEncoder` of ai.onnx.ml 2, and arithmetic.
 
-The keys of a `LabelEncoder` are lists of numbers or texts: every runtime reads them, they take no more space than the tensors
-of ai.onnx.ml 4, and load as fast (docs/decisions/raw-inputs.md).
+The keys of a `LabelEncoder` are lists of numbers or texts: every runtime reads them, they take less space than the tensors
+of ai.onnx.ml 4, though they load more slowly (docs/decisions/raw-inputs.md).
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.derived.raw_inputs.raw_input import TEXT, RawIds, RawInput, RawNumbers
 from recprune_export.errors import ExportError
+from recprune_export.onnx.inner_graphs import iterate_graphs
 from recprune_export.program.signature import Input
 
 ML_DOMAIN, ML_VERSION = "ai.onnx.ml", 2
@@ -36,7 +37,7 @@ def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
     others = {spec.name: names.make(f"{spec.name}_inside") for spec in raw_specs if spec.name not in encoded}
     _rename(graph, {**{old: new for old, new in others.items() if names.is_used(old)}, **encoded})
     builder = _Builder(names)
-    read = {name for inner in _iterate_graphs(graph) for node in inner.node for name in node.input}
+    read = {name for inner in iterate_graphs(graph) for node in inner.node for name in node.input}
     for part in plan:
         if encoded[part.name] in read:  # else the field was removed, and its input is ignored
             builder.encode(part, encoded[part.name])
@@ -58,7 +59,7 @@ class _Names:
     """Names of the values and nodes of a graph, so that new ones differ."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._used = {name for inner in _iterate_graphs(graph) for name in _list_names(inner)}
+        self._used = {name for inner in iterate_graphs(graph) for name in _list_names(inner)}
 
     def is_used(self, name: str) -> bool:
         return name in self._used
@@ -145,15 +146,6 @@ def _make_value_info(spec: Input) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], list(spec.shape))
 
 
-def _iterate_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner_graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-            for inner in inner_graphs:
-                yield from _iterate_graphs(inner)
-
-
 def _list_names(graph: onnx.GraphProto) -> Iterator[str]:
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.node):
         yield value.name
@@ -163,7 +155,7 @@ def _list_names(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Give values of a graph and of its inner graphs other names."""
-    for inner in _iterate_graphs(graph):
+    for inner in iterate_graphs(graph):
         for value in (*inner.input, *inner.output, *inner.initializer, *inner.value_info):
             value.name = names.get(value.name, value.name)
         for node in inner.node:

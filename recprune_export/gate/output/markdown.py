@@ -19,9 +19,9 @@ def render_markdown(check: Check) -> str:
     lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.words}", ""]
     lines += [f"{code_span(check.new)} against {code_span(check.base)}, {check.seconds:.0f} s", ""]
     problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
-    lines += [f"- **{escape_markdown(finding.gate)}**: {escape_markdown(finding.reason)}" for finding in problems] + [
-        ""
-    ] * bool(problems)
+    lines += [f"- **{escape_markdown(finding.gate)}**: {escape_markdown(finding.reason)}" for finding in problems]
+    if problems:
+        lines.append("")
     lines += _table(
         HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.words}") for f in check.findings]
     )

@@ -1,6 +1,6 @@
 """What an ONNX file needs: the oldest release of ONNX Runtime, the version of the format, and operator sets."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from recprune_export.codec import DictMixin
 from recprune_export.errors import ExportError
+from recprune_export.onnx.inner_graphs import iterate_graphs
 from recprune_export.runtime_releases import (
     OLDEST,
     RELEASE_OF_CONTRIB,
@@ -48,7 +49,8 @@ class RuntimeRequirements(DictMixin):
 
 def read_requirements(model: onnx.ModelProto) -> RuntimeRequirements:
     """Return what a file needs. O(nodes); weights are not read."""
-    used = {(node.domain if node.domain != "ai.onnx" else STANDARD, node.op_type) for node in _walk(model.graph)}
+    nodes = (node for graph in iterate_graphs(model.graph) for node in graph.node)
+    used = {(node.domain if node.domain != "ai.onnx" else STANDARD, node.op_type) for node in nodes}
     domains = {domain for domain, _ in used}
     opsets = {of.domain or "ai.onnx": of.version for of in model.opset_import if of.domain in domains or not of.domain}
     needs = [
@@ -70,13 +72,3 @@ def check_requirements(path: Path, target: RuntimeTarget) -> RuntimeRequirements
             "that release, or give a smaller --opset."
         )
     return needed
-
-
-def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of the graphs in their attributes."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            graphs: Iterable[onnx.GraphProto] = (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
-            for inner in graphs:
-                yield from _walk(inner)

@@ -170,12 +170,11 @@ def _match_factor(node: ir.Node | None) -> tuple[ir.Value, float] | None:
     sides = [node.inputs, node.inputs[::-1]] if node.op_type == "Mul" else [node.inputs]
     for x, other in sides:
         number = get_constant_scalar(other)
-        if x is not None and x.const_value is None and number is not None and get_rank(other) in (0, 1):
-            return (
-                None
-                if node.op_type == "Div" and number == 0.0
-                else (x, number if node.op_type == "Mul" else 1.0 / number)
-            )
+        if x is None or x.const_value is not None or number is None or get_rank(other) not in (0, 1):
+            continue
+        if node.op_type == "Mul":
+            return x, number
+        return None if number == 0.0 else (x, 1.0 / number)
     return None
 
 
@@ -209,12 +208,10 @@ def _take_parts(whole: ir.Value, parts: Sequence[ir.Value], columns: Sequence[ir
     """Let the readers of a part of `whole` [..., 1 or 2] read it directly: `parts` [...], `columns` [..., 1]."""
     ends = ([-1], [rank - 1])
     for user, place in list(whole.uses()):
-        axis, operands = (
-            [user.attributes.get_int("axis", 0)],
-            [get_constant_integers(value) for value in user.inputs[1:]],
-        )
         if place:
             continue
+        axis = [user.attributes.get_int("axis", 0)]
+        operands = [get_constant_integers(value) for value in user.inputs[1:]]
         if user.op_type == "Gather" and axis in ends and operands[0] and get_rank(user.inputs[1]) == 0:
             replace_uses(user.outputs[0], parts[operands[0][0]])
         elif user.op_type == "Split" and axis in ends and len(user.outputs) == len(columns):
