@@ -22,7 +22,7 @@ def is_whole(package: Path = PACKAGE) -> bool:
 
 
 def find_distribution(package: Path = PACKAGE) -> str:
-    """Return the name of the distribution that these files are."""
+    """Return the name of the distribution to which these files belong."""
     return WHOLE if is_whole(package) else RUNTIME
 
 
@@ -82,6 +82,6 @@ def find_conflict(package: Path = PACKAGE) -> str | None:
         return None
     stated = " and ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"{stated} are installed into the same folder, where they hold the same files and spoil each other: "
+        f"{stated} are installed into the same folder and overwrite files of each other: "
         f"pip uninstall -y {WHOLE} {RUNTIME}, then install the one that you need ({WHOLE} holds all of the other)."
     )

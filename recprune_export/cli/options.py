@@ -89,7 +89,9 @@ def metric_options(command: F) -> F:
 def undecided_option(command: F) -> F:
     """Add the option of what the verdict counts for where rows or measurements cannot tell."""
     choice = click.Choice(["fail", "pass"])
-    return click.option("--undecided", type=choice, help="What it counts for.  [default: exit code 5]")(command)
+    return click.option(
+        "--undecided", type=choice, help="How a verdict counts that cannot be told.  [default: exit code 5]"
+    )(command)
 
 
 SPLIT_OPTIONS = ("split", "split_by_time", "split_by_user")

@@ -1,4 +1,4 @@
-"""Batches with enough answers: a model that scores items at each position of a history gives many answers for one row."""
+"""How many batches give enough answers: a model that scores items at each position of a history gives many answers for one row."""
 
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -18,7 +18,7 @@ def count_answers_of_row(signature: Signature) -> int:
 
 
 def take_answers(answers: int, batches: Iterable[Batch], of_row: int) -> Iterator[Batch]:
-    """Yield batches up to so many answers, `of_row` for each row of a request."""
+    """Yield batches until they hold `answers` answers, `of_row` for each row of a request."""
     for request, labels in batches:
         yield request, labels
         answers -= of_row * max(len(values) for values in request.values())

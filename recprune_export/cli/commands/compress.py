@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @main.command()
 @loading_options
-@click.option("--sparsity", type=float, default=0.7, show_default=True, help="Fraction of the parameters that goes.")
+@click.option(
+    "--sparsity",
+    type=float,
+    default=0.7,
+    show_default=True,
+    help="Fraction of the parameters that is removed or zeroed.",
+)
 @click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
 @click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
@@ -59,7 +65,7 @@ if TYPE_CHECKING:
 @click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
 @click.option("--data", type=DATA, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option(
-    "--pruning-stages", type=int, default=1, show_default=True, help="Prune and tune so often, a fraction each time."
+    "--pruning-stages", type=int, default=1, show_default=True, help="Number of rounds of pruning and tuning."
 )
 @job_options
 @reading_options
@@ -103,14 +109,15 @@ if TYPE_CHECKING:
     "--item-ids",
     type=FILE,
     metavar="FILE",
-    help="For --top-k: CSV or Parquet with `id`, yours, of each `column` of the scores.  [default: the values of the vocabulary]",
+    help="For --top-k: CSV or Parquet with your `id` for each `column` of the scores.  "
+    "[default: the vocabulary, else the numbers of the columns]",
 )
 @click.option("--exclude-seen", is_flag=True, help="For --top-k: leave out the items of the history.")
 @click.option(
     "--max-drop",
     type=float,
     metavar="DROP",
-    help="Search the least bytes, within --max-bytes if that is given, at which quality falls no more.",
+    help="Search the least bytes, within --max-bytes if that is given, at which quality falls by no more than this.",
 )
 @click.option(
     "--minimize",
@@ -120,12 +127,15 @@ if TYPE_CHECKING:
     help="What --max-drop makes least; latency: by the largest sparsity, beginning at --sparsity.",
 )
 @click.option(
-    "--target-speedup", type=float, metavar="TIMES", help="Search the least that goes until it is so much faster."
+    "--target-speedup",
+    type=float,
+    metavar="TIMES",
+    help="Search the least pruning with which the file is so many times as fast as the dense one.",
 )
 @click.option(
     "--target-latency",
     metavar="0.5ms@256",
-    help="The same until a request of so many rows takes at most so long on this machine; several with commas; ms or us.",
+    help="The same for the time of a request: 0.5 ms at 256 rows, on this machine; several with commas; ms or us.",
 )
 @click.option(
     "--target-batch-sizes",

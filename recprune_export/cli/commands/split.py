@@ -1,4 +1,4 @@
-"""`split`: the two towers of a model apart, with an index of its items."""
+"""`split`: a file for each tower of a two-tower model, with an index of its items."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +28,19 @@ if TYPE_CHECKING:
 @click.option(
     "--items",
     type=DATA,
-    help="CSV or Parquet with a row for each item, raw values as in training: their vectors and an index.",
+    help="CSV or Parquet with a row for each item, raw values as in training: adds their vectors and an index.",
 )
 @click.option("--id", "id_column", metavar="COLUMN", help="The column of --items with your ids.  [default: the first]")
 @click.option(
-    "--users", type=DATA, help="Rows of users for whom the recall is measured.  [default: drawn from the signature]"
+    "--users",
+    type=DATA,
+    help="CSV or Parquet with rows of users, on whom the recall is measured.  [default: drawn from the signature]",
 )
 @click.option(
     "--user-input", metavar="NAME", help="An input of the user's tower.  [default: a shared one, else the first]"
 )
 @click.option(
-    "--top-k", type=click.IntRange(1), default=100, show_default=True, help="Best items whose recall is measured."
+    "--top-k", type=click.IntRange(1), default=100, show_default=True, help="How many best items the recall counts."
 )
 @click.option("--no-index", is_flag=True, help="Write the vectors of items without an index.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE is replaced]")
@@ -62,7 +64,7 @@ def split(
 ) -> None:
     """Write BUNDLE again with user.onnx and item.onnx, whose inner product gives the score of the model.
 
-    The model has two parts with inputs of their own that meet in one inner product or cosine; another one is refused with the reason.
+    The model needs two parts with inputs of their own that meet in one inner product or cosine; any other is refused with the reason.
     An index needs `pip install 'recprune-export[index]'`. The new bundle is not signed.
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path

@@ -1,4 +1,4 @@
-"""The caller's ids of the items that a model scores, by the columns of its output."""
+"""The ids that a caller has for the items that a model scores, one for each column of its output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ NO_ITEM, NO_ITEM_TEXT = -1, ""  # the id of a place that no item takes
 
 @dataclass(frozen=True)
 class ItemIds:
-    """`values` [columns] are integers (int64) or texts; `is_item` [columns] is false for padding and unknown values."""
+    """The id of each column: `values` [columns] are int64 or texts; `is_item` [columns] is false for padding and unknown values."""
 
     values: np.ndarray
     is_item: np.ndarray

@@ -125,7 +125,7 @@ def _check_history(history: Input) -> None:
         )
     if history.shared:
         raise UsageError(
-            f"--exclude-seen leaves items out by row, but '{history.name}' is shared: leave one of both out."
+            f"--exclude-seen leaves items out by row, but '{history.name}' is shared: leave out --exclude-seen, or do not share it."
         )
 
 
@@ -135,7 +135,9 @@ def _plan_candidates(output: Output, signature: Signature, options: ExportSettin
     if options.item_ids is not None:
         raise UsageError(f"--item-ids names the columns of scores of all items; {reason}: leave it out.")
     if options.exclude_seen:
-        raise UsageError(f"--exclude-seen leaves items of all items out; {reason}: send those that were not seen.")
+        raise UsageError(
+            f"--exclude-seen is for scores of all items; {reason}: send only candidates that were not seen."
+        )
     single = [
         i.name for i in signature.inputs if i.shape == (BATCH,) and i.dtype in ("int64", "int32") and i.jagged is None
     ]

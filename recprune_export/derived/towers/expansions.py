@@ -1,4 +1,4 @@
-"""Expansions to the shape of another value, which would tie one tower to the inputs of the other."""
+"""Removal of expansions to the shape of another value, which would make one tower read the inputs of the other."""
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -9,7 +9,7 @@ _BROADCASTING = {"Add", "Sub", "Mul", "Div"}
 
 
 def remove_expansions(model: ir.Model) -> None:
-    """Remove each Expand whose result meets values of its own shape alone, to which operators broadcast by themselves.
+    """Remove each Expand whose result is combined only with values of its own shape, to which operators broadcast by themselves.
 
     Before: Div(x, Expand(norm, Shape(y))), with x of the shape of y. After: Div(x, norm).
     """

@@ -70,7 +70,7 @@ class SeparableScore:
 
 @dataclass
 class _Walk:
-    """What was passed between the output and the current value."""
+    """The operators that were passed on the way from the output back to the current value."""
 
     steps: list[Step] = field(default_factory=list)  # from the output back
     factors: list[tuple[ir.Value, bool]] = field(default_factory=list)
@@ -120,6 +120,8 @@ def describe_steps(steps: Sequence[Step]) -> str:
 
 
 class _Finder:
+    """Walks from the output of a graph back to the operator at which two sides meet."""
+
     def __init__(self, graph: ir.Graph) -> None:
         self._supports = _find_supports(graph)
         self._order = [value.name or "" for value in graph.inputs]
@@ -131,7 +133,7 @@ class _Finder:
         value: ir.Value = self._output
         if len(self._whole) < 2:
             read = f"'{next(iter(self._whole))}' alone" if self._whole else "no input"
-            raise ModelError(f"The score '{value.name}' reads {read}, so there are no two towers to take apart.")
+            raise ModelError(f"The score '{value.name}' reads {read}, so there are no two towers to split.")
         if not self._has_one_number(value):
             raise ModelError(
                 f"'{value.name}' holds several scores in each row, and a pair of vectors gives one; --top-k ranks all items in the file."
@@ -311,11 +313,11 @@ class _Finder:
         if supports[0] & supports[1]:
             raise ModelError(
                 f"{self._name_inputs(supports[0] & supports[1])} both sides of the {meeting} that makes '{self._output.name}', so "
-                "the model cannot be taken apart there."
+                "the model cannot be split there."
             )
         if not all(supports):
             raise ModelError(
-                f"One side of the {meeting} that makes '{self._output.name}' reads no input, so there are no two towers to take apart."
+                f"One side of the {meeting} that makes '{self._output.name}' reads no input, so there are no two towers to split."
             )
         sides = [Side(support, vector, width) for support, vector in zip(supports, (first, second), strict=True)]
         for value, inverse in self._walk.factors:
@@ -340,7 +342,7 @@ class _Finder:
                 return number
         raise ModelError(
             f"{self._name_inputs(support)} a part of '{self._output.name}' beside the {meeting} that belongs to neither tower alone, so "
-            "the model cannot be taken apart there."
+            "the model cannot be split there."
         )
 
     def _has_one_number(self, value: ir.Value) -> bool:
@@ -363,12 +365,12 @@ class _Finder:
         if both and both != self._whole:
             return ModelError(
                 f"{self._name_inputs(both)} both sides of the {node.op_type} that makes '{self._output.name}', so the model cannot be "
-                "taken apart there."
+                "split there."
             )
         meeting = self._find_meeting(node)
         return ModelError(
             f"The inputs {list_names(name for name in self._order if name in self._whole)} meet at the operator {meeting.op_type}"
-            f"{', ' + reason if reason else ''}; a model is taken apart where two sides meet in one inner product or cosine."
+            f"{', ' + reason if reason else ''}; a model is split where two sides meet in one inner product or cosine."
         )
 
     def _find_meeting(self, node: ir.Node) -> ir.Node:

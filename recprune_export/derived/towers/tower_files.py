@@ -1,4 +1,4 @@
-"""`user.onnx` and `item.onnx`: the vectors of the two sides of a separable score."""
+"""`user.onnx` and `item.onnx`, which compute the vectors of the two sides of a separable score."""
 
 import json
 from collections.abc import Callable
@@ -59,12 +59,12 @@ def open_towers(
 
     The user's side is that of `user_input`, else that of the inputs that a request shares, else that of the first input.
 
-    Raises `ModelError` where the model cannot be taken apart, `UsageError` where `user_input` is no input of a side.
+    Raises `ModelError` where the model cannot be split, `UsageError` where `user_input` is no input of a side.
     """
     packed = next((i.name for i in signature.inputs if is_packed(i)), None)
     if packed is not None:
         raise ModelError(
-            f"The file takes '{packed}' as the elements of all rows with their lengths, which are not taken apart: make the bundle with "
+            f"The file takes '{packed}' as the elements of all rows with their lengths, which cannot be split into towers: make the bundle with "
             "--padded N."
         )
     score = find_separable_score(_open(path).graph)

@@ -97,7 +97,7 @@ def split_bundle(
     With the items of `source` it has their vectors and an index as well. The user's tower is that of `user_input`, else that of shared
     inputs, else that of the first input. The bundle that is written has no signature.
 
-    Raises `ModelError` with the reason where the model cannot be taken apart, `ValidationFailed` where the towers together do not give
+    Raises `ModelError` with the reason where the model cannot be split, `ValidationFailed` where the towers together do not give
     the answers of the model, `BundleError`, `DataError` and `UsageError`.
     """
     manifest = read_manifest(bundle)

@@ -1,7 +1,7 @@
 """Branches of a model by the values of a request, of which one side raises an exception: assertions about requests.
 
-No graph holds a branch, but one that only refuses requests changes no answer: the other side is captured, and it is said that the
-file does not refuse what the model refuses. A branch both sides of which go on stays an error.
+A graph holds no branch by values. A branch that only refuses requests changes no answer, so the other side is captured, and a note says
+that the file does not refuse what the model refuses. A branch of which both sides go on stays an error.
 """
 
 import dis

@@ -1,4 +1,4 @@
-"""The logs of PyTorch, kept off the screen where its errors and warnings are reported otherwise."""
+"""Keep the logs of PyTorch off the screen where its errors and warnings are reported in another way."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Log no warnings, nor tracebacks of an error that is then reported in one sentence, inside the block."""
+    """Inside the block log no warnings, and no tracebacks of an error that is then reported in one sentence."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

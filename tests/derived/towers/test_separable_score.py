@@ -1,4 +1,4 @@
-"""Graphs of two towers are taken apart where they meet; the vectors give the scores of the whole graph."""
+"""Graphs of two towers are split where they meet; the vectors give the scores of the whole graph."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -136,7 +136,7 @@ def test_a_model_that_is_no_pair_of_towers_is_refused(tmp_path: Path) -> None:
     settings = Settings(sparsity=0.3, epochs=0, latency_batch_sizes=(1,), quick=True)
     target = compress_program(capture(module, (torch.arange(4),)), tmp_path / "bundle", settings).target
     done = invoke("split", target, "--quiet")
-    assert_refused(done, 4, "reads 'input' alone, so there are no two towers to take apart")
+    assert_refused(done, 4, "reads 'input' alone, so there are no two towers to split")
 
 
 def test_recall_is_measured_for_the_users_of_a_file(
