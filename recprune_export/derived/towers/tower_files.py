@@ -64,7 +64,7 @@ def open_towers(
     packed = next((i.name for i in signature.inputs if is_packed(i)), None)
     if packed is not None:
         raise ModelError(
-            f"The file takes '{packed}' as the elements of all rows with their lengths, which cannot be split into towers: make the bundle with "
+            f"The file takes '{packed}' as the elements of all rows with their lengths, which cannot be split: make the bundle with "
             "--padded N."
         )
     score = find_separable_score(_open(path).graph)
