@@ -170,7 +170,7 @@ def test_what_cannot_be_ranked_is_refused(shared: tuple[str, ...]) -> None:
         return
     with pytest.raises(UsageError, match="--item-ids names the columns"):
         plan_ranking(signature, ExportSettings(top_k=3, item_ids="items.csv"), None)
-    with pytest.raises(UsageError, match="send those that were not seen"):
+    with pytest.raises(UsageError, match="send only candidates that were not seen"):
         plan_ranking(signature, ExportSettings(top_k=3, exclude_seen=True), None)
 
 
