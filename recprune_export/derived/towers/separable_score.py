@@ -4,40 +4,19 @@ A score is separable where it is f(u · i), with u computed from some inputs, i 
 added or multiplied by a part of one side alone becomes a part of its vector: u · i + b(user) is [u, b] · [i, 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.codec import ToDictMixin
 from recprune_export.column_names import list_names
+from recprune_export.derived.towers.score_formula import INCREASING, SCALE, SHIFT, Step
 from recprune_export.errors import ModelError
 from recprune_export.onnx.graph import find_producer, get_constant_array, get_constant_integers, get_dims
 
 Support = frozenset[str]
-SCALE, SHIFT = "scale", "shift"
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
-_INCREASING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "Sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
-    "Tanh": np.tanh,
-    "Exp": np.exp,
-    "Softplus": lambda x: np.logaddexp(0.0, x),
-}
-
-
-@dataclass(frozen=True)
-class Step(ToDictMixin):
-    """One step from the inner product to the score: `scale` and `shift` by `number`, or an increasing operator of ONNX."""
-
-    operator: str
-    number: float | None = None
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """Return the numbers after the step."""
-        if self.number is None:
-            return _INCREASING[self.operator](values)
-        return values * self.number if self.operator == SCALE else values + self.number
 
 
 @dataclass(frozen=True)
@@ -91,34 +70,6 @@ def find_separable_score(graph: ir.Graph) -> SeparableScore:
     return _Finder(graph).find()
 
 
-def apply_steps(steps: Sequence[Step], products: np.ndarray) -> np.ndarray:
-    """Return the scores of inner products.
-
-    >>> apply_steps((Step(SCALE, 2.0), Step(SHIFT, 1.0)), np.array([3.0])).tolist()
-    [7.0]
-    """
-    for step in steps:
-        products = step.apply(products)
-    return products
-
-
-def describe_steps(steps: Sequence[Step]) -> str:
-    """Return the score as a formula of the inner product.
-
-    >>> describe_steps((Step(SCALE, 2.0), Step(SHIFT, -1.0), Step("Sigmoid")))
-    'sigmoid(2 * (user · item) - 1)'
-    """
-    text = "(user · item)"
-    for step in steps:
-        if step.number is None:
-            text = f"{step.operator.lower()}({text})"
-        elif step.operator == SCALE:
-            text = f"{step.number:g} * {text if text.endswith(')') else f'({text})'}"
-        else:
-            text = f"{text} {'-' if step.number < 0 else '+'} {abs(step.number):g}"
-    return text
-
-
 class _Finder:
     """Walks from the output of a graph back to the operator at which two sides meet."""
 
@@ -154,7 +105,7 @@ class _Finder:
             raise self._refuse(node)
         if node.op_type in _VIEWS and whole[0] is node.inputs[0]:
             return whole[0]
-        if node.op_type in _INCREASING:
+        if node.op_type in INCREASING:
             if self._walk.terms or self._walk.factors:
                 raise self._refuse(node, "and a part of one side alone is added or multiplied behind it")
             self._walk.steps.append(Step(node.op_type))

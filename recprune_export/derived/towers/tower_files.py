@@ -12,7 +12,8 @@ from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 from recprune_export.column_names import did_you_mean, list_names
 from recprune_export.derived.derived_model import DerivedModel, SourceModel
 from recprune_export.derived.towers.expansions import remove_expansions
-from recprune_export.derived.towers.separable_score import SeparableScore, Side, apply_steps, find_separable_score
+from recprune_export.derived.towers.score_formula import apply_steps
+from recprune_export.derived.towers.separable_score import SeparableScore, Side, find_separable_score
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.export import OnnxFile

@@ -13,6 +13,9 @@ ELEMENTS_OF_ROW = 3  # of a jagged input, by which costs are estimated
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+# The two inputs of a contrib operator from whose shapes that of its result follows.
+_OPERANDS = {"QGemm": (0, 3), "MatMulIntegerToFloat": (0, 1), "GatherBlockQuantized": (0, 1)}
+
 _TERM = re.compile(rf"(?:(\d+)\*)?{BATCH}(?: \+ (\d+))?")
 
 
@@ -51,9 +54,6 @@ def _replace_contrib(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     else:
         yield make("MatMulInteger", [node.input[i] for i in _OPERANDS[node.op_type]], [f"{result}/standard"])
         yield cast
-
-
-_OPERANDS = {"QGemm": (0, 3), "MatMulIntegerToFloat": (0, 1), "GatherBlockQuantized": (0, 1)}
 
 
 def _choose_size(name: str, batch: int) -> int:

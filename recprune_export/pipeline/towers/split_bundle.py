@@ -26,8 +26,9 @@ from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import Content, HardLink, stage_bundle, write_bundle
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.derived.derived_model import SourceModel
+from recprune_export.derived.towers.score_formula import describe_steps
 from recprune_export.derived.towers.search_index import IndexReport, choose_nearest, import_faiss, measure_index
-from recprune_export.derived.towers.separable_score import SeparableScore, describe_steps
+from recprune_export.derived.towers.separable_score import SeparableScore
 from recprune_export.derived.towers.tower_files import Tower, combine_vectors, derive_tower, open_towers, write_tower
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
 from recprune_export.errors import DataError, ModelError, ValidationFailed

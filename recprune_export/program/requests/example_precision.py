@@ -1,4 +1,4 @@
-"""The precision of an example request beside that of the model's weights: numbers of another one are converted, and it is said."""
+"""The precision of an example request: numbers in another one than that of the weights are converted, with a note."""
 
 import copy
 from collections import Counter
@@ -27,7 +27,7 @@ def match_precision(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     """Return the request in the precision of the weights, where the model answers that one alone.
 
     A request of NumPy is in float64, and one for a model in bfloat16 or float16 usually in float32. Where a model in half precision
-    answers in neither, as some operators have no such form on CPU, a copy of it in float32 is returned.
+    answers neither, because an operator has no such form on CPU, a copy of it in float32 is returned.
     """
     given = PreparedRequest(module, args, dict(kwargs))
     weights = Counter(p.dtype for p in module.parameters() if p.is_floating_point())

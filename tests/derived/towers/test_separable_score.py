@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recprune_export.derived.towers import combine_vectors, open_towers, write_tower
-from recprune_export.derived.towers.separable_score import Step, apply_steps, describe_steps
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.onnx import export_onnx, make_session, run
 from recprune_export.onnx.export import ServingConfig
@@ -149,9 +148,3 @@ def test_the_user_is_who_is_named(tmp_path: Path) -> None:
         UsageError, match=r"--user-input names 'users', which is no input of a tower.*did you mean 'user'"
     ):
         open_towers(path, signature, "users")  # type: ignore[arg-type]
-
-
-def test_steps_are_a_formula() -> None:
-    steps = (Step("shift", 0.5), Step("scale", 2.0), Step("Sigmoid"), Step("scale", 5.0))
-    assert describe_steps(steps) == "5 * sigmoid(2 * ((user · item) + 0.5))"
-    assert apply_steps(steps, np.array([-0.5])).tolist() == [2.5]
