@@ -13,12 +13,15 @@ from torch import nn
 
 import recprune_export
 from recprune_export.channels import analysis
+from recprune_export.derived import SourceModel
 from recprune_export.gate import open_artifact
 from recprune_export.onnx import count, export_onnx, replace_uses, rewrite
+from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program import OPERATORS, Facet, Program, sample_request
 from recprune_export.program.capture import capture
 from recprune_export.pruning import ScoreInputs, rank_by
 from recprune_export.pruning.rotation import rotation_rules
+from recprune_export.validation import Tolerances, check_parity
 from tests.recommenders.test_recommenders import make, spec_of
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "extending").glob("*.md"))
@@ -93,11 +96,25 @@ def use_gate(names: Names, name: str, folder: Path) -> None:
     assert names["lookups"].value(open_artifact(path)) == count(path).tables.parameters > 0
 
 
+def use_derived_model(names: Names, name: str, folder: Path) -> None:
+    program = captured(name)
+    file = export_onnx(program, folder / "model.onnx", rewrites=())
+    session = make_session(file.path, 1)
+    rows = {name: np.asarray(values) for name, values in sample_request(program.signature, 16, 0).items()}
+    source = SourceModel(file, lambda request: run(session, request), rows, Tolerances())
+    derived = names["derive_probability"](source, folder)
+    derived_session = make_session(derived.file.path, 1)
+    assert check_parity(
+        derived.expected, lambda request: run(derived_session, request), {"rows": rows}, derived.tolerances
+    ).passed
+
+
 USES: Mapping[str, Callable[[Names, str, Path], None]] = {
     "operator-rule": use_operator,
     "score": use_score,
     "graph-rewrite": use_rewrite,
     "gate": use_gate,
+    "derived-model": use_derived_model,
 }
 
 
