@@ -30,6 +30,7 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
         "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
         "data_profile.json", "report.html",
         "samples/inputs.npz", "samples/outputs.npz", "samples/kserve-request.json", "samples/kserve-response.json",
+        "samples/raw-rows.json",
         "samples/out-of-range-inputs.npz", "samples/out-of-range-outputs.npz",
         "triton/ctr/config.pbtxt", "triton/ctr/1/model.onnx",
         *(f"triton/ctr/warmup/input-{n}" for n in range(len(json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]))),

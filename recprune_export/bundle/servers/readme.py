@@ -119,6 +119,7 @@ def render_readme(
     quantization: Mapping[str, Any] | None = None,
     serving: Collection[str] = (),
     figures: Sequence[str] = (),
+    omissions: Sequence[str] = (),
     report: bool = True,
     weights: str | None = None,
     models: Mapping[str, Any] | None = None,
@@ -130,7 +131,8 @@ def render_readme(
     `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `scores` and
     `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
     or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
-    the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
+    the files for servers; `figures`: sentences such as those of `describe_figures`; `omissions`: sentences in Markdown on
+    what was not measured; `report`: whether the bundle contains
     `report.html`; `weights`: the name of the file of external weights; `models`, `runtime` and `towers`: these sections of the
     manifest.
     """
@@ -155,7 +157,9 @@ def render_readme(
         fewer_bits=_describe_quantization(quantization),
         serving=_describe_serving_files(name, serving, packed=any(is_packed(i) for i in whole.inputs)),
         rows_shared=_describe_shared_rows(shared_rows),
-        figures="".join(f"\n- {escape_markdown(sentence.removesuffix('.'))}." for sentence in figures)
+        figures="".join(
+            f"\n- {sentence.removesuffix('.')}." for sentence in (*map(escape_markdown, figures), *omissions)
+        )
         + ("\n" if figures else ""),
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
