@@ -49,8 +49,9 @@ types: $(READY_DEV)  ## static types
 bench: $(READY)  ## every benchmark, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
 
-schema: $(READY)  ## write docs/manifest.schema.json anew, from the model of the manifest
+schema: $(READY)  ## write docs/manifest.schema.json and docs/encoding.schema.json anew, from their models
 	$(BIN)/python -m recprune_export.bundle.manifest.manifest_schema docs/manifest.schema.json
+	$(BIN)/python -m recprune_export.bundle.encoding_schema docs/encoding.schema.json
 
 clean:  ## remove what the other targets made, except data and models of yours
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

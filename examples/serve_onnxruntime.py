@@ -116,6 +116,7 @@ class Recommender:
 
 
 PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")
+WHITE_SPACE = " \t\n\v\f\r"
 SCIENTIFIC = re.compile(r"-?[0-9](\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+")
 
 
@@ -129,11 +130,11 @@ def text(value):
         elif SCIENTIFIC.fullmatch(value):
             return text(float(value))
         return "0" if value == "-0" else value or None
-    if isinstance(value, float) and value == value and abs(value) < 1e38:
+    if isinstance(value, float) and value == value and abs(value) < 1e21:
         if value == int(value):
             return str(int(value))
         mantissa, mark, exponent = repr(value).partition("e")
-        if not mark or abs(value) >= 1e-5:
+        if not mark or abs(value) >= 1e-6:
             return format(Decimal(repr(value)), "f")
         return f"{mantissa}e{int(exponent)}"  # 1e-7, where Python writes 1e-07
     return None if value is None or value != value else str(value)
@@ -141,8 +142,11 @@ def text(value):
 
 def values(value, separator, missing=()):
     """The texts of a multi-valued field: of a list, or of a text that a separator divides; missing ones are left out."""
-    several = list(value or ()) if value is None or separator is None else str(value).split(separator)
-    texts = [text(each.strip() if separator and isinstance(each, str) else each) for each in several]
+    if separator is None or value is None:
+        several = list(value or ())
+    else:
+        several = [part.strip(WHITE_SPACE) for part in value.split(separator)] if isinstance(value, str) else [value]
+    texts = [text(each) for each in several]
     return [each for each in texts if each is not None and each not in missing]
 
 

@@ -39,6 +39,7 @@ from recprune_export.pipeline.compress import (
     compress_program,
     make_sampled_task,
 )
+from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture
@@ -162,6 +163,9 @@ def compress_loaded(
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    derive = choose_derived_models(
+        settings.export, None if checkpoint is None else checkpoint.encoder, program.signature
+    )
     resolved = None if plan else resolve_budgets(program, settings, task, trials_file, print_status)
     return compress_program(
         program,
@@ -182,6 +186,7 @@ def compress_loaded(
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
         recorded=resolved.recorded if resolved else None,
+        derive=derive,
     )
 
 

@@ -239,7 +239,8 @@ class ExportSettings:
     which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
     a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. The file is in ONNX operator
     set `opset`, is loaded by ONNX Runtime from release `runtime_min` on, and has "all" operators, those of com.microsoft where
-    they are faster, or those of "onnx" alone.
+    they are faster, or those of "onnx" alone. `raw_inputs` adds a file that takes raw values; `vocabularies`, each INPUT=FILE,
+    are those of a model that `train` did not make.
     """
 
     outputs: tuple[str, ...] = ()
@@ -249,6 +250,8 @@ class ExportSettings:
     license: str | None = None
     bad_ids: Literal["unknown", "error"] = "unknown"
     padded: int | None = None
+    raw_inputs: bool = False
+    vocabularies: tuple[str, ...] = ()
     opset: int = DEFAULT_OPSET
     runtime_min: str | None = None
     operators: Operators = "all"

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import time
@@ -14,6 +15,7 @@ import numpy as np
 
 from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES, check_signature
 from recprune_export.bundle.manifest.manifest import (
+    ENCODING,
     MANIFEST,
     OUT_OF_RANGE_INPUTS,
     OUT_OF_RANGE_OUTPUTS,
@@ -22,7 +24,9 @@ from recprune_export.bundle.manifest.manifest import (
     Manifest,
     read_manifest_bytes,
 )
+from recprune_export.bundle.raw_rows import RAW_ROWS, read_encoder, read_raw_rows
 from recprune_export.bundle.served_files import ServedFile, list_served_files
+from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.program.requests.jagged_inputs import is_packed, list_file_inputs
@@ -44,7 +48,8 @@ class GoldenOutput:
 class Verification:
     """Result of a successful verification: number of files, bytes, rows of the golden request, errors, and seconds.
 
-    `signature` is "absent", "unchecked" (no public key was given) or "valid".
+    `signature` is "absent", "unchecked" (no public key was given) or "valid"; `raw_rows` is "absent", "unchecked" (their answers are
+    checked, their encoding is not, for polars is not installed) or "valid".
     """
 
     name: str
@@ -54,12 +59,14 @@ class Verification:
     outputs: tuple[GoldenOutput, ...]
     seconds: float
     signature: str = "absent"
+    raw_rows: str = "absent"
 
 
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs of each ONNX file.
 
-    So are the outputs of requests with ids and numbers out of range, and such requests are refused where it says so.
+    So are the answers to raw rows, and the outputs of requests with ids and numbers out of range; such requests are refused where
+    it says so.
 
     With a `public_key` the signature of the manifest is checked first.
 
@@ -73,9 +80,10 @@ def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     check_models(bundle, manifest)
     rows, outputs = check_golden(bundle, manifest)
     check_input_rules(bundle, manifest)
+    raw_rows = check_raw_rows(bundle, manifest)
     size = sum(entry.bytes for entry in manifest.files.values())
     seconds = time.perf_counter() - start
-    return Verification(manifest.name, len(manifest.files), size, rows, outputs, seconds, signature)
+    return Verification(manifest.name, len(manifest.files), size, rows, outputs, seconds, signature, raw_rows)
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -200,6 +208,33 @@ def check_input_rules(bundle: Path, manifest: Manifest) -> None:
     for label, request in refused.items():
         if not refuses(make_session(bundle / model.name, 1), request):
             raise ValidationFailed(f"The model answers {label}, which its signature says it refuses.")
+
+
+def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
+    """Check the answers to the raw rows of a bundle, and their encoding; return what is known of it, as `Verification` does.
+
+    Raises `ValidationFailed`, and `BundleError` for rows that cannot be read.
+    """
+    if RAW_ROWS not in manifest.files:
+        return "absent"
+    with reject_invalid_sections(bundle, RAW_ROWS):
+        rows, inputs, request, golden = read_raw_rows(bundle / RAW_ROWS, Signature.from_dict(manifest.signature))
+    model = list_served_files(manifest)[0]
+    answers = _run(bundle / model.name, request)
+    tolerances = Tolerances(model.tolerances["absolute"], model.tolerances["relative"])
+    try:
+        for name in golden:
+            _compare(model.name, name, golden, answers.get(name), tolerances)
+    except ValidationFailed as error:
+        raise ValidationFailed(f"{RAW_ROWS} is answered otherwise: {error}") from error
+    if importlib.util.find_spec("polars") is None:
+        return "unchecked"
+    with reject_invalid_sections(bundle, ENCODING):
+        encoded = encode_json_rows(read_encoder(json.loads((bundle / ENCODING).read_bytes())), rows)
+    for name, values in inputs.items():
+        if name not in encoded or not np.array_equal(values, encoded[name], equal_nan=values.dtype.kind == "f"):
+            raise ValidationFailed(f"The rows of {RAW_ROWS} are encoded otherwise by this release, in '{name}'.")
+    return "valid"
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:

@@ -19,9 +19,16 @@ from .distribution.stability_index import NOTICEABLE as NOTICEABLE
 from .encoding.canonical_text import CANONICAL_TEXT_RULE as CANONICAL_TEXT_RULE
 from .encoding.canonical_text import MISSING_WORDS as MISSING_WORDS
 from .encoding.canonical_text import canonical_text as canonical_text
-from .encoding.encoder import NUMERIC as NUMERIC
 from .encoding.encoder import Encoder as Encoder
 from .encoding.encoder import Request as Request
+from .encoding.input_encoding import HISTORY as HISTORY
+from .encoding.input_encoding import NUMERIC as NUMERIC
+from .encoding.input_encoding import SPECIFICATION as SPECIFICATION
+from .encoding.input_encoding import InputEncoding as InputEncoding
+from .encoding.input_encoding import describe_inputs as describe_inputs
+from .encoding.json_rows import JsonRow as JsonRow
+from .encoding.json_rows import encode_json_rows as encode_json_rows
+from .encoding.odd_rows import make_odd_rows as make_odd_rows
 from .encoding.vocabulary import Vocabulary as Vocabulary
 from .encoding.vocabulary_index import encoding_summary as encoding_summary
 from .generate import generate_clicks as generate_clicks
@@ -44,7 +51,6 @@ from .schema.schema import MultiValued as MultiValued
 from .schema.schema import Schema as Schema
 from .schema.schema import SequenceColumns as SequenceColumns
 from .schema.schema import VectorColumn as VectorColumn
-from .sequences import HISTORY as HISTORY
 from .sequences import NEXT_ITEM as NEXT_ITEM
 from .sequences import SequenceData as SequenceData
 from .sequences import SequenceEncoder as SequenceEncoder

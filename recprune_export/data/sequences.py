@@ -11,6 +11,7 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text
 from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.encoding.input_encoding import HISTORY, SPECIFICATION, InputEncoding, describe_inputs
 from recprune_export.data.encoding.unknown_values import count_unknown_texts, judge_unknown
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
@@ -26,7 +27,6 @@ from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 if TYPE_CHECKING:
     import polars as pl
 
-HISTORY = "history"
 NEXT_ITEM = "next_item"
 _MIN_ITEMS = 3  # of a user, for leave-one-out: one to train on, one for validation, one for testing
 
@@ -38,7 +38,9 @@ class SequenceEncoder(DictMixin):
     `summaries` and `notes` say how the columns of the training file were read.
     """
 
-    ENCODED = ("schema", "items", "summaries", "notes", "canonical_text_rule")
+    ENCODED = (
+        "specification", "inputs", "first_score_item", "schema", "items", "summaries", "notes", "canonical_text_rule"
+    )  # fmt: skip
 
     schema: Schema
     items: Annotated[Vocabulary, JsonForm(Vocabulary.to_list, lambda values: Vocabulary(values, 1))]
@@ -50,6 +52,21 @@ class SequenceEncoder(DictMixin):
         """The columns of the log."""
         assert self.schema.sequence is not None
         return self.schema.sequence
+
+    @property
+    def specification(self) -> int:
+        """The version of `docs/encoding.md` that the values follow."""
+        return SPECIFICATION
+
+    @property
+    def inputs(self) -> tuple[InputEncoding, ...]:
+        """How raw values become the input, for clients that encode without this package."""
+        return describe_inputs(self.schema)
+
+    @property
+    def first_score_item(self) -> int:
+        """The column of the scores that belongs to the first of `items`; the one before is that of the padding."""
+        return self.items.first
 
     @property
     def canonical_text_rule(self) -> str:
@@ -67,6 +84,16 @@ class SequenceEncoder(DictMixin):
         Raises `DataError` as `histories` does.
         """
         return {HISTORY: self.histories(log, drop_unknown=True).pad_left(self.columns.max_length)}
+
+    def encode_histories(self, histories: "pl.Series") -> Request:
+        """Return the request of lists of item values, the oldest first: `history`, int64 [lists, length]."""
+        import polars as pl
+
+        lengths = histories.list.len().fill_null(0).to_numpy().astype(np.int64)
+        values = histories.filter(lengths > 0).explode().to_frame("item")
+        ids = values.select(self.items.encode(canonical_text(pl.col("item"), values.schema["item"]))).to_series()
+        lists = Ragged(ids.to_numpy(), np.concatenate([[0], np.cumsum(lengths)]))
+        return {HISTORY: _drop_unknown(lists).pad_left(self.columns.max_length)}
 
     def histories(self, log: "pl.LazyFrame | pl.DataFrame", drop_unknown: bool) -> Ragged:
         """Return the item ids of each user in order; unknown ones are removed or, without `drop_unknown`, are 0.

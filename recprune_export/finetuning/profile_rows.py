@@ -8,11 +8,12 @@ import numpy as np
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import DataProfile, FieldValues
-from recprune_export.data.encoding.encoder import NUMERIC, Encoder
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.encoding.input_encoding import HISTORY, NUMERIC
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.list_columns import ABSENT
 from recprune_export.data.rows import Rows
-from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData
+from recprune_export.data.sequences import NEXT_ITEM, SequenceData
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.program.signature import Input, Signature
 

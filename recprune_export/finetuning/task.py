@@ -16,10 +16,11 @@ from recprune_export.data.batch import ROW_WEIGHTS, Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.encoding.input_encoding import HISTORY
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
+from recprune_export.data.sequences import NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS

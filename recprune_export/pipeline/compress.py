@@ -1,5 +1,6 @@
 """The main job, from a trained recommender to a bundle; `compress_program` runs the stages from top to bottom."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from recprune_export.bundle.manifest.manifest import (
     SAMPLE_OUTPUTS,
     Manifest,
 )
+from recprune_export.bundle.raw_rows import RAW_ROWS, make_raw_rows
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
@@ -271,6 +273,9 @@ def collect_bundle_files(
         samples[OUT_OF_RANGE_INPUTS] = to_file_arrays(signature, out_of_range)
         samples[OUT_OF_RANGE_OUTPUTS] = exported.golden(pruned.program, out_of_range)
     files = gather_bundle_files(pruned.program, models, pruned.plan, samples, scratch)
+    if ENCODING in extra:
+        answer = partial(exported.golden, pruned.program)
+        files[RAW_ROWS] = make_raw_rows(json.loads(extra[ENCODING]), signature, answer)
     files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}

@@ -1,14 +1,44 @@
 """Make the further ONNX files of a bundle from `model.onnx`, and hold each to its answers."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.derived.derived_model import DeriveModel, SourceModel
+from recprune_export.derived.raw_inputs.derive_raw_inputs import derive_raw_inputs
+from recprune_export.derived.raw_inputs.plan_raw_inputs import plan_of_encoder, plan_of_vocabularies
+from recprune_export.derived.raw_inputs.read_vocabulary import parse_vocabulary_options, read_vocabularies
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
+from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import PARITY_ROWS, ExportedModels, make_predictor
-from recprune_export.settings import Settings
+from recprune_export.program.signature import Signature
+from recprune_export.settings import ExportSettings, Settings
+
+
+def choose_derived_models(
+    export: ExportSettings, encoder: Encoder | SequenceEncoder | None, signature: Signature
+) -> tuple[DeriveModel, ...]:
+    """Return the steps that make the further files of a bundle; `signature` is that of the program, with its rules for bad ids.
+
+    Raises `UsageError` where the model has no vocabularies, and `DataError` where a vocabulary does not fit it.
+    """
+    if not (export.raw_inputs or export.vocabularies):
+        return ()
+    if encoder is not None:
+        if export.vocabularies:
+            raise UsageError("--vocabulary: the checkpoint has vocabularies of its own; give --raw-inputs instead.")
+        return (partial(derive_raw_inputs, make_plan=partial(plan_of_encoder, encoder)),)
+    if not export.vocabularies:
+        raise UsageError(
+            "--raw-inputs: the model has no vocabularies, as those of `recprune-export train` have; give them by --vocabulary "
+            "INPUT=FILE, with the columns raw and id."
+        )
+    vocabularies = read_vocabularies(parse_vocabulary_options(export.vocabularies), signature)
+    return (partial(derive_raw_inputs, make_plan=partial(plan_of_vocabularies, vocabularies)),)
 
 
 def derive_models(

@@ -14,7 +14,8 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import check_input_array, check_jagged_rows, find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
-from recprune_export.data.encoding.encoder import NUMERIC, Encoder, Request
+from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.codec import OMIT_DEFAULT, DictMixin
-from recprune_export.data.encoding.encoder import NUMERIC
-from recprune_export.data.sequences import HISTORY
+from recprune_export.data.encoding.input_encoding import HISTORY, NUMERIC
 
 TensorRequest = Mapping[str, Tensor]
 

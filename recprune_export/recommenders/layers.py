@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.encoding.encoder import NUMERIC
+from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 

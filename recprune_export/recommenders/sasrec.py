@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recprune_export.data.sequences import HISTORY
+from recprune_export.data.encoding.input_encoding import HISTORY
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 SCORES = "scores"

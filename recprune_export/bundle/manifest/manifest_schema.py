@@ -9,11 +9,11 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from recprune_export.bundle.manifest.manifest import Manifest
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _WRITTEN = ("format", "format_version", "files")  # have a default in Python, but are in every file
 
 
-class _Untitled(GenerateJsonSchema):
+class Untitled(GenerateJsonSchema):
     """Generator of schemas without titles, which would repeat the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -23,9 +23,9 @@ class _Untitled(GenerateJsonSchema):
 
 def make_manifest_schema() -> dict[str, Any]:
     """Return the JSON schema of `manifest.json` in the current format version."""
-    schema = Manifest.model_json_schema(mode="serialization", schema_generator=_Untitled)
+    schema = Manifest.model_json_schema(mode="serialization", schema_generator=Untitled)
     required = dict.fromkeys((*_WRITTEN, *schema["required"]))
-    return {"$schema": _DIALECT, **schema, "required": list(required)}
+    return {"$schema": DIALECT, **schema, "required": list(required)}
 
 
 def format_manifest_schema() -> str:

@@ -51,6 +51,7 @@ response = dict(zip(names, session.run(names, request)))"""
 _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
     "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
+    "`samples/raw-rows.json` tests an encoder in any language: odd rows, the inputs that they are encoded to, and the answers.\n"
     "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
 )
 

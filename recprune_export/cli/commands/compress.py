@@ -124,6 +124,16 @@ if TYPE_CHECKING:
     type=click.Choice(["pass", "fail"]),
     help="How a search counts trials whose verdict the rows leave open.  [default: exit code 5 if none holds]",
 )
+@click.option(
+    "--raw-inputs", is_flag=True, help="Add model.raw.onnx, which takes raw values: for models that `train` made."
+)
+@click.option(
+    "--vocabulary",
+    "vocabularies",
+    multiple=True,
+    metavar="INPUT=FILE",
+    help="The same for other models: CSV or Parquet with the columns raw and id; may be repeated.",
+)
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")

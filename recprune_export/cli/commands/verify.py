@@ -78,6 +78,8 @@ def print_verification(verification: "Verification", study: "LatencyStudy | None
     signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
     if verification.signature in signatures:
         echo(signatures[verification.signature])
+    if verification.raw_rows == "unchecked":
+        echo("The encoding of the raw rows is not checked: polars is not installed.")
     if study is not None:
         from recprune_export.validation.latency.speedup import find_speedup
 

@@ -1,5 +1,12 @@
-from .encoder import NUMERIC as NUMERIC
 from .encoder import Encoder as Encoder
 from .encoder import Request as Request
+from .input_encoding import HISTORY as HISTORY
+from .input_encoding import NUMERIC as NUMERIC
+from .input_encoding import SPECIFICATION as SPECIFICATION
+from .input_encoding import InputEncoding as InputEncoding
+from .input_encoding import describe_inputs as describe_inputs
+from .json_rows import JsonRow as JsonRow
+from .json_rows import encode_json_rows as encode_json_rows
+from .odd_rows import make_odd_rows as make_odd_rows
 from .vocabulary import Vocabulary as Vocabulary
 from .vocabulary_index import encoding_summary as encoding_summary

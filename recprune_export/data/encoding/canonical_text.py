@@ -13,18 +13,22 @@ MISSING_WORDS = (
 )  # fmt: skip
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
+WHITE_SPACE = " \t\n\v\f\r"  # what is removed around a text: the white space of ASCII, as every language names it
+
 CANONICAL_TEXT_RULE = (
     "A value is looked up by its text. An integer is its decimal digits, true and false are 'true' and 'false' (also where a "
-    "text reads True, TRUE, False or FALSE). A number with a fraction of zeros is the integer: 12.0 and the text '12.0' are "
-    "'12'; other zeros at the end of a fraction are dropped, and -0 is '0'. Other floating-point numbers are the shortest "
-    "decimal that reads back as the same number, with an exponent only below 1e-5 (1e-7); a text such as '1e+16' or '1.5e16' "
-    "is that number. Leading zeros stay: '007' is not '7'. Any other text is itself. null, NaN and the empty text are missing."
+    "text reads True, TRUE, False or FALSE). A whole number below 1e21 is the integer: 12.0 and the text '12.0' are '12', and -0 "
+    "is '0'. Other floating-point numbers are as JavaScript writes them (RFC 8785): the shortest decimal that reads back as the "
+    "same number, with an exponent below 1e-6 (1e-7) and from 1e21 on (1e+21). Zeros at the end of a text's fraction are dropped, "
+    "and a text such as '1e+16' or '1.5e16' is that number. Leading zeros stay: '007' is not '7'. Any other text is itself. null, "
+    "NaN and the empty text are missing. docs/encoding.md of recprune-export is the whole specification."
 )
 
 _PLAIN = r"^-?(?:0|[1-9][0-9]*)\.[0-9]*$"
 # A text of digits with a bare e, such as 12e4, may be a hexadecimal id and stays.
 _SCIENTIFIC = r"^-?[0-9](?:\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+$"
-_LARGEST_WHOLE = 1e38  # whole numbers below fit into 128 bits
+_LARGEST_WHOLE = 1e21  # from here on JavaScript writes an exponent
+_MILLIONTHS = r"^(-?)([0-9])\.?([0-9]*)e-6$"  # polars writes an exponent below 1e-5, JavaScript below 1e-6
 
 
 def canonical_text(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
@@ -66,7 +70,7 @@ def canonical_text(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
 def is_missing_text(text: "pl.Expr", words: Collection[str] = ()) -> "pl.Expr":
     """Return whether a text is null, a usual word for a missing value in upper or lower case, or one of `words`."""
 
-    stripped = text.str.strip_chars()
+    stripped = text.str.strip_chars(WHITE_SPACE)
     usual = stripped.str.to_lowercase().pipe(is_among, [word.lower() for word in MISSING_WORDS])
     return text.is_null() | usual | is_among(stripped, words)
 
@@ -84,7 +88,8 @@ def _text_from_float(column: "pl.Expr") -> "pl.Expr":
     number = column.fill_nan(None)
     is_whole = (number == number.floor()) & (number.abs() < _LARGEST_WHOLE)
     whole = pl.when(is_whole).then(number).cast(pl.Int128, strict=False)
-    return pl.when(is_whole).then(whole.cast(pl.String)).otherwise(number.cast(pl.String))
+    decimals = number.cast(pl.String).str.replace(_MILLIONTHS, "${1}0.00000${2}${3}")
+    return pl.when(is_whole).then(whole.cast(pl.String)).otherwise(decimals)
 
 
 def _without_zeros_at_the_end(text: "pl.Expr") -> "pl.Expr":

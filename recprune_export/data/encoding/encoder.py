@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm, decode, json_name
-from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text, is_missing_text
+from recprune_export.data.encoding.canonical_text import (
+    CANONICAL_TEXT_RULE,
+    WHITE_SPACE,
+    canonical_text,
+    is_missing_text,
+)
+from recprune_export.data.encoding.input_encoding import NUMERIC, SPECIFICATION, InputEncoding, describe_inputs
 from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.vectors import fit_vectors, read_vectors
 from recprune_export.data.encoding.vocabulary import Vocabulary
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 Request = dict[str, np.ndarray]
-NUMERIC = "numeric"  # the name of the input that holds all numeric fields
 
 
 def _encode_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> dict[str, list[str]]:
@@ -35,7 +40,9 @@ class Encoder(DictMixin):
     if the value is missing. `summaries` and `notes` say how the columns of the training file were read.
     """
 
-    ENCODED = ("schema", "vocabularies", "means", "stds", "summaries", "notes", "canonical_text_rule")
+    ENCODED = (
+        "specification", "inputs", "schema", "vocabularies", "means", "stds", "summaries", "notes", "canonical_text_rule"
+    )  # fmt: skip
 
     schema: Schema
     vocabularies: Annotated[Mapping[str, Vocabulary], JsonForm(_encode_vocabularies)]
@@ -69,6 +76,16 @@ class Encoder(DictMixin):
         return {name: vocabulary.rows for name, vocabulary in self.vocabularies.items()}
 
     @property
+    def specification(self) -> int:
+        """The version of `docs/encoding.md` that the values follow."""
+        return SPECIFICATION
+
+    @property
+    def inputs(self) -> tuple[InputEncoding, ...]:
+        """How raw values become each input, for clients that encode without this package."""
+        return describe_inputs(self.schema)
+
+    @property
     def canonical_text_rule(self) -> str:
         """The rule by which vocabularies spell values, for clients that encode without this package."""
         return CANONICAL_TEXT_RULE
@@ -100,7 +117,8 @@ class Encoder(DictMixin):
             request[field.name] = _pad(table.drop_in_place(field.name), field.max_length)
         dense = [table.drop_in_place(name).to_numpy() for name in schema.numeric]
         vectors = (read_vectors(frame, vector, self.means, self.stds) for vector in schema.vectors)
-        dense += [values.astype(np.float32) for values in vectors]
+        with np.errstate(over="ignore"):  # infinity, as in the other columns
+            dense += [values.astype(np.float32) for values in vectors]
         if dense:
             request[NUMERIC] = np.column_stack(dense)
         return request
@@ -164,13 +182,15 @@ def _values(field: MultiValued, types: "pl.Schema", missing: tuple[str, ...]) ->
 
     column = pl.col(field.name)
     dtype = types[field.name]
+    text = canonical_text(pl.element(), pl.String())
     if field.separator is None:
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else pl.String()
         lists = column.cast(pl.List(inner))
         text = canonical_text(pl.element(), inner)  # type: ignore[arg-type]
-    else:
-        lists = column.cast(pl.String).str.split(field.separator)
-        text = canonical_text(pl.element().str.strip_chars(), pl.String())
+    elif isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        lists = column.cast(pl.String).str.split(field.separator).list.eval(pl.element().str.strip_chars(WHITE_SPACE))
+    else:  # a number, in which no separator is looked for
+        lists = pl.concat_list(canonical_text(column, dtype))
     return lists.list.eval(text.replace(list(missing), [None] * len(missing)) if missing else text).list.drop_nulls()
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from recprune_export.data.encoding.canonical_text import BOOLEANS, is_among, is_missing_text
+from recprune_export.data.encoding.canonical_text import BOOLEANS, WHITE_SPACE, is_among, is_missing_text
 
 if TYPE_CHECKING:
     import polars as pl
 
 _SECONDS_A_DAY = 86_400.0
 # An ISO 8601 date, or a date with a time, as pandas, polars and Spark write them.
-DATE_PATTERN = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?Z?)?$"
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]+)?)?Z?"
+DATE_PATTERN = rf"^[1-9][0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}}(?:[ T]{_TIME})?$"
 
 DECIMAL_COMMA = r"^-?[0-9]+,[0-9]+$"
 
@@ -43,13 +44,26 @@ def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] 
     """Return a column of `dtype` as float64: null where the value is missing, NaN, or a text that is no number.
 
     A date is days since 1970-01-01, with the time as a fraction; a time or a duration is seconds; true is 1; a decimal comma
-    is a point.
+    is a point. A word in `missing` is missing, and so is the number that it names.
 
     >>> import polars as pl
-    >>> texts = pl.Series(["1.5", " 2", "NA", "1970-01-02 12:00:00", "true", "old"])
-    >>> pl.select(as_number(pl.lit(texts), texts.dtype)).to_series().to_list()
-    [1.5, 2.0, None, 1.5, 1.0, None]
+    >>> texts = pl.Series(["1.5", " 2", "NA", "1970-01-02 12:00:00", "true", "old", "-9.0"])
+    >>> pl.select(as_number(pl.lit(texts), texts.dtype, ["-9"])).to_series().to_list()
+    [1.5, 2.0, None, 1.5, 1.0, None, None]
     """
+    import polars as pl
+
+    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        text = column.cast(pl.String).str.strip_chars(WHITE_SPACE)
+        values = _number_of_text(text)
+        values = pl.when(~is_among(text, missing)).then(values) if missing else values
+    else:
+        values = _number_of_type(column, dtype)
+    numbers = pl.Series([*missing], dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    return pl.when(~values.is_in(numbers.implode())).then(values) if len(numbers) else values
+
+
+def _number_of_type(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
     import polars as pl
 
     if isinstance(dtype, pl.Date):
@@ -60,10 +74,13 @@ def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] 
         return column.cast(pl.Int64) / 1e9
     if isinstance(dtype, pl.Duration):
         return column.dt.total_microseconds() / 1e6
-    if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
-        return column.cast(pl.Float64).fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars()
-    values = pl.coalesce(
+    return column.cast(pl.Float64).fill_nan(None)
+
+
+def _number_of_text(text: "pl.Expr") -> "pl.Expr":
+    import polars as pl
+
+    return pl.coalesce(
         text.cast(pl.Float64, strict=False).fill_nan(None),
         as_number(_read_date(text), pl.Datetime("us")),
         pl.when(text.str.contains(DECIMAL_COMMA))
@@ -72,7 +89,6 @@ def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] 
         .cast(pl.Float64, strict=False),
         text.replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean).cast(pl.Float64),
     )
-    return pl.when(~is_among(text, missing)).then(values) if missing else values
 
 
 def _read_date(text: "pl.Expr") -> "pl.Expr":
@@ -94,4 +110,4 @@ def is_no_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[st
 
     if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
         return pl.lit(False)
-    return ~is_missing_text(column.cast(pl.String), missing) & as_number(column, dtype, missing).is_null()
+    return ~is_missing_text(column.cast(pl.String), missing) & as_number(column, dtype).is_null()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recprune_export.data.encoding.canonical_text import WHITE_SPACE
 from recprune_export.data.rows import Ragged
 from recprune_export.data.schema.schema import SequenceColumns
 from recprune_export.data.splits.order import parse_order
@@ -90,7 +91,7 @@ def _blank_to_null(column: "pl.Series") -> "pl.Series":
     if column.dtype.is_float():
         return column.fill_nan(None)
     if column.dtype == pl.String:
-        return column.set(column.str.strip_chars() == "", None)
+        return column.set(column.str.strip_chars(WHITE_SPACE) == "", None)
     return column
 
 

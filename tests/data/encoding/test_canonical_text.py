@@ -73,6 +73,19 @@ def test_other_texts_are_ids_as_they_are(text: str) -> None:
     assert canonical(pl.Series([text])) == [text]
 
 
+def test_the_examples_of_the_specification_hold() -> None:
+    text = (EXAMPLE.parents[1] / "docs" / "encoding.md").read_text(encoding="utf-8")
+    assert (
+        'So 12, 12.0, `"12"`, `"12.0"`, `"12."` and `"1.2e+1"` are one id; `"007"`, `" 12"`, `"+12"` and `"12e4"`'
+        in text
+    )
+    assert canonical(pl.Series([12])) == canonical(pl.Series([12.0])) == ["12"]
+    assert canonical(pl.Series(["12", "12.0", "12.", "1.2e+1"])) == ["12"] * 4
+    assert "12" not in canonical(pl.Series(["007", " 12", "+12", "12e4"]))
+    numbers = [1e-7, 2.5e-7, 1e21, -0.0, 2.5e-6, 1e20]
+    assert canonical(pl.Series(numbers)) == ["1e-7", "2.5e-7", "1e+21", "0", "0.0000025", "1" + "0" * 20]
+
+
 def test_booleans_are_one_id_in_every_spelling() -> None:
     assert canonical(pl.Series([True, False, None])) == ["true", "false", None]
     assert canonical(pl.Series(["True", "FALSE", "true"])) == ["true", "false", "true"]

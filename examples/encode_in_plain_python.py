@@ -1,0 +1,191 @@
+"""Encode raw rows as the inputs of a bundle's model, in Python without packages.
+
+    python encode_in_plain_python.py artifacts/model              encodes samples/raw-rows.json of the bundle and compares
+    python encode_in_plain_python.py artifacts/model rows.json    prints the inputs for a list of rows, as JSON
+
+It reads nothing but the bundle's `encoding.json`; docs/encoding.md of recprune-export is the specification of that file. A row is an
+object with a value for each field, null where it is missing; for a model of histories it is {"history": [oldest item, ...]}.
+"""
+
+import datetime
+import json
+import math
+import re
+import struct
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")
+SCIENTIFIC = re.compile(r"-?[0-9](\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+INFINITE = re.compile(r"[+-]?(inf|infinity)", re.IGNORECASE | re.ASCII)
+DATE = re.compile(
+    r"([1-9][0-9]{3}-[0-9]{2}-[0-9]{2})(?:[ T]([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]+)?)?Z?)?"
+)
+DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
+BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
+WHITE_SPACE = " \t\n\v\f\r"
+DAY_ZERO = datetime.date(1970, 1, 1)
+
+
+class Encoder:
+    """The content of an `encoding.json`."""
+
+    def __init__(self, encoding):
+        if encoding["specification"] != 1:
+            raise SystemExit(f"encoding.json follows specification {encoding['specification']}, not 1.")
+        self.encoding, self.missing = encoding, encoding["schema"]["missing"]
+        self.ids = {}
+        for taken in encoding["inputs"]:
+            if taken["kind"] != "numbers":
+                values = encoding["items"] if taken["kind"] == "items" else encoding["vocabularies"][taken["name"]]
+                self.ids[taken["name"]] = {value: i for i, value in enumerate(values, start=taken["first_id"])}
+
+    def encode(self, rows):
+        """Return the inputs of the model by name, each a list with one entry for each row."""
+        return {taken["name"]: [self.encode_row(taken, row) for row in rows] for taken in self.encoding["inputs"]}
+
+    def encode_row(self, taken, row):
+        """Return the entry of one input for one row."""
+        if taken["kind"] == "numbers":
+            return self.numbers(row)
+        ids = self.ids[taken["name"]]
+        if taken["kind"] == "items":
+            known = [ids[text] for text in map(canonical_text, row["history"] or ()) if text in ids]
+            last = known[-taken["max_length"] :]
+            return [taken["padding_id"]] * (taken["max_length"] - len(last)) + last
+        value = row[taken["columns"][0]]
+        if taken["kind"] == "id":
+            return ids.get(canonical_text(value), taken["unknown_id"])
+        texts = [text for text in list_texts(value, taken.get("separator")) if text is not None]
+        texts = [text for text in texts if text not in self.missing][: taken["max_length"]]
+        found = [ids.get(text, taken["unknown_id"]) for text in texts]
+        return found + [taken["padding_id"]] * (taken["max_length"] - len(found))
+
+    def numbers(self, row):
+        """Return the numeric fields, and then the numbers of vectors, centered and scaled; 0 where one is missing."""
+        schema = self.encoding["schema"]
+        numbers = {name: to_number(row[name], self.missing) for name in schema["numeric"]}
+        for vector in schema["vectors"]:
+            values = row[vector["name"]] or [None] * vector["size"]
+            if len(values) != vector["size"]:
+                raise SystemExit(f"'{vector['name']}' holds {len(values)} numbers, not {vector['size']}.")
+            numbers |= {f"{vector['name']}_{i}": value for i, value in enumerate(values)}
+        means, stds = self.encoding["means"], self.encoding["stds"]
+        return [0.0 if x is None else to_float32((float(x) - means[n]) / stds[n]) for n, x in numbers.items()]
+
+
+def canonical_text(value):
+    """Return the text by which a vocabulary knows a value; None where it is missing."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return float_text(value)
+    text = str(value)
+    if PLAIN.fullmatch(text):
+        text = text.rstrip("0").rstrip(".")
+    elif SCIENTIFIC.fullmatch(text) and math.isfinite(float(text)):
+        return float_text(float(text))
+    elif text in BOOLEANS:
+        return text.lower()
+    return "0" if text == "-0" else text
+
+
+def float_text(number):
+    """Return all digits of a whole number, and other numbers as JavaScript writes them, which has an exponent below 1e-6."""
+    if abs(number) >= 1e21:
+        return repr(number)
+    if number == int(number):
+        return str(int(number))
+    if abs(number) >= 1e-6:
+        return format(Decimal(repr(number)), "f")
+    mantissa, _, exponent = repr(number).partition("e-")
+    return f"{mantissa}e-{int(exponent)}"  # 1e-7, where Python writes 1e-07
+
+
+def list_texts(value, separator):
+    """Return the texts of a list, or of a text that a separator divides."""
+    if value is None:
+        return []
+    if separator is None:
+        return [canonical_text(each) for each in value]
+    return (
+        [canonical_text(part.strip(WHITE_SPACE)) for part in value.split(separator)]
+        if isinstance(value, str)
+        else [canonical_text(value)]
+    )
+
+
+def to_number(value, missing):
+    """Return the number of a value; None where it is missing or no number."""
+    if value is None or (isinstance(value, str) and value.strip(WHITE_SPACE) in missing):
+        return None
+    number = number_of_text(value.strip(WHITE_SPACE)) if isinstance(value, str) else float(value)
+    return None if number is None or number in map(plain_number, missing) else number
+
+
+def number_of_text(text):
+    """Return the number of a text: a decimal, a date as days since 1970, or a boolean; None for another text."""
+    if (number := plain_number(text)) is not None:
+        return number
+    if DECIMAL_COMMA.fullmatch(text):
+        return float(text.replace(",", "."))
+    if found := DATE.fullmatch(text):
+        hour, minute, second = (int(part or 0) for part in found.groups()[1:])
+        try:
+            days = (datetime.date.fromisoformat(found[1]) - DAY_ZERO).days
+        except ValueError:  # such as February 30
+            return None
+        return (days * 86_400 + hour * 3600 + minute * 60 + second) / 86_400
+    return BOOLEANS.get(text)
+
+
+def plain_number(text):
+    """Return the number that a text writes as one, infinity included; None for another text."""
+    return float(text) if NUMBER.fullmatch(text) or INFINITE.fullmatch(text) else None
+
+
+def to_float32(number):
+    """Return the float32 that is nearest to a number."""
+    try:
+        return struct.unpack("f", struct.pack("f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def as_word(value):
+    """Return lists in which numbers that JSON has no form for are words."""
+    if isinstance(value, list):
+        return [as_word(each) for each in value]
+    words = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    return words.get(value, value)
+
+
+def rounded(value):
+    """Return an entry of `inputs` in the file of raw rows with its numbers as float32."""
+    return [to_float32(float(each)) for each in value] if isinstance(value, list) else value
+
+
+def main(bundle, file=None):
+    """Encode the rows of `file` and print them, or those of the bundle and compare; return whether all are equal."""
+    encoder = Encoder(json.loads((Path(bundle) / "encoding.json").read_text(encoding="utf-8")))
+    if file is not None:
+        encoded = encoder.encode(json.loads(Path(file).read_text(encoding="utf-8")))
+        print(json.dumps({name: as_word(rows) for name, rows in encoded.items()}))
+        return True
+    golden = json.loads((Path(bundle) / "samples" / "raw-rows.json").read_text(encoding="utf-8"))
+    rows, equal = golden["rows"], True
+    for name, encoded in encoder.encode(rows).items():
+        same = sum(mine == rounded(given) for mine, given in zip(encoded, golden["inputs"][name], strict=True))
+        print(f"{name}: {same} of {len(rows)} rows equal")
+        equal = equal and same == len(rows)
+    return equal
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        raise SystemExit("Usage: python encode_in_plain_python.py BUNDLE [rows.json]")
+    sys.exit(0 if main(*sys.argv[1:]) else 1)

@@ -1,0 +1,12 @@
+from .derive_raw_inputs import RAW_MODEL as RAW_MODEL
+from .derive_raw_inputs import derive_raw_inputs as derive_raw_inputs
+from .plan_raw_inputs import plan_of_encoder as plan_of_encoder
+from .plan_raw_inputs import plan_of_vocabularies as plan_of_vocabularies
+from .raw_input import MISSING_INTEGER as MISSING_INTEGER
+from .raw_input import MISSING_TEXT as MISSING_TEXT
+from .raw_input import RawColumn as RawColumn
+from .raw_input import RawIds as RawIds
+from .raw_input import RawInput as RawInput
+from .raw_input import RawNumbers as RawNumbers
+from .read_vocabulary import InputVocabulary as InputVocabulary
+from .read_vocabulary import read_vocabularies as read_vocabularies
