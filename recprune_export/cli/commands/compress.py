@@ -136,6 +136,13 @@ if TYPE_CHECKING:
 )
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
+@click.option(
+    "--max-batch",
+    type=int,
+    default=4096,
+    show_default=True,
+    help="The most rows of a batch that a server forms or takes.",
+)
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
