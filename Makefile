@@ -8,6 +8,9 @@ SPARSITY ?= 0.7
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
+RUNTIME_PYTHON ?= $(PYTHON)
+WHEEL ?= ./runtime
+FLOORS := .venv-floors
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 DEMO := artifacts/demo
@@ -15,7 +18,7 @@ DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/generated-clicks.parquet)
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torchrec check slow bench lint types schema clean
+.PHONY: help demo test torchrec check slow floors runtime wheels bench lint types schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -37,6 +40,26 @@ torchrec: $(READY_DEV)  ## the tests of models of TorchRec, after installing it
 	$(PIP) --no-deps -r requirements-torchrec.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/program/capture/test_torchrec.py tests/program/capture/passes/test_jagged_operators.py
 
+floors: $(READY_DEV)  ## the tests of the runtime, with the lowest releases of all that it requires, in an environment of its own
+	$(PIP) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FLOORS)
+	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct --all-extras -r runtime/pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --no-deps ./runtime
+	$(BIN)/uv pip list --python $(FLOORS)/bin/python
+	OMP_NUM_THREADS=1 RECPRUNE_RUNTIME_PYTHON=$(abspath $(FLOORS))/bin/python $(BIN)/python -m pytest -q tests/runtime
+
+runtime: $(READY_DEV)  ## the same tests with the newest releases, on RUNTIME_PYTHON=python3.13, of WHEEL or of the tree
+	$(RUNTIME_PYTHON) -m venv --clear $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet '$(WHEEL)[predict,pack,sign]'
+	OMP_NUM_THREADS=1 RECPRUNE_RUNTIME_PYTHON=$(abspath $(FLOORS))/bin/python $(BIN)/python -m pytest -q tests/runtime
+
+wheels: $(READY)  ## both distributions in dist/, checked by twine
+	$(PIP) build twine
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist runtime
+	$(BIN)/twine check --strict dist/*
+
 check: lint types test  ## what a change must pass
 
 lint: $(READY_DEV)  ## style
@@ -54,7 +77,7 @@ schema: $(READY)  ## write docs/manifest.schema.json and docs/encoding.schema.js
 	$(BIN)/python -m recprune_export.bundle.encoding_schema docs/encoding.schema.json
 
 clean:  ## remove what the other targets made, except data and models of yours
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOORS) $(DEMO) build dist *.egg-info runtime/build runtime/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first and by its pin: it is by far the largest, and a failure there should be the first thing that is seen.
 $(READY): pyproject.toml constraints.txt

@@ -35,7 +35,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "int8": {"quantize": "int8"},
     "int8, operators onnx": {"quantize": "int8", "operators": "onnx"},
     "int4": {"quantize": "int4"},
+    "int4, operators onnx": {"quantize": "int4", "operators": "onnx"},
     "planned bits": {"max_bytes": "12%"},
+    "planned bits, operators onnx": {"max_bytes": "12%", "operators": "onnx"},
 }
 
 

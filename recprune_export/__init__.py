@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from recprune_export.program.program import Program as Program
     from recprune_export.settings import Settings as Settings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # ONNX Runtime from 1.29 on writes a device id under the cache folder and sends usage data, from its import on, unless this is
 # set before. A value that the user has set stays.
@@ -33,4 +33,11 @@ __all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC_MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(_PUBLIC_MODULES[name]), name)
+    from recprune_export.installation import describe_missing_module, find_conflict
+
+    if (conflict := find_conflict()) is not None:
+        raise ImportError(conflict)
+    try:
+        return getattr(import_module(_PUBLIC_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(describe_missing_module(error, name) or str(error), name=error.name) from error

@@ -17,10 +17,11 @@ from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.error_text import summarize_error
 from recprune_export.errors import RecpruneError, ValidationFailed
+from recprune_export.installation import RUNTIME, WHOLE, distribution, find_versions, is_whole
 from recprune_export.number_formats import format_bytes
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
-PACKAGE = "recprune-export"
+PACKAGE = distribution()
 GB = 1e9
 FLAGS = {
     "avx2": "fast float32",
@@ -33,6 +34,7 @@ FLAGS = {
 }
 EXTRAS = {
     "transformers": "Hugging Face folders",
+    "predict": "scores of the rows of a file",
     "pack": "bundles in one file, .tar.zst",
     "sign": "signatures of manifests",
     "examples": "the example with DeepCTR-Torch",
@@ -78,16 +80,19 @@ class Diagnosis(ToDictMixin):
 
 
 def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
-    """Check Python, packages, processor, memory and the disk of `target`; with `run` also export and run a tiny model."""
+    """Check Python, packages, processor, memory and the disk of `target`; with `run` also export and run a tiny model.
+
+    The runtime exports nothing.
+    """
     checks: list[Callable[[], Sequence[CheckResult]]] = [
-        lambda: [check_python()],
+        lambda: [check_python(), check_distribution()],
         check_packages,
         lambda: [check_onnx_runtime()],
         lambda: [check_cpu(), check_cores(), check_memory()],
         lambda: [check_disk("disk", target), check_disk("temporary files", Path(tempfile.gettempdir())), check_cache()],
         check_extras,
     ]
-    if run:
+    if run and is_whole():
         checks.append(lambda: [check_export()])
     return Diagnosis(tuple(result for check in checks for result in check()))
 
@@ -104,6 +109,18 @@ def check_python() -> CheckResult:
     if at_least(version_text, floor):
         return CheckResult("python", OK, version_text)
     return CheckResult("python", MISSING, version_text, f"Python {floor} or newer is needed.")
+
+
+def check_distribution() -> CheckResult:
+    """Report whether this is the whole tool or the runtime, and whether both lie in one folder."""
+    if len(find_versions()) < 2:
+        return CheckResult("distribution", OK, PACKAGE)
+    return CheckResult(
+        "distribution",
+        WARNING,
+        f"{WHOLE} and {RUNTIME}, of the same files",
+        f"Removing either would break the other: pip uninstall -y {WHOLE} {RUNTIME}, then install one of them.",
+    )
 
 
 def check_packages() -> list[CheckResult]:

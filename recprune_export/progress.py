@@ -50,9 +50,11 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
+    if _quiet.get() or not console.is_terminal:  # before rich 15, a disabled bar writes empty lines
+        yield lambda text: None
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    hidden = _quiet.get() or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(escape_line(description), total=total)
 
         def advance(text: str) -> None:

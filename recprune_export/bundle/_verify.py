@@ -304,6 +304,8 @@ def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     try:
         return run(make_session(model, threads=1), request)
+    except ModuleNotFoundError:  # ONNX Runtime itself is missing
+        raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {reason}") from error

@@ -12,6 +12,7 @@ from recprune_export.cli.stream_encoding import discard_output, make_streams_pri
 from recprune_export.cli.tables import echo
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
+from recprune_export.installation import describe_missing_module, distribution, require_whole_tool
 from recprune_export.terminal_text import escape_for_terminal
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -25,6 +26,7 @@ RESOURCE_MESSAGES = {
     "MemoryError": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
 }
+WHOLE_TOOL_COMMANDS = ("compress", "generate", "refresh", "sweep", "train")  # which the runtime lacks
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -52,7 +54,10 @@ class MainJobGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         group_options = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in group_options:
+            if args[0] in WHOLE_TOOL_COMMANDS:
+                _require_whole_tool(args[0])
             self._check_mistyped(args[0])
+            _require_whole_tool("compress, the main job,")
             args = ["compress", *args]
         return super().parse_args(ctx, args)
 
@@ -67,6 +72,8 @@ class MainJobGroup(click.Group):
         items = super().shell_complete(ctx, incomplete)
         if incomplete.startswith("-"):
             known = {item.value for item in items}
+            if "compress" not in self.commands:
+                return items
             main_job = self.commands["compress"].shell_complete(ctx, incomplete)
             return items + [item for item in main_job if item.value not in known]
         return [*items, CompletionItem(incomplete, type="file")]
@@ -95,6 +102,12 @@ class MainJobGroup(click.Group):
                 raise
             print_error(f"{message} What was there before is as it was.")
             ctx.exit(UsageError.exit_code)
+        except ModuleNotFoundError as error:
+            missing = describe_missing_module(error, str(ctx.invoked_subcommand))
+            if missing is None:
+                raise
+            print_error(missing)
+            ctx.exit(UsageError.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)
@@ -103,6 +116,20 @@ class MainJobGroup(click.Group):
 def print_error(message: str) -> None:
     """Print an error on stderr; its further lines are indented, so that no name in it begins one."""
     echo("Error: " + message.replace("\n", "\n  "), err=True)
+
+
+class LackingCommand(click.ClickException):
+    """A command that the runtime lacks; one line, without the usage."""
+
+    exit_code = UsageError.exit_code
+
+
+def _require_whole_tool(user: str) -> None:
+    """Raise `LackingCommand` if this is the runtime."""
+    try:
+        require_whole_tool(user)
+    except UsageError as error:
+        raise LackingCommand(str(error)) from error
 
 
 def find_advice(error: OSError) -> str | None:
@@ -119,7 +146,7 @@ def find_advice(error: OSError) -> str | None:
 @click.group(
     cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, package_name="recprune-export")
+@click.version_option(__version__, package_name=distribution())
 def main() -> None:
     """Make a trained recommender small and fast on CPU, and prove it.
 

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import click
 
 from recprune_export.cli.input_paths import MODEL, REQUEST
-from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 from recprune_export.settings import QUANTIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +122,8 @@ def split_options(command: F) -> F:
 
 def job_options(command: F) -> F:
     """Add the options of one run of the main job, and of each in a sweep."""
+    from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
+
     command = split_options(command)
     for option in reversed(
         (

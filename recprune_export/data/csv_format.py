@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from recprune_export.errors import DataError, UsageError
+from recprune_export.installation import install_command
 
 SEPARATORS = (",", "\t", ";", "|")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -153,7 +154,7 @@ def _zstandard(path: Path) -> Any:
         import zstandard
     except ImportError as error:
         raise DataError(
-            f"{path} is compressed with Zstandard: pip install 'recprune-export[pack]', or decompress it (zstd -d)."
+            f"{path} is compressed with Zstandard: {install_command('zstandard')}, or decompress it (zstd -d)."
         ) from error
     return zstandard
 

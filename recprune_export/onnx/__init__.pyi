@@ -8,8 +8,8 @@ from .cost.machine import cache_directory as cache_directory
 from .cost.machine import this_machine as this_machine
 from .cost.profiler import Profile as Profile
 from .cost.profiler import profile_model as profile_model
+from .cost.shape_inference import infer_shapes as infer_shapes
 from .cost.weightless_model import fill_shapes as fill_shapes
-from .cost.weightless_model import infer_shapes as infer_shapes
 from .cost.weightless_model import strip_weights as strip_weights
 from .counts import Counts as Counts
 from .counts import Reduction as Reduction

@@ -9,6 +9,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.formats import int8_layers, quantized_tables, scored_tables
+from recprune_export.quantization.formats.exact_shifts import clear_shifted_bits
 from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 
 
@@ -21,7 +22,7 @@ def quantize_weights(
     """Return a copy of `model` with each weight named in `forms` stored in its form; `model` is not changed.
 
     `calibration_values` holds the operands of static products on calibration rows, by the name of the value. `runtime` says
-    whether operators of com.microsoft may be used.
+    whether operators of com.microsoft may be used; without them the file is for other runtimes as well.
     """
     copy = model.clone()
     graph, candidates = copy.graph, find_candidates(copy, min_fraction=0.0)
@@ -36,6 +37,8 @@ def quantize_weights(
     RemoveUnusedNodesPass()(copy)  # so that only used nodes count as consumers
     if all(map(runtime.allows, int8_layers.CONTRIB_KERNELS)):
         int8_layers.use_contrib_kernels(graph)
+    if runtime.operators == "onnx":
+        clear_shifted_bits(graph)
     RemoveUnusedNodesPass()(copy)
     fill_shapes(copy)
     return copy

@@ -12,6 +12,7 @@ from typing import Any
 
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, read_manifest_bytes
 from recprune_export.errors import BundleError, UsageError
+from recprune_export.installation import install_command
 
 SIGNATURE_BYTES = 64
 _KEY_LIMIT = 1 << 16  # bytes; a key has a few hundred
@@ -85,7 +86,5 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise NoCryptography(
-            "Signatures need the package cryptography: pip install 'recprune-export[sign]'."
-        ) from error
+        raise NoCryptography(f"Signatures need cryptography: {install_command('cryptography')}.") from error
     return serialization, ed25519

@@ -12,6 +12,7 @@ from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.errors import UsageError
+from recprune_export.installation import install_command
 from recprune_export.output_files import check_output_file
 
 SUFFIX = ".tar.zst"
@@ -30,7 +31,7 @@ def zstandard_module() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise NoZstandard("Packed bundles need the package zstandard: pip install 'recprune-export[pack]'.") from error
+        raise NoZstandard(f"Packed bundles need zstandard: {install_command('zstandard')}.") from error
     return zstandard
 
 

@@ -24,7 +24,8 @@ NO_SERVER_FILES = ServerFiles({})
 _TEMPLATE = """\
 # {name}
 
-A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
+A recommender as an ONNX model for CPU, written by recprune-export. `pip install onnxruntime` runs it;
+`pip install recprune-export-runtime`, without PyTorch, has the command `recprune-export verify .`, which checks it.
 {figures}
 ```python
 {code}
@@ -61,7 +62,10 @@ _ENCODING = (
     "`samples/raw-rows.json` tests an encoder in any language: odd rows, the inputs that they are encoded to, and the answers.\n"
 )
 
-_PREDICT = "`recprune-export predict . --data rows.parquet -o scores.parquet` encodes and scores the rows of a file.\n"
+_PREDICT = (
+    "`recprune-export predict . --data rows.parquet -o scores.parquet` encodes and scores the rows of a file\n"
+    "(`pip install 'recprune-export-runtime[predict]'`).\n"
+)
 
 _WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
 

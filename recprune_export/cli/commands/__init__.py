@@ -1,22 +1,24 @@
-"""The commands, one file each with the command and the functions that print its result."""
+"""The commands, one file each with the command and the functions that print its result.
+
+Those of `WHOLE_TOOL_COMMANDS` need the parts that recprune-export-runtime lacks, and are not imported there.
+"""
 
 from recprune_export.cli.commands import (
     check,
     completion,
-    compress,
     doctor,
-    generate,
     inspect,
     pack,
     predict,
     profile,
-    refresh,
     report,
     sign,
-    sweep,
-    train,
     verify,
 )
+from recprune_export.installation import is_whole
+
+if is_whole():
+    from recprune_export.cli.commands import compress, generate, refresh, sweep, train
 
 __all__ = [
     "check",

@@ -13,6 +13,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, undecided_option
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
+from recprune_export.installation import require_whole_tool
 from recprune_export.progress import print_warning
 from recprune_export.terminal_text import escape_line
 
@@ -95,6 +96,8 @@ def check(
     outputs.check()
     if report_file is not None:
         check_page_path(report_file, tuple(path for path in (new, base) if path is not None))
+    if data is not None:
+        require_whole_tool("check --data")
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")

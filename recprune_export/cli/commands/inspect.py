@@ -11,6 +11,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import loading_options, outputs_option, reading_options
 from recprune_export.cli.parse_values import parse_json_object, parse_names
 from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, rewrite_table
+from recprune_export.installation import require_whole_tool
 from recprune_export.number_formats import format_bytes, format_significant
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def inspect(
             return print_artifact(
                 inspect_artifact(folder, parse_batch_sizes(latency_batch_sizes), threads), as_json=as_json
             )
+    require_whole_tool("inspect of a model that is neither a bundle nor an .onnx file")
     from recprune_export.inspection import inspect_file
 
     source["factory_args"] = parse_json_object(factory_args)

@@ -37,7 +37,7 @@ from recprune_export.onnx.cost.operator_cost import (
     TensorSpec,
     compute_workload,
 )
-from recprune_export.onnx.cost.weightless_model import Shapes, add_value_infos, infer_shapes
+from recprune_export.onnx.cost.shape_inference import Shapes, add_value_infos, infer_shapes
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}

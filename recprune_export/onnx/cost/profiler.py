@@ -16,7 +16,7 @@ from recprune_export.codec import ToDictMixin
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.estimate import NodeCost, estimate_cost_with_shapes
 from recprune_export.onnx.cost.machine import Machine
-from recprune_export.onnx.cost.weightless_model import Shapes
+from recprune_export.onnx.cost.shape_inference import Shapes
 from recprune_export.onnx.runtime.session import SessionOptions, first_line, load_session, run
 
 WARM_UP = 5  # requests

@@ -1,0 +1,87 @@
+"""Which of the two distributions is installed: the whole tool, or `recprune-export-runtime`, and what to install beside it.
+
+Both hold the import package `recprune_export`; the runtime lacks what makes bundles, and PyTorch. No other
+package is imported here, since any may be missing.
+"""
+
+import sys
+from pathlib import Path
+
+from recprune_export.errors import UsageError
+
+WHOLE, RUNTIME = "recprune-export", "recprune-export-runtime"
+PACKAGE = Path(__file__).parent
+# Extras of both distributions, by the package that they bring.
+EXTRAS = {"zstandard": "pack", "cryptography": "sign"}
+RUNTIME_EXTRAS = {**EXTRAS, "polars": "predict"}
+
+
+def is_whole(package: Path = PACKAGE) -> bool:
+    """Return whether this is the whole tool: the runtime lacks the main job."""
+    return (package / "pipeline").is_dir()
+
+
+def distribution(package: Path = PACKAGE) -> str:
+    """Return the name of the distribution that these files are."""
+    return WHOLE if is_whole(package) else RUNTIME
+
+
+def require_whole_tool(user: str, package: Path = PACKAGE) -> None:
+    """Raise `UsageError` if this is the runtime: `user`, a command or an option, needs the whole tool."""
+    if not is_whole(package):
+        raise UsageError(f"{user} needs the whole tool, and this is {RUNTIME}: pip install {WHOLE}")
+
+
+def install_command(module: str, package: Path = PACKAGE) -> str:
+    """Return the command that installs a `module` which is part of this distribution or of one of its extras.
+
+    >>> install_command("zstandard"), install_command("torch")
+    ("pip install 'recprune-export[pack]'", 'pip install recprune-export')
+    """
+    extras = EXTRAS if is_whole(package) else RUNTIME_EXTRAS
+    name = distribution(package)
+    return f"pip install '{name}[{extras[module]}]'" if module in extras else f"pip install {name}"
+
+
+def describe_missing_module(error: ModuleNotFoundError, user: str, package: Path = PACKAGE) -> str | None:
+    """Return the sentence for a package that `user` needs and that is not installed, or too old; None for an error of ours.
+
+    >>> describe_missing_module(ModuleNotFoundError(name="torch"), "train")
+    'train needs torch: pip install recprune-export'
+    >>> describe_missing_module(ModuleNotFoundError(name="click.exceptions"), "train")
+    'train needs another release of click: pip install --upgrade recprune-export'
+    """
+    module, _, submodule = (error.name or "").partition(".")
+    if not module or module in sys.stdlib_module_names:
+        return None
+    if module == PACKAGE.name:
+        return None if is_whole(package) else f"{user} needs the whole tool: pip install {WHOLE}"
+    command = install_command(module, package)
+    if submodule:  # the package itself was imported
+        return f"{user} needs another release of {module}: {command.replace('install', 'install --upgrade', 1)}"
+    return f"{user} needs {module}: {command}"
+
+
+def find_versions(package: Path = PACKAGE) -> dict[str, str]:
+    """Return the versions of the distributions that are installed into the folder of this package, by their names."""
+    return {
+        name: path.name.removesuffix(".dist-info").rpartition("-")[2]
+        for name in (WHOLE, RUNTIME)
+        for path in package.parent.glob(f"{name.replace('-', '_')}-*.dist-info")
+    }
+
+
+def find_conflict(package: Path = PACKAGE) -> str | None:
+    """Return the sentence for an environment in which the two distributions have overwritten or hidden each other.
+
+    Of the same version they hold the same files, which is no conflict. The other cases mix releases, or leave a part without
+    its files.
+    """
+    versions = find_versions(package)
+    if len(versions) < 2 or (len(set(versions.values())) == 1 and is_whole(package)):
+        return None
+    stated = " and ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{stated} are installed into the same folder, where they hold the same files and spoil each other: "
+        f"pip uninstall -y {WHOLE} {RUNTIME}, then install the one that you need ({WHOLE} holds all of the other)."
+    )
