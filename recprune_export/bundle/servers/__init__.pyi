@@ -1,3 +1,5 @@
+from .mlflow_model import check_mlflow_target as check_mlflow_target
+from .mlflow_model import write_mlflow_model as write_mlflow_model
 from .readme import describe_id_ranges as describe_id_ranges
 from .readme import render_calling_code as render_calling_code
 from .readme import render_readme as render_readme

@@ -143,6 +143,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="The most rows of a batch that a server forms or takes.",
 )
+@click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model folder.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
@@ -170,6 +171,7 @@ def compress(
     outputs: str,
     shared_inputs: str,
     no_dense: bool,
+    mlflow: Path | None,
     prune_rows: str | None,
     resume: bool,
     sign: Path | None,
@@ -200,6 +202,10 @@ def compress(
     from recprune_export.cli.compression_tables import print_result
     from recprune_export.progress import quiet as silently
 
+    if mlflow is not None:
+        from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
+
+        check_mlflow_target(mlflow)
     with silently(quiet or as_json):
         source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
         if plan_only:
@@ -219,6 +225,8 @@ def compress(
             resume=resume,
             sign=sign,
         )
+        if mlflow is not None:
+            write_mlflow_model(result.target, mlflow)
     print_result(result, as_json=as_json, advice=make_loss_advice(context, result))
 
 
