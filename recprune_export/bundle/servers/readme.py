@@ -12,6 +12,7 @@ from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirement
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
 from recprune_export.program.requests.jagged_inputs import (
+    LENGTHS_SUFFIX,
     describe_jagged_inputs,
     is_packed,
     list_program_inputs,
@@ -177,7 +178,12 @@ def answers_rows(signature: Signature) -> bool:
 
 def _describe_arguments(signature: Signature) -> str:
     names = ", ".join(code_span(i.name) for i in list_program_inputs(signature))
-    return f"its arguments are positional, in this order: {names}"
+    jagged = next((i.name for i in signature.inputs if i.jagged is not None and i.jagged.present == i.name), None)
+    lengths = "" if jagged is None else (
+        f". There {code_span(jagged)} is the elements of all rows, one after another, and {code_span(jagged + LENGTHS_SUFFIX)} the number "
+        "in each row"
+    )  # fmt: skip
+    return f"its arguments are positional, in this order: {names}{lengths}"
 
 
 def render_calling_code(session: SessionOptions) -> str:

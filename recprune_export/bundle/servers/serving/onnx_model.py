@@ -90,29 +90,33 @@ class OnnxModel:
 
 
 class RowEnds:
-    """The tensor `rows` that says how many elements each row has in the tensor `values`: by lengths, or by offsets."""
+    """The tensor `rows` that says how many elements each row has in the tensor `values`: by lengths, or by offsets.
 
-    def __init__(self, rows: str, values: str, form: str, *, stacked: bool) -> None:
-        self.rows, self.values, self.form, self.stacked = rows, values, form, stacked
+    Where it is stacked, `key` is the position on the axis of inputs, which is axis 0, or the last one with `keys_last`.
+    """
+
+    def __init__(self, layout: Mapping[str, Any], values: str, key: int | None) -> None:
+        self.rows, self.values, self.form, self.key = layout["rows"], values, layout["form"], key
+        self.keys_last = layout.get("keys_last", False)
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Raise `RequestError` where the rows do not hold exactly the elements that there are."""
         ends, count = arrays[self.rows], len(arrays[self.values])
+        if self.key is not None:
+            ends = ends[..., self.key] if self.keys_last else ends[self.key]
         if self.form == "lengths":
-            if ends.min(initial=0) < 0 or int(ends.sum(dtype=np.int64)) != count:
+            total = int(ends.sum(dtype=np.int64))
+            if ends.min(initial=0) < 0 or total != count:
                 raise RequestError(
-                    f"'{self.values}' has {count} elements, and the lengths in '{self.rows}' sum to {int(ends.sum(dtype=np.int64))}."
+                    f"'{self.values}' has {count} elements, and the lengths in '{self.rows}' sum to {total}."
                 )
             return
-        if self.stacked:
-            return
         last = int(ends[-1]) if len(ends) else 0
-        if (np.diff(ends) < 0).any() or (len(ends) and ends[0] != 0) or last > count:
+        rises = (np.diff(ends) >= 0).all() and last <= count
+        if not rises or (len(ends) and ends[0] != 0) or (self.form == "offsets and end" and last != count):
             raise RequestError(
-                f"'{self.rows}' must begin at 0, and rise to at most {count}, the elements in '{self.values}'."
+                f"'{self.rows}' must begin at 0 and rise to at most {count}, the number of elements in '{self.values}'."
             )
-        if self.form == "offsets and end" and last != count:
-            raise RequestError(f"'{self.rows}' must end in {count}, the number of elements in '{self.values}'.")
 
 
 def _is_packed(tensor: Mapping[str, Any] | None) -> bool:
@@ -121,15 +125,18 @@ def _is_packed(tensor: Mapping[str, Any] | None) -> bool:
 
 
 def find_row_ends(inputs: Sequence[Mapping[str, Any]]) -> list[RowEnds]:
-    """Return the tensors of row ends whose elements all lie in one tensor."""
-    layouts = [tensor["jagged"] for tensor in inputs if _is_packed(tensor)]
+    """Return the tensors of row ends for which one tensor holds the elements of a key, or those of all keys."""
+    layouts = [
+        tensor["jagged"] for tensor in inputs if _is_packed(tensor) and tensor["jagged"]["present"] == tensor["name"]
+    ]
     found = []
     for rows in dict.fromkeys(layout["rows"] for layout in layouts):
         of_rows = [layout for layout in layouts if layout["rows"] == rows]
-        leaders = [tensor for tensor in inputs if _is_packed(tensor) and tensor["jagged"]["rows"] == rows]
-        values = {t["jagged"]["values"] for t in leaders if t["jagged"]["present"] == t["name"]}
-        if len(values) == 1:
-            found.append(RowEnds(rows, values.pop(), of_rows[0]["form"], stacked=of_rows[0].get("stacked", False)))
+        values = [layout["values"] for layout in of_rows]
+        if of_rows[0].get("stacked") and len(set(values)) == len(values):
+            found += [RowEnds(layout, layout["values"], key) for key, layout in enumerate(of_rows)]
+        elif len(set(values)) == 1 and (not of_rows[0].get("stacked") or of_rows[0]["form"] == "lengths"):
+            found.append(RowEnds(of_rows[0], values[0], None))
     return found
 
 
