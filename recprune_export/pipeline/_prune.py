@@ -1,6 +1,5 @@
 """`prune`: remove fields, rows and channels and set zeros, in stages, each planned, applied, proved and fine-tuned."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -8,9 +7,9 @@ import torch
 from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning._finetune import Schedule, finetune
+from recprune_export.finetuning.answer_counts import count_answers_of_row, take_answers
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetuning_constants import ROUNDED_EPOCHS, ROUNDED_LEARNING_RATE
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
@@ -365,17 +364,9 @@ def estimate_curvature(
     if plan.score != OUTPUT_ERROR:
         return None
     data = task.distillation_data(student, student)
-    batches = _take_answers(CURVATURE_ANSWERS, islice(data.batches(seed), CURVATURE_BATCHES))
+    of_row = count_answers_of_row(student.signature)
+    batches = take_answers(CURVATURE_ANSWERS, islice(data.batches(seed), CURVATURE_BATCHES), of_row)
     return weight_curvature(data.student, tables, batches, task.objective.probe, seed)
-
-
-def _take_answers(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches up to so many answers of a program: one for each row, or for each position of a history."""
-    for request, labels in batches:
-        yield request, labels
-        answers -= max(len(values) for values in request.values())
-        if answers <= 0:
-            return
 
 
 def make_nonzero_target(dense: ParameterCounts, pruning: PruningSettings) -> NonZeroTarget:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.batch import Batch
+from recprune_export.finetuning.answer_counts import count_answers_of_row, take_answers
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, count_parameters
 from recprune_export.finetuning.objective import Objective
@@ -110,7 +111,8 @@ class StructuredFractionTrial:
     Results that do not depend on the budget are computed once: the answers of the dense program, if they are not larger than
     `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
     the dense program, two of the pruned one and a backward pass, besides the fits of the layers; its memory is that of the
-    tables that its budget changes, once rotated and once narrowed.
+    tables that its budget changes, once rotated and once narrowed. Of a program that answers at each position of a history, so
+    many batches are used as have an answer for each row of `batches`.
     """
 
     def __init__(
@@ -125,10 +127,12 @@ class StructuredFractionTrial:
         seed: int,
     ) -> None:
         self._program, self._rankings, self._dense = program, rankings, dense
-        self._objective, self._batches = objective, batches
+        rows = sum(max(len(values) for values in request.values()) for request, _ in batches)
+        of_row = count_answers_of_row(program.signature)
+        self._objective, self._batches = objective, list(take_answers(rows, batches, of_row))
         self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
-        self._answers = _DenseAnswers(program, batches)
+        self._answers = _DenseAnswers(program, self._batches)
         self._dense_loss = self._mean_distance(self._answers)
         self._losses: dict[tuple[Any, ...], float] = {}
 
