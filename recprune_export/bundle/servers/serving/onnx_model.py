@@ -106,7 +106,9 @@ class RowEnds:
             ends = ends[..., self.key] if self.keys_last else ends[self.key]
         if self.form == "lengths":
             total = int(ends.sum(dtype=np.int64))
-            if ends.min(initial=0) < 0 or total != count:
+            if ends.min(initial=0) < 0:
+                raise RequestError(f"'{self.rows}' holds a length below 0.")
+            if total != count:
                 raise RequestError(
                     f"'{self.values}' has {count} elements, and the lengths in '{self.rows}' sum to {total}."
                 )
