@@ -33,6 +33,7 @@ FLAGS = {
     "asimddp": "fast int8 on Arm",
 }
 EXTRAS = {
+    "index": "an index of the items of a model of two towers",
     "transformers": "Hugging Face folders",
     "predict": "scores of the rows of a file",
     "pack": "bundles in one file, .tar.zst",

@@ -242,7 +242,8 @@ class ExportSettings:
     a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. The file is in ONNX operator
     set `opset`, is loaded by ONNX Runtime from release `runtime_min` on, and has "all" operators, those of com.microsoft where
     they are faster, or those of "onnx" alone. `raw_inputs` adds a file that takes raw values; `vocabularies`, each INPUT=FILE,
-    are those of a model that `train` did not make.
+    are those of a model that `train` did not make. With `top_k` the bundle has `model.top_k.onnx`, whose answer is that many best
+    items; `item_ids` is a file with their ids, by the columns of the scores, and `exclude_seen` leaves out the items of the history.
     """
 
     outputs: tuple[str, ...] = ()
@@ -253,6 +254,9 @@ class ExportSettings:
     license: str | None = None
     bad_ids: Literal["unknown", "error"] = "unknown"
     padded: int | None = None
+    top_k: int | None = None
+    item_ids: str | None = None
+    exclude_seen: bool = False
     raw_inputs: bool = False
     vocabularies: tuple[str, ...] = ()
     opset: int = DEFAULT_OPSET
@@ -275,6 +279,11 @@ class ExportSettings:
                 f"--max-batch must be {MOST_SAMPLE_ROWS} or more, for the golden requests of a bundle have up to so many rows; got "
                 f"{self.max_batch}."
             )
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"--top-k must be 1 or more, got {self.top_k}.")
+        if self.top_k is None and (self.item_ids is not None or self.exclude_seen):
+            option = "--item-ids" if self.item_ids is not None else "--exclude-seen"
+            raise UsageError(f"{option} belongs to --top-k: give that as well.")
         _ = self.runtime  # which refuses what cannot be
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")

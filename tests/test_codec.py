@@ -34,6 +34,7 @@ from recprune_export.gate.history import CheckRecord, RecordedFigure
 from recprune_export.metrics import MetricChange
 from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
 from recprune_export.onnx.counts import Counts
+from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.program import Input, Jagged, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
@@ -100,6 +101,13 @@ READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     Plan: PLANS | instances(Plan, next_stage=PLANS),
     SessionOptions: instances(SessionOptions, threads=st.integers(1), optimization=st.sampled_from(list(OPTIMIZATION))),
     **{kind: instances(kind) for kind in PLAIN},
+    RuntimeRequirements: st.builds(
+        RuntimeRequirements,
+        st.text(),
+        st.integers(1, 14),
+        st.dictionaries(st.text(), st.integers(1, 30)),
+        st.none() | st.text(),
+    ),
 }
 
 

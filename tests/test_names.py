@@ -20,8 +20,8 @@ PLACEHOLDERS = {
     "found", "own", "part", "parts", "kept", "made", "told", "given", "seen", "wanted", "asked", "taken", "stated", "gone",
     "shown",
 }  # fmt: skip
-# Keys of the manifest, whose format stays.
-ALLOWED = {"kept", "taken_back"}
+# Keys of the manifest, whose format stays, and the field's word for items of a history.
+ALLOWED = {"kept", "taken_back", "exclude_seen"}
 
 
 def module_name(path: Path) -> str:

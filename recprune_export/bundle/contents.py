@@ -100,3 +100,10 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def make_npy(array: np.ndarray) -> bytes:
+    """Return the content of an `.npy` file; no objects, so that it is read without unpickling."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

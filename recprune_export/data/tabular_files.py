@@ -128,7 +128,7 @@ def _open(path: Path, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, .
         names = tuple(frame.collect_schema().names())
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} is damaged or no table: {_describe(error)}") from error
-    if len(names) < 2:
+    if len(names) < 2 and is_csv:  # with another separator it may have more
         raise DataError(
             f"{path} has {len(names)} column; rows need a label and at least one field "
             f"(is the separator '{separator}'? --separator names another)."

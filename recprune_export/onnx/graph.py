@@ -15,12 +15,17 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     unique_name, number = name, 1
     while unique_name in graph.initializers:
         unique_name, number = f"{name}_{number}", number + 1
-    tensor = ir.tensor(array, name=unique_name)
+    tensor = _make_string_tensor(array, unique_name) if array.dtype.kind == "U" else ir.tensor(array, name=unique_name)
     value = ir.Value(
         name=unique_name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
     )
     graph.register_initializer(value)
     return value
+
+
+def _make_string_tensor(array: np.ndarray, name: str) -> ir.StringTensor:
+    texts = np.array([text.encode() for text in array.reshape(-1).tolist()], dtype=object)
+    return ir.StringTensor(texts.reshape(array.shape), shape=ir.Shape(array.shape), name=name)
 
 
 def get_constant_array(value: ir.Value | None) -> np.ndarray | None:

@@ -39,6 +39,16 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     return data
 
 
+def save_with_weights_beside(model: ir.Model, path: Path) -> None:
+    """Write a graph whose external weights stay in their file, which lies in the folder of `path`.
+
+    Raises `ExportError` where the file does not pass onnx.checker.
+    """
+    ir.save(model, path)
+    _restore_doc_strings(model, path)
+    _check(path)
+
+
 def choose_ir_version(model: ir.Model) -> int:
     """Return the oldest version of the file format that has the operator sets and the types of weights, for old runtimes."""
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]

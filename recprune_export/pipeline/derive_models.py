@@ -10,6 +10,8 @@ from recprune_export.derived.derived_model import DeriveModel, SourceModel
 from recprune_export.derived.raw_inputs.derive_raw_inputs import derive_raw_inputs
 from recprune_export.derived.raw_inputs.plan_raw_inputs import plan_of_encoder, plan_of_vocabularies
 from recprune_export.derived.raw_inputs.read_vocabulary import parse_vocabulary_options, read_vocabularies
+from recprune_export.derived.top_k.item_ranking import plan_ranking
+from recprune_export.derived.top_k.top_k_file import derive_top_k
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Task
@@ -23,6 +25,20 @@ def choose_derived_models(
     export: ExportSettings, encoder: Encoder | SequenceEncoder | None, signature: Signature
 ) -> tuple[DeriveModel, ...]:
     """Return the steps that make the further files of a bundle; `signature` is that of the program, with its rules for bad ids.
+
+    Raises `UsageError` and `DataError` where a file cannot be made of this model.
+    """
+    steps = list(_choose_raw_inputs(export, encoder, signature))
+    if export.top_k is not None:
+        ranking = plan_ranking(signature.with_shared(export.shared_inputs), export, encoder)
+        steps.append(partial(derive_top_k, ranking=ranking))
+    return tuple(steps)
+
+
+def _choose_raw_inputs(
+    export: ExportSettings, encoder: Encoder | SequenceEncoder | None, signature: Signature
+) -> tuple[DeriveModel, ...]:
+    """Return the step of the file that takes raw values.
 
     Raises `UsageError` where the model has no vocabularies, and `DataError` where a vocabulary does not fit it.
     """

@@ -45,14 +45,21 @@ class EncodedRows(Protocol):
 
 
 def encode_rows(
-    bundle: Path, manifest: Manifest, path: Path, reading: DataSettings, keep: Collection[str]
+    bundle: Path,
+    manifest: Manifest,
+    path: Path,
+    reading: DataSettings,
+    keep: Collection[str],
+    signature: Signature | None = None,
 ) -> EncodedRows:
     """Return the converter from rows of `path` to requests for a bundle's model; columns in `keep` are read as well.
+
+    With a `signature` requests have its inputs alone, which are some of the model's.
 
     Raises `UsageError` if rows cannot be requests of this model, `DataError` if a column is missing or of another type.
     """
     options = CsvOptions(reading.separator, reading.encoding)
-    signature = Signature.from_dict(manifest.signature)
+    signature = signature or Signature.from_dict(manifest.signature)
     shared = [i.name for i in signature.inputs if i.shared]
     if shared:
         raise UsageError(
@@ -67,7 +74,7 @@ def encode_rows(
             f"The model of {bundle} answers the history of a user, not a row: rank with model.onnx as the bundle's README shows."
         )
     with reject_invalid_sections(bundle, ENCODING):
-        encoder = Encoder.from_dict(values)
+        encoder = Encoder.from_dict(values).select_inputs({i.name for i in signature.inputs})
     schema = encoder.schema
     texts = [name for name in read_column_names(path, options) if name in schema.texts or name not in keep]
     return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading, signature)

@@ -35,6 +35,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     Sha256,
     SignatureSection,
     ToleranceSection,
+    TowersSection,
 )
 from recprune_export.bundle.manifest.migration import migrate
 from recprune_export.errors import BundleError
@@ -153,6 +154,11 @@ class Manifest(BaseModel):
     models: Annotated[
         dict[str, Annotated[Object, PublishedAs(DerivedModelEntry)]],
         Field(description=f"other ONNX files of the bundle, which are made from {MODEL}, by their names"),
+    ] = Field(default_factory=dict)
+    towers: Annotated[
+        Object,
+        PublishedAs(TowersSection | EmptySection),
+        Field(description="the two towers of the model and the index of items; empty unless `split` wrote the bundle"),
     ] = Field(default_factory=dict)
     encoding: Annotated[
         Annotated[Object, PublishedAs(EncodingSection)] | None,

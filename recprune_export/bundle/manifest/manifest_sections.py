@@ -719,6 +719,56 @@ class SampleFiles(TypedDict):
     outputs: Name
 
 
+@with_config(OPEN)
+class TowerEntry(TypedDict):
+    """One of the two ONNX files of a model of two towers."""
+
+    file: Annotated[Name, Field(description="an entry of `models`")]
+    inputs: Annotated[list[Name], Field(description="its inputs, which the other file does not have")]
+    output: Annotated[Name, Field(description="its output, the vector")]
+
+
+@with_config(OPEN)
+class ItemVectorsEntry(TypedDict):
+    """The vectors of items, with their ids."""
+
+    file: Annotated[Name, Field(description="vectors of items, float32 [count, width], as NumPy writes an array")]
+    ids: Annotated[Name, Field(description="the id of each row, int64 or texts, as NumPy writes an array")]
+    id_column: Annotated[str, Field(description="the column of the file of items from which the ids come")]
+    count: Count
+    bytes: Count
+
+
+@with_config(OPEN)
+class ItemIndexEntry(TypedDict):
+    """An index of the vectors of items by inner product, whose labels are their rows."""
+
+    file: Name
+    library: Annotated[Name, Field(description="that wrote the index and reads it, with its version")]
+    bytes: Count
+    k: AtLeastOne
+    recall: Annotated[
+        float, Field(ge=0, le=1, description="mean fraction of the exact k best items that a search of one user finds")
+    ]
+
+
+@with_config(OPEN)
+class TowersSection(TypedDict):
+    """A model whose score is a function of the inner product of two vectors, taken apart by `split`."""
+
+    user: TowerEntry
+    item: TowerEntry
+    width: Annotated[int, Field(ge=1, description="numbers of a vector")]
+    similarity: Annotated[
+        Literal["inner product", "cosine"], Field(description="cosine if all vectors have the length 1")
+    ]
+    formula: Annotated[Name, Field(description="the score of `model.onnx` from the inner product; it rises with it")]
+    steps: Annotated[list[Object], Field(description="the formula as steps: scale, shift, or an operator of ONNX")]
+    parity: Annotated[Object, Field(description="both files together against `model.onnx`, all in ONNX Runtime")]
+    items: NotRequired[ItemVectorsEntry]
+    index: NotRequired[ItemIndexEntry]
+
+
 @with_config(CLOSED)
 class DerivedModelEntry(TypedDict):
     """An ONNX file that is made from `model.onnx`, with what it was held to."""

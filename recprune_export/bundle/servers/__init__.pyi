@@ -6,6 +6,6 @@ from .readme import render_readme as render_readme
 from .row_independence import rows_are_independent as rows_are_independent
 from .server_files import ServerFiles as ServerFiles
 from .server_files import make_server_files as make_server_files
-from .server_files import read_server_files as read_server_files
+from .server_files import select_server_files as select_server_files
 from .triton import make_model_name as make_model_name
 from .triton import make_model_repository as make_model_repository

@@ -38,7 +38,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `pip install
 
 {meanings}
 
-{runtime}{weights}{rules}{ignored}{models}\
+{runtime}{weights}{rules}{ignored}{models}{towers}\
 The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on; {arguments}.
@@ -75,6 +75,27 @@ Weights are stored in fewer bits ({forms}). The golden outputs are those of this
 may differ within the tolerances of the manifest.
 """
 
+_TOWERS = """\
+`{user}` and `{item}` are the two towers of the model: `{formula}`, with `user` and `item` their vectors of {width} numbers
+({similarity}). The score rises with the product, so items rank by it.
+
+"""
+
+_INDEX = """\
+`{vectors}` holds the vectors of {count:,} items, `{ids}` their ids (column `{column}`). `{file}` is an index of them ({library}) that finds
+{recall:.1%} of the exact {k} best items of a user:
+
+```python
+import faiss
+index, ids = faiss.read_index("{file}"), np.load("{ids}")
+products, rows = index.search(user_vector, {k})  # the output of {user}
+best = ids[rows]
+```
+
+"""
+
+_VECTORS = "`{vectors}` holds the vectors of {count:,} items, `{ids}` their ids (column `{column}`).\n\n"
+
 _ROWS_SHARED = """
 Ids that are rare in the training data share one row of their table; the model takes the same ids as before:
 
@@ -97,6 +118,7 @@ def render_readme(
     report: bool = True,
     weights: str | None = None,
     models: Mapping[str, Any] | None = None,
+    towers: Mapping[str, Any] | None = None,
     runtime: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the README of a bundle.
@@ -105,7 +127,8 @@ def render_readme(
     `quantization`: these sections of the manifest; `encoding`: this section, where the bundle contains `encoding.json`; `ignored`:
     inputs, or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `servers`: the
     files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
-    `report.html`; `weights`: the name of the file of external weights; `models` and `runtime`: these sections of the manifest.
+    `report.html`; `weights`: the name of the file of external weights; `models`, `runtime` and
+    `towers`: these sections of the manifest.
     """
     whole = Signature.from_dict(signature)
     inputs = make_file_signature(whole).to_dict()["inputs"]
@@ -141,6 +164,7 @@ def render_readme(
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
         models=_describe_models(models or {}),
+        towers=_describe_towers(towers or {}),
         runtime="" if runtime is None else f"`model.onnx` {RuntimeRequirements.from_dict(runtime).describe()}.\n\n",
     )
 
@@ -184,6 +208,27 @@ def _describe_arguments(signature: Signature) -> str:
         "in each row"
     )  # fmt: skip
     return f"its arguments are positional, in this order: {names}{lengths}"
+
+
+def _describe_towers(towers: Mapping[str, Any]) -> str:
+    """Return what the files of `split` are, with the code that asks the index."""
+    if not towers:
+        return ""
+    user, items, index = towers["user"]["file"], towers.get("items"), towers.get("index")
+    text = _TOWERS.format(
+        user=user,
+        item=towers["item"]["file"],
+        formula=towers["formula"],
+        width=towers["width"],
+        similarity=towers["similarity"],
+    )
+    if items is None:
+        return text
+    of_items = {"vectors": items["file"], "ids": items["ids"], "count": items["count"], "column": items["id_column"]}
+    if index is None:
+        return text + _VECTORS.format(**of_items)
+    of_index = {name: index[name] for name in ("file", "library", "recall", "k")}
+    return text + _INDEX.format(**of_items, **of_index, user=user)
 
 
 def render_calling_code(session: SessionOptions) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.bundle.servers.finite_rows import take_finite_rows
 from recprune_export.bundle.servers.kserve import (
     INFERENCE_SERVICE,
@@ -94,12 +93,12 @@ def make_derived_samples(bundle: str, models: "Sequence[ValidatedModel]") -> dic
     return files
 
 
-def read_server_files(bundle: Path, manifest: Manifest) -> ServerFiles:
-    """Return the files for servers of an existing bundle, for a README that is written anew."""
+def select_server_files(files: Mapping[str, Content]) -> ServerFiles:
+    """Return those of the files of an existing bundle that are for servers, for a README that is written anew."""
     pattern = r"triton/|kserve/|serving/|serve_onnxruntime\.py$|samples/(.*-)?(kserve|triton|predict)-(request|response)\.json$"
-    names = [name for name in manifest.files if re.match(pattern, name)]
+    names = [name for name in files if re.match(pattern, name)]
     config = next((name for name in names if re.fullmatch(r"triton/[^/]+/config\.pbtxt", name)), None)
-    stated = (
-        None if config is None else re.search(r"^max_batch_size: (\d+)$", (bundle / config).read_text(), re.MULTILINE)
-    )
-    return ServerFiles({name: bundle / name for name in names}, None if stated is None else int(stated[1]))
+    content = None if config is None else files[config]
+    text = content.read_bytes() if isinstance(content, Path) else content if isinstance(content, bytes) else b""
+    batch = re.search(rb"^max_batch_size: (\d+)$", text, re.MULTILINE)
+    return ServerFiles({name: files[name] for name in names}, None if batch is None else int(batch[1]))

@@ -18,7 +18,7 @@ from recprune_export.cli.commands import (
 from recprune_export.installation import is_whole
 
 if is_whole():
-    from recprune_export.cli.commands import compress, generate, refresh, sweep, train
+    from recprune_export.cli.commands import compress, generate, refresh, split, sweep, train
 
 __all__ = [
     "check",
@@ -33,6 +33,7 @@ __all__ = [
     "refresh",
     "report",
     "sign",
+    "split",
     "sweep",
     "train",
     "verify",

@@ -94,6 +94,19 @@ if TYPE_CHECKING:
     help="all: operators of com.microsoft where they are faster; onnx: standard ones alone, for OpenVINO and other runtimes.",
 )
 @click.option(
+    "--top-k",
+    type=int,
+    metavar="K",
+    help="Also write model.top_k.onnx, which answers with the K best items and their scores; with --shared-inputs, the K best candidates.",
+)
+@click.option(
+    "--item-ids",
+    type=FILE,
+    metavar="FILE",
+    help="For --top-k: CSV or Parquet with `id`, yours, of each `column` of the scores.  [default: the values of the vocabulary]",
+)
+@click.option("--exclude-seen", is_flag=True, help="For --top-k: leave out the items of the history.")
+@click.option(
     "--max-drop",
     type=float,
     metavar="DROP",
@@ -170,6 +183,7 @@ def compress(
     target_batch_sizes: str | None,
     outputs: str,
     shared_inputs: str,
+    item_ids: Path | None,
     no_dense: bool,
     mlflow: Path | None,
     prune_rows: str | None,
@@ -192,6 +206,7 @@ def compress(
         else None,
         outputs=parse_names(outputs),
         shared_inputs=parse_names(shared_inputs),
+        item_ids=None if item_ids is None else str(item_ids),
         keep_dense=not no_dense,
         prune_rows=None if prune_rows is None else parse_row_fraction(prune_rows),
         **options,

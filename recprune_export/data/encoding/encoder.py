@@ -1,7 +1,7 @@
 """`Encoder`: conversion of raw values to the inputs of a recommender, fitted on training rows and saved with the model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from dataclasses import field as declare
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -95,6 +95,18 @@ class Encoder(DictMixin):
         """The id of values that the vocabulary lacks, by input."""
         schema = self.schema
         return {**dict.fromkeys(schema.categorical, 0), **{several.name: 1 for several in schema.multi_valued}}
+
+    def select_inputs(self, inputs: Collection[str]) -> Self:
+        """Return the encoder of these inputs alone, which reads no other columns."""
+        schema = replace(
+            self.schema,
+            categorical=tuple(name for name in self.schema.categorical if name in inputs),
+            multi_valued=tuple(several for several in self.schema.multi_valued if several.name in inputs),
+            numeric=self.schema.numeric if NUMERIC in inputs else (),
+            vectors=self.schema.vectors if NUMERIC in inputs else (),
+        )
+        vocabularies = {name: of for name, of in self.vocabularies.items() if name in inputs}
+        return replace(self, schema=schema, vocabularies=vocabularies)
 
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training.

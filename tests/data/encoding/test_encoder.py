@@ -50,6 +50,15 @@ def test_ids_are_below_the_rows_of_the_table_for_any_text(texts: list[str]) -> N
         assert 0 <= request[name].min() <= request[name].max() < rows
 
 
+def test_some_inputs_need_their_columns_alone() -> None:
+    encoder = Encoder.fit(TRAIN.lazy(), SCHEMA)
+    whole = encoder.encode(TRAIN)
+    for inputs, columns in ({"shop"}, ["shop"]), ({"tags"}, ["tags"]), ({NUMERIC, "shop"}, ["shop", "age", "flat"]):
+        request = encoder.select_inputs(inputs).encode(TRAIN.select(columns))
+        assert set(request) == inputs
+        assert all(np.array_equal(request[name], whole[name]) for name in inputs)
+
+
 def test_an_encoder_survives_json_and_encodes_as_before(clicks_file: Path) -> None:
     schema = infer_schema(clicks_file, SchemaOverrides(labels=("clicked",))).schema
     data = load_clicks(clicks_file, schema)

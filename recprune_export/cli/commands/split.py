@@ -1,0 +1,132 @@
+"""`split`: the two towers of a model apart, with an index of its items."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recprune_export.cli.input_paths import BUNDLE, DATA
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE, reading_options
+from recprune_export.cli.tables import (
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+    quote_for_shell,
+)
+from recprune_export.errors import UsageError
+from recprune_export.number_formats import format_bytes
+
+if TYPE_CHECKING:
+    from recprune_export.pipeline.towers.split_bundle import SplitResult
+
+
+@main.command()
+@click.argument("bundle", type=BUNDLE)
+@click.option(
+    "--items",
+    type=DATA,
+    help="CSV or Parquet with a row for each item, raw values as in training: their vectors and an index.",
+)
+@click.option("--id", "id_column", metavar="COLUMN", help="The column of --items with your ids.  [default: the first]")
+@click.option(
+    "--users", type=DATA, help="Rows of users for whom the recall is measured.  [default: drawn from the signature]"
+)
+@click.option(
+    "--user-input", metavar="NAME", help="An input of the user's tower.  [default: a shared one, else the first]"
+)
+@click.option(
+    "--top-k", type=click.IntRange(1), default=100, show_default=True, help="Best items whose recall is measured."
+)
+@click.option("--no-index", is_flag=True, help="Write the vectors of items without an index.")
+@click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE is replaced]")
+@reading_options
+@click.option("--json", "as_json", is_flag=True, help="Print the section `towers` of the manifest as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def split(
+    bundle: Path,
+    items: Path | None,
+    id_column: str | None,
+    users: Path | None,
+    user_input: str | None,
+    top_k: int,
+    no_index: bool,
+    output: Path | None,
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write BUNDLE again with user.onnx and item.onnx, whose inner product gives the score of the model.
+
+    The model has two parts with inputs of their own that meet in one inner product or cosine; another one is refused with the reason.
+    An index needs `pip install 'recprune-export[index]'`. The new bundle is not signed.
+    """
+    from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
+    from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
+    from recprune_export.progress import quiet as silently
+    from recprune_export.settings import DataSettings
+
+    for option, value in (("--id", id_column), ("--users", users), ("--no-index", no_index)):
+        if value and items is None:
+            raise UsageError(f"{option} belongs to --items: give that as well.")
+    if is_packed(bundle) and output is None:
+        raise UsageError(f"{bundle} is packed: name the directory of the new bundle by --output.")
+    reading = DataSettings(separator, encoding, allow_unknown)
+    source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
+    with silently(quiet or as_json), open_bundle_path(bundle) as folder:
+        result = split_bundle(folder, output, source=source, user_input=user_input)
+    print_split(result, as_json=as_json)
+
+
+@prints_after_work
+def print_split(result: "SplitResult", *, as_json: bool) -> None:
+    """Print the towers, how they meet, and the index beside that of the dense model."""
+    towers = result.towers
+    if as_json:
+        return print_json(dict(towers))
+    for tower in (towers["user"], towers["item"]):
+        click.echo(f"{tower['file']}: {', '.join(tower['inputs'])} to a vector of {towers['width']} numbers")
+    click.echo(
+        f"{towers['formula']} ({towers['similarity']}), compared with model.onnx on {towers['parity']['rows']} rows"
+    )
+    if "items" in towers:
+        items = towers["items"]
+        click.echo(
+            f"{items['file']}: {items['count']:,} items, {format_bytes(items['bytes'])}; ids in {items['ids']} from '{items['id_column']}'"
+        )
+    if "index" in towers:
+        print_index(towers["index"])
+    print_notes(result.notes)
+    if result.was_signed:
+        click.echo("Note: The new bundle is not signed: `recprune-export sign` signs it.", err=True)
+    click.echo(f"Bundle: {result.target}")
+    click.echo(f"Next: recprune-export verify {quote_for_shell(result.target)}")
+
+
+def print_index(index: "dict[str, Any]") -> None:
+    """Print size, recall and times of an index, and those of the dense model's."""
+    columns = {"pruned": index, **({"dense": index["dense"]} if "dense" in index else {})}
+    table = make_table(
+        f"Index of the items ({index['library']}), best {index['k']} of {index['queries']} users", "", *columns
+    )
+    rows = {
+        "bytes of the index": lambda of: format_bytes(of["bytes"]),
+        "bytes of the vectors": lambda of: format_bytes(of["vector_bytes"]),
+        "numbers of a vector": lambda of: str(of["width"]),
+        "recall against exact search": lambda of: f"{of['recall']:.4f}",
+        "a user, by the index": lambda of: f"{of['search_microseconds']:.0f} µs",
+        "a user, exactly": lambda of: f"{of['exact_microseconds']:.0f} µs",
+    }
+    for name, form in rows.items():
+        table.add_row(name, *(form(of) for of in columns.values()))
+    console = make_console()
+    console.print(table)
+    if "dense" in index:
+        console.print(
+            f"Of the dense model's exact best items {index['dense']['same_best_items']:.1%} are among those of the pruned one",
+            highlight=False,
+        )

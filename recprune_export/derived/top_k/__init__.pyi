@@ -1,0 +1,10 @@
+from .item_ids import ItemIds as ItemIds
+from .item_ids import make_column_ids as make_column_ids
+from .item_ids import make_vocabulary_ids as make_vocabulary_ids
+from .item_ids import parse_ids as parse_ids
+from .item_ids import read_item_ids as read_item_ids
+from .item_ranking import CandidateRanking as CandidateRanking
+from .item_ranking import ItemRanking as ItemRanking
+from .item_ranking import plan_ranking as plan_ranking
+from .top_k_file import TOP_K as TOP_K
+from .top_k_file import derive_top_k as derive_top_k

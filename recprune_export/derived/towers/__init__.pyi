@@ -1,0 +1,12 @@
+from .search_index import IndexReport as IndexReport
+from .search_index import build_index as build_index
+from .search_index import choose_nearest as choose_nearest
+from .search_index import measure_index as measure_index
+from .search_index import measure_recall as measure_recall
+from .separable_score import SeparableScore as SeparableScore
+from .separable_score import find_separable_score as find_separable_score
+from .tower_files import Tower as Tower
+from .tower_files import combine_vectors as combine_vectors
+from .tower_files import derive_tower as derive_tower
+from .tower_files import open_towers as open_towers
+from .tower_files import write_tower as write_tower

@@ -1,0 +1,82 @@
+"""Vectors of the rows of a file, by one tower of a bundle."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.column_names import check_columns_exist
+from recprune_export.data.csv_format import CsvOptions
+from recprune_export.data.tabular_files import collect, raise_data_errors, read_column_names, scan
+from recprune_export.derived.top_k.item_ids import parse_ids
+from recprune_export.derived.towers.tower_files import Tower
+from recprune_export.errors import DataError
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.prediction._predict import ROWS_PER_READ, ROWS_PER_RUN
+from recprune_export.prediction.encode_requests import encode_rows
+from recprune_export.settings import DataSettings
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """`vectors` [items, width], float32; `ids` [items], int64 or texts, from the column `column`; notes on unknown values."""
+
+    vectors: np.ndarray
+    ids: np.ndarray
+    column: str
+    notes: tuple[str, ...]
+
+
+def read_item_vectors(
+    bundle: Path, manifest: Manifest, tower: Tower, file: Path, path: Path, column: str | None, reading: DataSettings
+) -> ItemVectors:
+    """Return the vectors of the items in `path` by the ONNX `file` of a tower, with their ids from `column`, the first by default.
+
+    Raises `DataError` where a column is missing, an id is missing or occurs twice, or a vector is not finite.
+    """
+    ids, column = _read_ids(path, column, reading)
+    vectors, notes = read_vectors_of_rows(bundle, manifest, tower, file, path, reading)
+    odd = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(odd):
+        raise DataError(
+            f"The vector of the item '{ids[odd[0]]}' in {path} is not finite, nor are {len(odd) - 1:,} others: fill the missing values."
+        )
+    return ItemVectors(vectors, ids, column, notes)
+
+
+def read_vectors_of_rows(
+    bundle: Path, manifest: Manifest, tower: Tower, file: Path, path: Path, reading: DataSettings
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the vectors of all rows of `path`, [rows, width], and notes; raw values are encoded as the bundle says."""
+    requests = encode_rows(bundle, manifest, path, reading, (), tower.signature)
+    session = make_session(file, 1)
+
+    def answer() -> Iterator[np.ndarray]:
+        first_row = 0
+        with raise_data_errors(path):
+            columns = requests.frame.select(*requests.columns)
+            for rows in columns.collect_batches(chunk_size=ROWS_PER_READ, engine="streaming"):
+                request = requests.request(rows, first_row)
+                for start in range(0, len(rows), ROWS_PER_RUN):
+                    part = {name: values[start : start + ROWS_PER_RUN] for name, values in request.items()}
+                    yield run(session, part)[tower.output]
+                first_row += len(rows)
+
+    parts = [*answer()]
+    if not parts:
+        raise DataError(f"{path} has no rows.")
+    return np.concatenate(parts), requests.judge()
+
+
+def _read_ids(path: Path, column: str | None, reading: DataSettings) -> tuple[np.ndarray, str]:
+    options = CsvOptions(reading.separator, reading.encoding)
+    names = read_column_names(path, options)
+    column = names[0] if column is None else column
+    check_columns_exist(path, (column,), names, "which holds the ids of the items")
+    values, _ = parse_ids(path, collect(scan(path, options, text=(column,), columns=(column,)), path)[column])
+    missing = sum(value is None for value in values)
+    if missing:
+        raise DataError(f"{missing:,} of {len(values):,} items in {path} have no id in '{column}': give each one.")
+    return np.array(values), column

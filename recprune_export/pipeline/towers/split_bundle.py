@@ -1,0 +1,338 @@
+"""`split_bundle`: write a bundle again, with a file for each of its two towers, the vectors of items and an index of them."""
+
+import datetime
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recprune_export.bundle._verify import check_files, check_models, read_manifest, reject_invalid_sections
+from recprune_export.bundle.contents import gather_derived_files, make_npy
+from recprune_export.bundle.key_figures import describe_figures
+from recprune_export.bundle.manifest.manifest import (
+    DENSE,
+    ENCODING,
+    MODEL,
+    REPORT,
+    SAMPLE_INPUTS,
+    SIGNATURE,
+    Manifest,
+)
+from recprune_export.bundle.remeasure_latency import read_session_options
+from recprune_export.bundle.servers.readme import render_readme
+from recprune_export.bundle.servers.server_files import select_server_files
+from recprune_export.bundle.write import Content, HardLink, stage_bundle, write_bundle
+from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
+from recprune_export.derived.derived_model import SourceModel
+from recprune_export.derived.towers.search_index import IndexReport, choose_nearest, import_faiss, measure_index
+from recprune_export.derived.towers.separable_score import SeparableScore, describe_steps
+from recprune_export.derived.towers.tower_files import Tower, combine_vectors, derive_tower, open_towers, write_tower
+from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
+from recprune_export.errors import DataError, ModelError, ValidationFailed
+from recprune_export.onnx.export import OnnxFile
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.pipeline.build_manifest import describe_omissions
+from recprune_export.pipeline.evaluate_export import choose_measured_batches
+from recprune_export.pipeline.towers.item_vectors import ItemVectors, read_item_vectors, read_vectors_of_rows
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
+from recprune_export.program.requests.random_requests import sample_request
+from recprune_export.program.signature import BATCH, Signature
+from recprune_export.progress import show_status
+from recprune_export.report.bundle_page import render_bundle_report
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings, Settings
+from recprune_export.validation.edge_requests import RequestArrays, squeeze_shared_inputs
+from recprune_export.validation.parity import NamedOutputs, ParityReport, Tolerances, check_parity
+
+VECTORS, IDS, INDEX = "items.npy", "item_ids.npy", "items.faiss"
+DRAWN_ROWS = 256
+UNIT = 1e-3  # a vector whose length differs from 1 by less is normalized
+
+
+@dataclass(frozen=True)
+class ItemSource:
+    """Files with rows of raw values: items with their ids in `id_column` (the first by default), and users that are searched for.
+
+    `k`: how many best items the recall of the index counts. Without `index` the vectors are written alone.
+    """
+
+    items: Path
+    id_column: str | None = None
+    users: Path | None = None
+    k: int = 100
+    index: bool = True
+    reading: DataSettings = DEFAULT_DATA_SETTINGS
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The bundle that was written, its section `towers`, whether the former one was signed, and notes."""
+
+    target: Path
+    manifest: Manifest
+    towers: Mapping[str, Any]
+    was_signed: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The score of an ONNX file and its two towers, the user's first, with the file of each."""
+
+    score: SeparableScore
+    towers: tuple[Tower, Tower]
+    files: tuple[Path, Path]
+
+
+def split_bundle(
+    bundle: Path,
+    target: Path | None = None,
+    *,
+    source: ItemSource | None = None,
+    user_input: str | None = None,
+) -> SplitResult:
+    """Write `bundle` to `target`, by default in its own place, with `user.onnx` and `item.onnx`; whole or not at all.
+
+    With the items of `source` it has their vectors and an index as well. The user's tower is that of `user_input`, else that of shared
+    inputs, else that of the first input. The bundle that is written has no signature.
+
+    Raises `ModelError` with the reason where the model cannot be taken apart, `ValidationFailed` where the towers together do not give
+    the answers of the model, `BundleError`, `DataError` and `UsageError`.
+    """
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    check_models(bundle, manifest)
+    if source is not None and source.index:
+        import_faiss()  # a missing library is named before the work
+    with reject_invalid_sections(bundle):
+        signature = Signature.from_dict(manifest.signature)
+        settings = Settings.from_dict(manifest.settings)
+        tolerances = Tolerances(**manifest.tolerances)
+    score, towers = open_towers(bundle / MODEL, signature, user_input)
+    with stage_bundle(target or bundle) as target, tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = _open_source(bundle, manifest, signature, tolerances)
+        validated = _derive_towers(model, towers, settings, folder)
+        pair = _Pair(score, towers, (folder / towers[0].file, folder / towers[1].file))
+        parity = _check_together(pair, model)
+        files: dict[str, Content] = {
+            **gather_derived_files(validated),
+            **make_derived_samples(manifest.name, validated),
+        }
+        notes: tuple[str, ...] = ()
+        section = _describe_pair(pair, model, parity)
+        if source is not None:
+            items = _read_items(bundle, manifest, pair, source)
+            files |= {VECTORS: make_npy(items.vectors), IDS: make_npy(items.ids)}
+            section["items"] = {
+                "file": VECTORS,
+                "ids": IDS,
+                "id_column": items.column,
+                "data": source.items.name,
+                "count": len(items.ids),
+                "bytes": items.vectors.nbytes,
+            }
+            notes = items.notes
+            if source.index:
+                section["index"], more = _index(bundle, manifest, pair, items, source, folder)
+                files[INDEX] = folder / INDEX
+                notes += more
+        manifest = manifest.model_copy(
+            update={
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "models": {**manifest.models, **{of.model.name: of.to_dict() for of in validated}},
+                "towers": section,
+                "notes": list(dict.fromkeys([*manifest.notes, *notes])),
+            }
+        )
+        manifest = Manifest.model_validate(manifest.model_dump(exclude={"checksum"}))
+        files = {**_keep_files(bundle, manifest), **files}
+        files |= _render_pages(manifest, files, settings)
+        was_signed = (bundle / SIGNATURE).exists()
+        write_bundle(target, files, manifest)
+    return SplitResult(target, manifest, section, was_signed, notes)
+
+
+def _open_source(bundle: Path, manifest: Manifest, signature: Signature, tolerances: Tolerances) -> SourceModel:
+    """Return the model of a bundle, with its golden rows and drawn ones as the rows of traffic."""
+    data = bundle / f"{MODEL}.data"
+    file = OnnxFile(bundle / MODEL, manifest.opset, data if data.exists() else None, signature)
+    session = make_session(bundle / MODEL, 1)
+    free = tuple(replace(i, shape=(BATCH, *i.shape[1:]), shared=False) for i in signature.inputs)
+    golden = read_npz(bundle / SAMPLE_INPUTS, MAX_EXAMPLE_BYTES)
+    drawn = sample_request(Signature(free, ()), DRAWN_ROWS, seed=0)
+    # A shared input has one golden row; as rows of traffic it has as many as the others.
+    count = max(len(values) for values in golden.values())
+    rows = {
+        name: np.concatenate([np.resize(golden[name], (count, *values.shape[1:])), values])
+        for name, values in drawn.items()
+    }
+    return SourceModel(file, lambda request: run(session, request), rows, tolerances)
+
+
+def _derive_towers(
+    model: SourceModel, towers: tuple[Tower, Tower], settings: Settings, folder: Path
+) -> tuple[ValidatedModel, ...]:
+    batches, threads = choose_measured_batches(settings.latency), settings.latency.threads
+    validated = []
+    for tower in towers:
+        own = {i.name for i in tower.inputs}
+        others = {name: values for name, values in model.rows.items() if name not in own}
+        derived = derive_tower(model, folder, tower=tower, others=others)
+        validated.append(
+            validate_derived(
+                derived, model, batches, threads=threads, seed=settings.seed, runtime=settings.export.runtime
+            )
+        )
+    return tuple(validated)
+
+
+def _check_together(pair: _Pair, model: SourceModel) -> ParityReport:
+    """Compare the scores of both towers' vectors with those of `model.onnx`. Raises `ValidationFailed` where they differ."""
+    sessions = [make_session(file, 1) for file in pair.files]
+    (output,) = model.file.signature.outputs
+
+    def answer(request: RequestArrays) -> NamedOutputs:
+        vectors = [
+            run(session, {i.name: request[i.name] for i in tower.inputs})[tower.output]
+            for session, tower in zip(sessions, pair.towers, strict=True)
+        ]
+        scores = combine_vectors(pair.score, *vectors).astype(output.dtype)
+        return {output.name: scores.reshape(-1, *[1] * (len(output.shape) - 1))}
+
+    rows = squeeze_shared_inputs(model.rows, model.file.signature)
+    report = check_parity(model.answer, answer, {"golden and drawn rows": rows}, model.tolerances)
+    if not report.passed:
+        raise ValidationFailed(
+            f"user.onnx and item.onnx together do not give the answers of model.onnx, so nothing was written. {report.failures[0]}"
+        )
+    return report
+
+
+def _describe_pair(pair: _Pair, model: SourceModel, parity: ParityReport) -> dict[str, Any]:
+    """Return the section of the manifest on the towers."""
+    vectors = [
+        run(make_session(file, 1), {i.name: model.rows[i.name] for i in tower.inputs})[tower.output]
+        for tower, file in zip(pair.towers, pair.files, strict=True)
+    ]
+    lengths = np.concatenate([np.linalg.norm(of, axis=1) for of in vectors])
+    user, item = pair.towers
+    (output,) = model.file.signature.outputs
+    return {
+        "user": {"file": user.file, "inputs": [i.name for i in user.inputs], "output": user.output},
+        "item": {"file": item.file, "inputs": [i.name for i in item.inputs], "output": item.output},
+        "meeting": pair.score.meeting,
+        "similarity": "cosine" if np.abs(lengths - 1.0).max() < UNIT else "inner product",
+        "width": user.width,
+        "score": output.name,
+        "formula": f"{output.name} = {describe_steps(pair.score.steps)}",
+        "steps": [step.to_dict() for step in pair.score.steps],
+        "parity": parity.to_dict(),
+    }
+
+
+def _read_items(bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource) -> ItemVectors:
+    with show_status("Computing vectors of items"):
+        return read_item_vectors(
+            bundle, manifest, pair.towers[1], pair.files[1], source.items, source.id_column, source.reading
+        )
+
+
+def _index(
+    bundle: Path, manifest: Manifest, pair: _Pair, items: ItemVectors, source: ItemSource, folder: Path
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the entry on the index of the items, with that of the dense model where the bundle has it, and notes."""
+    k = min(source.k, len(items.ids))
+    users = _read_users(bundle, manifest, pair, source)
+    with show_status("Indexing items"):
+        report = measure_index(items.vectors, users, k, folder / INDEX)
+    entry = {"file": INDEX, **report.to_dict()}
+    if DENSE not in manifest.files:
+        return entry, ()
+    try:
+        dense, overlap = _index_dense(bundle, manifest, pair, items, users, source, folder)
+    except (ModelError, DataError) as error:
+        return entry, (f"The dense model has no index to compare: {error}",)
+    return {**entry, "dense": {**dense.to_dict(), "same_best_items": overlap}}, ()
+
+
+def _read_users(bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource) -> np.ndarray:
+    """Return the vectors of users to search for: those of the file of users, else of requests drawn from the signature."""
+    user, file = pair.towers[0], pair.files[0]
+    if source.users is not None:
+        vectors, _ = read_vectors_of_rows(bundle, manifest, user, file, source.users, source.reading)
+        return vectors[:: max(1, len(vectors) // DRAWN_ROWS)][:DRAWN_ROWS] if len(vectors) > DRAWN_ROWS else vectors
+    return _answer_drawn(user, file)
+
+
+def _answer_drawn(tower: Tower, file: Path) -> np.ndarray:
+    drawn = sample_request(tower.signature, DRAWN_ROWS, seed=1)
+    return run(make_session(file, 1), to_file_arrays(tower.signature, drawn))[tower.output]
+
+
+def _index_dense(
+    bundle: Path,
+    manifest: Manifest,
+    pair: _Pair,
+    items: ItemVectors,
+    users: np.ndarray,
+    source: ItemSource,
+    folder: Path,
+) -> tuple[IndexReport, float]:
+    """Index the items by the dense model; return the report, and the mean fraction of its exact best items that the pruned model shares."""
+    signature = Signature.from_dict(manifest.signature)
+    free = tuple(replace(i, shape=(BATCH, *i.shape[1:]), shared=False) for i in signature.inputs)
+    own = Signature(free, signature.outputs)
+    score, towers = open_towers(bundle / DENSE, own, pair.towers[0].inputs[0].name)
+    paths = tuple(folder / f"dense_{tower.file}" for tower in towers)
+    for tower, path in zip(towers, paths, strict=True):
+        write_tower(bundle / DENSE, tower, path)
+    dense = _Pair(score, towers, (paths[0], paths[1]))
+    dense_items = _read_items(bundle, manifest, dense, source)
+    dense_users = _read_users(bundle, manifest, dense, source)
+    k = min(source.k, len(items.ids))
+    report = measure_index(dense_items.vectors, dense_users, k, folder / f"dense_{INDEX}")
+    best, dense_best = (
+        choose_nearest(of, by, k)[1] for of, by in ((items.vectors, users), (dense_items.vectors, dense_users))
+    )
+    shared = [len(set(a) & set(b)) / k for a, b in zip(best.tolist(), dense_best.tolist(), strict=True)]
+    return report, float(np.mean(shared))
+
+
+def _keep_files(bundle: Path, manifest: Manifest) -> dict[str, Content]:
+    """Return the files of a bundle that stay; copies of the model for a server stay hard links."""
+    names = [name for name in manifest.files if name not in (VECTORS, IDS, INDEX)]
+    originals = {manifest.files[name].sha256: name for name in reversed(names) if not name.startswith("triton/")}
+    files: dict[str, Content] = {}
+    for name in names:
+        original = originals.get(manifest.files[name].sha256)
+        is_link = name.startswith("triton/") and original is not None and original.startswith(MODEL)
+        files[name] = HardLink(original) if is_link and original is not None else bundle / name
+    return files
+
+
+def _render_pages(manifest: Manifest, files: Mapping[str, Content], settings: Settings) -> dict[str, Content]:
+    weights = f"{MODEL}.data"
+    readme = render_readme(
+        manifest.name,
+        manifest.signature,
+        read_session_options(manifest),
+        scores=manifest.scores,
+        encoding=manifest.encoding,
+        ignored=manifest.plan.get("fields", {}).get("removed", ()),
+        shared_rows=manifest.plan.get("rows"),
+        quantization=manifest.quantisation,
+        servers=select_server_files(files),
+        figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
+        report=REPORT in files,
+        weights=weights if weights in files else None,
+        models=manifest.models,
+        runtime=manifest.runtime,
+        towers=manifest.towers,
+    )
+    pages: dict[str, Content] = {"README.md": readme.encode()}
+    if REPORT in files:
+        pages[REPORT] = render_bundle_report(manifest, encoded=ENCODING in files).encode()
+    return pages
