@@ -23,7 +23,7 @@ from recprune_export.bundle.manifest.manifest import (
 )
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
-from recprune_export.bundle.servers.server_files import select_server_files
+from recprune_export.bundle.servers.server_files import make_derived_samples, select_server_files
 from recprune_export.bundle.write import Content, HardLink, stage_bundle, write_bundle
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.derived.derived_model import SourceModel

@@ -20,6 +20,7 @@ from recprune_export.bundle import pack, read_manifest
 from recprune_export.bundle.archive.unpacking import unpack
 from recprune_export.bundle.servers import select_server_files
 from recprune_export.data import SchemaOverrides
+from recprune_export.pipeline.towers import split_bundle
 from recprune_export.training import train
 from tests.bundle.pbtxt import parse
 from tests.bundle.servers.serving.served import serve
@@ -64,7 +65,9 @@ def make_shared(folder: Path, checkpoint: Path, clicks: Path, sequences: Path) -
 
 def make_histories(folder: Path, checkpoint: Path, clicks: Path, sequences: Path) -> Kind:
     train(sequences, "sasrec", folder / "m.pt", SchemaOverrides(), {"dim": 8}, epochs=1)
-    compress(folder / "m.pt", target=folder / "b", data=sequences, settings=FAST)
+    compress(
+        folder / "m.pt", target=folder / "b", data=sequences, settings=FAST, top_k=5, exclude_seen=True, raw_inputs=True
+    )
     return Kind(folder / "b", None, True, 4096)
 
 
@@ -91,9 +94,18 @@ def make_packed(folder: Path, checkpoint: Path, clicks: Path, sequences: Path) -
     return Kind(folder / "b", clicks, True, 4096)
 
 
+def make_towers(folder: Path, checkpoint: Path, clicks: Path, sequences: Path) -> Kind:
+    overrides = SchemaOverrides(labels=("clicked",))
+    train(clicks, "two_tower", folder / "m.pt", overrides, {"dim": 8, "hidden": (16, 8)}, epochs=1)
+    compress(folder / "m.pt", target=folder / "b", data=clicks, settings=FAST)
+    split_bundle(folder / "b")
+    return Kind(folder / "b", clicks, True, 4096)
+
+
 KINDS: dict[str, Callable[[Path, Path, Path, Path], Kind]] = {
     "checkpoint": make_checkpoint, "shared inputs": make_shared, "histories": make_histories, "module": make_module,
     "jagged": make_jagged, "padded": make_padded, "packed": make_packed,
+    "towers": make_towers,
 }  # fmt: skip
 
 
