@@ -88,7 +88,9 @@ _INDEX = """\
 ```python
 import faiss
 index, ids = faiss.read_index("{file}"), np.load("{ids}")
-products, rows = index.search(user_vector, {k})  # the output of {user}
+tower = ort.InferenceSession("{user}", options, providers=["CPUExecutionProvider"])
+(vectors,) = tower.run(None, dict(np.load("{samples}")))
+products, rows = index.search(vectors, {k})
 best = ids[rows]
 ```
 
@@ -164,7 +166,7 @@ def render_readme(
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
         models=_describe_models(models or {}),
-        towers=_describe_towers(towers or {}),
+        towers=_describe_towers(towers or {}, models or {}),
         runtime="" if runtime is None else f"`model.onnx` {RuntimeRequirements.from_dict(runtime).describe()}.\n\n",
     )
 
@@ -210,7 +212,7 @@ def _describe_arguments(signature: Signature) -> str:
     return f"its arguments are positional, in this order: {names}{lengths}"
 
 
-def _describe_towers(towers: Mapping[str, Any]) -> str:
+def _describe_towers(towers: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     """Return what the files of `split` are, with the code that asks the index."""
     if not towers:
         return ""
@@ -227,8 +229,9 @@ def _describe_towers(towers: Mapping[str, Any]) -> str:
     of_items = {"vectors": items["file"], "ids": items["ids"], "count": items["count"], "column": items["id_column"]}
     if index is None:
         return text + _VECTORS.format(**of_items)
+    samples = models[user]["samples"]["inputs"]
     of_index = {name: index[name] for name in ("file", "library", "recall", "k")}
-    return text + _INDEX.format(**of_items, **of_index, user=user)
+    return text + _INDEX.format(**of_items, **of_index, user=user, samples=samples)
 
 
 def render_calling_code(session: SessionOptions) -> str:
