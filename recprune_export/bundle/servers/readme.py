@@ -129,9 +129,9 @@ def render_readme(
     `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `scores` and
     `quantization`: these sections of the manifest; `encoding`: this section, where the bundle contains `encoding.json`; `ignored`:
     inputs, or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `servers`: the
-    files for servers; `figures`: sentences such as those of `describe_figures`; `omissions`: sentences in Markdown on what was not measured; `report`: whether the bundle contains
-    `report.html`; `weights`: the name of the file of external weights; `models`, `runtime` and
-    `towers`: these sections of the manifest.
+    files for servers; `figures`: sentences such as those of `describe_figures`; `omissions`: sentences in Markdown on what was
+    not measured; `report`: whether the bundle contains `report.html`; `weights`: the name of the file of external weights;
+    `models`, `runtime` and `towers`: these sections of the manifest.
     """
     whole = Signature.from_dict(signature)
     inputs = make_file_signature(whole).to_dict()["inputs"]
