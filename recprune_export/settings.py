@@ -14,6 +14,7 @@ from recprune_export.runtime_releases import DEFAULT_OPSET, Operators, RuntimeTa
 QUANTIZE = ("none", "fp16", "int8", "int4")
 BAD_IDS = ("unknown", "error")
 MINIMIZE = ("bytes", "latency")
+MOST_SAMPLE_ROWS = 32  # of a request in the folder samples/
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class ExportSettings:
 
     `outputs` are the names of the outputs that are served, all by default; what only the others need is removed. Inputs named
     in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
-    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
+    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; a server may form or take batches of up to
+    `max_batch` rows. `license` is an SPDX expression.
     `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
     which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
     a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. The file is in ONNX operator
@@ -248,6 +250,7 @@ class ExportSettings:
     shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
     triton: bool = True
+    max_batch: int = 4096
     license: str | None = None
     bad_ids: Literal["unknown", "error"] = "unknown"
     padded: int | None = None
@@ -270,6 +273,11 @@ class ExportSettings:
         if self.padded is not None and self.padded < 1:
             raise UsageError(
                 f"--padded must be the number of elements in the longest row, 1 or more, got {self.padded}."
+            )
+        if self.max_batch < MOST_SAMPLE_ROWS:
+            raise UsageError(
+                f"--max-batch must be {MOST_SAMPLE_ROWS} or more, for the golden requests of a bundle have up to so many rows; got "
+                f"{self.max_batch}."
             )
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"--top-k must be 1 or more, got {self.top_k}.")

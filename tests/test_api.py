@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,12 @@ from onnx import numpy_helper
 
 from recprune_export.api import compress
 from recprune_export.bundle import read_manifest, verify
+from recprune_export.bundle.servers import serving
 from recprune_export.onnx import SessionOptions, make_session, run
 from recprune_export.program import load_program
 from recprune_export.report import render_saved_bundle_report
 from tests.bundle.pbtxt import parse
+from tests.bundle.servers.serving.served import serve
 from tests.bundle.servers.test_kserve import array
 from tests.jobs import QUICK, assert_refused, invoke
 from tests.report.properties import check_page
@@ -30,6 +30,10 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
         "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
         "data_profile.json", "report.html",
         "samples/inputs.npz", "samples/outputs.npz", "samples/kserve-request.json", "samples/kserve-response.json",
+        "samples/triton-request.json", "samples/triton-response.json",
+        "samples/raw-rows.json", "samples/predict-request.json", "samples/predict-response.json", "kserve/inference-service.yaml",
+        "serve_onnxruntime.py",
+        *(f"serving/{name}.py" for name in ("__init__", *serving.__all__)),
         "samples/out-of-range-inputs.npz", "samples/out-of-range-outputs.npz",
         "triton/ctr/config.pbtxt", "triton/ctr/1/model.onnx",
         *(f"triton/ctr/warmup/input-{n}" for n in range(len(json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]))),
@@ -53,8 +57,8 @@ def test_the_manifest_says_what_the_bundle_was_made_of(bundle: Path, checkpoint:
 
 def test_a_real_model_is_batched_by_triton_and_answers_as_the_samples_say(bundle: Path) -> None:
     config = parse((bundle / "triton/ctr/config.pbtxt").read_text())
-    assert config.max_batch_size == max(QUICK.latency.latency_batch_sizes)
-    asked, said = (json.loads((bundle / f"samples/kserve-{part}.json").read_text()) for part in ("request", "response"))
+    assert config.max_batch_size == 4096
+    asked, said = (json.loads((bundle / f"samples/triton-{part}.json").read_text()) for part in ("request", "response"))
     ranks = {
         i["name"]: len(i["shape"]) for i in json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]
     }
@@ -115,7 +119,9 @@ def test_the_readme_runs_as_written(bundle: Path) -> None:
     np.testing.assert_allclose(names["response"]["clicked"], golden["clicked"], atol=1e-5)  # type: ignore[index]
 
 
-def test_predict_and_the_plain_example_score_a_real_model(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+def test_predict_and_the_program_of_the_bundle_score_a_real_model(
+    bundle: Path, clicks_file: Path, tmp_path: Path
+) -> None:
     done = invoke("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.parquet", "--quiet")
     assert done.exit_code == 0, done.output
     scores, rows = (
@@ -124,10 +130,10 @@ def test_predict_and_the_plain_example_score_a_real_model(bundle: Path, clicks_f
     )
     assert len(scores) == len(rows)
     assert np.corrcoef(scores, rows["clicked"].to_numpy())[0, 1] > 0.05
-    example = Path(__file__).parents[1] / "examples/serve_onnxruntime.py"
-    lines = "\n".join(json.dumps(row) for row in rows.head(300).to_dicts())
-    served = subprocess.run([sys.executable, example, bundle], input=lines, capture_output=True, text=True, check=True)
-    plain = np.array([json.loads(line)["clicked"] for line in served.stdout.splitlines()], dtype=np.float32)
+    with serve(bundle) as served:
+        status, answer = served.ask("/predict", {"rows": rows.head(300).to_dicts()})
+    assert status == 200
+    plain = np.array(answer["outputs"]["clicked"], dtype=np.float32)
     np.testing.assert_allclose(plain, scores[:300], atol=1e-6)
 
 

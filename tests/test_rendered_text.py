@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from recprune_export.bundle.servers import readme
+from recprune_export.bundle.servers import ServerFiles, kserve, readme
+from recprune_export.bundle.servers.serving_program import PREDICT_REQUEST, PROGRAM_FILE
 from recprune_export.cli import main
 from recprune_export.cli.tables import echo, make_console, make_table, print_json
 from recprune_export.evidence import Verdict
@@ -145,7 +146,10 @@ def test_the_readme_of_a_bundle_holds_no_active_element(text: str) -> None:
         signature.to_dict(),
         SessionOptions(),
         scores={},
-        encoding=False,
+        encoding=None,
+        servers=ServerFiles(
+            dict.fromkeys((PROGRAM_FILE, PREDICT_REQUEST, kserve.REQUEST, kserve.INFERENCE_SERVICE), b""), 0
+        ),
         ignored=[text],
         figures=[text],
         shared_rows={

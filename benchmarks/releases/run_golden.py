@@ -1,8 +1,8 @@
-"""Run the golden request of each ONNX file of bundles in the ONNX Runtime, or OpenVINO, that this interpreter finds.
+"""Run the golden request of an ONNX file of a bundle in the ONNX Runtime, or OpenVINO, that this interpreter finds.
 
-    python run_golden.py onnxruntime|openvino BUNDLE...
+    python run_golden.py onnxruntime|openvino BUNDLE FILE
 
-Needs NumPy and the runtime alone. Prints one line of JSON: for each bundle and file "pass" or the reason.
+Needs NumPy and the runtime alone. Prints "pass", or the reason in one line.
 """
 
 import json
@@ -32,7 +32,7 @@ def make_openvino(path: Path) -> Callable[[Arrays], Arrays]:
 
     def answer(request: Arrays) -> Arrays:
         response = compiled(request)
-        return {output.get_any_name(): response[output] for output in compiled.outputs}
+        return {name: response[output] for output in compiled.outputs for name in output.get_names()}
 
     return answer
 
@@ -72,6 +72,5 @@ def list_files(bundle: Path) -> dict[str, dict]:
 
 if __name__ == "__main__":
     make = {"onnxruntime": make_onnxruntime, "openvino": make_openvino}[sys.argv[1]]
-    bundles = [Path(argument) for argument in sys.argv[2:]]
-    found = {b.name: {name: judge(make, b, name, of) for name, of in list_files(b).items()} for b in bundles}
-    print(json.dumps(found))
+    bundle, name = Path(sys.argv[2]), sys.argv[3]
+    print(judge(make, bundle, name, list_files(bundle)[name]))

@@ -18,7 +18,6 @@ from .artifact_summary import profile_artifact as profile_artifact
 from .contents import format_compact_json as format_compact_json
 from .contents import format_json as format_json
 from .contents import gather_bundle_files as gather_bundle_files
-from .contents import make_serving_files as make_serving_files
 from .contents import plan_summary as plan_summary
 from .contents import read_encoding as read_encoding
 from .manifest.manifest import DATA_PROFILE as DATA_PROFILE

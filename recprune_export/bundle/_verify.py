@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import time
@@ -228,10 +227,12 @@ def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
             _compare(model.name, name, golden, answers.get(name), tolerances)
     except ValidationFailed as error:
         raise ValidationFailed(f"{RAW_ROWS} is answered otherwise: {error}") from error
-    if importlib.util.find_spec("polars") is None:
-        return "unchecked"
     with reject_invalid_sections(bundle, ENCODING):
-        encoded = encode_json_rows(read_encoder(json.loads((bundle / ENCODING).read_bytes())), rows)
+        try:
+            encoder = read_encoder(json.loads((bundle / ENCODING).read_bytes()))
+            encoded = encode_json_rows(encoder, rows)
+        except ModuleNotFoundError:  # polars, which only `predict` requires
+            return "unchecked"
     for name, values in inputs.items():
         if name not in encoded or not np.array_equal(values, encoded[name], equal_nan=values.dtype.kind == "f"):
             raise ValidationFailed(f"The rows of {RAW_ROWS} are encoded otherwise by this release, in '{name}'.")

@@ -2,25 +2,20 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM
-from recprune_export.bundle.servers import kserve
-from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import make_model_name, make_model_repository
-from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.encoding.vocabulary_index import encoding_summary
 from recprune_export.derived.validate_derived import ValidatedModel
 from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.onnx.export import OnnxFile
-from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.program import Program
-from recprune_export.program.requests.jagged_inputs import make_file_signature, take_first_row, to_file_arrays
+from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.pruning.apply.soundness import Soundness
 from recprune_export.pruning.plan import Plan
 from recprune_export.training.loop import FitResult
@@ -83,36 +78,6 @@ def gather_derived_files(models: Sequence[ValidatedModel]) -> dict[str, Path | b
             outputs: _npz(validated.answer),
             **model.files,
         }
-    return files
-
-
-def make_serving_files(
-    name: str,
-    served: OnnxFile,
-    answer: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
-    request: Mapping[str, np.ndarray],
-    response: Mapping[str, np.ndarray],
-    *,
-    options: SessionOptions,
-    most_rows: int,
-    triton: bool,
-) -> dict[str, Content]:
-    """Return the files for servers: golden samples for KServe, and with `triton` a Triton model repository.
-
-    `answer` runs the model; `most_rows` is the largest batch that a server may form.
-    """
-    signature = served.signature
-    independent = rows_are_independent(signature, answer, request, response)
-    arrays = to_file_arrays(signature, request)
-    files: dict[str, Content] = {
-        **kserve.kserve_samples(make_model_name(name), arrays, response, batched=triton and independent),
-    }
-    if triton:
-        models = [path.name for path in (served.path, served.data) if path is not None]
-        files |= make_model_repository(
-            name, make_file_signature(signature), to_file_arrays(signature, take_first_row(signature, request)), models,
-            options=options, most_rows=most_rows, independent=independent,
-        )  # fmt: skip
     return files
 
 

@@ -13,7 +13,6 @@ from recprune_export.bundle.contents import (
     format_compact_json,
     gather_bundle_files,
     gather_derived_files,
-    make_serving_files,
     read_encoding,
 )
 from recprune_export.bundle.key_figures import describe_figures
@@ -30,6 +29,7 @@ from recprune_export.bundle.manifest.manifest import (
 from recprune_export.bundle.raw_rows import RAW_ROWS, make_raw_rows
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
+from recprune_export.bundle.servers.server_files import make_server_files
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.derived.derived_model import DeriveModel
@@ -273,28 +273,30 @@ def collect_bundle_files(
         samples[OUT_OF_RANGE_INPUTS] = to_file_arrays(signature, out_of_range)
         samples[OUT_OF_RANGE_OUTPUTS] = exported.golden(pruned.program, out_of_range)
     files = gather_bundle_files(pruned.program, models, pruned.plan, samples, scratch)
+    raw_rows = None
     if ENCODING in extra:
         answer = partial(exported.golden, pruned.program)
-        files[RAW_ROWS] = make_raw_rows(json.loads(extra[ENCODING]), signature, answer)
+        raw_rows = files[RAW_ROWS] = make_raw_rows(json.loads(extra[ENCODING]), signature, answer)
     files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
     options = read_session_options(manifest)
-    serving = make_serving_files(
+    servers = make_server_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
-        options=options, most_rows=max(settings.latency.latency_batch_sizes), triton=settings.export.triton,
+        options=options, max_batch=settings.export.max_batch, triton=settings.export.triton, raw_rows=raw_rows, derived=outcome.derived,
     )  # fmt: skip
     readme = render_readme(
         manifest.name,
         manifest.signature,
         options,
         scores=manifest.scores,
-        encoding=ENCODING in extra,
+        encoding=manifest.encoding,
         ignored=pruned.plan.fields.removed,
         shared_rows=manifest.plan["rows"],
         quantization=manifest.quantisation,
-        serving=serving,
-        figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
+        servers=servers,
+        figures=describe_figures(manifest),
+        omissions=describe_omissions(settings.latency),
         report=not settings.latency.quick,
         weights=None if exported.pruned.data is None else exported.pruned.data.name,
         models=manifest.models,
@@ -303,7 +305,7 @@ def collect_bundle_files(
     pages = {"README.md": readme.encode()}
     if not settings.latency.quick:
         pages[REPORT] = render_bundle_report(manifest, encoded=ENCODING in extra).encode()
-    return {**files, **serving, **extra, **profiles, **pages}
+    return {**files, **servers.files, **extra, **profiles, **pages}
 
 
 def check_space(program: Program, target: Path | None) -> None:

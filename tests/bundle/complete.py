@@ -1,5 +1,6 @@
 """A bundle with all that servers want, without PyTorch: y = table[user] + sum(tags_table[tags]) + sum(numbers)."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.bundle import ENCODING, Content, format_compact_json, write_bundle
 from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.raw_rows import RAW_ROWS, make_raw_rows
 from recprune_export.bundle.servers import kserve, make_model_repository
-from recprune_export.data import encoding_summary
+from recprune_export.bundle.servers.serving_program import make_predict_samples, make_serving_program
+from recprune_export.data import Encoder, encoding_summary
 from recprune_export.onnx import SessionOptions
 from recprune_export.program import BATCH, Input, Output, Signature
 from tests.bundle.samples import manifest
@@ -24,7 +27,7 @@ SIGNATURE = Signature(
     ),
     (Output("y", "float32", (BATCH,)),),
 )
-ENCODER = {
+_ENCODER = {
     "schema": {
         "labels": ["y"], "categorical": ["user"], "numeric": ["age", "price"],
         "multi_valued": [{"name": "tags", "separator": "|", "max_length": 3}], "sequence": None,
@@ -34,6 +37,7 @@ ENCODER = {
     "means": {"age": 30.0, "price": 2.0},
     "stds": {"age": 10.0, "price": 0.5},
 }  # fmt: skip
+ENCODER = json.loads(json.dumps(Encoder.from_dict(_ENCODER).to_dict()))
 
 
 def request(rows: int = 5) -> dict[str, np.ndarray]:
@@ -77,15 +81,20 @@ def model() -> bytes:
 def files() -> dict[str, Content]:
     asked = request()
     said = answer(asked)
+    raw_rows = make_raw_rows(ENCODER, SIGNATURE, answer)
     return {
         "model.onnx": model(),
         "samples/inputs.npz": _npz(asked),
         "samples/outputs.npz": _npz(said),
         ENCODING: format_compact_json(ENCODER),
         "README.md": b"# sum\n",
-        **kserve.kserve_samples("sum", asked, said, batched=True),
+        RAW_ROWS: raw_rows,
+        **make_predict_samples(asked, said, json.loads(raw_rows)),
+        **kserve.make_kserve_samples("sum", asked, said),
+        **kserve.make_triton_samples("sum", asked, said, batched=True),
+        **make_serving_program(),
         **make_model_repository(
-            "sum", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), most_rows=64, independent=True
+            "sum", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), max_batch=64
         ),
     }  # fmt: skip
 

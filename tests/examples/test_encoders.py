@@ -28,8 +28,9 @@ from tests.data.encoding.random_rows import (
 from tests.jobs import QUICK
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SERVING = Path(__file__).parents[2] / "recprune_export/bundle/servers/serving"
 COMMANDS = {
-    "plain Python": [sys.executable, "-I", "-S", str(EXAMPLES / "encode_in_plain_python.py")],
+    "plain Python": [sys.executable, "-I", "-S", str(SERVING / "encode_rows.py")],
     "JavaScript": ["node", str(EXAMPLES / "encode_in_javascript/encode.mjs")],
 }
 ENCODERS: dict[str, Callable[[], Encoder | SequenceEncoder]] = {

@@ -33,7 +33,9 @@ FAST = favouring(INT8_STATIC, INT8_BY_ROW)  # which layers of this size are not
 def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("bundle") / "ctr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize_export, "quantize", lambda *arguments: quantize(*arguments, stopwatch=FAST))
+        patch.setattr(
+            quantize_export, "quantize", lambda *arguments, **options: quantize(*arguments, **options, stopwatch=FAST)
+        )
         compress(checkpoint, target=target, data=clicks_file, settings=QUICK)
     return target
 
@@ -91,7 +93,7 @@ def test_counts_are_those_of_the_parameters(bundle: Path) -> None:
 def test_nothing_allowed_means_nothing_quantized_and_says_so(
     checkpoint: Path, clicks_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def strict(*arguments: Any) -> Any:
+    def strict(*arguments: Any, **options: Any) -> Any:
         *others, calibration, timed, judge = arguments
 
         def judged(before: Any, after: Any) -> QualityLoss:
@@ -100,7 +102,7 @@ def test_nothing_allowed_means_nothing_quantized_and_says_so(
             lost = 0.0 if same else 0.02
             return replace(judge(before, after), lost=lost, interval=(lost, lost))
 
-        return quantize(*others, calibration, timed, judged, stopwatch=FAST)
+        return quantize(*others, calibration, timed, judged, **options, stopwatch=FAST)
 
     monkeypatch.setattr(quantize_export, "quantize", strict)
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))

@@ -1,6 +1,11 @@
+from .mlflow_model import check_mlflow_target as check_mlflow_target
+from .mlflow_model import write_mlflow_model as write_mlflow_model
 from .readme import describe_id_ranges as describe_id_ranges
 from .readme import render_calling_code as render_calling_code
 from .readme import render_readme as render_readme
 from .row_independence import rows_are_independent as rows_are_independent
+from .server_files import ServerFiles as ServerFiles
+from .server_files import make_server_files as make_server_files
+from .server_files import select_server_files as select_server_files
 from .triton import make_model_name as make_model_name
 from .triton import make_model_repository as make_model_repository

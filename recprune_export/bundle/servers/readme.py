@@ -1,18 +1,26 @@
 """README of a bundle: how to load the model and call it, in ten lines."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from recprune_export.bundle.servers.kserve import REQUEST
-from recprune_export.bundle.servers.triton import make_model_name
+from recprune_export.bundle.servers.server_files import ServerFiles
+from recprune_export.bundle.servers.server_section import describe_servers
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.markdown_text import code_span, escape_markdown
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import read_meanings
-from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, is_packed, make_file_signature
-from recprune_export.program.signature import Signature
+from recprune_export.program.requests.jagged_inputs import (
+    LENGTHS_SUFFIX,
+    describe_jagged_inputs,
+    is_packed,
+    list_program_inputs,
+    make_file_signature,
+)
+from recprune_export.program.signature import BATCH, Signature
+
+NO_SERVER_FILES = ServerFiles({})
 
 _TEMPLATE = """\
 # {name}
@@ -33,7 +41,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `pip install
 {runtime}{weights}{rules}{ignored}{models}{towers}\
 The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
-(`torch.export.load`), to train on.
+(`torch.export.load`), to train on; {arguments}.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
 
 _CODE = """\
@@ -53,26 +61,14 @@ _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
     "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
     "`samples/raw-rows.json` tests an encoder in any language: odd rows, the inputs that they are encoded to, and the answers.\n"
-    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file\n"
+)
+
+_PREDICT = (
+    "`recprune-export predict . --data rows.parquet -o scores.parquet` encodes and scores the rows of a file\n"
     "(`pip install 'recprune-export-runtime[predict]'`).\n"
 )
 
 _WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
-
-_TRITON = """
-`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to those above.
-"""
-
-_TRITON_ALONE = """
-It runs each request alone (`max_batch_size: 0`): to batch them, the server would have to join their elements and the ends of their
-rows. `recprune-export compress --padded N` makes a file of matrices, which Triton batches.
-"""
-
-_KSERVE = """
-`samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` the response:
-`curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Their shapes are those that Triton takes: where it
-batches requests, one number for each row has shape [rows, 1]. A server that gives tensors to ONNX Runtime unchanged takes the shapes above.
-"""
 
 _FEWER_BITS = """
 Weights are stored in fewer bits ({forms}). The golden outputs are those of this file; on CPUs with other int8 instructions they
@@ -92,7 +88,9 @@ _INDEX = """\
 ```python
 import faiss
 index, ids = faiss.read_index("{file}"), np.load("{ids}")
-products, rows = index.search(user_vector, {k})  # the output of {user}
+tower = ort.InferenceSession("{user}", options, providers=["CPUExecutionProvider"])
+(vectors,) = tower.run(None, dict(np.load("{samples}")))
+products, rows = index.search(vectors, {k})
 best = ids[rows]
 ```
 
@@ -113,12 +111,13 @@ def render_readme(
     session: SessionOptions,
     *,
     scores: Mapping[str, Any],
-    encoding: bool,
+    encoding: Mapping[str, Any] | None,
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
     quantization: Mapping[str, Any] | None = None,
-    serving: Collection[str] = (),
+    servers: ServerFiles = NO_SERVER_FILES,
     figures: Sequence[str] = (),
+    omissions: Sequence[str] = (),
     report: bool = True,
     weights: str | None = None,
     models: Mapping[str, Any] | None = None,
@@ -128,11 +127,11 @@ def render_readme(
     """Return the README of a bundle.
 
     `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `scores` and
-    `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
-    or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
-    the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
-    `report.html`; `weights`: the name of the file of external weights; `models`, `runtime` and `towers`: these sections of the
-    manifest.
+    `quantization`: these sections of the manifest; `encoding`: this section, where the bundle contains `encoding.json`; `ignored`:
+    inputs, or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `servers`: the
+    files for servers; `figures`: sentences such as those of `describe_figures`; `omissions`: sentences in Markdown on what was
+    not measured; `report`: whether the bundle contains `report.html`; `weights`: the name of the file of external weights;
+    `models`, `runtime` and `towers`: these sections of the manifest.
     """
     whole = Signature.from_dict(signature)
     inputs = make_file_signature(whole).to_dict()["inputs"]
@@ -143,7 +142,7 @@ def render_readme(
     return _TEMPLATE.format(
         name=escape_markdown(name),
         rows=rows,
-        rules=describe_input_rules(signature["inputs"], encoding=encoding),
+        rules=describe_input_rules(signature["inputs"], encoding=encoding is not None),
         meanings="\n".join(
             f"- {code_span(output)} is {escape_markdown(text)}."
             for output, text in describe_outputs(signature, scores).items()
@@ -151,16 +150,26 @@ def render_readme(
         code=render_calling_code(session),
         ignored=_describe_ignored(ignored),
         shared=" ".join(filter(None, [shared_note, describe_jagged_inputs(whole)])),
-        encoding=_ENCODING if encoding else "",
+        encoding=_describe_encoding(encoding, whole),
+        arguments=_describe_arguments(whole),
         fewer_bits=_describe_quantization(quantization),
-        serving=_describe_serving_files(name, serving, packed=any(is_packed(i) for i in whole.inputs)),
+        serving=describe_servers(
+            name,
+            servers,
+            models or {},
+            encoding=encoding is not None,
+            packed=any(is_packed(i) for i in whole.inputs),
+            shared=bool(shared),
+        ),
         rows_shared=_describe_shared_rows(shared_rows),
-        figures="".join(f"\n- {escape_markdown(sentence.removesuffix('.'))}." for sentence in figures)
+        figures="".join(
+            f"\n- {sentence.removesuffix('.')}." for sentence in (*map(escape_markdown, figures), *omissions)
+        )
         + ("\n" if figures else ""),
         report=", and `report.html` shows them" if report else "",
         weights=_WEIGHTS.format(file=weights) if weights else "",
         models=_describe_models(models or {}),
-        towers=_describe_towers(towers or {}),
+        towers=_describe_towers(towers or {}, models or {}),
         runtime="" if runtime is None else f"`model.onnx` {RuntimeRequirements.from_dict(runtime).describe()}.\n\n",
     )
 
@@ -182,7 +191,31 @@ def _describe_models(models: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n" if parts else ""
 
 
-def _describe_towers(towers: Mapping[str, Any]) -> str:
+def _describe_encoding(encoding: Mapping[str, Any] | None, signature: Signature) -> str:
+    """Return what `encoding.json` is for; `predict` is named where it takes rows for this model."""
+    if encoding is None:
+        return ""
+    takes_rows = "history" not in encoding["vocabularies"] or encoding["vocabularies"]["history"]["unknown"] is not None
+    return _ENCODING + (_PREDICT if takes_rows and answers_rows(signature) else "")
+
+
+def answers_rows(signature: Signature) -> bool:
+    """Return whether every row of a file is a row of a request, and every output has one row for it."""
+    by_row = all(o.shape[:1] == (BATCH,) and all(isinstance(n, int) for n in o.shape[1:]) for o in signature.outputs)
+    return by_row and not any(i.shared for i in signature.inputs)
+
+
+def _describe_arguments(signature: Signature) -> str:
+    names = ", ".join(code_span(i.name) for i in list_program_inputs(signature))
+    jagged = next((i.name for i in signature.inputs if i.jagged is not None and i.jagged.present == i.name), None)
+    lengths = "" if jagged is None else (
+        f". There {code_span(jagged)} is the elements of all rows, one after another, and {code_span(jagged + LENGTHS_SUFFIX)} the number "
+        "in each row"
+    )  # fmt: skip
+    return f"its arguments are positional, in this order: {names}{lengths}"
+
+
+def _describe_towers(towers: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     """Return what the files of `split` are, with the code that asks the index."""
     if not towers:
         return ""
@@ -199,15 +232,9 @@ def _describe_towers(towers: Mapping[str, Any]) -> str:
     of_items = {"vectors": items["file"], "ids": items["ids"], "count": items["count"], "column": items["id_column"]}
     if index is None:
         return text + _VECTORS.format(**of_items)
+    samples = models[user]["samples"]["inputs"]
     of_index = {name: index[name] for name in ("file", "library", "recall", "k")}
-    return text + _INDEX.format(**of_items, **of_index, user=user)
-
-
-def _describe_serving_files(name: str, files: Collection[str], *, packed: bool) -> str:
-    triton = any(file.startswith("triton/") for file in files)
-    alone = _TRITON_ALONE if triton and packed else ""
-    kserve = _KSERVE.format(model=make_model_name(name)) if REQUEST in files else ""
-    return (_TRITON if triton else "") + alone + kserve
+    return text + _INDEX.format(**of_items, **of_index, user=user, samples=samples)
 
 
 def render_calling_code(session: SessionOptions) -> str:

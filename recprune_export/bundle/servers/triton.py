@@ -37,19 +37,18 @@ def make_model_repository(
     models: Sequence[str],
     *,
     options: SessionOptions,
-    most_rows: int,
-    independent: bool,
+    max_batch: int,
 ) -> dict[str, Content]:
     """Return the files of `triton/` by their names in the bundle; `models`: `model.onnx` and its external data.
 
-    If rows are `independent` of each other, the server may batch up to `most_rows`; otherwise each request runs alone.
+    The server may batch up to `max_batch` rows, which have to be independent of each other; with 0 each request runs alone.
     The model files are hard links to those of the bundle.
     """
-    name, batched = make_model_name(name), most_rows if independent else 0
+    name = make_model_name(name)
     folder = f"triton/{name}"
     rows = {i.name: _one_row(i, request[i.name]) for i in signature.inputs}
     files: dict[str, Content] = {
-        f"{folder}/config.pbtxt": render_config(name, signature, rows, options=options, most_rows=batched).encode(),
+        f"{folder}/config.pbtxt": render_config(name, signature, rows, options=options, max_batch=max_batch).encode(),
         **{f"{folder}/1/{model}": HardLink(model) for model in models},
     }
     warm_up = {_row_file(n): rows[i.name].tobytes() for n, i in enumerate(signature.inputs)}
@@ -57,26 +56,26 @@ def make_model_repository(
 
 
 def render_config(
-    name: str, signature: Signature, rows: Mapping[str, np.ndarray], *, options: SessionOptions, most_rows: int
+    name: str, signature: Signature, rows: Mapping[str, np.ndarray], *, options: SessionOptions, max_batch: int
 ) -> str:
-    """Return the text of `config.pbtxt`; with `most_rows` 0 the server does not batch.
+    """Return the text of `config.pbtxt`; with `max_batch` 0 the server does not batch.
 
     `rows` has one row of each input for warm-up, which runs at batch size 1 and, with batching, at up to 32.
     """
-    sizes = [1, min(32, most_rows)] if most_rows > 1 else [1]
+    sizes = [1, min(32, max_batch)] if max_batch > 1 else [1]
     entries = [
         *_comments(signature),
         f"name: {_quoted(name)}",
         'backend: "onnxruntime"',
-        f"max_batch_size: {most_rows}",
-        *(f"input {{ {_tensor(tensor, bool(most_rows))} }}" for tensor in signature.inputs),
-        *(f"output {{ {_tensor(tensor, bool(most_rows))} }}" for tensor in signature.outputs),
+        f"max_batch_size: {max_batch}",
+        *(f"input {{ {_tensor(tensor, bool(max_batch))} }}" for tensor in signature.inputs),
+        *(f"output {{ {_tensor(tensor, bool(max_batch))} }}" for tensor in signature.outputs),
         "instance_group { count: 1 kind: KIND_CPU }",
         *(_parameter(key, value) for key, value in _parameters(options).items()),
     ]
-    if most_rows:
+    if max_batch:
         entries.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}")
-    entries += [_warm_up(signature, rows, size, bool(most_rows)) for size in sizes]
+    entries += [_warm_up(signature, rows, size, bool(max_batch)) for size in sizes]
     return "\n".join(entries) + "\n"
 
 

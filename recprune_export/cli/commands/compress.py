@@ -159,6 +159,14 @@ if TYPE_CHECKING:
 )
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
+@click.option(
+    "--max-batch",
+    type=int,
+    default=4096,
+    show_default=True,
+    help="The most rows of a batch that a server forms or takes.",
+)
+@click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model folder.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
@@ -187,6 +195,7 @@ def compress(
     shared_inputs: str,
     item_ids: Path | None,
     no_dense: bool,
+    mlflow: Path | None,
     prune_rows: str | None,
     resume: bool,
     sign: Path | None,
@@ -218,6 +227,10 @@ def compress(
     from recprune_export.cli.compression_tables import print_result
     from recprune_export.progress import quiet as silently
 
+    if mlflow is not None:
+        from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
+
+        check_mlflow_target(mlflow)
     with silently(quiet or as_json):
         source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
         if plan_only:
@@ -237,6 +250,8 @@ def compress(
             resume=resume,
             sign=sign,
         )
+        if mlflow is not None:
+            write_mlflow_model(result.target, mlflow)
     print_result(result, as_json=as_json, advice=make_loss_advice(context, result))
 
 

@@ -23,6 +23,7 @@ from recprune_export.bundle.manifest.manifest import (
 )
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
+from recprune_export.bundle.servers.server_files import make_derived_samples, select_server_files
 from recprune_export.bundle.write import Content, HardLink, stage_bundle, write_bundle
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.derived.derived_model import SourceModel
@@ -117,7 +118,10 @@ def split_bundle(
         validated = _derive_towers(model, towers, settings, folder)
         pair = _Pair(score, towers, (folder / towers[0].file, folder / towers[1].file))
         parity = _check_together(pair, model)
-        files: dict[str, Content] = dict(gather_derived_files(validated))
+        files: dict[str, Content] = {
+            **gather_derived_files(validated),
+            **make_derived_samples(manifest.name, validated),
+        }
         notes: tuple[str, ...] = ()
         section = _describe_pair(pair, model, parity)
         if source is not None:
@@ -314,11 +318,11 @@ def _render_pages(manifest: Manifest, files: Mapping[str, Content], settings: Se
         manifest.signature,
         read_session_options(manifest),
         scores=manifest.scores,
-        encoding=ENCODING in files,
+        encoding=manifest.encoding,
         ignored=manifest.plan.get("fields", {}).get("removed", ()),
         shared_rows=manifest.plan.get("rows"),
         quantization=manifest.quantisation,
-        serving=tuple(files),
+        servers=select_server_files(files),
         figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
         report=REPORT in files,
         weights=weights if weights in files else None,

@@ -15,5 +15,5 @@ SIGNATURE: dict[str, Any] = {
 
 @pytest.mark.parametrize("weights", [None, "model.onnx.data"])
 def test_the_file_of_external_weights_is_named_where_there_is_one(weights: str | None) -> None:
-    text = render_readme("ctr", SIGNATURE, SessionOptions(), scores={}, encoding=False, weights=weights)
+    text = render_readme("ctr", SIGNATURE, SessionOptions(), scores={}, encoding=None, weights=weights)
     assert ("model.onnx.data" in text) == (weights is not None)

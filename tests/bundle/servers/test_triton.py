@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 
 from recprune_export.bundle import HardLink
-from recprune_export.bundle.servers import make_model_name, make_model_repository, rows_are_independent
+from recprune_export.bundle.servers import ServerFiles, make_model_name, make_model_repository, rows_are_independent
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.servers.triton import render_config
 from recprune_export.onnx import SessionOptions, make_session, run
@@ -19,9 +19,9 @@ from tests.bundle.complete import SIGNATURE, answer, request, write
 from tests.bundle.pbtxt import numpy_dtype, parse
 
 
-def made(signature: Signature = SIGNATURE, most_rows: int = 64, **options: Any) -> Any:
+def made(signature: Signature = SIGNATURE, max_batch: int = 64, **options: Any) -> Any:
     rows = {i.name: np.zeros([1 if n == BATCH else n for n in i.shape], i.dtype) for i in signature.inputs}
-    return parse(render_config("ctr", signature, rows, options=SessionOptions(**options), most_rows=most_rows))
+    return parse(render_config("ctr", signature, rows, options=SessionOptions(**options), max_batch=max_batch))
 
 
 def model_shape(tensor: Any, batched: bool) -> list[int]:
@@ -30,15 +30,15 @@ def model_shape(tensor: Any, batched: bool) -> list[int]:
     return [-1, *inner] if batched else inner
 
 
-@pytest.mark.parametrize("most_rows", [0, 1, 64])
-def test_names_types_and_dims_are_the_signatures(most_rows: int) -> None:
-    found = made(most_rows=most_rows)
+@pytest.mark.parametrize("max_batch", [0, 1, 64])
+def test_names_types_and_dims_are_the_signatures(max_batch: int) -> None:
+    found = made(max_batch=max_batch)
     for told, tensor in zip([*found.input, *found.output], [*SIGNATURE.inputs, *SIGNATURE.outputs], strict=True):
         assert (told.name, numpy_dtype(told.data_type)) == (tensor.name, tensor.dtype)
         assert len(told.dims) >= 1, "Triton refuses a tensor without dims"
-        assert model_shape(told, bool(most_rows)) == [-1 if n == BATCH else n for n in tensor.shape]
-    assert found.max_batch_size == most_rows
-    assert found.HasField("dynamic_batching") == bool(most_rows)
+        assert model_shape(told, bool(max_batch)) == [-1 if n == BATCH else n for n in tensor.shape]
+    assert found.max_batch_size == max_batch
+    assert found.HasField("dynamic_batching") == bool(max_batch)
     assert {sample.batch_size for sample in found.model_warmup} <= {1, 32}
     assert [group.kind for group in found.instance_group] == [2]
 
@@ -48,7 +48,7 @@ def test_what_has_no_batch_first_is_not_batched() -> None:
         (Input("user", "int64", (1,), shared=True), Input("item", "int32", (BATCH,))),
         (Output("y", "float32", (BATCH,)), Output("all", "float64", (f"12*{BATCH}",)), Output("n", "bool", ())),
     )
-    found = made(shared, most_rows=0)
+    found = made(shared, max_batch=0)
     assert [list(t.dims) for t in (*found.input, *found.output)] == [[1], [-1], [-1], [-1], [1]]
     assert [list(t.reshape.shape) for t in found.output if t.HasField("reshape")] == [[]]
     assert not rows_are_independent(shared, answer, request(), answer(request()))
@@ -68,13 +68,20 @@ def test_elements_of_rows_are_batched_as_matrices_alone(*, padded: bool) -> None
     assert independent == padded
     arrays = to_file_arrays(signature, asked)
     files = make_model_repository(
-        "ctr", make_file_signature(signature), arrays, ["model.onnx"], options=SessionOptions(), most_rows=64,
-        independent=independent,
+        "ctr", make_file_signature(signature), arrays, ["model.onnx"], options=SessionOptions(),
+        max_batch=64 if independent else 0,
     )  # fmt: skip
     config = files["triton/ctr/config.pbtxt"]
     assert isinstance(config, bytes)
     assert parse(config.decode()).max_batch_size == (64 if padded else 0)
-    readme = render_readme("ctr", signature.to_dict(), SessionOptions(), scores={}, encoding=False, serving=list(files))
+    readme = render_readme(
+        "ctr",
+        signature.to_dict(),
+        SessionOptions(),
+        scores={},
+        encoding=None,
+        servers=ServerFiles(files, 64 if padded else 0),
+    )
     assert ("each request alone" in readme, "--padded N" in readme) == (not padded, not padded)
 
 
@@ -86,9 +93,7 @@ def test_rows_that_know_of_each_other_are_not_batched() -> None:
         return {"y": answer(part)["y"] - answer(part)["y"].mean()}
 
     assert not rows_are_independent(SIGNATURE, centred, asked, centred(asked))
-    kept = make_model_repository(
-        "ctr", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), most_rows=64, independent=False
-    )
+    kept = make_model_repository("ctr", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), max_batch=0)
     text = kept["triton/ctr/config.pbtxt"]
     assert isinstance(text, bytes)
     assert parse(text.decode()).max_batch_size == 0
@@ -134,8 +139,6 @@ def test_the_model_is_there_once_and_the_row_to_warm_up_with_is_one(tmp_path: Pa
 
 def test_a_weights_file_beside_the_model_comes_along() -> None:
     models = ["model.onnx", "model.onnx.data"]
-    made = make_model_repository(
-        "a b", SIGNATURE, request(), models, options=SessionOptions(), most_rows=8, independent=True
-    )
+    made = make_model_repository("a b", SIGNATURE, request(), models, options=SessionOptions(), max_batch=8)
     assert {n: c.name for n, c in made.items() if isinstance(c, HardLink)} == {f"triton/a_b/1/{m}": m for m in models}
     assert make_model_name("...") == "model"

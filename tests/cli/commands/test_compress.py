@@ -9,7 +9,8 @@ from recprune_export.cli.commands.compress import print_planned_point
 from recprune_export.pruning import Plan
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 from recprune_export.stored_bits import StoredBits
-from tests.jobs import assert_refused, invoke
+from tests.bundle.servers.serving.served import serve
+from tests.jobs import QUICK_OPTIONS, assert_refused, invoke
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ from tests.jobs import assert_refused, invoke
         (["--max-drop", "0.01", "--quantize", "int8"], "--minimize latency"),
         (["--target-latency", "5"], "0.5ms@256"),
         (["--target-latency", "5ms@1", "--plan-only"], "made for one point: leave out --target-latency"),
+        (["--max-batch", "8"], "--max-batch must be 32 or more"),
+        (["--mlflow", "."], "is not empty, so it is not replaced"),
     ],
 )
 def test_what_excludes_itself_is_refused(options: list[str], words: str, tmp_path: Path) -> None:
@@ -64,3 +67,19 @@ def test_the_planned_point_is_printed_beside_the_plan(capsys: pytest.CaptureFixt
     )
     print_planned_point(json.dumps({"groups": []}))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_an_mlflow_folder_is_written_beside_the_bundle(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    done = invoke(
+        checkpoint, "--data", clicks_file, *QUICK_OPTIONS, "--quick", "-o", tmp_path / "ctr",
+        "--mlflow", tmp_path / "models/ctr", "--max-batch", "256",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "models/ctr/model.onnx").read_bytes() == (tmp_path / "ctr/model.onnx").read_bytes()
+    assert "max_batch_size: 256" in (tmp_path / "ctr/triton/ctr/config.pbtxt").read_text()
+    with serve(tmp_path / "ctr") as served:
+        rows = json.loads((tmp_path / "ctr/samples/predict-request.json").read_text())["rows"]
+        assert served.ask("/predict", {"rows": rows * 8})[0] == 200
+        status, answered = served.ask("/predict", {"rows": rows * 9})
+    assert (status, answered["error"]) == (413, "The request has 288 rows, and this server takes 256.")

@@ -24,8 +24,8 @@ MAKE_IN_MEMORY = (
 VERIFY = "from recprune_export.__main__ import run; import sys; sys.argv = ['x', 'verify', '.']; run()"
 MEASURE_MACHINE = "from recprune_export.onnx.cost import machine; machine._make_session(machine._make_chain(2), 1)"
 SERVE = (
-    f"import runpy; names = runpy.run_path({str(ROOT / 'examples/serve_onnxruntime.py')!r}); "
-    "names['ort'].InferenceSession('model.onnx', providers=['CPUExecutionProvider'])"
+    f"import sys; sys.path.insert(0, {str(ROOT / 'recprune_export/bundle/servers')!r}); sys.dont_write_bytecode = True; "
+    "from serving.onnx_model import ort; ort.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])"
 )
 
 

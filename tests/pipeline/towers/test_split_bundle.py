@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -61,6 +62,16 @@ def test_the_new_bundle_verifies(apart: Path) -> None:
     readme = (apart / "README.md").read_text()
     assert "`user.onnx` and `item.onnx` are the two towers of the model" in readme
     assert 'faiss.read_index("items.faiss")' in readme
+
+
+def test_the_code_of_the_readme_finds_the_best_items(apart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(apart)
+    names: dict[str, Any] = {}
+    for block in (apart / "README.md").read_text().split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
+    assert names["best"].shape == (16, 20)
+    exact = np.sort(names["vectors"] @ np.load("items.npy").T, axis=1)[:, ::-1]
+    np.testing.assert_allclose(names["products"][:, 0], exact[:, 0], rtol=1e-3)
 
 
 def test_a_user_and_an_item_score_as_their_row_does(
@@ -157,7 +168,7 @@ def test_a_packed_bundle_needs_a_directory(bundle: Path, tmp_path: Path) -> None
     assert_refused(invoke("split", tmp_path / "packed.tar.zst"), 2, "is packed: name the directory")
     done = invoke("split", tmp_path / "packed.tar.zst", "-o", tmp_path / "new", "--quiet")
     assert done.exit_code == 0, done.stderr
-    assert verify(tmp_path / "new").files == len(read_manifest(bundle).files) + 6  # two models, their samples
+    assert verify(tmp_path / "new").files == len(read_manifest(bundle).files) + 10  # two models, their samples
 
 
 @pytest.mark.parametrize("options", [("--id", "item"), ("--no-index",)])

@@ -1,7 +1,7 @@
 """Encode raw rows as the inputs of a bundle's model, in Python without packages.
 
-    python encode_in_plain_python.py artifacts/model              encodes samples/raw-rows.json of the bundle and compares
-    python encode_in_plain_python.py artifacts/model rows.json    prints the inputs for a list of rows, as JSON
+    python encode_rows.py .              encodes samples/raw-rows.json of the bundle and compares
+    python encode_rows.py . rows.json    prints the inputs for a list of rows, as JSON
 
 It reads nothing but the bundle's `encoding.json`; docs/encoding.md of recprune-export is the specification of that file. A row is an
 object with a value for each field, null where it is missing; for a model of histories it is {"history": [oldest item, ...]}.
@@ -13,8 +13,10 @@ import math
 import re
 import struct
 import sys
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")
 SCIENTIFIC = re.compile(r"-?[0-9](\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+")
@@ -29,41 +31,42 @@ WHITE_SPACE = " \t\n\v\f\r"
 DAY_ZERO = datetime.date(1970, 1, 1)
 
 
-class Encoder:
+class RowEncoder:
     """The content of an `encoding.json`."""
 
-    def __init__(self, encoding):
+    def __init__(self, encoding: Mapping[str, Any]) -> None:
         if encoding["specification"] != 1:
             raise SystemExit(f"encoding.json follows specification {encoding['specification']}, not 1.")
         self.encoding, self.missing = encoding, encoding["schema"]["missing"]
-        self.ids = {}
-        for taken in encoding["inputs"]:
-            if taken["kind"] != "numbers":
-                values = encoding["items"] if taken["kind"] == "items" else encoding["vocabularies"][taken["name"]]
-                self.ids[taken["name"]] = {value: i for i, value in enumerate(values, start=taken["first_id"])}
+        self.ids: dict[str, dict[str, int]] = {}
+        for spec in encoding["inputs"]:
+            if spec["kind"] != "numbers":
+                values = encoding["items"] if spec["kind"] == "items" else encoding["vocabularies"][spec["name"]]
+                self.ids[spec["name"]] = {value: i for i, value in enumerate(values, start=spec["first_id"])}
 
-    def encode(self, rows):
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         """Return the inputs of the model by name, each a list with one entry for each row."""
-        return {taken["name"]: [self.encode_row(taken, row) for row in rows] for taken in self.encoding["inputs"]}
+        return {spec["name"]: [self.encode_row(spec, row) for row in rows] for spec in self.encoding["inputs"]}
 
-    def encode_row(self, taken, row):
+    def encode_row(self, spec: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
         """Return the entry of one input for one row."""
-        if taken["kind"] == "numbers":
+        if spec["kind"] == "numbers":
             return self.numbers(row)
-        ids = self.ids[taken["name"]]
-        if taken["kind"] == "items":
+        ids = self.ids[spec["name"]]
+        if spec["kind"] == "items":
             known = [ids[text] for text in map(canonical_text, row["history"] or ()) if text in ids]
-            last = known[-taken["max_length"] :]
-            return [taken["padding_id"]] * (taken["max_length"] - len(last)) + last
-        value = row[taken["columns"][0]]
-        if taken["kind"] == "id":
-            return ids.get(canonical_text(value), taken["unknown_id"])
-        texts = [text for text in list_texts(value, taken.get("separator")) if text is not None]
-        texts = [text for text in texts if text not in self.missing][: taken["max_length"]]
-        found = [ids.get(text, taken["unknown_id"]) for text in texts]
-        return found + [taken["padding_id"]] * (taken["max_length"] - len(found))
+            last = known[-spec["max_length"] :]
+            return [spec["padding_id"]] * (spec["max_length"] - len(last)) + last
+        value = row[spec["columns"][0]]
+        if spec["kind"] == "id":
+            text = canonical_text(value)
+            return spec["unknown_id"] if text is None else ids.get(text, spec["unknown_id"])
+        texts = [text for text in list_texts(value, spec.get("separator")) if text is not None]
+        texts = [text for text in texts if text not in self.missing][: spec["max_length"]]
+        found = [ids.get(text, spec["unknown_id"]) for text in texts]
+        return found + [spec["padding_id"]] * (spec["max_length"] - len(found))
 
-    def numbers(self, row):
+    def numbers(self, row: Mapping[str, Any]) -> list[float]:
         """Return the numeric fields, and then the numbers of vectors, centered and scaled; 0 where one is missing."""
         schema = self.encoding["schema"]
         numbers = {name: to_number(row[name], self.missing) for name in schema["numeric"]}
@@ -76,9 +79,9 @@ class Encoder:
         return [0.0 if x is None else to_float32((float(x) - means[n]) / stds[n]) for n, x in numbers.items()]
 
 
-def canonical_text(value):
+def canonical_text(value: Any) -> str | None:
     """Return the text by which a vocabulary knows a value; None where it is missing."""
-    if value is None or value == "":
+    if value is None or value == "" or value != value:
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -94,7 +97,7 @@ def canonical_text(value):
     return "0" if text == "-0" else text
 
 
-def float_text(number):
+def float_text(number: float) -> str:
     """Return all digits of a whole number, and other numbers as JavaScript writes them, which has an exponent below 1e-6."""
     if abs(number) >= 1e21:
         return repr(number)
@@ -106,7 +109,7 @@ def float_text(number):
     return f"{mantissa}e-{int(exponent)}"  # 1e-7, where Python writes 1e-07
 
 
-def list_texts(value, separator):
+def list_texts(value: Any, separator: str | None) -> list[str | None]:
     """Return the texts of a list, or of a text that a separator divides."""
     if value is None:
         return []
@@ -119,7 +122,7 @@ def list_texts(value, separator):
     )
 
 
-def to_number(value, missing):
+def to_number(value: Any, missing: Sequence[str]) -> float | None:
     """Return the number of a value; None where it is missing or no number."""
     if value is None or (isinstance(value, str) and value.strip(WHITE_SPACE) in missing):
         return None
@@ -127,7 +130,7 @@ def to_number(value, missing):
     return None if number is None or number in map(plain_number, missing) else number
 
 
-def number_of_text(text):
+def number_of_text(text: str) -> float | None:
     """Return the number of a text: a decimal, a date as days since 1970, or a boolean; None for another text."""
     if (number := plain_number(text)) is not None:
         return number
@@ -143,12 +146,12 @@ def number_of_text(text):
     return BOOLEANS.get(text)
 
 
-def plain_number(text):
+def plain_number(text: str) -> float | None:
     """Return the number that a text writes as one, infinity included; None for another text."""
     return float(text) if NUMBER.fullmatch(text) or INFINITE.fullmatch(text) else None
 
 
-def to_float32(number):
+def to_float32(number: float) -> float:
     """Return the float32 that is nearest to a number."""
     try:
         return struct.unpack("f", struct.pack("f", number))[0]
@@ -156,7 +159,7 @@ def to_float32(number):
         return math.copysign(math.inf, number)
 
 
-def as_word(value):
+def as_word(value: Any) -> Any:
     """Return lists in which numbers that JSON has no form for are words."""
     if isinstance(value, list):
         return [as_word(each) for each in value]
@@ -164,22 +167,22 @@ def as_word(value):
     return words.get(value, value)
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Return an entry of `inputs` in the file of raw rows with its numbers as float32."""
     return [to_float32(float(each)) for each in value] if isinstance(value, list) else value
 
 
-def main(bundle, file=None):
+def main(bundle: str, file: str | None = None) -> bool:
     """Encode the rows of `file` and print them, or those of the bundle and compare; return whether all are equal."""
-    encoder = Encoder(json.loads((Path(bundle) / "encoding.json").read_text(encoding="utf-8")))
+    encoder = RowEncoder(json.loads((Path(bundle) / "encoding.json").read_text(encoding="utf-8")))
     if file is not None:
         encoded = encoder.encode(json.loads(Path(file).read_text(encoding="utf-8")))
         print(json.dumps({name: as_word(rows) for name, rows in encoded.items()}))
         return True
     golden = json.loads((Path(bundle) / "samples" / "raw-rows.json").read_text(encoding="utf-8"))
     rows, equal = golden["rows"], True
-    for name, encoded in encoder.encode(rows).items():
-        same = sum(mine == rounded(given) for mine, given in zip(encoded, golden["inputs"][name], strict=True))
+    for name, entries in encoder.encode(rows).items():
+        same = sum(mine == rounded(given) for mine, given in zip(entries, golden["inputs"][name], strict=True))
         print(f"{name}: {same} of {len(rows)} rows equal")
         equal = equal and same == len(rows)
     return equal
@@ -187,5 +190,5 @@ def main(bundle, file=None):
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
-        raise SystemExit("Usage: python encode_in_plain_python.py BUNDLE [rows.json]")
+        raise SystemExit("Usage: python encode_rows.py BUNDLE [rows.json]")
     sys.exit(0 if main(*sys.argv[1:]) else 1)

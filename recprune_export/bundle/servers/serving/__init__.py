@@ -1,0 +1,3 @@
+"""The code of `serve_onnxruntime.py` in a bundle: the standard library, NumPy and ONNX Runtime alone."""
+
+__all__ = ["encode_rows", "http_server", "json_tensors", "onnx_model", "prediction_service", "row_fields"]
