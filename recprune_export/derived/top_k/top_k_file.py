@@ -46,11 +46,12 @@ def derive_top_k(source: SourceModel, folder: Path, *, ranking: ItemRanking | Ca
 
     def expected(request: RequestArrays) -> NamedOutputs:
         scores = source.answer(request)[ranking.output]
-        return (
+        chosen = (
             choose_items(ranking, scores, request)
             if isinstance(ranking, ItemRanking)
             else choose_candidates(ranking, scores, request)
         )
+        return {output.name: values for output, values in zip(described, chosen.values(), strict=True)}
 
     requests = {
         label: squeeze_shared_inputs(request, signature) for label, request in make_edge_requests(signature).items()
