@@ -220,5 +220,5 @@ def test_a_bundle_with_the_file_is_whole(tmp_path: Path) -> None:
     bundle = compress_program(program, tmp_path / "bundle", options, derive=derive).target
     entry = read_manifest(bundle).models[TOP_K]
     assert entry["parity"]["passed"]
-    assert "the 3 best of 12 items of each row by `output`, without those in `history`" in entry["purpose"]
+    assert "the 3 best of 12 items of each row by 'output', without those in 'history'" in entry["purpose"]
     assert TOP_K in {output.file for output in verify(bundle).outputs}
