@@ -30,7 +30,7 @@ from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.program.requests.jagged_inputs import is_packed, list_file_inputs
-from recprune_export.program.signature import Signature
+from recprune_export.program.signature import BATCH, Signature
 from recprune_export.validation.parity import Tolerances, is_text, resolve_ties
 
 
@@ -218,7 +218,9 @@ def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
     if RAW_ROWS not in manifest.files:
         return "absent"
     with reject_invalid_sections(bundle, RAW_ROWS):
-        rows, inputs, request, golden = read_raw_rows(bundle / RAW_ROWS, Signature.from_dict(manifest.signature))
+        signature = Signature.from_dict(manifest.signature)
+        rows, inputs, request, golden = read_raw_rows(bundle / RAW_ROWS, signature)
+    _check_raw_rows(rows, inputs, golden, signature)
     model = list_served_files(manifest)[0]
     answers = _run(bundle / model.name, request)
     tolerances = Tolerances(model.tolerances["absolute"], model.tolerances["relative"])
@@ -237,6 +239,22 @@ def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
         if name not in encoded or not np.array_equal(values, encoded[name], equal_nan=values.dtype.kind == "f"):
             raise ValidationFailed(f"The rows of {RAW_ROWS} are encoded otherwise by this release, in '{name}'.")
     return "valid"
+
+
+def _check_raw_rows(
+    rows: Sequence[Any], inputs: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray], signature: Signature
+) -> None:
+    """Raise `BundleError` where the arrays are not those of the signature, or of other numbers of rows."""
+    # Shared inputs have a value in each row.
+    expected = [{"name": i.name, "dtype": i.dtype, "shape": (BATCH, *i.shape[1:])} for i in signature.inputs]
+    _check_samples(RAW_ROWS, inputs, expected)
+    _check_samples(RAW_ROWS, golden, signature.to_dict()["outputs"])
+    counts = {name: len(values) for name, values in inputs.items()}
+    answered = max(len(values) for values in golden.values())
+    if not rows or not answered or any(count != len(rows) for count in counts.values()):
+        raise BundleError(
+            f"{RAW_ROWS} has {len(rows)} rows, {answered} of them answered, and the inputs {counts}: export the bundle again."
+        )
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
@@ -281,7 +299,7 @@ class _Digests:
         return self._known[inode] == entry.sha256
 
 
-def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[Mapping[str, Any]]) -> None:
+def _check_samples(file: str, arrays: Mapping[str, np.ndarray], tensors: Sequence[Mapping[str, Any]]) -> None:
     expected = sorted(tensor["name"] for tensor in tensors)
     if sorted(arrays) != expected:
         raise BundleError(

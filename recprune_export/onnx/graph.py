@@ -13,7 +13,8 @@ BITS = "bits"  # planned for a weight, in the `meta` of its value, which copies 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Register a constant of the graph and return its value; a name in use gets a number."""
     unique_name, number = name, 1
-    while unique_name in graph.initializers:
+    inputs = {value.name for value in graph.inputs}
+    while unique_name in graph.initializers or unique_name in inputs:
         unique_name, number = f"{name}_{number}", number + 1
     tensor = _make_string_tensor(array, unique_name) if array.dtype.kind == "U" else ir.tensor(array, name=unique_name)
     value = ir.Value(

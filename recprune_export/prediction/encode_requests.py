@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,6 +78,19 @@ def encode_rows(
     schema = encoder.schema
     texts = [name for name in read_column_names(path, options) if name in schema.texts or name not in keep]
     return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading, signature)
+
+
+def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a note for each column with values that have no id or number of their own; `unknown` counts them.
+
+    >>> describe_unknown({"user": 1200, "item": 0})
+    ("1,200 values of 'user' are empty, out of range or unknown to the model.",)
+    """
+    return tuple(
+        f"{count:,} values of '{name}' are empty, out of range or unknown to the model."
+        for name, count in unknown.items()
+        if count
+    )
 
 
 class _VocabularyRows:

@@ -97,3 +97,18 @@ def test_a_bundle_without_an_encoding_has_none(tmp_path: Path) -> None:
     from tests.bundle.samples import files, manifest
 
     assert verify(write_bundle(tmp_path / "b", files(), manifest())).raw_rows == "absent"
+
+
+@pytest.mark.parametrize(
+    ("section", "rows"), [("inputs", slice(-1)), ("inputs", slice(0)), ("outputs", slice(0)), ("rows", slice(0))]
+)
+def test_other_numbers_of_rows_are_refused(copy: Path, section: str, rows: slice) -> None:
+    values = json.loads((copy / RAW_ROWS).read_text(encoding="utf-8"))
+    if section == "rows":
+        values["rows"] = values["rows"][rows]
+    else:
+        name = next(iter(values[section]))
+        values[section][name] = values[section][name][rows]
+    (copy / RAW_ROWS).write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(BundleError, match=re.escape(RAW_ROWS)):
+        check_raw_rows(copy, read_manifest(copy))

@@ -61,6 +61,8 @@ def predict(
 @prints_after_work
 def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
     """Print the columns, rows and file that were written, and the number of values unknown to the model."""
+    from recprune_export.prediction.encode_requests import describe_unknown
+
     if as_json:
         return print_json(prediction.to_dict())
     rate = prediction.rows / prediction.seconds if prediction.seconds else 0.0
@@ -71,5 +73,4 @@ def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
     for column, score in prediction.scores.items():
         echo(f"'{column}' is {score.meaning}.")
     print_notes(prediction.notes)
-    for name, count in prediction.unknown.items():
-        echo(f"Note: {count:,} values of '{name}' are empty, out of range or unknown to the model.", err=True)
+    print_notes(describe_unknown(prediction.unknown))

@@ -9,6 +9,7 @@ import numpy as np
 from recprune_export.data.encoding.encoder import Encoder, Request
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.errors import DataError
+from recprune_export.terminal_text import escape_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -101,4 +102,4 @@ def count_unknown_texts(field: str, texts: "pl.Series", vocabulary: Vocabulary) 
 
 
 def _quote(values: Sequence[str]) -> str:
-    return ", ".join(f"'{value}'" for value in values) or "none"
+    return ", ".join(f"'{escape_line(value)}'" for value in values) or "none"

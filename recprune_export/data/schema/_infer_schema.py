@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.canonical_text import canonical_text
+from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.data.encoding.numeric_columns import can_be_number, is_no_number
 from recprune_export.data.read_labels import read_labels, refuse_texts
 from recprune_export.data.schema.column_roles import (
@@ -238,6 +239,7 @@ class _SchemaInference:
             vectors=tuple(VectorColumn(n, self._statistics[n].longest or 0) for n in self._names("vector")),
             missing=overrides.missing,
         )
+        _check_input_names(schema, self._path)
         return InferredSchema(schema, self._summaries(), tuple(self._notes))
 
     def _names(self, role: Role) -> tuple[str, ...]:
@@ -446,3 +448,20 @@ def _name_and_separator(text: str) -> tuple[str, str | None]:
 
 def _longest(lists: "pl.Series") -> int:
     return max(1, int(lists.list.len().max() or 1))  # type: ignore[arg-type]
+
+
+def _check_input_names(schema: Schema, path: Path) -> None:
+    """Raise `DataError` where two inputs of the model, or two of its numbers, would have one name."""
+    numbers = schema.dense_columns
+    ids = (*schema.categorical, *(several.name for several in schema.multi_valued))
+    if numbers and NUMERIC in ids:
+        raise DataError(
+            f"The column '{NUMERIC}' of {path} holds ids, but the input of all numbers has that name: rename the column, or give "
+            f"--ignore {NUMERIC}."
+        )
+    repeated = next((name for name in schema.numeric if numbers.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(
+            f"The column '{repeated}' of {path} has the name of a number of the vector '{repeated.rpartition('_')[0]}': rename the "
+            f"column, or give --ignore {repeated}."
+        )

@@ -4,7 +4,7 @@ The keys of a `LabelEncoder` are lists of numbers or texts: every runtime reads 
 of ai.onnx.ml 4, though they load more slowly (docs/decisions/raw-inputs.md).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,11 @@ def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
     for spec in raw_specs:
         if spec.name in outputs:
             raise ExportError(f"'{spec.name}' is a raw input and an output of the model: rename one of them.")
-    names = _Names(graph)
+    inside = {name for inner in iterate_graphs(graph) for name in _list_names(inner)}
+    names = _Names({*inside, *(spec.name for spec in raw_specs)})
     encoded = {part.name: names.make(f"{part.name}_encoded") for part in plan}
     others = {spec.name: names.make(f"{spec.name}_inside") for spec in raw_specs if spec.name not in encoded}
-    _rename(graph, {**{old: new for old, new in others.items() if names.is_used(old)}, **encoded})
+    _rename(graph, {**{old: new for old, new in others.items() if old in inside}, **encoded})
     builder = _Builder(names)
     read = {name for inner in iterate_graphs(graph) for node in inner.node for name in node.input}
     for part in plan:
@@ -56,13 +57,10 @@ def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
 
 
 class _Names:
-    """Names of the values and nodes of a graph, so that new ones differ."""
+    """Names that are used, so that new ones differ."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._used = {name for inner in iterate_graphs(graph) for name in _list_names(inner)}
-
-    def is_used(self, name: str) -> bool:
-        return name in self._used
+    def __init__(self, used: Iterable[str]) -> None:
+        self._used = set(used)
 
     def make(self, name: str) -> str:
         while name in self._used:

@@ -82,6 +82,8 @@ def _read(path: Path, spec: Input) -> InputVocabulary:
     frame = scan(path, text=(RAW,))
     types = frame.collect_schema()
     check_columns_exist(path, (RAW, ID), types.names(), "which a vocabulary needs")
+    if collect(frame.select(RAW).head(1), path).is_empty():  # a CSV file without rows has no types either
+        raise DataError(f"{path} has no value: a vocabulary has a row for each one.")
     if not types[ID].is_integer():
         raise DataError(f"The column '{ID}' of {path} holds {types[ID]}: a vocabulary has an integer for each value.")
     if types[RAW].is_nested() or types[RAW] == pl.Binary:

@@ -102,6 +102,8 @@ def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], boo
     """
     import polars as pl
 
+    if not ids.dtype.is_integer() and ids.dtype not in (pl.String, pl.Categorical):
+        raise DataError(f"The ids in {path} are of the type {ids.dtype}: give integers or texts.")
     repeated = ids.drop_nulls().filter(ids.drop_nulls().is_duplicated())
     if len(repeated):
         raise DataError(f"{path} has the id {repeated[0]!r} more than once: each item has its own.")
@@ -109,8 +111,6 @@ def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], boo
         if (ids.drop_nulls().cast(pl.Int128) > np.iinfo(np.int64).max).any():
             raise DataError(f"{path} has ids above 2^63 - 1: write them as texts.")
         return ids.to_list(), False
-    if ids.dtype not in (pl.String, pl.Categorical):
-        raise DataError(f"The ids in {path} are of the type {ids.dtype}: give integers or texts.")
     texts = ids.cast(pl.String)
     is_text = is_parquet(path) or _to_integers(texts.drop_nulls()) is None
     return (texts if is_text else texts.cast(pl.Int64)).to_list(), is_text

@@ -46,11 +46,12 @@ def derive_top_k(source: SourceModel, folder: Path, *, ranking: ItemRanking | Ca
 
     def expected(request: RequestArrays) -> NamedOutputs:
         scores = source.answer(request)[ranking.output]
-        return (
+        chosen = (
             choose_items(ranking, scores, request)
             if isinstance(ranking, ItemRanking)
             else choose_candidates(ranking, scores, request)
         )
+        return {output.name: values for output, values in zip(described, chosen.values(), strict=True)}
 
     requests = {
         label: squeeze_shared_inputs(request, signature) for label, request in make_edge_requests(signature).items()
@@ -193,20 +194,20 @@ def _name_dtype(value: ir.Value, scores: str) -> str:
 def _describe(ranking: ItemRanking | CandidateRanking, file: OnnxFile) -> str:
     """Return what the file does, as the end of a sentence that begins with its name."""
     if isinstance(ranking, ItemRanking):
-        seen = f", without those in `{ranking.history}`" if ranking.history else ""
+        seen = f", without those in '{ranking.history}'" if ranking.history else ""
         none = '""' if ranking.ids.dtype == "str" else "-1"
         items = int(ranking.ids.is_item.sum())
         text = (
-            f"gives the {ranking.k} best of {items:,} items of each row by `{ranking.output}`{seen}, with their scores"
+            f"gives the {ranking.k} best of {items:,} items of each row by '{ranking.output}'{seen}, with their scores"
         )
         ends = (
             f"a place that no item takes has the id {none} and the score -inf; equal scores are in the order of columns"
         )
     else:
-        ids = f"their `{ranking.item}`, " if ranking.item else ""
-        text = f"gives the {ranking.k} best candidates of a request by `{ranking.output}`: {ids}their rows in the request and their scores"
+        ids = f"their '{ranking.item}', " if ranking.item else ""
+        text = f"gives the {ranking.k} best candidates of a request by '{ranking.output}': {ids}their rows in the request and their scores"
         ends = (
             "a place that no candidate takes has the row -1 and the score -inf; equal scores are in the order of rows"
         )
-    weights = f"; its weights lie in `{file.data.name}`, beside which it must be" if file.data else ""
+    weights = f"; its weights lie in '{file.data.name}', beside which it must be" if file.data else ""
     return f"{text}; {ends}{weights}"

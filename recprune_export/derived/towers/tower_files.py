@@ -44,8 +44,11 @@ class Tower:
 
     @property
     def output(self) -> str:
-        """The name of its output."""
-        return f"{self.name}_vector"
+        """The name of its output, one that no input has."""
+        name = f"{self.name}_vector"
+        while name in {spec.name for spec in self.inputs}:
+            name += "_"
+        return name
 
     @property
     def signature(self) -> Signature:
@@ -229,6 +232,7 @@ def _run_inside(path: Path, tower: Tower) -> Callable[[RequestArrays], np.ndarra
     """Return a function that gives the vector of a tower as `model.onnx` computes it, from whole requests."""
     model, vector = _add_vector(path, tower)
     model.graph.outputs[:] = [vector]
+    NameFixPass()(model)
     names = [value.name or "" for value in model.graph.inputs]
     answer = make_in_memory_session(model)
     return lambda request: answer([request[name] for name in names])[0]

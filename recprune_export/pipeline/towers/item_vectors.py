@@ -15,7 +15,7 @@ from recprune_export.derived.towers.tower_files import Tower
 from recprune_export.errors import DataError
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.prediction._predict import ROWS_PER_READ, ROWS_PER_RUN
-from recprune_export.prediction.encode_requests import encode_rows
+from recprune_export.prediction.encode_requests import describe_unknown, encode_rows
 from recprune_export.settings import DataSettings
 
 
@@ -38,18 +38,16 @@ def read_item_vectors(
     """
     ids, column = _read_ids(path, column, reading)
     vectors, notes = read_vectors_of_rows(bundle, manifest, tower, file, path, reading)
-    odd = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(odd):
-        raise DataError(
-            f"The vector of the item '{ids[odd[0]]}' in {path} is not finite, nor are {len(odd) - 1:,} others: fill the missing values."
-        )
     return ItemVectors(vectors, ids, column, notes)
 
 
 def read_vectors_of_rows(
     bundle: Path, manifest: Manifest, tower: Tower, file: Path, path: Path, reading: DataSettings
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the vectors of all rows of `path`, [rows, width], and notes; raw values are encoded as the bundle says."""
+    """Return the vectors of all rows of `path`, [rows, width], and notes; raw values are encoded as the bundle says.
+
+    Raises `DataError` where a vector is not finite.
+    """
     requests = encode_rows(bundle, manifest, path, reading, (), tower.signature)
     session = make_session(file, 1)
 
@@ -67,7 +65,15 @@ def read_vectors_of_rows(
     parts = [*answer()]
     if not parts:
         raise DataError(f"{path} has no rows.")
-    return np.concatenate(parts), requests.judge()
+    vectors = np.concatenate(parts)
+    odd = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(odd):
+        raise DataError(
+            f"{len(odd):,} of {len(vectors):,} rows in {path} have no finite vector, the first of them row {odd[0]:,}: fill the missing "
+            "values, or leave those rows out."
+        )
+    unknown = (f"{path.name}: {note}" for note in describe_unknown(requests.unknown))
+    return vectors, (*requests.judge(), *unknown)
 
 
 def _read_ids(path: Path, column: str | None, reading: DataSettings) -> tuple[np.ndarray, str]:

@@ -122,7 +122,7 @@ def split_bundle(
             **gather_derived_files(validated),
             **make_derived_samples(manifest.name, validated),
         }
-        notes: tuple[str, ...] = ()
+        notes = _describe_left_out(manifest) if source is None else ()
         section = _describe_pair(pair, model, parity)
         if source is not None:
             items = _read_items(bundle, manifest, pair, source)
@@ -145,7 +145,7 @@ def split_bundle(
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "models": {**manifest.models, **{of.model.name: of.to_dict() for of in validated}},
                 "towers": section,
-                "notes": list(dict.fromkeys([*manifest.notes, *notes])),
+                "notes": list(dict.fromkeys([*manifest.notes, *notes])) if source is not None else manifest.notes,
             }
         )
         manifest = Manifest.model_validate(manifest.model_dump(exclude={"checksum"}))
@@ -154,6 +154,14 @@ def split_bundle(
         was_signed = (bundle / SIGNATURE).exists()
         write_bundle(target, files, manifest)
     return SplitResult(target, manifest, section, was_signed, notes)
+
+
+def _describe_left_out(manifest: Manifest) -> tuple[str, ...]:
+    """Return a note where a bundle has vectors of items, which are those of its former towers."""
+    left_out = [name for name in (VECTORS, IDS, INDEX) if name in manifest.files]
+    if not left_out:
+        return ()
+    return (f"The former {', '.join(left_out)} are left out: --items writes them again.",)
 
 
 def _open_source(bundle: Path, manifest: Manifest, signature: Signature, tolerances: Tolerances) -> SourceModel:
@@ -245,26 +253,28 @@ def _index(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the entry on the index of the items, with that of the dense model where the bundle has it, and notes."""
     k = min(source.k, len(items.ids))
-    users = _read_users(bundle, manifest, pair, source)
+    users, notes = _read_users(bundle, manifest, pair, source)
     with show_status("Indexing items"):
         report = measure_index(items.vectors, users, k, folder / INDEX)
     entry = {"file": INDEX, **report.to_dict()}
     if DENSE not in manifest.files:
-        return entry, ()
+        return entry, notes
     try:
         dense, overlap = _index_dense(bundle, manifest, pair, items, users, source, folder)
     except (ModelError, DataError) as error:
-        return entry, (f"The dense model has no index to compare: {error}",)
-    return {**entry, "dense": {**dense.to_dict(), "same_best_items": overlap}}, ()
+        return entry, (*notes, f"The dense model has no index to compare: {error}")
+    return {**entry, "dense": {**dense.to_dict(), "same_best_items": overlap}}, notes
 
 
-def _read_users(bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource) -> np.ndarray:
-    """Return the vectors of users to search for: those of the file of users, else of requests drawn from the signature."""
+def _read_users(
+    bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the vectors of users to search for, those of the file of users, else of requests drawn from the signature, and notes."""
     user, file = pair.towers[0], pair.files[0]
     if source.users is not None:
-        vectors, _ = read_vectors_of_rows(bundle, manifest, user, file, source.users, source.reading)
-        return vectors[:: max(1, len(vectors) // DRAWN_ROWS)][:DRAWN_ROWS] if len(vectors) > DRAWN_ROWS else vectors
-    return _answer_drawn(user, file)
+        vectors, notes = read_vectors_of_rows(bundle, manifest, user, file, source.users, source.reading)
+        return vectors[:: max(1, len(vectors) // DRAWN_ROWS)][:DRAWN_ROWS], notes
+    return _answer_drawn(user, file), ()
 
 
 def _answer_drawn(tower: Tower, file: Path) -> np.ndarray:
@@ -289,7 +299,7 @@ def _index_dense(
         write_tower(bundle / DENSE, tower, path)
     dense = _Pair(score, towers, (paths[0], paths[1]))
     dense_items = _read_items(bundle, manifest, dense, source)
-    dense_users = _read_users(bundle, manifest, dense, source)
+    dense_users, _ = _read_users(bundle, manifest, dense, source)
     k = min(source.k, len(items.ids))
     report = measure_index(dense_items.vectors, dense_users, k, folder / f"dense_{INDEX}")
     best, dense_best = (

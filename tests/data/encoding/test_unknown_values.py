@@ -57,3 +57,12 @@ def test_a_log_of_other_items_is_refused(tmp_path: Path) -> None:
     log.with_columns(item="i" + pl.col("item").cast(pl.String)).write_csv(tmp_path / "c.csv")
     with pytest.raises(DataError, match=r"'item' .*--allow-unknown"):
         load_sequences(tmp_path / "c.csv", schema, encoder)
+
+
+def test_unknown_values_are_shown_in_one_line(tmp_path: Path) -> None:
+    encoder = load_clicks(write(tmp_path / "a.csv", 0.0), SCHEMA).encoder
+    frame = pl.read_csv(write(tmp_path / "b.csv", 1.0)).with_columns(shop=pl.lit("x\ny\x1b[1m"))
+    frame.write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError) as raised:
+        load_clicks(tmp_path / "b.parquet", SCHEMA, encoder)
+    assert r"such as 'x\ny\x1b[1m'" in str(raised.value)

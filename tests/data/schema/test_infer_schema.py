@@ -177,3 +177,17 @@ def test_sequence_columns_are_told_by_their_names(sequences_file: Path) -> None:
 def test_a_log_without_telling_names_asks_for_them(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--sequence"):
         infer_sequence_schema(write(tmp_path, a=[1], b=[2], c=[3]), SchemaOverrides())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"numeric": [f"n{row % 7}" for row in range(400)]}, "'numeric' .* holds ids, .*--ignore numeric"),
+        ({"v": [[0.5, 1.5]] * 400, "v_1": np.linspace(0, 1, 400)}, "'v_1' .* the vector 'v'.*--ignore v_1"),
+    ],
+)
+def test_two_inputs_of_one_name_are_refused(tmp_path: Path, columns: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        infer_schema(
+            write(tmp_path, **rows(), **columns), SchemaOverrides(labels=("click",), numeric=("v",) * ("v" in columns))
+        )

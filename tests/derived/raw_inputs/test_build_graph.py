@@ -82,3 +82,19 @@ def test_numbers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, 
         ]
     np.testing.assert_array_equal(answer.ravel(), np.array(expected, dtype=np.float32))
     np.testing.assert_array_equal(part.encode(request), answer)
+
+
+def test_a_raw_input_may_have_the_name_of_a_value_that_is_added(tmp_path: Path) -> None:
+    specs = [Input("user", "int32", (BATCH,), ((0, 9),)), Input("numeric", "float32", (BATCH, 3))]
+    columns = tuple(map(RawColumn, ("user_encoded", "user_ids", "raw_zero")))
+    plan = (
+        RawIds("user", "str", (BATCH,), ("a",), (7,), 0, 0, encoded_dtype="int32"),
+        RawNumbers("numeric", columns, (0.0,) * 3, (1.0,) * 3, BATCH),
+    )
+    model = onnx.load(write_echo(tmp_path, specs).file.path)
+    add_raw_inputs(model, plan)
+    onnx.save(model, tmp_path / "raw.onnx")
+    request = {"user": np.array(["a", "b"]), **{c.name: np.array([n, n + 1.0]) for n, c in enumerate(columns)}}
+    answer = run(make_session(tmp_path / "raw.onnx", 1), request)
+    np.testing.assert_array_equal(answer["of user"], [7, 0])
+    np.testing.assert_array_equal(answer["of numeric"], [[0, 1, 2], [1, 2, 3]])

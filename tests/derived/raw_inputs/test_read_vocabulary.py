@@ -167,3 +167,9 @@ def test_a_model_without_vocabularies_is_told_how_to_give_them(tmp_path: Path) -
     ):
         with pytest.raises(UsageError, match=said):
             compress(TwoTables(), request, target=tmp_path / "b", sparsity=0.3, epochs=0, **options)
+
+
+def test_a_csv_file_without_rows_has_no_value(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("raw,id\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"v\.csv has no value"):
+        read_vocabularies({"user": tmp_path / "v.csv"}, SIGNATURE)

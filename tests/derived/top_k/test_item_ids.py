@@ -64,3 +64,9 @@ def test_a_file_without_ids_is_refused(tmp_path: Path) -> None:
 
 def test_a_vocabulary_of_negative_numbers_is_texts() -> None:
     assert make_vocabulary_ids(["-1", "2"], 1).values.tolist() == ["", "-1", "2"]
+
+
+def test_ids_that_are_no_integers_or_texts_are_refused_as_such(tmp_path: Path) -> None:
+    pl.DataFrame({"column": [0, 1], "id": [1.5, 1.5]}).write_parquet(tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match="are of the type Float64: give integers or texts"):
+        read_item_ids(tmp_path / "ids.parquet", 2)

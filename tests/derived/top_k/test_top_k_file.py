@@ -159,6 +159,23 @@ def test_an_input_may_have_the_name_of_an_output(tmp_path: Path) -> None:
     source = make_source(program.with_signature(replace(program.signature, inputs=renamed)), tmp_path)
     model = derive_top_k(source, tmp_path, ranking=ItemRanking(2, "output", make_column_ids(ITEMS)))
     assert [output.name for output in model.file.signature.outputs] == ["top_scores_", "top_item_ids"]
+    request = {"top_scores": np.arange(2 * LENGTH).reshape(2, LENGTH) % ITEMS}
+    expected = model.expected(request)
+    for name, values in answer(tmp_path, model.file, request).items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["k", "lowest", "item_ids"])
+def test_an_input_may_have_the_name_of_a_constant(tmp_path: Path, name: str) -> None:
+    program = capture_next_item()
+    renamed = tuple(replace(i, name=name) for i in program.signature.inputs)
+    source = make_source(program.with_signature(replace(program.signature, inputs=renamed)), tmp_path)
+    ids = make_column_ids(ITEMS).without([0])
+    model = derive_top_k(source, tmp_path, ranking=ItemRanking(2, "output", ids, name))
+    request = {name: np.arange(2 * LENGTH).reshape(2, LENGTH) % ITEMS}
+    np.testing.assert_array_equal(
+        answer(tmp_path, model.file, request)["top_item_ids"], model.expected(request)["top_item_ids"]
+    )
 
 
 @pytest.mark.parametrize("shared", [(), ("user",)])
@@ -203,5 +220,5 @@ def test_a_bundle_with_the_file_is_whole(tmp_path: Path) -> None:
     bundle = compress_program(program, tmp_path / "bundle", options, derive=derive).target
     entry = read_manifest(bundle).models[TOP_K]
     assert entry["parity"]["passed"]
-    assert "the 3 best of 12 items of each row by `output`, without those in `history`" in entry["purpose"]
+    assert "the 3 best of 12 items of each row by 'output', without those in 'history'" in entry["purpose"]
     assert TOP_K in {output.file for output in verify(bundle).outputs}

@@ -184,3 +184,34 @@ def test_a_signed_bundle_loses_its_signature(bundle: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.stderr
     assert "The new bundle is not signed" in done.stderr
     assert not (tmp_path / "bundle" / "manifest.json.sig").exists()
+
+
+def test_users_without_a_finite_vector_are_refused_and_odd_ids_are_counted(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    from recprune_export.pipeline import compress_program
+    from recprune_export.program.capture import capture
+    from recprune_export.settings import Settings
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.users, self.items = nn.Embedding(9, 16), nn.Embedding(9, 16)
+
+        def forward(self, user: torch.Tensor, age: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+            return ((self.users(user) + age[:, None]) * self.items(item)).sum(1)
+
+    torch.manual_seed(0)
+    program = capture(Pair(), (torch.arange(4), torch.rand(4), torch.arange(4)))
+    bundle = compress_program(program, tmp_path / "bundle", Settings(sparsity=0.3, epochs=0, quick=True)).target
+    pl.DataFrame({"item": [1, 2, 50, 51]}).write_parquet(tmp_path / "items.parquet")
+    pl.DataFrame({"user": [1, 2], "age": [0.5, None]}).write_parquet(tmp_path / "users.parquet")
+    options = ("--items", tmp_path / "items.parquet", "--quiet", "-o", tmp_path / "new")
+    assert_refused(
+        invoke("split", bundle, *options, "--users", tmp_path / "users.parquet"), 3,
+        "users.parquet have no finite vector, the first of them row 1",
+    )  # fmt: skip
+    done = invoke("split", bundle, *options)
+    assert "2 values of 'item' are empty, out of range or unknown" in done.stderr
+    again = invoke("split", tmp_path / "new", "--quiet")
+    assert "items.npy, item_ids.npy, items.faiss are left out" in again.stderr
+    assert not any("are left out: --items" in note for note in read_manifest(tmp_path / "new").notes)
