@@ -57,7 +57,8 @@ def test_a_backbone_gets_a_bundle(name: str, tmp_path) -> None:
     options = {"epochs": 0, "quick": True, "structured_fraction": 0.8, "batch_size": 32, "latency_batch_sizes": (4,)}
     result = compress(make_backbone(name), make_request(labels=False), tmp_path / "b", **options)
     assert result.parity.passed
-    assert result.reduction.removed.tables > 0.3
+    # The encoder of T5 returns the stream that its table writes to, so all of its dimensions stay.
+    assert (result.reduction.removed.tables > 0.3) is (name != "t5")
     assert result.reduction.removed.rest > 0.3
 
 
