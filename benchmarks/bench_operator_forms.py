@@ -2,10 +2,11 @@
 
     python benchmarks/bench_operator_forms.py
 
-Prints the median CPU time of a call of each form, interleaved, one thread. The figures of
+Prints the median ms of CPU time of a call of each form, interleaved, one thread, and JSON as the last line. The figures of
 docs/decisions/fourier-transforms-as-products.md, layer-norms-by-rows.md and wide-products-unpacked.md.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from statistics import median
@@ -16,6 +17,8 @@ import onnx
 import onnx.parser
 import onnxruntime
 from onnx import helper, numpy_helper
+
+from recprune_export.environment import environment
 
 NORM = "LayerNormalization<axis=-1>"
 Case = tuple[np.ndarray, Mapping[str, str], Mapping[str, np.ndarray]]  # x, the body of each form, constants
@@ -86,5 +89,8 @@ def measure(case: Case, calls: int = 40) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    found = {}
     for title, case in (*make_transforms(), *make_norms(), *make_products()):
-        print(f"{title:<44}" + "".join(f"  {name} {found:8.3f}" for name, found in measure(case).items()), flush=True)
+        found[title] = measure(case)
+        print(f"{title:<44}" + "".join(f"  {name} {of:8.3f}" for name, of in found[title].items()), flush=True)
+    print(json.dumps({"milliseconds": found, "environment": environment()}))

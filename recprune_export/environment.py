@@ -6,8 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from recprune_export.installation import WHOLE, find_distribution
+
 PACKAGES = (
-    "recprune-export", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "polars", "protobuf", "pydantic",
+    "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "polars", "protobuf", "pydantic",
 )  # fmt: skip
 
 
@@ -15,7 +17,7 @@ def environment() -> dict[str, Any]:
     """Return package versions, operating system, CPU and the number of cores that this process may use."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {WHOLE: _version(find_distribution()), **{name: _version(name) for name in PACKAGES}},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": read_cpu_name(),
         "cores": count_cores(),
