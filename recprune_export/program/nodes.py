@@ -1,4 +1,4 @@
-"""Arguments, ancestors and source lines of the nodes of a graph."""
+"""Operators, arguments, ancestors and source lines of the nodes of a graph."""
 
 import contextlib
 import re
@@ -23,6 +23,12 @@ def argument(node: fx.Node, name: str) -> Any:
         if parameter.name == name:
             return node.args[position] if position < len(node.args) else parameter.default_value
     return None
+
+
+def operator_name(node: fx.Node) -> str:
+    """Return the name of the operator that a node calls, such as `aten::cat`, an empty string for other nodes."""
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name)
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:

@@ -42,6 +42,7 @@ from recprune_export.program.capture.passes.jagged_operators import replace_jagg
 from recprune_export.program.capture.passes.read_sizes import READS, replace_read_sizes
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
+from recprune_export.program.capture.passes.row_repeats import REPEATS
 from recprune_export.program.capture.passes.split_of_cat import replace_split_of_cat
 from recprune_export.program.capture.passes.to_float32 import HALF, describe_half_precision, to_float32
 from recprune_export.program.capture.raising_branches import PassRaisingBranches, find_raising_branches
@@ -57,7 +58,7 @@ from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
-from recprune_export.program.nodes import argument, find_source_line
+from recprune_export.program.nodes import argument, find_source_line, operator_name
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import Operand, find_graph_operands, recapture
@@ -82,7 +83,6 @@ from recprune_export.program.requests.request_tree import (
     takes_any_keyword,
 )
 
-_REPEATS = frozenset({torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor})
 GRAPH_PASSES = (
     replace_jagged_operators,
     decompose,
@@ -347,7 +347,7 @@ def refuse_read_numbers(module: fx.GraphModule) -> None:
             f"The model reads a number from the request{describe_place(find_source_line(reading))}, such as a length by "
             ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
         )
-    repeats = (node for node in module.graph.nodes if node.target in _REPEATS)
+    repeats = (node for node in module.graph.nodes if node.target in REPEATS)
     repeating = next((node for node in repeats if argument(node, "output_size") is None), None)
     if repeating is not None:
         raise CaptureError(
@@ -403,8 +403,7 @@ def _has_jagged_operators(module: fx.GraphModule) -> bool:
 
 def _packs_rows(module: fx.GraphModule) -> bool:
     """Return whether rows are packed by fbgemm, which `replace_jagged_operators` has to replace first."""
-    names = (getattr(getattr(node.target, "_schema", None), "name", "") for node in module.graph.nodes)
-    return "fbgemm::dense_to_jagged" in names
+    return any(operator_name(node) == "fbgemm::dense_to_jagged" for node in module.graph.nodes)
 
 
 def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -17,7 +17,7 @@ from torch import fx
 from recprune_export.error_text import describe_place
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import remove_dead_code
-from recprune_export.program.nodes import argument, arguments, find_source_line
+from recprune_export.program.nodes import argument, arguments, find_source_line, operator_name
 
 aten = torch.ops.aten
 
@@ -77,8 +77,8 @@ def _name(node: fx.Node) -> str:
     """Return the name of an operator of fbgemm, an empty string for others."""
     if node.target is aten._jagged_to_padded_dense_forward.default:
         return _TO_PADDED
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.removeprefix(_LIBRARY) if schema is not None and schema.name.startswith(_LIBRARY) else ""
+    name = operator_name(node)
+    return name.removeprefix(_LIBRARY) if name.startswith(_LIBRARY) else ""
 
 
 def _replace_cumsum(graph: fx.Graph, node: fx.Node) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from recprune_export.program.capture.passes.runs_on_requests import RunsOnRequests
-from recprune_export.program.nodes import argument
+from recprune_export.program.nodes import argument, operator_name
 
 aten = torch.ops.aten
 
@@ -16,7 +16,7 @@ def replace_permuted_keys(runs: RunsOnRequests, node: fx.Node, find_joined: Call
 
     `find_joined` gives the tensors that a node joins. Lengths: [keys, rows], values and weights: the elements of all keys.
     """
-    if getattr(getattr(node.target, "_schema", None), "name", "") != "fbgemm::permute_2D_sparse_data":
+    if operator_name(node) != "fbgemm::permute_2D_sparse_data":
         return False
     order, lengths = argument(node, "permute"), argument(node, "lengths")
     orders = [run[order].tolist() for run in runs.runs]

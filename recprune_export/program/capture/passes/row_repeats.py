@@ -8,18 +8,18 @@ import torch
 from torch import fx
 
 from recprune_export.program.capture.passes.runs_on_requests import RunsOnRequests
-from recprune_export.program.nodes import argument
+from recprune_export.program.nodes import argument, operator_name
 
 aten = torch.ops.aten
 
-_REPEATS = frozenset({aten.repeat_interleave.Tensor, aten.repeat_interleave.self_Tensor})
+REPEATS = frozenset({aten.repeat_interleave.Tensor, aten.repeat_interleave.self_Tensor})
 
 Elements = Mapping[fx.Node, fx.Node]  # the elements of an input, by the node of its lengths
 
 
 def state_output_size(runs: RunsOnRequests, node: fx.Node, elements: Elements) -> None:
     """State the number of rows of a `repeat_interleave` by the lengths of inputs: that of their elements."""
-    if node.target not in _REPEATS or argument(node, "output_size") is not None:
+    if node.target not in REPEATS or argument(node, "output_size") is not None:
         return
     repeats = argument(node, "repeats")
     members = _find_members(runs, repeats, elements) if isinstance(repeats, fx.Node) else None
@@ -29,7 +29,7 @@ def state_output_size(runs: RunsOnRequests, node: fx.Node, elements: Elements) -
 
 def replace_offsets_range(runs: RunsOnRequests, node: fx.Node, elements: Elements) -> None:
     """Replace fbgemm's `offsets_range`, the position of each element in its row, for offsets of inputs."""
-    if getattr(getattr(node.target, "_schema", None), "name", "") != "fbgemm::offsets_range":
+    if operator_name(node) != "fbgemm::offsets_range":
         return
     offsets = argument(node, "offsets")
     counts = runs.call(aten.diff.default, offsets)
@@ -55,7 +55,7 @@ def replace_offsets_range(runs: RunsOnRequests, node: fx.Node, elements: Element
 
 def replace_dense_to_jagged(runs: RunsOnRequests, node: fx.Node, elements: Elements) -> None:
     """Replace fbgemm's `dense_to_jagged(x: B×L×D, [offsets])`, for offsets of inputs, by a lookup of the steps of each row, T×D."""
-    if getattr(getattr(node.target, "_schema", None), "name", "") != "fbgemm::dense_to_jagged":
+    if operator_name(node) != "fbgemm::dense_to_jagged":
         return
     dense, (offsets, *others) = argument(node, "dense"), argument(node, "x_offsets")
     steps = runs.runs[0][dense].shape[1]

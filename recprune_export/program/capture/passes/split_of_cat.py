@@ -19,7 +19,7 @@ from recprune_export.program.capture.passes.row_repeats import (
     state_output_size,
 )
 from recprune_export.program.capture.passes.runs_on_requests import RunsOnRequests
-from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.nodes import argument, arguments, operator_name
 
 aten = torch.ops.aten
 
@@ -61,7 +61,7 @@ def replace_split_of_cat(
 
 
 def _reads_ends(node: fx.Node) -> bool:
-    name = getattr(getattr(node.target, "_schema", None), "name", "")
+    name = operator_name(node)
     return name.startswith("fbgemm::") or name == "aten::repeat_interleave"
 
 
