@@ -8,6 +8,6 @@ from .machine import cache_directory as cache_directory
 from .machine import this_machine as this_machine
 from .profiler import Profile as Profile
 from .profiler import profile_model as profile_model
+from .shape_inference import infer_shapes as infer_shapes
 from .weightless_model import fill_shapes as fill_shapes
-from .weightless_model import infer_shapes as infer_shapes
 from .weightless_model import strip_weights as strip_weights

@@ -1,7 +1,7 @@
 """Shapes of the values of a model by ONNX alone, for one batch size; weights are neither read nor copied."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 
@@ -21,8 +21,13 @@ _TERM = re.compile(rf"(?:(\d+)\*)?{BATCH}(?: \+ (\d+))?")
 
 def infer_shapes(model: onnx.ModelProto, batch: int) -> Shapes:
     """Return the shapes of all values that are known when each symbolic axis of an input has size `batch`."""
+    return read_shapes(model, infer_value_infos(model, batch))
+
+
+def read_shapes(model: onnx.ModelProto, values: Iterable[onnx.ValueInfoProto]) -> Shapes:
+    """Return the shapes of weights, and those of inferred `values` that are known."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    for value in infer_value_infos(model, batch):
+    for value in values:
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from recprune_export.onnx.cost.shape_inference import LARGE, infer_shapes, infer_value_infos
+from recprune_export.onnx.cost.shape_inference import LARGE, infer_value_infos, read_shapes
 from recprune_export.program.requests.jagged_inputs import ELEMENTS
 from recprune_export.program.signature import BATCH
 
@@ -50,8 +50,9 @@ def fill_shapes(model: ir.Model) -> None:
     if all(_is_known(value.shape) and value.type is not None for value in values):
         return
     weightless = strip_weights(model).model
-    first, second = (infer_shapes(weightless, batch) for batch in _BATCHES)
-    types = {value.name: value.type.tensor_type.elem_type for value in infer_value_infos(weightless, _BATCHES[0])}
+    inferred = [infer_value_infos(weightless, batch) for batch in _BATCHES]
+    first, second = (read_shapes(weightless, infos) for infos in inferred)
+    types = {info.name: info.type.tensor_type.elem_type for info in inferred[0]}
     for value in values:
         name = value.name or ""
         if not _is_known(value.shape) and name in first:
