@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.graph import (
-    add_initializer,
     find_nodes,
     find_only_consumer,
     find_producer,
@@ -20,6 +19,7 @@ from recprune_export.onnx.graph import (
     replace_node,
     replace_uses,
 )
+from recprune_export.onnx.optimizer.new_nodes import NewNodes
 from recprune_export.onnx.optimizer.optimizer_constants import MAX_DFT_LENGTH
 
 
@@ -87,40 +87,13 @@ def _match(node: ir.Node) -> _Transform | None:
     return _Transform(node, place, n, bins, results, inverse, onesided) if fits else None
 
 
-class _Nodes:
-    """New nodes, in their order, and the constants that they read."""
-
-    def __init__(self, graph: ir.Graph, name: str) -> None:
-        self._graph, self._name = graph, name
-        self.nodes: list[ir.Node] = []
-
-    def add(self, operator: str, *operands: ir.Value | None, **attributes: int | Sequence[int]) -> ir.Value:
-        """Append a node with one output, and return that."""
-        self.nodes.append(ir.node(operator, operands, attributes=attributes))
-        return self.nodes[-1].outputs[0]
-
-    def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> Sequence[ir.Value]:
-        """Append a Split, and return its outputs."""
-        operands = [value, self.constant("sizes", sizes)]
-        self.nodes.append(ir.node("Split", operands, attributes={"axis": axis}, num_outputs=len(sizes)))
-        return self.nodes[-1].outputs
-
-    def constant(self, part: str, numbers: object, dtype: type = np.int64) -> ir.Value:
-        """Return a constant."""
-        return add_initializer(self._graph, f"{self._name}_{part}", np.array(numbers, dtype=dtype))
-
-    def float_of(self, part: str, numbers: np.ndarray) -> ir.Value:
-        """Return integers as floats: stored so, they do not count as parameters."""
-        return self.add("Cast", self.constant(part, numbers, np.int16), to=ir.DataType.FLOAT.value)
-
-
 def _replace(graph: ir.Graph, transform: _Transform) -> None:
     axis, result = transform.axis, transform.node.outputs[0]
     source, scale = _pass_factors(transform.node.inputs[0])
     last = transform.node
     while (factor := find_only_consumer(last.outputs[0])) and (found := _match_factor(factor)):
         last, scale = factor, scale * found[1]
-    new = _Nodes(graph, result.name or "")
+    new = NewNodes(graph, result.name or "")
     parts = _find_parts(source, new)
     joined = parts[0] if len(parts) == 1 else new.add("Concat", *parts, axis=axis)
     matrix = _make_matrix(transform, len(parts), scale, new)
@@ -178,7 +151,7 @@ def _match_factor(node: ir.Node | None) -> tuple[ir.Value, float] | None:
     return None
 
 
-def _find_parts(source: ir.Value, new: _Nodes) -> list[ir.Value]:
+def _find_parts(source: ir.Value, new: NewNodes) -> list[ir.Value]:
     """Return the real part of a value [..., 1 or 2], and the imaginary one where it has one, without the last axis."""
     sizes = get_dims(source)
     assert sizes is not None
@@ -237,7 +210,12 @@ def _replace_column(value: ir.Value, column: ir.Value, ends: Sequence[Sequence[i
     replace_uses(value, column)
 
 
-def _make_matrix(transform: _Transform, parts: int, scale: float, new: _Nodes) -> ir.Value:
+def _add_integers(new: NewNodes, part: str, numbers: np.ndarray) -> ir.Value:
+    """Return integers as floats: stored so, they do not count as parameters."""
+    return new.add("Cast", new.constant(part, numbers, np.int16), to=ir.DataType.FLOAT.value)
+
+
+def _make_matrix(transform: _Transform, parts: int, scale: float, new: NewNodes) -> ir.Value:
     """Return the real matrix of a transform, [results of all parts, bins of all parts], computed from integers.
 
     Rows are the real results, then the imaginary ones; columns the real bins, then the imaginary ones. The angle of result m
@@ -249,9 +227,9 @@ def _make_matrix(transform: _Transform, parts: int, scale: float, new: _Nodes) -
     if transform.is_real:  # a bin stands for itself and for its conjugate
         counts = np.where((k == 0) | (2 * k == n), 1, 2)
     factor = new.constant("factor", scale / n if transform.is_inverse else scale, np.float32)
-    weight = new.add("Mul", new.float_of("counts", counts), factor)
+    weight = new.add("Mul", _add_integers(new, "counts", counts), factor)
     turn = new.constant("turn", 2 * np.pi / n, np.float32)
-    angle = new.add("Mul", new.float_of("steps", m * k % n), turn)
+    angle = new.add("Mul", _add_integers(new, "steps", m * k % n), turn)
     cos, sin = (new.add("Mul", new.add(function, angle), weight) for function in ("Cos", "Sin"))
     negative = new.add("Neg", sin)
     # (re + i im) e^(∓iθ): forward re cos + im sin and im cos - re sin, inverse re cos - im sin and im cos + re sin.

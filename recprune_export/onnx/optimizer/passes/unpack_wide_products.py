@@ -16,6 +16,7 @@ from recprune_export.onnx.graph import (
     replace_node,
 )
 from recprune_export.onnx.optimizer.linear_layers import Linear, find_transposed_products, match_linear
+from recprune_export.onnx.optimizer.new_nodes import NewNodes
 from recprune_export.onnx.optimizer.optimizer_constants import MAX_UNPACKED_INPUTS, MIN_UNPACKED_OUTPUTS
 
 
@@ -78,30 +79,20 @@ def _find_wide_products(graph: ir.Graph) -> Iterator[Linear]:
 
 
 def _unpack(graph: ir.Graph, layer: Linear) -> None:
-    name = layer.weight.name
     x, weight, last = layer.operand, layer.weight, layer.shift or layer.node
     rank = get_rank(x)
     assert rank is not None
-    new: list[ir.Node] = []
-
-    def add(operator: str, *operands: ir.Value, **attributes: int | list[int]) -> ir.Value:
-        new.append(ir.node(operator, operands, attributes=attributes))
-        return new[-1].outputs[0]
-
-    def constant(part: str, array: np.ndarray) -> ir.Value:
-        return add_initializer(graph, f"{name}_{part}", array)
-
+    new = NewNodes(graph, layer.weight.name or "")
     if layer.transposed:
-        weight = add("Transpose", weight, perm=[1, 0])
-    first = constant("first", np.array([0]))
+        weight = new.add("Transpose", weight, perm=[1, 0])
+    first = new.constant("first", [0])
     if layer.bias is not None:
         bias = _get_vector(graph, layer)
-        weight = add("Concat", weight, add("Unsqueeze", bias, first), axis=0)
-        one_more = np.zeros(2 * rank, dtype=np.int64)
-        one_more[-1] = 1
-        x = add("Pad", x, constant("one_more", one_more), constant("one", np.array(1.0, dtype=np.float32)))
-    add("MatMul", x, add("Unsqueeze", weight, first))
-    replace_node(graph, last, new)
+        weight = new.add("Concat", weight, new.add("Unsqueeze", bias, first), axis=0)
+        one_more = new.constant("one_more", [0] * (2 * rank - 1) + [1])
+        x = new.add("Pad", x, one_more, new.constant("one", 1.0, np.float32))
+    new.add("MatMul", x, new.add("Unsqueeze", weight, first))
+    replace_node(graph, last, new.nodes)
 
 
 def _get_vector(graph: ir.Graph, layer: Linear) -> ir.Value:
