@@ -5,6 +5,7 @@ import pickletools
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,11 +47,9 @@ def detect_model_kind(path: Path) -> ModelKind:
             return ModelKind.SHARDED
     if head[:1] in _TEXT_PICKLE:
         # Protocols 0 and 1 have no mark at their begin, and many a text can be read as one: its content has to have tensors.
-        kind = _detect_content(path, damaged=ModelKind.OTHER)
-        if kind in (ModelKind.CHECKPOINT, ModelKind.STATE_DICT) or (
-            kind == ModelKind.PICKLED_MODULE and _has_tensors(path)
-        ):
-            return kind
+        with suppress(Exception):  # read_inert raises many unrelated classes for what is no pickle
+            if (kind := _detect_tensors(path)) is not None:
+                return kind
     if tarfile.is_tarfile(path):
         return _detect_tar(path)
     return ModelKind.ONNX if head[0] == 0x08 and _is_onnx(path) else ModelKind.OTHER
@@ -103,19 +102,24 @@ def _detect_tar(path: Path) -> ModelKind:
 def _detect_content(path: Path, damaged: ModelKind) -> ModelKind:
     """Return the kind of a file of `torch.save` or `pickle.dump`; objects beside a state dict do not matter."""
     try:
-        content = read_torch_file(path)
-        states = find_state_dicts(content)
+        kind = _detect_tensors(path)
     except Exception:  # torch, zipfile and pickletools raise many unrelated classes for a damaged file
         return damaged
+    return kind or (ModelKind.PICKLED_MODULE if find_unsafe_globals(path) else ModelKind.UNKNOWN_DICT)
+
+
+def _detect_tensors(path: Path) -> ModelKind | None:
+    """Return the kind of a file of `torch.save` or `pickle.dump` by its tensors; None where it has none.
+
+    Raises errors of many classes for a damaged file.
+    """
+    content = read_torch_file(path)
+    states = find_state_dicts(content)
     if isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT:
         return ModelKind.CHECKPOINT
     if any(not state.in_object for state in states):
         return ModelKind.STATE_DICT
-    return ModelKind.PICKLED_MODULE if states or find_unsafe_globals(path) else ModelKind.UNKNOWN_DICT
-
-
-def _has_tensors(path: Path) -> bool:
-    return bool(find_state_dicts(read_torch_file(path)))
+    return ModelKind.PICKLED_MODULE if states else None
 
 
 def _is_index(path: Path) -> bool:
