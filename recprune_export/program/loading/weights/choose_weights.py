@@ -67,8 +67,7 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
     if not certain:
         _refuse_sharded(content, source)
         raise ModelFileError(_explain(states, joined, candidates, expected, source, module))
-    different = _drop_copies(candidates)
-    different, equal = _drop_equal_copies(different) if len(different) > 1 else (different, [])
+    different, equal = _drop_equal_copies(_drop_copies(candidates))
     if len(different) > 1:
         raise UsageError(
             f"{source} holds several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
