@@ -47,9 +47,7 @@ def replace_offsets_range(runs: RunsOnRequests, node: fx.Node, elements: Element
     for member in members:
         size = _count_elements(runs, [member], elements)
         starts = runs.call(aten.sub.Tensor, runs.call(aten.cumsum.default, member, 0), member)
-        rows = runs.call(aten.repeat_interleave.Tensor, member, output_size=size)
-        positions = runs.call(aten.arange.default, size, dtype=torch.int64)
-        ranges.append(runs.call(aten.sub.Tensor, positions, runs.call(aten.index_select.default, starts, 0, rows)))
+        ranges.append(_find_steps(runs, member, starts, size)[1])
     node.replace_all_uses_with(ranges[0] if len(ranges) == 1 else runs.call(aten.cat.default, ranges))
 
 
@@ -69,9 +67,7 @@ def replace_dense_to_jagged(runs: RunsOnRequests, node: fx.Node, elements: Eleme
     if members is None:
         return
     size = _count_elements(runs, members, elements)
-    rows = runs.call(aten.repeat_interleave.Tensor, lengths, output_size=size)
-    positions = runs.call(aten.arange.default, size, dtype=torch.int64)
-    steps_in_row = runs.call(aten.sub.Tensor, positions, runs.call(aten.index_select.default, starts, 0, rows))
+    rows, steps_in_row = _find_steps(runs, lengths, starts, size)
     lost = runs.call(aten.unsqueeze.default, runs.call(aten.ge.Scalar, steps_in_row, steps), 1)
     places = runs.call(
         aten.add.Tensor,
@@ -88,6 +84,13 @@ def replace_dense_to_jagged(runs: RunsOnRequests, node: fx.Node, elements: Eleme
         else:  # the offsets, as a list
             for item in list(user.users):
                 item.replace_all_uses_with(offsets)
+
+
+def _find_steps(runs: RunsOnRequests, lengths: fx.Node, starts: fx.Node, size: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Return the row of each of `size` elements, and its position in that row."""
+    rows = runs.call(aten.repeat_interleave.Tensor, lengths, output_size=size)
+    positions = runs.call(aten.arange.default, size, dtype=torch.int64)
+    return rows, runs.call(aten.sub.Tensor, positions, runs.call(aten.index_select.default, starts, 0, rows))
 
 
 def _find_members(runs: RunsOnRequests, counts: fx.Node, elements: Elements) -> list[fx.Node] | None:
