@@ -294,10 +294,10 @@ def _convert_in_inference(
     if half is not None:
         graph_module = to_float32(graph_module)
     operands = None if specs is None else [(i.shape, getattr(torch, i.dtype)) for i in specs]
-    if jagged is not None:
+    if jagged is not None and operands is not None:
         requests = [jagged.layout.tensors(jagged.draw(rows, rows)) for rows in (3, 4, 6)]
         changed = replace_split_of_cat(graph_module, requests, jagged.layout.lengths_of_elements())
-        if operands is not None and not _packs_rows(graph_module):
+        if not _packs_rows(graph_module):
             refuse_read_numbers(graph_module)
             graph_module = recapture_jagged(graph_module, operands) if changed else graph_module
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
