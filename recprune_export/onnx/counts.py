@@ -11,6 +11,7 @@ import onnx
 
 from recprune_export.codec import DictMixin, ToDictMixin
 from recprune_export.onnx.cost.estimate import count_operations
+from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
 from recprune_export.onnx.reading import find_weight_files, read_tensor
 
@@ -205,8 +206,8 @@ def _iterate_weights(
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type in _FLOATS:
                 yield node.output[0], attribute.t
-            if attribute.HasField("g"):  # the body of a loop or a branch
-                yield from _iterate_weights(attribute.g, quantized)
+        for inner in list_inner_graphs(node):
+            yield from _iterate_weights(inner, quantized)
 
 
 def _find_tables(graph: onnx.GraphProto) -> set[str]:

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from recprune_export.errors import ModelFileError
+from recprune_export.onnx.inner_graphs import iterate_graphs, list_inner_graphs
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -141,22 +142,13 @@ _BITS = _list_bits()
 
 def _read_names(graph: onnx.GraphProto) -> None:
     """Read every name: protobuf decodes names on access, and raises then."""
-    for node in _iterate_nodes(graph):
+    for node in (node for inside in iterate_graphs(graph) for node in inside.node):
         _ = (node.name, node.op_type, node.domain, list(node.input), list(node.output))
         _ = [attribute.name for attribute in node.attribute]
     for value in (*graph.input, *graph.output, *graph.value_info):
         _ = (value.name, [dim.dim_param for dim in value.type.tensor_type.shape.dim])
     for tensor in graph.initializer:
         _ = (tensor.name, [(entry.key, entry.value) for entry in tensor.external_data])
-
-
-def _iterate_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of its inner graphs."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                yield from _iterate_nodes(inner)
 
 
 def _iterate_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -185,5 +177,5 @@ def _iterate_attribute_tensors(nodes: "Iterator[onnx.NodeProto] | list[onnx.Node
             ]
             for sparse_tensor in sparse_tensors:
                 yield from (sparse_tensor.values, sparse_tensor.indices)
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _iterate_graph_tensors(inner)
+        for inner in list_inner_graphs(node):
+            yield from _iterate_graph_tensors(inner)
