@@ -73,13 +73,11 @@ class Program:
 
     def with_notes(self, notes: Sequence[str]) -> Self:
         """Return the same program with `notes` before its own."""
-        program = type(self)(self.module, self.signature, (*notes, *self.notes))
-        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+        return self._with_known_analysis(type(self)(self.module, self.signature, (*notes, *self.notes)))
 
     def with_signature(self, signature: Signature) -> Self:
         """Return the same program with another signature of the same inputs and outputs."""
-        program = type(self)(self.module, signature, self.notes)
-        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+        return self._with_known_analysis(type(self)(self.module, signature, self.notes))
 
     def with_copied_graph(self) -> Self:
         """Return a program that shares the parameters but has its own copy of the graph."""
@@ -92,11 +90,14 @@ class Program:
         for target, tensor in tensors.items():
             owner, _, name = target.rpartition(".")
             setattr(program.module.get_submodule(owner), name, tensor)
-        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+        return self._with_known_analysis(program)
 
     def with_copied_parameters(self) -> Self:
         """Return a program that has its own copy of the graph and of the parameters."""
-        program = type(self)(copy.deepcopy(self.module), self.signature, self.notes)
+        return self._with_known_analysis(type(self)(copy.deepcopy(self.module), self.signature, self.notes))
+
+    def _with_known_analysis(self, program: Self) -> Self:
+        """Return a program of the same channels with the analysis of this one, where that was computed."""
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
