@@ -28,7 +28,9 @@ def make_openvino(path: Path) -> Callable[[Arrays], Arrays]:
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # By default OpenVINO computes in bfloat16, and rounds the operands of layers whose weights are integers.
+    options = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    compiled = core.compile_model(str(path), "CPU", options)
 
     def answer(request: Arrays) -> Arrays:
         response = compiled(request)
