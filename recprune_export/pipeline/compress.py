@@ -206,14 +206,16 @@ def run_stages(
         serving=make_serving_config(settings),
     )  # fmt: skip
     exported = export_and_quantize(program, pruned, settings, task, folder)
+    requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
+    check_byte_limit(exported.pruned.bytes, storage)
     try:
         measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
     except SlowerThanPyTorch as error:
         if plan is None and storage is not None:
             raise SlowPlan(error, storage) from error
         raise
-    return Outcome(pruned, exported, measurements)
+    return Outcome(pruned, exported, requirements, measurements)
 
 
 def open_checkpoints(
@@ -236,10 +238,7 @@ def export_and_quantize(
         exported.pruned, settings.quantization, batches, task, folder / "quantized",
         threads=threads, seed=settings.seed, runtime=settings.export.runtime,
     )  # fmt: skip
-    exported = exported.with_quantized(quantized)
-    check_requirements(exported.pruned.path, settings.export.runtime)
-    check_byte_limit(exported.pruned.bytes, pruned.stages[-1].plan.storage)
-    return exported
+    return exported.with_quantized(quantized)
 
 
 def check_byte_limit(size: int, storage: StoragePlan | None) -> None:
