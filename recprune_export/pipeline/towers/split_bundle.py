@@ -11,18 +11,14 @@ import numpy as np
 
 from recprune_export.bundle._verify import check_files, check_models, read_manifest, reject_invalid_sections
 from recprune_export.bundle.contents import gather_derived_files, make_npy
-from recprune_export.bundle.key_figures import describe_figures
 from recprune_export.bundle.manifest.manifest import (
     DENSE,
-    ENCODING,
     MODEL,
     REPORT,
     SAMPLE_INPUTS,
     SIGNATURE,
     Manifest,
 )
-from recprune_export.bundle.remeasure_latency import read_session_options
-from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.servers.server_files import make_derived_samples, select_server_files
 from recprune_export.bundle.write import Content, HardLink, stage_bundle, write_bundle
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
@@ -35,14 +31,13 @@ from recprune_export.derived.validate_derived import ValidatedModel, validate_de
 from recprune_export.errors import DataError, ModelError, ValidationFailed
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.pipeline.build_manifest import describe_omissions
+from recprune_export.pipeline.bundle_pages import render_pages
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.towers.item_vectors import ItemVectors, read_item_vectors, read_vectors_of_rows
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
-from recprune_export.report.bundle_page import render_bundle_report
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings, Settings
 from recprune_export.validation.edge_requests import RequestArrays, squeeze_shared_inputs
 from recprune_export.validation.parity import NamedOutputs, ParityReport, Tolerances, check_parity
@@ -150,7 +145,8 @@ def split_bundle(
         )
         manifest = Manifest.model_validate(manifest.model_dump(exclude={"checksum"}))
         files = {**_keep_files(bundle, manifest), **files}
-        files |= _render_pages(manifest, files, settings)
+        servers = select_server_files(files)
+        files |= render_pages(manifest, files, servers, settings.latency, report=REPORT in files)
         was_signed = (bundle / SIGNATURE).exists()
         write_bundle(target, files, manifest)
     return SplitResult(target, manifest, section, was_signed, notes)
@@ -319,28 +315,3 @@ def _keep_files(bundle: Path, manifest: Manifest) -> dict[str, Content]:
         is_link = name.startswith("triton/") and original is not None and original.startswith(MODEL)
         files[name] = HardLink(original) if is_link and original is not None else bundle / name
     return files
-
-
-def _render_pages(manifest: Manifest, files: Mapping[str, Content], settings: Settings) -> dict[str, Content]:
-    weights = f"{MODEL}.data"
-    readme = render_readme(
-        manifest.name,
-        manifest.signature,
-        read_session_options(manifest),
-        scores=manifest.scores,
-        encoding=manifest.encoding,
-        ignored=manifest.plan.get("fields", {}).get("removed", ()),
-        shared_rows=manifest.plan.get("rows"),
-        quantization=manifest.quantisation,
-        servers=select_server_files(files),
-        figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
-        report=REPORT in files,
-        weights=weights if weights in files else None,
-        models=manifest.models,
-        runtime=manifest.runtime,
-        towers=manifest.towers,
-    )
-    pages: dict[str, Content] = {"README.md": readme.encode()}
-    if REPORT in files:
-        pages[REPORT] = render_bundle_report(manifest, encoded=ENCODING in files).encode()
-    return pages
