@@ -2,12 +2,12 @@
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the text of an error, an empty string where it has none.
+    """Return the first line of the text of an error, its class where it has none.
 
-    >>> first_line(ValueError("\\n  no weights here\\nat all"))
-    'no weights here'
+    >>> first_line(ValueError("\\n  no weights here\\nat all")), first_line(KeyError())
+    ('no weights here', 'KeyError')
     """
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return _find_first_line(error) or type(error).__name__
 
 
 def summarize_error(error: BaseException) -> str:
@@ -16,7 +16,7 @@ def summarize_error(error: BaseException) -> str:
     >>> summarize_error(ValueError("no weights here\\nat all")), summarize_error(KeyError())
     ('ValueError: no weights here', 'KeyError')
     """
-    first = first_line(error)
+    first = _find_first_line(error)
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -27,3 +27,7 @@ def describe_place(line: str) -> str:
     (' at model.py, line 8', '')
     """
     return f" at {line}" if line else ""
+
+
+def _find_first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

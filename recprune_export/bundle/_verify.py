@@ -28,6 +28,7 @@ from recprune_export.bundle.served_files import ServedFile, list_served_files
 from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
+from recprune_export.error_text import first_line
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.program.requests.jagged_inputs import is_packed, list_file_inputs
 from recprune_export.program.signature import BATCH, Signature
@@ -348,8 +349,7 @@ def _run(session: OpenSession, model: Path, request: dict[str, np.ndarray]) -> d
     except ModuleNotFoundError:  # ONNX Runtime itself is missing
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {reason}") from error
+        raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {first_line(error)}") from error
 
 
 def _compare(

@@ -34,7 +34,7 @@ def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
         raise DataError(f"{path} does not exist.") from None
     except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes for a file of another kind
         raise DataError(
-            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {first_line(error) or type(error).__name__}"
+            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {first_line(error)}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from recprune_export.data.npz import read_npz
+from recprune_export.error_text import first_line
 from recprune_export.errors import BundleError
 from recprune_export.evidence import Verdict
 from recprune_export.gate.artifact import Artifact, DerivedFile
@@ -10,7 +11,7 @@ from recprune_export.gate.compatibility import find_breaking_changes
 from recprune_export.gate.findings import Finding
 from recprune_export.gate.latency.paired_latency import collect_samples, compare_latency, make_sampler
 from recprune_export.gate.limits import Limits
-from recprune_export.onnx.runtime.session import first_line, make_session, run
+from recprune_export.onnx.runtime.session import make_session, run
 
 
 def compare_derived_files(

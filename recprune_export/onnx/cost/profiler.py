@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 
 from recprune_export.codec import ToDictMixin
+from recprune_export.error_text import first_line
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.estimate import NodeCost, estimate_cost_with_shapes
 from recprune_export.onnx.cost.machine import Machine
 from recprune_export.onnx.cost.shape_inference import Shapes
-from recprune_export.onnx.runtime.session import SessionOptions, first_line, load_session, run
+from recprune_export.onnx.runtime.session import SessionOptions, load_session, run
 
 WARM_UP = 5  # requests
 SECONDS = 2.0

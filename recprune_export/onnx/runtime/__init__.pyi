@@ -4,7 +4,6 @@ from .session import DEFAULT_OPTIONS as DEFAULT_OPTIONS
 from .session import OPTIMIZATION as OPTIMIZATION
 from .session import SessionOptions as SessionOptions
 from .session import adapt_request as adapt_request
-from .session import first_line as first_line
 from .session import load_session as load_session
 from .session import make_session as make_session
 from .session import run as run

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from recprune_export.error_text import first_line
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.weightless_model import strip_weights
-from recprune_export.onnx.runtime.session import SessionOptions, first_line, load_session
+from recprune_export.onnx.runtime.session import SessionOptions, load_session
 
 _LONG = 1 << 24  # bytes
 _LOOKUPS = {"Gather", "GatherND"}

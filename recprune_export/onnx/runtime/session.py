@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recprune_export.codec import DictMixin
+from recprune_export.error_text import first_line
 from recprune_export.errors import ExportError, UsageError
 from recprune_export.program.requests.jagged_inputs import (
     METADATA,
@@ -192,8 +193,3 @@ def describe_runtime_error(error: Exception) -> str:
     """
     line = first_line(error)
     return _RUNTIME_PREFIX.sub("", line, count=1) or line
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

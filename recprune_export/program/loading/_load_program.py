@@ -234,7 +234,7 @@ def load_archive(path: Path) -> Program:
         raise
     except Exception as error:  # torch raises many unrelated classes for a graph that it cannot read
         raise ModelFileError(
-            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {first_line(error) or type(error).__name__}"
+            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {first_line(error)}"
         ) from error
     try:
         return convert_exported(exported)
