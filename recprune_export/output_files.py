@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -40,6 +41,11 @@ def find_existing_folder(path: Path) -> Path:
     if not parent.is_dir():
         raise UsageError(f"{path} cannot be written: {parent} is a file, not a folder.")
     return parent
+
+
+def make_sibling_path(path: Path, suffix: str = ".partial") -> Path:
+    """Return a hidden path beside `path` that nothing has, for what is moved to `path` when it is whole."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{suffix}"
 
 
 def check_free_space(needs: Mapping[Path, int], content: str) -> None:

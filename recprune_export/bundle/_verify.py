@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,10 +28,14 @@ from recprune_export.bundle.served_files import ServedFile, list_served_files
 from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
+from recprune_export.error_text import first_line
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.program.requests.jagged_inputs import is_packed, list_file_inputs
 from recprune_export.program.signature import BATCH, Signature
 from recprune_export.validation.parity import Tolerances, is_text, resolve_ties
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,23 @@ class Verification:
     raw_rows: str = "absent"
 
 
+class OpenSession:
+    """The session of the ONNX file that was asked for last: large models are not in memory together, none is read twice in turn."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def get(self, path: Path) -> "onnxruntime.InferenceSession":
+        """Return a session of the file on one thread."""
+        from recprune_export.onnx.runtime.session import make_session
+
+        if self._session is None or path != self._path:
+            self._session = None
+            self._session, self._path = make_session(path, threads=1), path
+        return self._session
+
+
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs of each ONNX file.
 
@@ -78,9 +99,10 @@ def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     check_models(bundle, manifest)
-    rows, outputs = check_golden(bundle, manifest)
-    check_input_rules(bundle, manifest)
-    raw_rows = check_raw_rows(bundle, manifest)
+    session = OpenSession()
+    rows, outputs = check_golden(bundle, manifest, session)
+    check_input_rules(bundle, manifest, session)
+    raw_rows = check_raw_rows(bundle, manifest, session)
     size = sum(entry.bytes for entry in manifest.files.values())
     seconds = time.perf_counter() - start
     return Verification(manifest.name, len(manifest.files), size, rows, outputs, seconds, signature, raw_rows)
@@ -164,24 +186,24 @@ def check_models(bundle: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path} has weights in {foreign[0]!r}, which is not a file of the bundle: refused.")
 
 
-def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
+def check_golden(bundle: Path, manifest: Manifest, session: OpenSession) -> tuple[int, tuple[GoldenOutput, ...]]:
     """Run the golden request of each ONNX file in ONNX Runtime; return the rows of that of the model, and the errors of each output.
 
     Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
     and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.
     """
-    checked = [_check_sample(bundle, file) for file in list_served_files(manifest)]
+    checked = [_check_sample(bundle, file, session) for file in list_served_files(manifest)]
     return checked[0][0], tuple(output for _, outputs in checked for output in outputs)
 
 
-def _check_sample(bundle: Path, file: ServedFile) -> tuple[int, tuple[GoldenOutput, ...]]:
+def _check_sample(bundle: Path, file: ServedFile, session: OpenSession) -> tuple[int, tuple[GoldenOutput, ...]]:
     inputs, outputs = file.inputs, file.outputs
     request, golden = read_samples(bundle / inputs), read_samples(bundle / outputs)
     with reject_invalid_sections(bundle):
         expected = list_file_inputs(Signature.from_dict(file.signature))
     _check_samples(inputs, request, [{"name": i.name, "dtype": i.dtype, "shape": i.shape} for i in expected])
     _check_samples(outputs, golden, file.signature["outputs"])
-    answer = _run(bundle / file.name, request)
+    answer = _run(session, bundle / file.name, request)
     tolerances = Tolerances(file.tolerances["absolute"], file.tolerances["relative"])
     compared = tuple(_compare(file.name, name, golden, answer.get(name), tolerances) for name in golden)
     rows = [len(np.atleast_1d(request[i.name])) for i in expected if not is_packed(i.members[0])]
@@ -189,28 +211,28 @@ def _check_sample(bundle: Path, file: ServedFile) -> tuple[int, tuple[GoldenOutp
     return max(rows or answered), compared
 
 
-def check_input_rules(bundle: Path, manifest: Manifest) -> None:
+def check_input_rules(bundle: Path, manifest: Manifest, session: OpenSession) -> None:
     """Check that ids out of range, and infinite numbers, are replaced or refused as the signature says.
 
     Raises `ValidationFailed`, and `BundleError` for samples that cannot be read. A bundle without such rules passes.
     """
-    from recprune_export.onnx.runtime.session import make_session, refuses
+    from recprune_export.onnx.runtime.session import refuses
     from recprune_export.validation.edge_requests import make_refused_requests
 
     model = list_served_files(manifest)[0]
     if OUT_OF_RANGE_INPUTS in manifest.files:
         try:
-            _check_sample(bundle, replace(model, inputs=OUT_OF_RANGE_INPUTS, outputs=OUT_OF_RANGE_OUTPUTS))
+            _check_sample(bundle, replace(model, inputs=OUT_OF_RANGE_INPUTS, outputs=OUT_OF_RANGE_OUTPUTS), session)
         except ValidationFailed as error:
             raise ValidationFailed(f"{OUT_OF_RANGE_INPUTS} is answered otherwise: {error}") from error
     with reject_invalid_sections(bundle):
         refused = make_refused_requests(Signature.from_dict(manifest.signature))
     for label, request in refused.items():
-        if not refuses(make_session(bundle / model.name, 1), request):
+        if not refuses(session.get(bundle / model.name), request):
             raise ValidationFailed(f"The model answers {label}, which its signature says it refuses.")
 
 
-def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
+def check_raw_rows(bundle: Path, manifest: Manifest, session: OpenSession) -> str:
     """Check the answers to the raw rows of a bundle, and their encoding; return what is known of it, as `Verification` does.
 
     Raises `ValidationFailed`, and `BundleError` for rows that cannot be read.
@@ -222,7 +244,7 @@ def check_raw_rows(bundle: Path, manifest: Manifest) -> str:
         rows, inputs, request, golden = read_raw_rows(bundle / RAW_ROWS, signature)
     _check_raw_rows(rows, inputs, golden, signature)
     model = list_served_files(manifest)[0]
-    answers = _run(bundle / model.name, request)
+    answers = _run(session, bundle / model.name, request)
     tolerances = Tolerances(model.tolerances["absolute"], model.tolerances["relative"])
     try:
         for name in golden:
@@ -319,16 +341,15 @@ def _check_samples(file: str, arrays: Mapping[str, np.ndarray], tensors: Sequenc
             )
 
 
-def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from recprune_export.onnx.runtime.session import make_session, run
+def _run(session: OpenSession, model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from recprune_export.onnx.runtime.session import run
 
     try:
-        return run(make_session(model, threads=1), request)
+        return run(session.get(model), request)
     except ModuleNotFoundError:  # ONNX Runtime itself is missing
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {reason}") from error
+        raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {first_line(error)}") from error
 
 
 def _compare(

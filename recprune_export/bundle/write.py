@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from recprune_export.bundle.manifest.manifest import (
     read_manifest_bytes,
 )
 from recprune_export.errors import BundleError, UsageError
+from recprune_export.output_files import make_sibling_path
 
 _CHUNK = 1 << 20
 _UNFINISHED, _OLD = ".tmp", ".old"
@@ -72,7 +72,7 @@ def stage_bundle(target: Path) -> Iterator[Path]:
             stack.enter_context(hold_write_lock(target))
             _remove_remains(target)
             _check_replaceable(target)
-            probe = _make_sibling_path(target)
+            probe = make_sibling_path(target, _UNFINISHED)
             probe.mkdir()
             probe.rmdir()
         yield target
@@ -94,7 +94,7 @@ def write_bundle(
     for name in files:
         check_name(name)
     with stage_bundle(target) as target, _readable_errors(target):
-        staging = _make_sibling_path(target)
+        staging = make_sibling_path(target, _UNFINISHED)
         try:
             staging.mkdir()
             entries = _write_all(staging, files)
@@ -195,10 +195,6 @@ def _create_parents(target: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
-def _make_sibling_path(target: Path, suffix: str = _UNFINISHED) -> Path:
-    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}{suffix}"
-
-
 def _write_all(staging: Path, files: Mapping[str, Content]) -> dict[str, FileEntry]:
     entries = {name: _write(staging / name, c) for name, c in files.items() if not isinstance(c, HardLink)}
     for name, content in files.items():
@@ -243,7 +239,7 @@ def _swap(staging: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         os.rename(staging, target)  # replaces an empty directory as well
     elif not _exchange(staging, target):
-        aside = _make_sibling_path(target, _OLD)
+        aside = make_sibling_path(target, _OLD)
         os.rename(target, aside)
         try:
             os.rename(staging, target)

@@ -3,14 +3,13 @@
 import contextlib
 import io
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from recprune_export.errors import UsageError
-from recprune_export.output_files import check_output_file
+from recprune_export.output_files import check_output_file, make_sibling_path
 
 ITEMS = 800
 TAGS = ("sale", "new", "eco", "gift", "kids", "sport", "home", "luxury")
@@ -115,7 +114,7 @@ def _write(frame: object, path: Path) -> None:
     content = io.BytesIO()
     writers: dict[str, Callable[[io.BytesIO], object]] = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
     writers[path.suffix](content)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = make_sibling_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content.getbuffer())

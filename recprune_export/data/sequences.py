@@ -9,9 +9,9 @@ import numpy as np
 from recprune_export.codec import DictMixin, JsonForm, json_name
 from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
-from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text
+from recprune_export.data.encoding.canonical_text import canonical_text
 from recprune_export.data.encoding.encoder import Request
-from recprune_export.data.encoding.input_encoding import HISTORY, SPECIFICATION, InputEncoding, describe_inputs
+from recprune_export.data.encoding.input_encoding import HISTORY, PublishedEncoding
 from recprune_export.data.encoding.unknown_values import count_unknown_texts, judge_unknown
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
@@ -32,7 +32,7 @@ _MIN_ITEMS = 3  # of a user, for leave-one-out: one to train on, one for validat
 
 
 @dataclass(frozen=True)
-class SequenceEncoder(DictMixin):
+class SequenceEncoder(PublishedEncoding, DictMixin):
     """Encoder of item values as ids 1..n; 0 pads on the left. Unknown items are removed from histories.
 
     `summaries` and `notes` say how the columns of the training file were read.
@@ -54,24 +54,9 @@ class SequenceEncoder(DictMixin):
         return self.schema.sequence
 
     @property
-    def specification(self) -> int:
-        """The version of `docs/encoding.md` that the values follow."""
-        return SPECIFICATION
-
-    @property
-    def inputs(self) -> tuple[InputEncoding, ...]:
-        """How raw values become the input, for clients that encode without this package."""
-        return describe_inputs(self.schema)
-
-    @property
     def first_score_item(self) -> int:
         """The column of the scores that belongs to the first of `items`; the one before is that of the padding."""
         return self.items.first
-
-    @property
-    def canonical_text_rule(self) -> str:
-        """The rule by which the vocabulary spells items, for clients that encode without this package."""
-        return CANONICAL_TEXT_RULE
 
     @property
     def unknown_ids(self) -> dict[str, int]:

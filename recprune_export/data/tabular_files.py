@@ -16,6 +16,7 @@ from recprune_export.data.csv_format import (
     read_csv_header,
 )
 from recprune_export.data.csv_types import TextCounts, cast_text, infer_csv_types
+from recprune_export.error_text import first_line
 from recprune_export.errors import DataError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _inferred_types(
 
 
 def _describe(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), type(error).__name__)
+    line = first_line(error)
     if "utf-8" in line:
         return f"{line}; --encoding names the encoding of the file."
     if "more fields" in line:

@@ -18,7 +18,7 @@ from recprune_export.finetuning.task import (
     SampledRequests,
     Task,
 )
-from recprune_export.onnx.runtime.runtime_requirements import check_requirements
+from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.pipeline._prune import PrunedModel
@@ -58,10 +58,11 @@ class InputSources:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The pruned program, its exported files, their measurements, and the files that are made from `model.onnx`."""
+    """The pruned program, its exported files, what the pruned one needs, measurements, and the files made from `model.onnx`."""
 
     pruned: PrunedModel
     exported: ExportedModels
+    requirements: RuntimeRequirements
     measurements: Measurements
     derived: tuple[ValidatedModel, ...] = ()
 
@@ -84,7 +85,7 @@ def make_manifest(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         opset=file.opset,
-        runtime=check_requirements(file.path, settings.export.runtime).to_dict(),
+        runtime=outcome.requirements.to_dict(),
         signature=file.signature.to_dict(),
         scores={name: meaning.to_dict() for name, meaning in find_meanings(outcome, task, origin.labels).items()},
         counts={

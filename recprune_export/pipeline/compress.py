@@ -15,22 +15,19 @@ from recprune_export.bundle.contents import (
     gather_derived_files,
     read_encoding,
 )
-from recprune_export.bundle.key_figures import describe_figures
 from recprune_export.bundle.manifest.manifest import (
     DATA_PROFILE,
     ENCODING,
     OUT_OF_RANGE_INPUTS,
     OUT_OF_RANGE_OUTPUTS,
-    REPORT,
     SAMPLE_INPUTS,
     SAMPLE_OUTPUTS,
     Manifest,
 )
 from recprune_export.bundle.raw_rows import RAW_ROWS, make_raw_rows
 from recprune_export.bundle.remeasure_latency import read_session_options
-from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.servers.server_files import make_server_files
-from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
+from recprune_export.bundle.write import Content, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.derived.derived_model import DeriveModel
 from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
@@ -60,6 +57,7 @@ from recprune_export.pipeline.build_manifest import (
     get_sizes,
     make_manifest,
 )
+from recprune_export.pipeline.bundle_pages import render_pages
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.derive_models import derive_models
 from recprune_export.pipeline.evaluate_export import evaluate_exports
@@ -76,7 +74,6 @@ from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.storage_plan import StoragePlan
-from recprune_export.report.bundle_page import render_bundle_report
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
     EvaluationSettings,
@@ -206,14 +203,16 @@ def run_stages(
         serving=make_serving_config(settings),
     )  # fmt: skip
     exported = export_and_quantize(program, pruned, settings, task, folder)
+    requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
+    check_byte_limit(exported.pruned.bytes, storage)
     try:
         measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
     except SlowerThanPyTorch as error:
         if plan is None and storage is not None:
             raise SlowPlan(error, storage) from error
         raise
-    return Outcome(pruned, exported, measurements)
+    return Outcome(pruned, exported, requirements, measurements)
 
 
 def open_checkpoints(
@@ -236,10 +235,7 @@ def export_and_quantize(
         exported.pruned, settings.quantization, batches, task, folder / "quantized",
         threads=threads, seed=settings.seed, runtime=settings.export.runtime,
     )  # fmt: skip
-    exported = exported.with_quantized(quantized)
-    check_requirements(exported.pruned.path, settings.export.runtime)
-    check_byte_limit(exported.pruned.bytes, pruned.stages[-1].plan.storage)
-    return exported
+    return exported.with_quantized(quantized)
 
 
 def check_byte_limit(size: int, storage: StoragePlan | None) -> None:
@@ -260,7 +256,7 @@ def collect_bundle_files(
     manifest: Manifest,
     extra: Mapping[str, bytes],
     scratch: Path,
-) -> Mapping[str, Path | bytes | HardLink]:
+) -> dict[str, Content]:
     """Return every file of the bundle but the manifest: models, samples, files for servers, and pages for people."""
     pruned, exported = outcome.pruned, outcome.exported
     signature = exported.pruned.signature
@@ -280,32 +276,13 @@ def collect_bundle_files(
     files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
-    options = read_session_options(manifest)
     servers = make_server_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
-        options=options, max_batch=settings.export.max_batch, triton=settings.export.triton, raw_rows=raw_rows, derived=outcome.derived,
+        options=read_session_options(manifest), max_batch=settings.export.max_batch, triton=settings.export.triton,
+        raw_rows=raw_rows, derived=outcome.derived,
     )  # fmt: skip
-    readme = render_readme(
-        manifest.name,
-        manifest.signature,
-        options,
-        scores=manifest.scores,
-        encoding=manifest.encoding,
-        ignored=pruned.plan.fields.removed,
-        shared_rows=manifest.plan["rows"],
-        quantization=manifest.quantisation,
-        servers=servers,
-        figures=describe_figures(manifest),
-        omissions=describe_omissions(settings.latency),
-        report=not settings.latency.quick,
-        weights=None if exported.pruned.data is None else exported.pruned.data.name,
-        models=manifest.models,
-        runtime=manifest.runtime,
-    )
-    pages = {"README.md": readme.encode()}
-    if not settings.latency.quick:
-        pages[REPORT] = render_bundle_report(manifest, encoded=ENCODING in extra).encode()
-    return {**files, **servers.files, **extra, **profiles, **pages}
+    content: dict[str, Content] = {**files, **servers.files, **extra, **profiles}
+    return content | render_pages(manifest, content, servers, settings.latency, report=not settings.latency.quick)
 
 
 def check_space(program: Program, target: Path | None) -> None:

@@ -1,13 +1,12 @@
 """Write a table in a stream: the file is complete or absent, and never in memory at once."""
 
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.errors import UsageError
-from recprune_export.output_files import check_output_file
+from recprune_export.output_files import check_output_file, make_sibling_path
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,7 +42,7 @@ def write_batches(
             errors.append(error)
             raise
 
-    frame, partial = register_io_source(source, schema=dict(schema)), _partial(path)
+    frame, partial = register_io_source(source, schema=dict(schema)), make_sibling_path(path)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,3 @@ def write_batches(
         except KeyboardInterrupt:  # polars raises one for Ctrl-C, and Python a second one at the next call
             partial.unlink(missing_ok=True)
             raise
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")

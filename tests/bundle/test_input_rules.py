@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recprune_export.bundle import read_manifest
-from recprune_export.bundle._verify import check_input_rules
+from recprune_export.bundle._verify import OpenSession, check_input_rules
 from recprune_export.errors import ValidationFailed
 from recprune_export.onnx import make_session, run
 from recprune_export.program import Signature
@@ -38,17 +38,17 @@ def test_the_model_of_a_bundle_follows_its_signature(bundle: Path) -> None:
         np.testing.assert_allclose(values, expected[name], rtol=1e-5)
         np.testing.assert_allclose(values[5:], run(session, valid)[name][5:], rtol=1e-5)
     assert "samples/out-of-range-inputs.npz" in manifest.files
-    check_input_rules(bundle, manifest)
+    check_input_rules(bundle, manifest, OpenSession())
     assert "An id out of range counts as an unknown value" in (bundle / "README.md").read_text()
 
 
 def test_a_model_without_guards_is_found(tmp_path: Path) -> None:
     bundle = write(tmp_path / "ctr")
     manifest = read_manifest(bundle)
-    check_input_rules(bundle, manifest)  # an older bundle promises nothing
+    check_input_rules(bundle, manifest, OpenSession())  # an older bundle promises nothing
     strict = with_bad_ids(SIGNATURE, "error")
     with pytest.raises(ValidationFailed, match="answers the id -1 in 'user', which its signature says it refuses"):
-        check_input_rules(bundle, manifest.model_copy(update={"signature": strict.to_dict()}))
+        check_input_rules(bundle, manifest.model_copy(update={"signature": strict.to_dict()}), OpenSession())
 
 
 def test_another_answer_out_of_range_is_found(tmp_path: Path) -> None:
@@ -63,4 +63,4 @@ def test_another_answer_out_of_range_is_found(tmp_path: Path) -> None:
     with pytest.raises(
         ValidationFailed, match=r"out-of-range-inputs\.npz is answered otherwise: Output 'y' of model\.onnx differs"
     ):
-        check_input_rules(bundle, manifest.model_copy(update={"files": files}))
+        check_input_rules(bundle, manifest.model_copy(update={"files": files}), OpenSession())

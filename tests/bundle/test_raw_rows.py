@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recprune_export.bundle import verify, write_bundle
-from recprune_export.bundle._verify import check_raw_rows, read_manifest
+from recprune_export.bundle._verify import OpenSession, check_raw_rows, read_manifest
 from recprune_export.bundle.raw_rows import RAW_ROWS, from_json, make_raw_rows, read_raw_rows, to_json
 from recprune_export.data import encode_json_rows
 from recprune_export.errors import BundleError, ValidationFailed
@@ -35,14 +35,14 @@ def test_another_answer_is_found(copy: Path) -> None:
     answers[2] += 0.5
     (copy / RAW_ROWS).write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ValidationFailed, match=rf"{RAW_ROWS} is answered otherwise: Output '{name}'"):
-        check_raw_rows(copy, read_manifest(copy))
+        check_raw_rows(copy, read_manifest(copy), OpenSession())
 
 
 def test_another_encoding_is_found_and_named(copy: Path) -> None:
     row = json.loads((copy / RAW_ROWS).read_text(encoding="utf-8"))["rows"][0]
     change(copy, json.dumps(row["user"]), '"another user"')
     with pytest.raises(ValidationFailed, match="encoded otherwise by this release, in 'user'"):
-        check_raw_rows(copy, read_manifest(copy))
+        check_raw_rows(copy, read_manifest(copy), OpenSession())
 
 
 def test_without_polars_the_answers_are_checked_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_without_polars_the_answers_are_checked_alone(bundle: Path, monkeypatch:
 def test_rows_that_cannot_be_read_are_refused(copy: Path, text: str) -> None:
     (copy / RAW_ROWS).write_text(text, encoding="utf-8")
     with pytest.raises(BundleError, match=re.escape(RAW_ROWS)):
-        check_raw_rows(copy, read_manifest(copy))
+        check_raw_rows(copy, read_manifest(copy), OpenSession())
 
 
 def test_the_first_rows_alone_are_answered_where_a_row_has_many_answers(tmp_path: Path) -> None:
@@ -111,4 +111,4 @@ def test_other_numbers_of_rows_are_refused(copy: Path, section: str, rows: slice
         values[section][name] = values[section][name][rows]
     (copy / RAW_ROWS).write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(BundleError, match=re.escape(RAW_ROWS)):
-        check_raw_rows(copy, read_manifest(copy))
+        check_raw_rows(copy, read_manifest(copy), OpenSession())

@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from recprune_export.bundle.contents import _npz
 from recprune_export.bundle.manifest import values_checksum
 from recprune_export.bundle.manifest.manifest import MANIFEST_LIMIT
 from recprune_export.errors import BundleError, RecpruneError, ValidationFailed
+from recprune_export.onnx import make_session
+from recprune_export.onnx.runtime import session
 from tests.bundle.samples import X, files, manifest, write
 
 
@@ -132,3 +135,15 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "double: 3 files" in done.stdout
+
+
+def test_each_onnx_file_is_loaded_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(path: Path, threads: int) -> Any:
+        loaded.append(path.name)
+        return make_session(path, threads)
+
+    monkeypatch.setattr(session, "make_session", load)
+    verify(bundle)
+    assert loaded == ["model.onnx"]

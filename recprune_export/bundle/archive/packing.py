@@ -2,7 +2,6 @@
 
 import os
 import tarfile
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.errors import UsageError
 from recprune_export.installation import install_command
-from recprune_export.output_files import check_output_file
+from recprune_export.output_files import check_output_file, make_sibling_path
 
 SUFFIX = ".tar.zst"
 WINDOW = 27  # 128 MiB: the default limit of zstd decompressors, and long enough that the second copy of a model costs nothing
@@ -51,7 +50,7 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     signature = [SIGNATURE] if (bundle / SIGNATURE).is_file() else []
-    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = make_sibling_path(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file, _make_compressor(zstd).stream_writer(file) as tar:

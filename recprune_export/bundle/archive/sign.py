@@ -1,7 +1,6 @@
 """Add a signature to an existing bundle."""
 
 import os
-import uuid
 from pathlib import Path
 
 from recprune_export.bundle._verify import check_files, read_manifest
@@ -11,6 +10,7 @@ from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.errors import UsageError
+from recprune_export.output_files import make_sibling_path
 
 
 def sign_bundle(bundle: Path, sign: Signer) -> Path:
@@ -28,7 +28,7 @@ def sign_bundle(bundle: Path, sign: Signer) -> Path:
 
 def _sign_directory(bundle: Path, sign: Signer) -> Path:
     path = bundle / SIGNATURE
-    partial = bundle.with_name(f".{bundle.resolve().name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = make_sibling_path(bundle.resolve())
     try:
         with hold_write_lock(bundle.resolve()):  # nobody may replace the manifest while it is signed
             check_files(bundle, read_manifest(bundle))

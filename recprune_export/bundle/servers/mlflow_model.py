@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.errors import UsageError
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.output_files import find_existing_folder
+from recprune_export.output_files import find_existing_folder, make_sibling_path
 from recprune_export.program.requests.jagged_inputs import make_file_signature
 from recprune_export.program.signature import Input, Output, Signature
 
@@ -80,7 +79,7 @@ def write_mlflow_model(bundle: Path, folder: Path) -> Path:
     with reject_invalid_sections(bundle):
         texts = _make_texts(manifest)
     models = [name for name in (MODEL, f"{MODEL}.data") if name in manifest.files]
-    staging = folder.absolute().parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"
+    staging = make_sibling_path(folder.absolute(), ".tmp")
     with _readable_errors(folder):
         try:
             staging.mkdir(parents=True)

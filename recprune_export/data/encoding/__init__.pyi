@@ -5,6 +5,7 @@ from .input_encoding import HISTORY as HISTORY
 from .input_encoding import NUMERIC as NUMERIC
 from .input_encoding import SPECIFICATION as SPECIFICATION
 from .input_encoding import InputEncoding as InputEncoding
+from .input_encoding import PublishedEncoding as PublishedEncoding
 from .input_encoding import describe_inputs as describe_inputs
 from .json_rows import JsonRow as JsonRow
 from .json_rows import encode_json_rows as encode_json_rows

@@ -9,12 +9,11 @@ import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm, decode, json_name
 from recprune_export.data.encoding.canonical_text import (
-    CANONICAL_TEXT_RULE,
     WHITE_SPACE,
     canonical_text,
     is_missing_text,
 )
-from recprune_export.data.encoding.input_encoding import NUMERIC, SPECIFICATION, InputEncoding, describe_inputs
+from recprune_export.data.encoding.input_encoding import NUMERIC, PublishedEncoding
 from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.vectors import fit_vectors, read_vectors
 from recprune_export.data.encoding.vocabulary import Vocabulary
@@ -32,7 +31,7 @@ def _encode_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> dict[str, li
 
 
 @dataclass(frozen=True)
-class Encoder(DictMixin):
+class Encoder(PublishedEncoding, DictMixin):
     """Vocabularies by field, and mean and standard deviation by numeric column.
 
     `encode` returns, for B rows: int64 [B] per categorical field, 0 for unknown; int64 [B, max_length] per multi-valued
@@ -74,21 +73,6 @@ class Encoder(DictMixin):
     def rows(self) -> dict[str, int]:
         """The number of rows of the embedding table of each field."""
         return {name: vocabulary.rows for name, vocabulary in self.vocabularies.items()}
-
-    @property
-    def specification(self) -> int:
-        """The version of `docs/encoding.md` that the values follow."""
-        return SPECIFICATION
-
-    @property
-    def inputs(self) -> tuple[InputEncoding, ...]:
-        """How raw values become each input, for clients that encode without this package."""
-        return describe_inputs(self.schema)
-
-    @property
-    def canonical_text_rule(self) -> str:
-        """The rule by which vocabularies spell values, for clients that encode without this package."""
-        return CANONICAL_TEXT_RULE
 
     @property
     def unknown_ids(self) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""`InputEncoding`: what an encoder in another language needs to know of one input. `docs/encoding.md` is the specification."""
+"""What an encoder in another language needs to know: `InputEncoding` of one input. `docs/encoding.md` is the specification."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from recprune_export.codec import OMIT_DEFAULT, ToDictMixin
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.data.schema.schema import MultiValued, Schema
 
 SPECIFICATION = 1  # the version of docs/encoding.md
@@ -49,6 +50,27 @@ def describe_inputs(schema: Schema) -> tuple[InputEncoding, ...]:
     ids = tuple(InputEncoding(name, "id", "int64", (name,), first_id=1, unknown_id=0) for name in schema.categorical)
     numbers = (InputEncoding(NUMERIC, "numbers", "float32", schema.dense_columns),) if schema.dense_columns else ()
     return (*ids, *map(_describe_list, schema.multi_valued), *numbers)
+
+
+class PublishedEncoding:
+    """What every encoder says of its `schema` to clients that encode without this package."""
+
+    schema: Schema
+
+    @property
+    def specification(self) -> int:
+        """The version of `docs/encoding.md` that the values follow."""
+        return SPECIFICATION
+
+    @property
+    def inputs(self) -> tuple[InputEncoding, ...]:
+        """How raw values become each input."""
+        return describe_inputs(self.schema)
+
+    @property
+    def canonical_text_rule(self) -> str:
+        """The rule by which vocabularies spell values."""
+        return CANONICAL_TEXT_RULE
 
 
 def _describe_list(field: MultiValued) -> InputEncoding:

@@ -19,6 +19,7 @@ from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.graph import add_initializer, get_output
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
+from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.program.requests.jagged_inputs import METADATA, is_packed
 from recprune_export.program.signature import BATCH, Input, Output, Signature
@@ -54,6 +55,18 @@ class Tower:
     def signature(self) -> Signature:
         """The inputs and the output of its file, in which every input has a row for each vector."""
         return Signature(self.inputs, (Output(self.output, "float32", (BATCH, self.width)),))
+
+
+class OpenTower:
+    """A tower whose file is loaded, on one thread."""
+
+    def __init__(self, tower: Tower, file: Path) -> None:
+        self.tower = tower
+        self._session = make_session(file, 1)
+
+    def answer(self, request: RequestArrays) -> np.ndarray:
+        """Return the vectors, [rows, width], of a request with the inputs of the tower; others are not read."""
+        return run(self._session, request)[self.tower.output]
 
 
 def open_towers(

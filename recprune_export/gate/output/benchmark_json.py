@@ -1,7 +1,6 @@
 """The figures of a check for `benchmark-action/github-action-benchmark`, as its tool `customSmallerIsBetter` reads them."""
 
 import json
-import uuid
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding
 from recprune_export.gate.output.finding_rows import format_amount, format_change
 from recprune_export.metrics.metric_catalogue import find_metric
+from recprune_export.output_files import make_sibling_path
 from recprune_export.terminal_text import escape_line
 
 _QUALITY = "quality, "
@@ -30,7 +30,7 @@ def render_benchmark(check: Check) -> list[dict[str, Any]]:
 
 def write_benchmark(check: Check, path: Path) -> None:
     """Write the entries to `path` as a whole. Raises `UsageError` if it cannot be written."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = make_sibling_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(render_benchmark(check), indent=1) + "\n", encoding="ascii")

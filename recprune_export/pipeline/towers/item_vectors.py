@@ -11,9 +11,8 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.tabular_files import collect, raise_data_errors, read_column_names, scan
 from recprune_export.derived.top_k.item_ids import parse_ids
-from recprune_export.derived.towers.tower_files import Tower
+from recprune_export.derived.towers.tower_files import OpenTower
 from recprune_export.errors import DataError
-from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.prediction._predict import ROWS_PER_READ, ROWS_PER_RUN
 from recprune_export.prediction.encode_requests import describe_unknown, encode_rows
 from recprune_export.settings import DataSettings
@@ -30,26 +29,25 @@ class ItemVectors:
 
 
 def read_item_vectors(
-    bundle: Path, manifest: Manifest, tower: Tower, file: Path, path: Path, column: str | None, reading: DataSettings
+    bundle: Path, manifest: Manifest, tower: OpenTower, path: Path, column: str | None, reading: DataSettings
 ) -> ItemVectors:
-    """Return the vectors of the items in `path` by the ONNX `file` of a tower, with their ids from `column`, the first by default.
+    """Return the vectors of the items in `path` by a tower, with their ids from `column`, the first by default.
 
     Raises `DataError` where a column is missing, an id is missing or occurs twice, or a vector is not finite.
     """
     ids, column = _read_ids(path, column, reading)
-    vectors, notes = read_vectors_of_rows(bundle, manifest, tower, file, path, reading)
+    vectors, notes = read_vectors_of_rows(bundle, manifest, tower, path, reading)
     return ItemVectors(vectors, ids, column, notes)
 
 
 def read_vectors_of_rows(
-    bundle: Path, manifest: Manifest, tower: Tower, file: Path, path: Path, reading: DataSettings
+    bundle: Path, manifest: Manifest, tower: OpenTower, path: Path, reading: DataSettings
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the vectors of all rows of `path`, [rows, width], and notes; raw values are encoded as the bundle says.
 
     Raises `DataError` where a vector is not finite.
     """
-    requests = encode_rows(bundle, manifest, path, reading, (), tower.signature)
-    session = make_session(file, 1)
+    requests = encode_rows(bundle, manifest, path, reading, (), tower.tower.signature)
 
     def answer() -> Iterator[np.ndarray]:
         first_row = 0
@@ -59,7 +57,7 @@ def read_vectors_of_rows(
                 request = requests.request(rows, first_row)
                 for start in range(0, len(rows), ROWS_PER_RUN):
                     part = {name: values[start : start + ROWS_PER_RUN] for name, values in request.items()}
-                    yield run(session, part)[tower.output]
+                    yield tower.answer(part)
                 first_row += len(rows)
 
     parts = [*answer()]

@@ -11,18 +11,14 @@ import numpy as np
 
 from recprune_export.bundle._verify import check_files, check_models, read_manifest, reject_invalid_sections
 from recprune_export.bundle.contents import gather_derived_files, make_npy
-from recprune_export.bundle.key_figures import describe_figures
 from recprune_export.bundle.manifest.manifest import (
     DENSE,
-    ENCODING,
     MODEL,
     REPORT,
     SAMPLE_INPUTS,
     SIGNATURE,
     Manifest,
 )
-from recprune_export.bundle.remeasure_latency import read_session_options
-from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.servers.server_files import make_derived_samples, select_server_files
 from recprune_export.bundle.write import Content, HardLink, stage_bundle, write_bundle
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
@@ -30,19 +26,25 @@ from recprune_export.derived.derived_model import SourceModel
 from recprune_export.derived.towers.score_formula import describe_steps
 from recprune_export.derived.towers.search_index import IndexReport, choose_nearest, import_faiss, measure_index
 from recprune_export.derived.towers.separable_score import SeparableScore
-from recprune_export.derived.towers.tower_files import Tower, combine_vectors, derive_tower, open_towers, write_tower
+from recprune_export.derived.towers.tower_files import (
+    OpenTower,
+    Tower,
+    combine_vectors,
+    derive_tower,
+    open_towers,
+    write_tower,
+)
 from recprune_export.derived.validate_derived import ValidatedModel, validate_derived
 from recprune_export.errors import DataError, ModelError, ValidationFailed
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.pipeline.build_manifest import describe_omissions
+from recprune_export.pipeline.bundle_pages import render_pages
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.towers.item_vectors import ItemVectors, read_item_vectors, read_vectors_of_rows
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
-from recprune_export.report.bundle_page import render_bundle_report
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings, Settings
 from recprune_export.validation.edge_requests import RequestArrays, squeeze_shared_inputs
 from recprune_export.validation.parity import NamedOutputs, ParityReport, Tolerances, check_parity
@@ -80,11 +82,11 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The score of an ONNX file and its two towers, the user's first, with the file of each."""
+    """The score of an ONNX file and its two towers."""
 
     score: SeparableScore
-    towers: tuple[Tower, Tower]
-    files: tuple[Path, Path]
+    user: OpenTower
+    item: OpenTower
 
 
 def split_bundle(
@@ -116,7 +118,7 @@ def split_bundle(
         folder = Path(scratch)
         model = _open_source(bundle, manifest, signature, tolerances)
         validated = _derive_towers(model, towers, settings, folder)
-        pair = _Pair(score, towers, (folder / towers[0].file, folder / towers[1].file))
+        pair = _Pair(score, *(OpenTower(tower, folder / tower.file) for tower in towers))
         parity = _check_together(pair, model)
         files: dict[str, Content] = {
             **gather_derived_files(validated),
@@ -150,7 +152,8 @@ def split_bundle(
         )
         manifest = Manifest.model_validate(manifest.model_dump(exclude={"checksum"}))
         files = {**_keep_files(bundle, manifest), **files}
-        files |= _render_pages(manifest, files, settings)
+        servers = select_server_files(files)
+        files |= render_pages(manifest, files, servers, settings.latency, report=REPORT in files)
         was_signed = (bundle / SIGNATURE).exists()
         write_bundle(target, files, manifest)
     return SplitResult(target, manifest, section, was_signed, notes)
@@ -199,15 +202,10 @@ def _derive_towers(
 
 def _check_together(pair: _Pair, model: SourceModel) -> ParityReport:
     """Compare the scores of both towers' vectors with those of `model.onnx`. Raises `ValidationFailed` where they differ."""
-    sessions = [make_session(file, 1) for file in pair.files]
     (output,) = model.file.signature.outputs
 
     def answer(request: RequestArrays) -> NamedOutputs:
-        vectors = [
-            run(session, {i.name: request[i.name] for i in tower.inputs})[tower.output]
-            for session, tower in zip(sessions, pair.towers, strict=True)
-        ]
-        scores = combine_vectors(pair.score, *vectors).astype(output.dtype)
+        scores = combine_vectors(pair.score, pair.user.answer(request), pair.item.answer(request)).astype(output.dtype)
         return {output.name: scores.reshape(-1, *[1] * (len(output.shape) - 1))}
 
     rows = squeeze_shared_inputs(model.rows, model.file.signature)
@@ -221,12 +219,8 @@ def _check_together(pair: _Pair, model: SourceModel) -> ParityReport:
 
 def _describe_pair(pair: _Pair, model: SourceModel, parity: ParityReport) -> dict[str, Any]:
     """Return the section of the manifest on the towers."""
-    vectors = [
-        run(make_session(file, 1), {i.name: model.rows[i.name] for i in tower.inputs})[tower.output]
-        for tower, file in zip(pair.towers, pair.files, strict=True)
-    ]
-    lengths = np.concatenate([np.linalg.norm(of, axis=1) for of in vectors])
-    user, item = pair.towers
+    lengths = np.concatenate([np.linalg.norm(tower.answer(model.rows), axis=1) for tower in (pair.user, pair.item)])
+    user, item = pair.user.tower, pair.item.tower
     (output,) = model.file.signature.outputs
     return {
         "user": {"file": user.file, "inputs": [i.name for i in user.inputs], "output": user.output},
@@ -243,9 +237,7 @@ def _describe_pair(pair: _Pair, model: SourceModel, parity: ParityReport) -> dic
 
 def _read_items(bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource) -> ItemVectors:
     with show_status("Computing vectors of items"):
-        return read_item_vectors(
-            bundle, manifest, pair.towers[1], pair.files[1], source.items, source.id_column, source.reading
-        )
+        return read_item_vectors(bundle, manifest, pair.item, source.items, source.id_column, source.reading)
 
 
 def _index(
@@ -270,16 +262,15 @@ def _read_users(
     bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the vectors of users to search for, those of the file of users, else of requests drawn from the signature, and notes."""
-    user, file = pair.towers[0], pair.files[0]
     if source.users is not None:
-        vectors, notes = read_vectors_of_rows(bundle, manifest, user, file, source.users, source.reading)
+        vectors, notes = read_vectors_of_rows(bundle, manifest, pair.user, source.users, source.reading)
         return vectors[:: max(1, len(vectors) // DRAWN_ROWS)][:DRAWN_ROWS], notes
-    return _answer_drawn(user, file), ()
+    return _answer_drawn(pair.user), ()
 
 
-def _answer_drawn(tower: Tower, file: Path) -> np.ndarray:
-    drawn = sample_request(tower.signature, DRAWN_ROWS, seed=1)
-    return run(make_session(file, 1), to_file_arrays(tower.signature, drawn))[tower.output]
+def _answer_drawn(tower: OpenTower) -> np.ndarray:
+    signature = tower.tower.signature
+    return tower.answer(to_file_arrays(signature, sample_request(signature, DRAWN_ROWS, seed=1)))
 
 
 def _index_dense(
@@ -293,11 +284,11 @@ def _index_dense(
 ) -> tuple[IndexReport, float]:
     """Index the items by the dense model; return the report, and the mean fraction of its exact best items that the pruned model shares."""
     signature = Signature.from_dict(manifest.signature).without_shared()
-    score, towers = open_towers(bundle / DENSE, signature, pair.towers[0].inputs[0].name)
+    score, towers = open_towers(bundle / DENSE, signature, pair.user.tower.inputs[0].name)
     paths = tuple(folder / f"dense_{tower.file}" for tower in towers)
     for tower, path in zip(towers, paths, strict=True):
         write_tower(bundle / DENSE, tower, path)
-    dense = _Pair(score, towers, (paths[0], paths[1]))
+    dense = _Pair(score, *map(OpenTower, towers, paths))
     dense_items = _read_items(bundle, manifest, dense, source)
     dense_users, _ = _read_users(bundle, manifest, dense, source)
     k = min(source.k, len(items.ids))
@@ -319,28 +310,3 @@ def _keep_files(bundle: Path, manifest: Manifest) -> dict[str, Content]:
         is_link = name.startswith("triton/") and original is not None and original.startswith(MODEL)
         files[name] = HardLink(original) if is_link and original is not None else bundle / name
     return files
-
-
-def _render_pages(manifest: Manifest, files: Mapping[str, Content], settings: Settings) -> dict[str, Content]:
-    weights = f"{MODEL}.data"
-    readme = render_readme(
-        manifest.name,
-        manifest.signature,
-        read_session_options(manifest),
-        scores=manifest.scores,
-        encoding=manifest.encoding,
-        ignored=manifest.plan.get("fields", {}).get("removed", ()),
-        shared_rows=manifest.plan.get("rows"),
-        quantization=manifest.quantisation,
-        servers=select_server_files(files),
-        figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
-        report=REPORT in files,
-        weights=weights if weights in files else None,
-        models=manifest.models,
-        runtime=manifest.runtime,
-        towers=manifest.towers,
-    )
-    pages: dict[str, Content] = {"README.md": readme.encode()}
-    if REPORT in files:
-        pages[REPORT] = render_bundle_report(manifest, encoded=ENCODING in files).encode()
-    return pages

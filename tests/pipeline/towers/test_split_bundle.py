@@ -64,6 +64,12 @@ def test_the_new_bundle_verifies(apart: Path) -> None:
     assert 'faiss.read_index("items.faiss")' in readme
 
 
+def test_the_readme_names_omissions_as_that_of_the_whole_model_does(bundle: Path, apart: Path) -> None:
+    (stated,) = (line for line in (bundle / "README.md").read_text().splitlines() if "--quick left out" in line)
+    assert "`recprune-export report BUNDLE`" in stated
+    assert stated in (apart / "README.md").read_text().splitlines()
+
+
 def test_the_code_of_the_readme_finds_the_best_items(apart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(apart)
     names: dict[str, Any] = {}
