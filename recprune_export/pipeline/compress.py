@@ -30,6 +30,7 @@ from recprune_export.bundle.servers.server_files import make_server_files
 from recprune_export.bundle.write import Content, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.derived.derived_model import DeriveModel
+from recprune_export.derived.validate_derived import GOLDEN_ROWS
 from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
@@ -86,7 +87,6 @@ from recprune_export.validation.latency.footprint import FootprintReport
 from recprune_export.validation.parity import ParityReport
 from recprune_export.validation.rare_ids import SharedRowReport
 
-GOLDEN_ROWS = 16
 DEFAULTS = Settings()
 UNKNOWN = InputSources()
 
