@@ -41,11 +41,18 @@ class Rows:
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
         return self.take(np.sort(chosen))
 
-    def batches(self, size: int, seed: int | None = None) -> Iterator["Rows"]:
-        """Yield batches of `size` rows, the last one shorter; shuffled if a seed is given."""
+    def batches(self, size: int, seed: int | None = None, *, rank: int = 0, world_size: int = 1) -> Iterator["Rows"]:
+        """Yield batches of `size` rows, the last one shorter; shuffled if a seed is given.
+
+        Of `world_size` processes the one of `rank` gets every `world_size`-th row of each batch.
+
+        >>> rows = Rows({"x": np.arange(5)}, {})
+        >>> [batch.inputs["x"].tolist() for batch in rows.batches(4, rank=1, world_size=2)]
+        [[1, 3], []]
+        """
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
         for start in range(0, len(self), size):
-            yield self.take(order[start : start + size])
+            yield self.take(order[start : start + size][rank::world_size])
 
 
 @dataclass(frozen=True)
