@@ -1,27 +1,51 @@
-"""The progress bar of the package: on stderr, removed at the end, hidden on request or without a terminal."""
+"""Progress on stderr: bars on a terminal, removed at the end; lines in a log, on request."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from recprune_export.terminal_text import escape_for_terminal, escape_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 Advance = Callable[[str], None]
 
+_START = time.monotonic()
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+_errors_only: ContextVar[bool] = ContextVar("errors_only", default=False)
 
 
 @contextmanager
 def quiet(active: bool = True) -> Iterator[None]:
-    """Show no progress bars inside the block."""
+    """Show no progress inside the block."""
     token = _quiet.set(active)
     try:
         yield
     finally:
         _quiet.reset(token)
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Inside the block show no progress, and print no status, warnings or results of commands."""
+    token = _errors_only.set(True)
+    try:
+        with quiet():
+            yield
+    finally:
+        _errors_only.reset(token)
+
+
+def prints_errors_only() -> bool:
+    """Return whether this is inside `errors_only`."""
+    return _errors_only.get()
 
 
 def print_status(text: str) -> None:
@@ -33,7 +57,9 @@ def print_status(text: str) -> None:
 
 
 def print_warning(text: str) -> None:
-    """Print one line on stderr, inside `quiet` as well; a stderr that cannot be written is ignored."""
+    """Print one line on stderr, unless inside `errors_only`; a stderr that cannot be written is ignored."""
+    if _errors_only.get():
+        return
     with suppress(OSError):
         sys.stderr.write(f"Warning: {escape_for_terminal(text)}\n")
         sys.stderr.flush()
@@ -43,17 +69,38 @@ def print_warning(text: str) -> None:
 def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     """Show a bar inside the block; the yielded function advances it by one step and, unless empty, changes the text.
 
+    Without a terminal nothing is shown, or inside `print_stages` lines with the seconds since the start.
+
     >>> with quiet(), progress_bar("counting", total=2) as advance:
     ...     advance("")
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if _quiet.get() or not console.is_terminal:  # before rich 15, a disabled bar writes empty lines
+    if _quiet.get():
         yield lambda text: None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    elif console.is_terminal:
+        with _show_bar(console, description, total) as advance:
+            yield advance
+    else:
+        lines = _lines.get()
+        with nullcontext(lambda text: None) if lines is None else lines.stage(description, total) as advance:
+            yield advance
+
+
+@contextmanager
+def _show_bar(console: "Console", description: str, total: int | None) -> Iterator[Advance]:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    text, times = TextColumn("{task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (text, BarColumn(), times[0]) if total is None else (text, BarColumn(), TaskProgressColumn(), *times)
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(escape_line(description), total=total)
 
@@ -61,6 +108,53 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
             progress.update(task, advance=1, description=escape_line(text) or None)
 
         yield advance
+
+
+class _StageLines:
+    """A line on stderr at the beginning of each outermost stage, and of what goes on in it where there was none for a while."""
+
+    QUIET_SECONDS = 3.0  # after which a stage inside of another one, or a new text, gets a line
+    SAME_TEXT_SECONDS = 10.0  # after which a stage with the same text gets one
+
+    def __init__(self) -> None:
+        self._depth, self._last = 0, float("-inf")
+
+    @contextmanager
+    def stage(self, description: str, total: int | None) -> Iterator[Advance]:
+        self._print(description, 0.0 if self._depth == 0 else self.QUIET_SECONDS)
+        self._depth += 1
+        steps, current = 0, description
+
+        def advance(text: str) -> None:
+            nonlocal steps, current
+            steps += 1
+            percent = f" ({steps / total:.0%})" if total else ""
+            self._print((text or current) + percent, self.QUIET_SECONDS if text else self.SAME_TEXT_SECONDS)
+            current = text or current
+
+        try:
+            yield advance
+        finally:
+            self._depth -= 1
+
+    def _print(self, text: str, after: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= after:
+            self._last = now
+            print_status(f"[{now - _START:6.1f} s] {escape_line(text)}")
+
+
+_lines: ContextVar[_StageLines | None] = ContextVar("lines", default=None)
+
+
+@contextmanager
+def print_stages() -> Iterator[None]:
+    """Inside the block, stages are lines on stderr where that is no terminal, such as in the log of a CI job."""
+    token = _lines.set(_StageLines())
+    try:
+        yield
+    finally:
+        _lines.reset(token)
 
 
 @contextmanager

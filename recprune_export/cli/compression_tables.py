@@ -1,9 +1,10 @@
 """Tables of the main job: size, quality, speed and quantization of a bundle."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recprune_export.cli.headline import print_headline
+from recprune_export.cli.headline import print_headline, print_line
 from recprune_export.cli.latency_tables import footprint_table, print_latency
 from recprune_export.cli.tables import (
     format_figure,
@@ -38,13 +39,41 @@ if TYPE_CHECKING:
 
 
 @prints_after_work
-def print_result(result: "CompressionResult", *, as_json: bool, advice: Sequence["Advice"] = ()) -> None:
-    """Print the size, quality and speed of a new bundle, and commands that lose less."""
+def print_result(
+    result: "CompressionResult", *, as_json: bool, verbose: bool = False, advice: Sequence["Advice"] = ()
+) -> None:
+    """Print the size, speed and quality of a new bundle, all tables where `verbose`, and the next commands."""
     if as_json:
         return print_json(result.manifest.to_dict())
 
     console = make_console()
     print_headline(result)
+    if verbose:
+        print_tables(console, result)
+    print_notes(tuple(note for note in result.notes if note not in result.warnings))
+    print_next_commands(result.target, verbose=verbose)
+    for entry in advice:
+        console.print(f"{entry.label}:\n    {entry.command}", highlight=False, soft_wrap=True)
+
+
+def print_next_commands(target: Path, *, verbose: bool) -> None:
+    """Print where a bundle and its report page lie, and commands that check, use, guard and show it."""
+    from recprune_export.bundle.manifest.manifest import REPORT
+
+    quoted, page = quote_for_shell(target), target / REPORT
+    print_line("Bundle", str(target))
+    if page.exists():
+        print_line("Report", str(page))
+    print_line("Next", f"recprune-export verify {quoted}")
+    print_line("", f"recprune-export predict {quoted} --data ROWS.parquet -o scores.parquet")
+    print_line("", f"recprune-export check {quoted} --against BASELINE")
+    print_line("", f"recprune-export report {quoted} --open")
+    if not verbose:
+        print_line("", "(--verbose prints all tables: counts, metrics, latency, rewrites, parity)", "dim")
+
+
+def print_tables(console: "Console", result: "CompressionResult") -> None:
+    """Print what was counted and measured."""
     console.print(_make_size_table(result))
     if result.sizes is not None:
         console.print(f"Rows: {result.sizes}", highlight=False, soft_wrap=True, markup=False)
@@ -73,11 +102,7 @@ def print_result(result: "CompressionResult", *, as_json: bool, advice: Sequence
     while stage is not None:
         console.print(f"Pruned equals masked to {stage['soundness']['error']:.1e} in float64", highlight=False)
         stage = stage.get("then")
-    print_notes(tuple(note for note in result.notes if note not in result.warnings))
-    console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
-    console.print(f"Next: recprune-export verify {quote_for_shell(result.target)}", highlight=False, soft_wrap=True)
-    for entry in advice:
-        console.print(f"{entry.label}:\n    {entry.command}", highlight=False, soft_wrap=True)
+    console.print(f"ONNX opset {result.manifest.opset}", highlight=False)
 
 
 def _make_size_table(result: "CompressionResult") -> "Table":

@@ -2,17 +2,18 @@
 
 import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
 from recprune_export.cli.stream_encoding import discard_output, make_streams_printable
-from recprune_export.cli.tables import echo
+from recprune_export.cli.tables import HAS_PRINTED_JSON, print_json
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
 from recprune_export.installation import describe_missing_module, find_distribution, require_whole_tool
+from recprune_export.progress import print_stages
 from recprune_export.terminal_text import escape_for_terminal
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -27,6 +28,7 @@ RESOURCE_MESSAGES = {
     "can't allocate memory": NO_MEMORY,
 }
 WHOLE_TOOL_COMMANDS = ("compress", "generate", "refresh", "sweep", "train")  # which the runtime lacks
+AS_JSON = f"{__name__}.as_json"  # key in the metadata of the context
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -52,11 +54,16 @@ class MainJobGroup(click.Group):
             raise SystemExit(UsageError.exit_code) from error
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[AS_JSON] = "--json" in args
         group_options = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in group_options:
             if args[0] in WHOLE_TOOL_COMMANDS:
                 _require_whole_tool(args[0])
-            self._check_mistyped(args[0])
+            try:
+                self._check_mistyped(args[0])
+            except click.UsageError as error:
+                print_json_error(ctx, error, error.message, error.exit_code)
+                raise
             _require_whole_tool("compress, the main job,")
             args = ["compress", *args]
         return super().parse_args(ctx, args)
@@ -79,13 +86,14 @@ class MainJobGroup(click.Group):
         return [*items, CompletionItem(incomplete, type="file")]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Turn errors of the user into one sentence and an exit code."""
+        """Turn errors of the user into one sentence and an exit code; with `--json` into JSON as well."""
         try:
-            return super().invoke(ctx)
+            with print_stages():
+                return super().invoke(ctx)
         except RecpruneError as error:
-            print_error(str(error))
-            ctx.exit(error.exit_code)
-        except click.ClickException as error:  # which click prints itself
+            self._end(ctx, error, str(error), error.exit_code)
+        except click.ClickException as error:  # whose sentence click prints itself
+            print_json_error(ctx, error, error.format_message(), error.exit_code)
             error.message = escape_for_terminal(error.message)  # type: ignore[misc]
             raise
         except OSError as error:
@@ -93,29 +101,40 @@ class MainJobGroup(click.Group):
             if advice is None:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            print_error(f"{error.strerror}{where}: {advice}. What was there before is as it was.")
-            ctx.exit(UsageError.exit_code)
+            self._end(ctx, error, f"{error.strerror}{where}: {advice}. What was there before is as it was.")
         except (MemoryError, RuntimeError) as error:
             text = f"{type(error).__name__}: {error}"
             message = next((message for symptom, message in RESOURCE_MESSAGES.items() if symptom in text), None)
             if message is None:
                 raise
-            print_error(f"{message} What was there before is as it was.")
-            ctx.exit(UsageError.exit_code)
+            self._end(ctx, error, f"{message} What was there before is as it was.")
         except ModuleNotFoundError as error:
             missing = describe_missing_module(error, str(ctx.invoked_subcommand))
             if missing is None:
                 raise
-            print_error(missing)
-            ctx.exit(UsageError.exit_code)
+            self._end(ctx, error, missing)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)
 
+    def _end(
+        self, ctx: click.Context, error: Exception, message: str, exit_code: int = UsageError.exit_code
+    ) -> NoReturn:
+        """Print an error, and exit."""
+        print_json_error(ctx, error, message, exit_code)
+        print_error(message)
+        ctx.exit(exit_code)
+
+
+def print_json_error(ctx: click.Context, error: Exception, message: str, exit_code: int) -> None:
+    """Under `--json`, print the class of an error, its sentence and its exit code on stdout, unless the result is there already."""
+    if ctx.meta[AS_JSON] and not ctx.meta.get(HAS_PRINTED_JSON, False):
+        print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": exit_code}})
+
 
 def print_error(message: str) -> None:
     """Print an error on stderr; its further lines are indented, so that no name in it begins one."""
-    echo("Error: " + message.replace("\n", "\n  "), err=True)
+    click.echo(escape_for_terminal("Error: " + message.replace("\n", "\n  ")), err=True)
 
 
 class LackingCommand(click.ClickException):

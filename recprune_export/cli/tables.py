@@ -14,7 +14,7 @@ import click
 
 from recprune_export.cli.stream_encoding import discard_output
 from recprune_export.evidence import Verdict
-from recprune_export.progress import print_warning
+from recprune_export.progress import print_warning, prints_errors_only
 from recprune_export.terminal_text import escape_for_terminal, escape_line
 
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+HAS_PRINTED_JSON = f"{__name__}.has_printed_json"  # key in the metadata of the context
 VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text, which may hold names of others, on stdout or stderr."""
-    click.echo(escape_for_terminal(text), err=err)
+    """Print text, which may hold names of others, on stdout or stderr; nothing under `--quiet`."""
+    if not prints_errors_only():
+        click.echo(escape_for_terminal(text), err=err)
 
 
 def make_table(title: str, *columns: str) -> "Table":
@@ -84,9 +86,9 @@ def make_console() -> "Console":
             super().print(*texts, **options)
 
     # Names of fields and paths are printed as they are, brackets and colons too.
-    console = Console(markup=False, emoji=False)
+    console = Console(markup=False, emoji=False, quiet=prints_errors_only())
     # A pipe has no width; 80 columns would break the tables of a log.
-    return console if console.is_terminal else Console(width=140, markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=140, markup=False, emoji=False, quiet=console.quiet)
 
 
 def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
@@ -103,6 +105,9 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
 
 def print_json(values: Any) -> None:
     """Print JSON in ASCII, without what a log of GitHub Actions would take for a command."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[HAS_PRINTED_JSON] = True
     click.echo(json.dumps(values, indent=1).replace("\x7f", "\\u007f").replace("##[", "\\u0023#["))
 
 

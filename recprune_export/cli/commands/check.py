@@ -11,6 +11,7 @@ import click
 from recprune_export.cli.input_paths import ARTIFACT, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, undecided_option
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
 from recprune_export.installation import require_whole_tool
@@ -54,8 +55,7 @@ if TYPE_CHECKING:
 @click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
 @click.option("--history", "history_file", type=FILE, help="Append a row, .jsonl; --report draws the trend.")
 @click.option("--benchmark-json", "benchmark_file", type=FILE, help="Write figures for github-action-benchmark.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@screen_options("Print JSON instead of a table.")
 @click.pass_context
 def check(
     context: click.Context,
@@ -76,7 +76,6 @@ def check(
     history_file: Path | None,
     benchmark_file: Path | None,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Compare NEW with BASE, as a gate in CI: latency, sizes, quality, signature. Needs ONNX Runtime alone.
 
@@ -88,7 +87,6 @@ def check(
         raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
-    from recprune_export.progress import quiet as silently
     from recprune_export.report._write_page import check_page_path
     from recprune_export.settings import parse_batch_sizes
 
@@ -110,13 +108,13 @@ def check(
     if base is None:
         from recprune_export.gate.latency.calibration import calibrate as run_calibration
 
-        with silently(quiet or as_json), open_bundle_path(new) as folder:
+        with open_bundle_path(new) as folder:
             calibration = run_calibration(folder, tolerance=gate_limits.limit_for("latency"), **measurement)
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.evidence import Verdict
     from recprune_export.gate._check import check as run
 
-    with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
+    with open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
         if data is not None:
             measurement["quality"] = _measure_quality(base_folder, new_folder, data)
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA, PLAN
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_names
+from recprune_export.cli.screen_options import screen_options, verbose_option
 from recprune_export.cli.tables import echo
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
@@ -171,8 +173,8 @@ if TYPE_CHECKING:
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@verbose_option
+@screen_options("Print the manifest as JSON instead of tables.")
 @click.pass_context
 def compress(
     context: click.Context,
@@ -188,7 +190,7 @@ def compress(
     labels: tuple[str, ...],
     output: Path | None,
     as_json: bool,
-    quiet: bool,
+    verbose: bool,
     latency_batch_sizes: str,
     target_batch_sizes: str | None,
     outputs: str,
@@ -222,37 +224,36 @@ def compress(
         **options,
     )
     refuse_sparsity(context, settings)
+    import_torch()
     from recprune_export.api import compress as run
     from recprune_export.api import dump_plan
     from recprune_export.cli.compression_tables import print_result
-    from recprune_export.progress import quiet as silently
 
     if mlflow is not None:
         from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
 
         check_mlflow_target(mlflow)
-    with silently(quiet or as_json):
-        source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
-        if plan_only:
-            plan = dump_plan(model, data=data, labels=labels, settings=settings, source=source)
-            click.echo(plan)
-            print_planned_point(plan)
-            return
-        result = run(
-            model,
-            target=output,
-            data=data,
-            labels=labels,
-            settings=settings,
-            plan=plan_file,
-            source=source,
-            command=sys.argv[1:],
-            resume=resume,
-            sign=sign,
-        )
-        if mlflow is not None:
-            write_mlflow_model(result.target, mlflow)
-    print_result(result, as_json=as_json, advice=make_loss_advice(context, result))
+    source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
+    if plan_only:
+        plan = dump_plan(model, data=data, labels=labels, settings=settings, source=source)
+        click.echo(plan)
+        print_planned_point(plan)
+        return
+    result = run(
+        model,
+        target=output,
+        data=data,
+        labels=labels,
+        settings=settings,
+        plan=plan_file,
+        source=source,
+        command=sys.argv[1:],
+        resume=resume,
+        sign=sign,
+    )
+    if mlflow is not None:
+        write_mlflow_model(result.target, mlflow)
+    print_result(result, as_json=as_json, verbose=verbose, advice=make_loss_advice(context, result))
 
 
 def print_planned_point(plan: str) -> None:

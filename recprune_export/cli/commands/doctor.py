@@ -7,7 +7,10 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import echo, print_json, prints_after_work
+from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.tables import print_json, prints_after_work
+from recprune_export.progress import prints_errors_only
+from recprune_export.terminal_text import escape_for_terminal
 
 if TYPE_CHECKING:
     from recprune_export.diagnostics import Diagnosis
@@ -18,9 +21,8 @@ if TYPE_CHECKING:
     "-o", "--output", type=FILE, default=Path("artifacts"), show_default=True, help="Where bundles will be written."
 )
 @click.option("--no-run", "run", flag_value=False, default=True, help="Do not export and run a tiny model.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--quiet", is_flag=True, help="Say only what is not as it should be.")
-def doctor(output: Path, run: bool, as_json: bool, quiet: bool) -> None:
+@screen_options("Print JSON instead of a table.")
+def doctor(output: Path, run: bool, as_json: bool) -> None:
     """Check Python, packages, processor, memory, disk, and that a tiny model can be exported and run.
 
     Exit code 1 where something needed is missing.
@@ -28,22 +30,21 @@ def doctor(output: Path, run: bool, as_json: bool, quiet: bool) -> None:
     from recprune_export.diagnostics import diagnose
 
     diagnosis = diagnose(output, run=run)
-    print_diagnosis(diagnosis, as_json=as_json, quiet=quiet)
+    print_diagnosis(diagnosis, as_json=as_json)
     diagnosis.raise_verdict()
 
 
 @prints_after_work
-def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool, quiet: bool) -> None:
-    """Print a line for each finding, plain, for `rich` itself may be missing; with `quiet` only those that are not ok."""
+def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool) -> None:
+    """Print a line for each finding, plain, for `rich` itself may be missing; under `--quiet` only those that are not ok."""
     if as_json:
         return print_json(diagnosis.to_dict())
     colors = {"ok": "green", "warning": "yellow", "missing": "red"}
     width = max(len(finding.check) for finding in diagnosis.results)
     for finding in diagnosis.results:
-        if quiet and finding.state == "ok":
+        if prints_errors_only() and finding.state == "ok":
             continue
         state = click.style(f"{finding.state:8}", fg=colors[finding.state])
-        click.echo(state, nl=False)
-        echo(f" {finding.check:{width}}  {finding.description}")
+        click.echo(f"{state} {escape_for_terminal(f'{finding.check:{width}}  {finding.description}')}")
         if finding.advice:
-            echo(f"{'':9}{'':{width}}  → {finding.advice}")
+            click.echo(escape_for_terminal(f"{'':9}{'':{width}}  → {finding.advice}"))

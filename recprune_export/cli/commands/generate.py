@@ -6,6 +6,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json
 
 
@@ -14,14 +15,13 @@ from recprune_export.cli.tables import echo, print_json
 @click.option("--kind", type=click.Choice(["clicks", "sequences"]), default="clicks", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
-@click.option("--quiet", is_flag=True, help="Say nothing.")
-def generate(rows: int, kind: str, seed: int, output: Path, as_json: bool, quiet: bool) -> None:
+@screen_options("Print JSON instead of a sentence.")
+def generate(rows: int, kind: str, seed: int, output: Path, as_json: bool) -> None:
     """Write a generated data set: power-law ids, learnable, to try things on."""
     from recprune_export.data.generate import generate_clicks, generate_sequences
 
     {"clicks": generate_clicks, "sequences": generate_sequences}[kind](output, rows, seed)
     if as_json:
         print_json({"rows": rows, "kind": kind, "seed": seed, "path": str(output)})
-    elif not quiet:
+    else:
         echo(f"Wrote {rows} generated rows to {output}.")

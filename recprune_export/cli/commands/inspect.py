@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import loading_options, outputs_option, reading_options
 from recprune_export.cli.parse_values import parse_json_object, parse_names
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, rewrite_table
 from recprune_export.installation import require_whole_tool
 from recprune_export.number_formats import format_bytes, format_significant
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
 @reading_options
 @outputs_option
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@screen_options()
 def inspect(
     model: Path,
     latency_batch_sizes: str,
@@ -48,7 +49,6 @@ def inspect(
     outputs: str,
     fields: bool,
     as_json: bool,
-    quiet: bool,
     factory_args: str | None,
     **source: Any,
 ) -> None:
@@ -58,9 +58,7 @@ def inspect(
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.bundle.artifact_summary import is_artifact
-    from recprune_export.progress import quiet as silently
 
-    click.get_current_context().with_resource(silently(quiet or as_json))
     if not scores and data:
         raise click.UsageError("--data belongs to --scores: give that as well.")
     if is_artifact(model) or is_packed(model):
@@ -74,6 +72,7 @@ def inspect(
                 inspect_artifact(folder, parse_batch_sizes(latency_batch_sizes), threads), as_json=as_json
             )
     require_whole_tool("inspect of a model that is neither a bundle nor an .onnx file")
+    import_torch()
     from recprune_export.inspection import inspect_file
 
     source["factory_args"] = parse_json_object(factory_args)

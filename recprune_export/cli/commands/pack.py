@@ -7,15 +7,15 @@ import click
 from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", type=FILE, help="The file to write.  [default: BUNDLE.tar.zst]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
-@click.option("--quiet", is_flag=True, help="Say nothing.")
-def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
+@screen_options("Print JSON instead of a sentence.")
+def pack(bundle: Path, output: Path | None, as_json: bool) -> None:
     """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
     from recprune_export.bundle.archive.packing import pack as run
 
@@ -23,5 +23,5 @@ def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
     size = path.stat().st_size
     if as_json:
         print_json({"bundle": str(bundle), "path": str(path), "bytes": size})
-    elif not quiet:
+    else:
         echo(f"Packed {bundle} into {path}, {size:,} bytes.")

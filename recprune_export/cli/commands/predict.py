@@ -8,6 +8,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json, print_notes, prints_after_work
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
 @reading_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@screen_options("Print JSON instead of a sentence.")
 def predict(
     bundle: Path,
     data: Path,
@@ -37,7 +37,6 @@ def predict(
     encoding: str | None,
     allow_unknown: bool,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch.
 
@@ -47,11 +46,10 @@ def predict(
     """
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.prediction._predict import predict as run
-    from recprune_export.progress import quiet as silently
     from recprune_export.settings import DataSettings
 
     reading = DataSettings(separator, encoding, allow_unknown)
-    with silently(quiet or as_json), open_bundle_path(bundle) as folder:
+    with open_bundle_path(bundle) as folder:
         prediction = run(
             folder, data, output, keep=keep, probability=probability, threads=threads, rows=batch_size, reading=reading
         )

@@ -7,6 +7,7 @@ import click
 
 from recprune_export.cli.input_paths import ARTIFACT
 from recprune_export.cli.main_group import main
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import make_console, make_table, print_json
 
 if TYPE_CHECKING:
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of the request.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, of all nodes, instead of a table.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-def profile(bundle: Path, batch_size: int, threads: int, nodes: int, as_json: bool, quiet: bool) -> None:
+@screen_options("Print JSON, of all nodes, instead of a table.")
+def profile(bundle: Path, batch_size: int, threads: int, nodes: int, as_json: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.artifact_summary import profile_artifact
-    from recprune_export.progress import quiet as silently
 
-    with open_bundle_path(bundle) as folder, silently(quiet or as_json):
+    with open_bundle_path(bundle) as folder:
         result = profile_artifact(folder, batch_size, threads)
     print_profile(result, nodes, as_json=as_json)
 

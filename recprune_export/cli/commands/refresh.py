@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import (
@@ -20,6 +21,7 @@ from recprune_export.cli.options import (
     undecided_option,
 )
 from recprune_export.cli.parse_values import parse_json_object
+from recprune_export.cli.screen_options import screen_options, verbose_option
 from recprune_export.cli.tables import (
     VERDICT_STYLES,
     format_figure,
@@ -67,8 +69,8 @@ _PRINTED_DRIFTS = 12
 @undecided_option
 @click.option("--check-only", is_flag=True, help="Do not compress again; exit code 1 where the plan does not hold.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@verbose_option
+@screen_options()
 def refresh(
     bundle: Path,
     data: Path,
@@ -88,7 +90,7 @@ def refresh(
     check_only: bool,
     output: Path | None,
     as_json: bool,
-    quiet: bool,
+    verbose: bool,
     **source: Any,
 ) -> None:
     """Say whether the plan of BUNDLE still holds on new rows, and compress the dense model again where it does not.
@@ -99,10 +101,7 @@ def refresh(
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
-    from recprune_export.cli.compression_tables import print_result
     from recprune_export.evidence import Verdict
-    from recprune_export.progress import quiet as silently
-    from recprune_export.refresh.drift_report import make_drift_report, recompress
     from recprune_export.settings import DataSettings, EvaluationSettings, LabelSettings, RowSettings, SplitSettings
 
     split = SplitSettings(**{name: source.pop(name) for name in SPLIT_OPTIONS})
@@ -110,27 +109,30 @@ def refresh(
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
     if not check_only:
         check_target(target)
-    with silently(quiet or as_json):
-        report = make_drift_report(
-            bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
-            row_settings=RowSettings(
-                LabelSettings(weight, missing_label), split, reading=DataSettings(separator, encoding, allow_unknown)
-            ),
-            evaluation=EvaluationSettings(metrics, group), undecided=Verdict(undecided or "undecided"),
-        )  # fmt: skip
-        result = None
-        if not as_json:
-            print_drift_report(report)
-        try:
-            if report.verdict is Verdict.FAILS and not check_only:
-                result = recompress(report, target, sys.argv[1:])
-        finally:
-            if as_json:
-                print_refresh_json(report, result)
+    import_torch()
+    from recprune_export.cli.compression_tables import print_result
+    from recprune_export.refresh.drift_report import make_drift_report, recompress
+
+    report = make_drift_report(
+        bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
+        row_settings=RowSettings(
+            LabelSettings(weight, missing_label), split, reading=DataSettings(separator, encoding, allow_unknown)
+        ),
+        evaluation=EvaluationSettings(metrics, group), undecided=Verdict(undecided or "undecided"),
+    )  # fmt: skip
+    result = None
+    if not as_json:
+        print_drift_report(report)
+    try:
+        if report.verdict is Verdict.FAILS and not check_only:
+            result = recompress(report, target, sys.argv[1:])
+    finally:
+        if as_json:
+            print_refresh_json(report, result)
     if result is None:
         report.raise_verdict()
     elif not as_json:
-        print_result(result, as_json=False)
+        print_result(result, as_json=False, verbose=verbose)
 
 
 @prints_after_work

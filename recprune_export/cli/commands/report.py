@@ -8,6 +8,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE, SWEEP_RESULTS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json
 
 
@@ -21,9 +22,8 @@ from recprune_export.cli.tables import echo, print_json
     help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
-@click.option("--quiet", is_flag=True, help="Say nothing.")
-def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool, quiet: bool) -> None:
+@screen_options("Print JSON instead of a sentence.")
+def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool) -> None:
     """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
 
     A bundle holds such a page already, report.html, unless it was made with --quick; this one knows a sweep as well.
@@ -35,7 +35,7 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
     write_page(render_saved_bundle_report(bundle, sweep), path, (bundle,))
     if as_json:
         print_json({"report": str(path)})
-    elif not quiet:
+    else:
         echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):
         echo("Note: no browser was found here, open the file yourself.", err=True)

@@ -7,15 +7,15 @@ import click
 from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json
 
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
 @click.option("--key", type=FILE, required=True, metavar="PEM", help="An Ed25519 private key, without a password.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
-@click.option("--quiet", is_flag=True, help="Say nothing.")
-def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
+@screen_options("Print JSON instead of a sentence.")
+def sign(bundle: Path, key: Path, as_json: bool) -> None:
     """Sign the manifest of BUNDLE, and with it the checksums of all files; `verify --public-key` checks that.
 
     A packed bundle is written anew with the signature in it: `sign` then `pack` gives the same bytes.
@@ -26,5 +26,5 @@ def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
     path = sign_bundle(bundle, read_private_key(key))
     if as_json:
         print_json({"signature": str(path)})
-    elif not quiet:
+    else:
         echo(f"Wrote {path}.")

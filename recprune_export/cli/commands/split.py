@@ -8,7 +8,9 @@ import click
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import (
+    echo,
     make_console,
     make_table,
     print_json,
@@ -45,8 +47,7 @@ if TYPE_CHECKING:
 @click.option("--no-index", is_flag=True, help="Write the vectors of items without an index.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE is replaced]")
 @reading_options
-@click.option("--json", "as_json", is_flag=True, help="Print the section `towers` of the manifest as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@screen_options("Print the section `towers` of the manifest as JSON.")
 def split(
     bundle: Path,
     items: Path | None,
@@ -60,7 +61,6 @@ def split(
     encoding: str | None,
     allow_unknown: bool,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Write BUNDLE again with user.onnx and item.onnx, whose inner product gives the score of the model.
 
@@ -69,7 +69,6 @@ def split(
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
-    from recprune_export.progress import quiet as silently
     from recprune_export.settings import DataSettings
 
     for option, value in (("--id", id_column), ("--users", users), ("--no-index", no_index)):
@@ -79,7 +78,7 @@ def split(
         raise UsageError(f"{bundle} is packed: name the directory of the new bundle by --output.")
     reading = DataSettings(separator, encoding, allow_unknown)
     source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
-    with silently(quiet or as_json), open_bundle_path(bundle) as folder:
+    with open_bundle_path(bundle) as folder:
         result = split_bundle(folder, output, source=source, user_input=user_input)
     print_split(result, as_json=as_json)
 
@@ -91,22 +90,20 @@ def print_split(result: "SplitResult", *, as_json: bool) -> None:
     if as_json:
         return print_json(dict(towers))
     for tower in (towers["user"], towers["item"]):
-        click.echo(f"{tower['file']}: {', '.join(tower['inputs'])} to a vector of {towers['width']} numbers")
-    click.echo(
-        f"{towers['formula']} ({towers['similarity']}), compared with model.onnx on {towers['parity']['rows']} rows"
-    )
+        echo(f"{tower['file']}: {', '.join(tower['inputs'])} to a vector of {towers['width']} numbers")
+    echo(f"{towers['formula']} ({towers['similarity']}), compared with model.onnx on {towers['parity']['rows']} rows")
     if "items" in towers:
         items = towers["items"]
-        click.echo(
+        echo(
             f"{items['file']}: {items['count']:,} items, {format_bytes(items['bytes'])}; ids in {items['ids']} from '{items['id_column']}'"
         )
     if "index" in towers:
         print_index(towers["index"])
     print_notes(result.notes)
     if result.was_signed:
-        click.echo("Note: The new bundle is not signed: `recprune-export sign` signs it.", err=True)
-    click.echo(f"Bundle: {result.target}")
-    click.echo(f"Next: recprune-export verify {quote_for_shell(result.target)}")
+        echo("Note: The new bundle is not signed: `recprune-export sign` signs it.", err=True)
+    echo(f"Bundle: {result.target}")
+    echo(f"Next: recprune-export verify {quote_for_shell(result.target)}")
 
 
 def print_index(index: "dict[str, Any]") -> None:

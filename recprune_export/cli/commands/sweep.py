@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.commands.compress import compress
+from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions, parse_names
 from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
 from recprune_export.number_formats import format_bytes, format_estimate, format_ratio
 
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
     help="Of the bytes of the dense file, at each of which widths and bits are chosen together; or none.",
 )
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@screen_options("Print the results as JSON instead of a table.")
 @click.pass_context
 def sweep(
     context: click.Context,
@@ -54,7 +55,6 @@ def sweep(
     outputs: str,
     output: Path | None,
     as_json: bool,
-    quiet: bool,
     **options: Any,
 ) -> None:
     """Show quality over bytes and latency, for sparsities, for bytes and for the dense model in int8: a table and sweep.json.
@@ -69,15 +69,14 @@ def sweep(
     fractions = parse_fractions(sparsities, "--sparsities", allow_none=True)
     bytes_of_dense = parse_fractions(byte_fractions, "--byte-fractions", allow_none=True, allow_zero=False)
     target = output or Path("artifacts") / f"{model.stem}-sweep"
+    import_torch()
     from recprune_export.api import sweep as run
-    from recprune_export.progress import quiet as silently
 
     source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
-    with silently(quiet or as_json):
-        result = run(
-            model, target=target, data=data, labels=labels, sparsities=fractions,
-            byte_fractions=bytes_of_dense, settings=settings, source=source, on_trial=print_trial,
-        )  # fmt: skip
+    result = run(
+        model, target=target, data=data, labels=labels, sparsities=fractions,
+        byte_fractions=bytes_of_dense, settings=settings, source=source, on_trial=print_trial,
+    )  # fmt: skip
     point = result.recommendation.point
     without = SPARSITY_ONLY if point is not None and point.kind != "sparsity" else frozenset()
     print_sweep(result, target, reproduce_command(context, compress, without), as_json=as_json)

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import (
     make_console,
     make_table,
@@ -62,13 +64,13 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+@screen_options("Print the metrics as JSON.")
+def train(data: Path, recommender: str, output: Path, as_json: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
     from recprune_export.data.schema._infer_schema import SchemaOverrides
-    from recprune_export.progress import quiet as silently
     from recprune_export.settings import EvaluationSettings
+
+    import_torch()
     from recprune_export.training._train import train as run
 
     options = {name: value for name, value in options.items() if value is not None}
@@ -78,8 +80,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     overrides = SchemaOverrides(**{name: options[name] for name in TRAINING_OVERRIDES if name in options})
     config: dict[str, Any] = {name: options[name] for name in ("dim", "hidden") if name in options}
     fit_options = {name: options[name] for name in FIT_OPTIONS if name in options}
-    with silently(quiet or as_json):
-        result = run(data, recommender, output, overrides, config, evaluation, **fit_options)
+    result = run(data, recommender, output, overrides, config, evaluation, **fit_options)
     print_training(result, data, as_json=as_json)
 
 

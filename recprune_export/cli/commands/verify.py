@@ -10,6 +10,7 @@ from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, make_console, print_json, prints_after_work
 from recprune_export.number_formats import format_bytes
 
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="At most, for each batch size.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@screen_options()
 def verify(
     bundle: Path,
     public_key: Path | None,
@@ -45,7 +45,6 @@ def verify(
     qps: float | None,
     seconds: float,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
     from recprune_export.bundle._verify import verify as run
@@ -57,10 +56,8 @@ def verify(
         verification, study = run(folder, public_key), None
         if latency:
             from recprune_export.bundle.remeasure_latency import measure_bundle
-            from recprune_export.progress import quiet as silently
 
-            with silently(quiet or as_json):
-                study = measure_bundle(folder, batches=sizes, threads=counts, qps=qps, seconds=seconds)
+            study = measure_bundle(folder, batches=sizes, threads=counts, qps=qps, seconds=seconds)
     print_verification(verification, study, as_json=as_json)
 
 
