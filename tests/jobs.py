@@ -8,7 +8,7 @@ from recprune_export.settings import Settings
 QUICK = Settings(epochs=1, latency_batch_sizes=(1, 64))
 
 
-QUICK_OPTIONS = ["--epochs", "1", "--latency-batch-sizes", "1,64", "--quiet"]
+QUICK_OPTIONS = ["--epochs", "1", "--latency-batch-sizes", "1,64"]
 
 
 def invoke(*arguments: object) -> Result:

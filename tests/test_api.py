@@ -122,7 +122,7 @@ def test_the_readme_runs_as_written(bundle: Path) -> None:
 def test_predict_and_the_program_of_the_bundle_score_a_real_model(
     bundle: Path, clicks_file: Path, tmp_path: Path
 ) -> None:
-    done = invoke("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.parquet", "--quiet")
+    done = invoke("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.parquet")
     assert done.exit_code == 0, done.output
     scores, rows = (
         pl.read_parquet(tmp_path / "scores.parquet")["clicked_logit"].to_numpy(),

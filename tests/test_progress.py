@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-from recprune_export.progress import print_status, progress_bar, quiet, show_status, track
+from recprune_export import progress
+from recprune_export.progress import (
+    errors_only,
+    print_stages,
+    print_status,
+    print_warning,
+    progress_bar,
+    quiet,
+    show_status,
+    track,
+)
 
 
 class Terminal(io.StringIO):
@@ -34,3 +44,32 @@ def test_a_pipe_gets_lines_but_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, Terminal(), silent=True).replace("\n", "") == ""
+
+
+def test_a_log_gets_a_line_for_each_outermost_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with print_stages():
+        lines = shown(monkeypatch, io.StringIO()).splitlines()
+    assert [line.partition("] ")[2] or line for line in lines] == ["Choosing what goes", "a line"]
+    assert lines[0].endswith(" s] Choosing what goes")
+
+
+def test_a_log_is_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, now = io.StringIO(), 100.0
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with print_stages(), show_status("Choosing"), progress_bar("Tuning", 4) as advance:
+        now += 4.0
+        advance("Tuning, epoch 1")
+        now += 4.0
+        advance("")
+        now += 8.0
+        advance("")
+    texts = [line.partition("] ")[2] for line in stream.getvalue().splitlines()]
+    assert texts == ["Choosing", "Tuning, epoch 1 (25%)", "Tuning, epoch 1 (75%)"]
+
+
+def test_errors_only_hides_warnings_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with errors_only():
+        print_warning("busy")
+        print_status("a line")
+    assert capsys.readouterr().err == ""

@@ -30,7 +30,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_says_the_sizes_and_the_checkpoint_keeps_the_split(rows: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.pt"
-    options = ("--label", "clicked", "--epochs", "1", "--dim", "4", "--hidden", "8", "-o", model, "--quiet")
+    options = ("--label", "clicked", "--epochs", "1", "--dim", "4", "--hidden", "8", "-o", model)
     done = invoke("train", "--data", rows, *options, "--split-by-time", "day")
     assert (
         "Rows: 320 train, 40 valid and 40 test, split by time: valid from 'day' 32 on, test from 36 on" in done.stdout

@@ -14,7 +14,7 @@ from recprune_export.validation import DENSE_ONNX, PRUNED_ONNX
 from recprune_export.validation.latency import latency_study as study
 from tests.bundle.samples import files, manifest, model
 
-QUICK = ["--latency", "--latency-batch-sizes", "1,4", "--seconds", "0.05", "--quiet"]
+QUICK = ["--latency", "--latency-batch-sizes", "1,4", "--seconds", "0.05"]
 
 
 def write(target: Path, dense: bool, options: SessionOptions = DEFAULT_OPTIONS) -> Path:

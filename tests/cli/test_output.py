@@ -14,7 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export.cli import main
-from recprune_export.cli.tables import make_console, make_table, prints_after_work
+from recprune_export.cli.main_group import MainJobGroup
+from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work
+from recprune_export.errors import ValidationFailed
 from tests.bundle.samples import write
 
 ALONE = {"completion"}  # what it prints is for a shell
@@ -49,6 +52,43 @@ def test_json_is_all_that_is_printed(command: list[str], bundle: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)
     assert not done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
+def test_quiet_prints_nothing_but_errors(command: list[str], bundle: Path) -> None:
+    done = CliRunner().invoke(main, [*words_of(command, bundle), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert done.output == "" or "ok" not in done.output.split()  # doctor prints findings that are not ok
+    wrong = CliRunner().invoke(main, [command[0], "nowhere", "--quiet"])
+    assert wrong.exit_code in (2, 3)
+    assert wrong.stderr
+    assert not wrong.stdout
+
+
+@pytest.mark.parametrize("words", [["verify", "nowhere"], ["veryfy"], ["check", "--no-such-option"], ["nowhere.pt"]])
+def test_an_error_under_json_is_json_on_stdout_and_a_sentence_on_stderr(words: list[str]) -> None:
+    done = CliRunner().invoke(main, [*words, "--json"])
+    error = json.loads(done.stdout)["error"]
+    assert error["exit_code"] == done.exit_code != 0
+    assert error["message"] in done.stderr
+    assert error["type"]
+
+
+def test_a_verdict_that_fails_is_one_json_document() -> None:
+    @click.group(cls=MainJobGroup)
+    def judges() -> None:
+        """Commands with a verdict."""
+
+    @judges.command()
+    @screen_options()
+    def judge(as_json: bool) -> None:
+        print_json({"verdict": "fails"})
+        raise ValidationFailed("It fails.")
+
+    done = CliRunner().invoke(judges, ["judge", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == {"verdict": "fails"}
+    assert done.stderr == "Error: It fails.\n"
 
 
 def test_generate_says_what_it_wrote_in_three_ways(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def found() -> Sweep:
 
 
 def pasted(output: str) -> list[str]:
-    (line,) = (line for line in output.splitlines() if line.startswith("Next: "))
-    name, *words = shlex.split(line.removeprefix("Next: "))
+    (line,) = (line for line in output.splitlines() if line.startswith("Next:"))
+    name, *words = shlex.split(line.removeprefix("Next:"))
     assert name == "recprune-export"
     return words
 
@@ -97,6 +97,6 @@ def test_a_trained_model_goes_on_with_its_rows(
     rows = tmp_path / "some rows.parquet"
     rows.write_bytes(clicks_file.read_bytes())
     words = ["train", "--data", str(rows), "--label", "clicked", "--dim", "4", "--hidden", "8", "--epochs", "1"]
-    done = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "model.pt"), "--quiet"])
+    done = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "model.pt")])
     asked, _ = run(pasted(done.output), "compress", monkeypatch, UsageError("enough"))
     assert (asked["model"], asked["data"]) == (tmp_path / "model.pt", rows)

@@ -22,7 +22,7 @@ from recprune_export.validation import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
 from tests.gate.synthetic import synthetic
 
-OPTIONS = ["--latency-batch-sizes", "1,8", "--time-limit", "0", "--quiet"]
+OPTIONS = ["--latency-batch-sizes", "1,8", "--time-limit", "0"]
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_what_cannot_work_is_said_in_one_sentence(
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.onnx").write_text("a model")
     names = {"BASE": base, "FOLDER": tmp_path / "folder", "TEXT": tmp_path / "text.onnx"}
-    done = CliRunner().invoke(main, ["check", *(str(names.get(a, a)) for a in arguments), "--quiet"])
+    done = CliRunner().invoke(main, ["check", *(str(names.get(a, a)) for a in arguments)])
     assert done.exit_code == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -308,7 +308,7 @@ def test_torch_is_not_needed(base: Path) -> None:
         "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
         "from recprune_export.gate import cost_rules\ncost_rules.FOOTPRINT_PROCESSES = 3\n"
         f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
-        "'--latency-batch-sizes', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
+        "'--latency-batch-sizes', '1', '--time-limit', '0', '--max-regression', '900%', ])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

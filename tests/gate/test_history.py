@@ -46,7 +46,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def run(base: Path, *options: object) -> Result:
-    fixed = ["--latency-batch-sizes", "1,8", "--time-limit", "0", "--quiet"]
+    fixed = ["--latency-batch-sizes", "1,8", "--time-limit", "0"]
     return CliRunner().invoke(main, [str(a) for a in ("check", base, "--against", base, *fixed, *options)])
 
 

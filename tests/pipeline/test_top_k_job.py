@@ -14,7 +14,7 @@ from recprune_export.onnx import make_session, run
 from recprune_export.training import train
 from tests.jobs import assert_refused, invoke
 
-JOB = ("--epochs", "0", "--sparsity", "0.3", "--latency-batch-sizes", "8", "--quick", "--quiet")
+JOB = ("--epochs", "0", "--sparsity", "0.3", "--latency-batch-sizes", "8", "--quick")
 
 
 @pytest.fixture(scope="module")

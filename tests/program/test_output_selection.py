@@ -78,7 +78,7 @@ def test_the_command_line_chooses_outputs(tmp_path, monkeypatch) -> None:
     (tmp_path / "towers.py").write_text(f"from {__name__} import TwoTowers as make\n")
     torch.save(TwoTowers().state_dict(), "m.pt")
     np.savez("request.npz", user=np.arange(4), item=np.arange(4), other=np.arange(4))
-    options = ["inspect", "m.pt", "--factory", "towers:make", "--inputs", "request.npz", "--quiet"]
+    options = ["inspect", "m.pt", "--factory", "towers:make", "--inputs", "request.npz"]
     result = CliRunner().invoke(main, [*options, "--outputs", "scores"])
     assert result.exit_code == 0
     assert "item.weight:1" in result.output

@@ -128,7 +128,7 @@ def test_without_rows_the_answers_themselves_are_the_gate(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--epochs", "0", "--latency-batch-sizes", "1,64", "--quantize", "int8", "--quiet"]
+    options = ["--epochs", "0", "--latency-batch-sizes", "1,64", "--quantize", "int8"]
     arguments = [str(checkpoint), "--data", str(clicks_file), *options, "-o", str(tmp_path / "b")]
     called = CliRunner().invoke(main, arguments)
     assert called.exit_code == 0, called.output

@@ -81,7 +81,7 @@ def reason(found: DriftReport, measure: str) -> str:
 
 
 def test_unchanged_data_hold_and_nothing_is_written(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
-    done = invoke("refresh", bundle, "--data", clicks_file, "-o", tmp_path / "new", "--quiet")
+    done = invoke("refresh", bundle, "--data", clicks_file, "-o", tmp_path / "new")
     assert done.exit_code == 0, done.output
     assert "holds on" in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_unchanged_data_hold_and_nothing_is_written(bundle: Path, clicks_file: P
 
 def test_a_packed_bundle_is_examined_and_called_by_its_name(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
     packed = pack(bundle, tmp_path / "ctr.tar.zst")
-    done = invoke("refresh", packed, "--data", clicks_file, "--check-only", "--quiet")
+    done = invoke("refresh", packed, "--data", clicks_file, "--check-only")
     assert done.exit_code == 0, done.output
     assert f"{packed} holds on" in done.stdout.replace("\n", "")
 
@@ -113,7 +113,7 @@ def test_rows_without_a_split_are_all_measured(bundle: Path, clicks_file: Path, 
 
 
 def test_permuted_ids_do_not_hold(bundle: Path, permuted: Path, tmp_path: Path) -> None:
-    done = invoke("refresh", bundle, "--data", permuted, "--check-only", "--quiet", "-o", tmp_path / "new")
+    done = invoke("refresh", bundle, "--data", permuted, "--check-only", "-o", tmp_path / "new")
     assert done.exit_code == 1
     assert "'item'" in done.stdout
     assert "does not hold" in done.stderr
@@ -132,7 +132,6 @@ def test_few_rows_cannot_tell_unless_the_user_decides(bundle: Path, clicks_file:
         tmp_path / "new",
         "--max-fall",
         "0",
-        "--quiet",
     )
     done = invoke(*command)
     assert done.exit_code == 5, done.output
@@ -165,7 +164,7 @@ def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, permuted: Path, tmp_path: Path) -> None:
-    done = invoke("refresh", bundle, "--data", permuted, "--quiet", "-o", tmp_path / "new")
+    done = invoke("refresh", bundle, "--data", permuted, "-o", tmp_path / "new")
     assert done.exit_code == 0, done.output
     assert "Pruned equals masked" in done.stdout
     verify(tmp_path / "new")
@@ -182,7 +181,7 @@ def test_a_dense_model_that_is_gone_is_asked_for(
 ) -> None:
     gone = {"path": str(tmp_path / "gone.pt"), "sha256": "0" * 64}
     moved = edited(bundle, tmp_path / "moved", {"model_file": gone})
-    done = invoke("refresh", moved, "--data", permuted, "--quiet", "-o", tmp_path / "new")
+    done = invoke("refresh", moved, "--data", permuted, "-o", tmp_path / "new")
     assert done.exit_code == 2
     assert "gone.pt is not there any more: give it with --model" in done.stderr
     assert not (tmp_path / "new").exists()

@@ -59,7 +59,7 @@ def test_predict_gives_the_scores_of_the_whole_tool(
     rows = tmp_path / f"rows{suffix}"
     frame = pl.read_parquet(clicks_file).head(500)
     frame.write_csv(rows) if suffix == ".csv" else frame.write_parquet(rows)
-    runtime.output("predict", bundle, "--data", rows, "-o", tmp_path / "runtime.parquet", "--keep", "user", "--quiet")
+    runtime.output("predict", bundle, "--data", rows, "-o", tmp_path / "runtime.parquet", "--keep", "user")
     predict(bundle, rows, tmp_path / "whole.parquet", keep=("user",))
     scores = [pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("runtime", "whole")]
     assert_frame_equal(*scores, rel_tol=1e-4, abs_tol=1e-5)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.headline import print_line
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
@@ -102,8 +103,8 @@ def print_split(result: "SplitResult", *, as_json: bool) -> None:
     print_notes(result.notes)
     if result.was_signed:
         echo("Note: The new bundle is not signed: `recprune-export sign` signs it.", err=True)
-    echo(f"Bundle: {result.target}")
-    echo(f"Next: recprune-export verify {quote_for_shell(result.target)}")
+    print_line("Bundle", str(result.target))
+    print_line("Next", f"recprune-export verify {quote_for_shell(result.target)}")
 
 
 def print_index(index: "dict[str, Any]") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.commands.compress import compress
+from recprune_export.cli.headline import print_line
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
@@ -134,4 +135,4 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
         f"Recommended: {recommendation.point.label}, {recommendation.reason}", highlight=False, soft_wrap=True
     )
     words = [word for pair in recommendation.point.options.items() for word in pair]
-    console.print(f"Next: recprune-export {shlex.join([*arguments, *words])}", highlight=False, soft_wrap=True)
+    print_line("Next", f"recprune-export {shlex.join([*arguments, *words])}")

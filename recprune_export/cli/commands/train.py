@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.headline import print_line
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
@@ -121,7 +122,7 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
     console.print(f"Test: {metrics or 'no metric is defined on these rows'}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
     arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
-    console.print(f"Next: recprune-export {arguments}", highlight=False, soft_wrap=True)
+    print_line("Next", f"recprune-export {arguments}")
 
 
 def _make_column_table(columns: "Sequence[ColumnSummary]", data: Path) -> "Table":

@@ -30,7 +30,7 @@ from tests.jobs import QUICK_OPTIONS, assert_refused, invoke
 def test_what_excludes_itself_is_refused(options: list[str], words: str, tmp_path: Path) -> None:
     model = tmp_path / "model.pt"
     model.write_bytes(b"not read")
-    assert_refused(invoke(model, *options, "-o", tmp_path / "ctr", "--quiet"), 2, words)
+    assert_refused(invoke(model, *options, "-o", tmp_path / "ctr"), 2, words)
     assert not (tmp_path / "ctr").exists()
 
 
@@ -47,7 +47,7 @@ def test_a_plan_with_bits_leaves_nothing_to_choose(options: list[str], words: st
     model.write_bytes(b"not read")
     storage = StoragePlan(StoredBits({"user": 4}), 1_010, RatePoint(1_000, 0.002), 0.002)
     plan.write_text(json.dumps(Plan("output-error", (), storage=storage).to_dict()))
-    done = invoke(model, *options, "--plan", plan, "-o", tmp_path / "ctr", "--quiet")
+    done = invoke(model, *options, "--plan", plan, "-o", tmp_path / "ctr")
     assert_refused(done, 2, words)
 
 

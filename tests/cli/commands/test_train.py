@@ -30,7 +30,7 @@ def test_each_column_is_listed_with_its_role(tmp_path: Path) -> None:
         "--epochs",
         "1",
     ]
-    words += ["--dim", "4", "--hidden", "8", "--quiet", "-o", str(tmp_path / "model.pt")]
+    words += ["--dim", "4", "--hidden", "8", "-o", str(tmp_path / "model.pt")]
     printed = CliRunner().invoke(main, words)
     assert printed.exit_code == 0, printed.output
     assert "'shop' is written as Float64 and is read as whole ids" in printed.stderr

@@ -19,7 +19,7 @@ from recprune_export.prediction import predict
 from recprune_export.training import train
 from tests.jobs import assert_refused, invoke
 
-JOB = ("--epochs", "0", "--sparsity", "0.3", "--latency-batch-sizes", "8", "--quick", "--quiet")
+JOB = ("--epochs", "0", "--sparsity", "0.3", "--latency-batch-sizes", "8", "--quick")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def items(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def apart(bundle: Path, items: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("apart") / "bundle"
     pytest.importorskip("faiss")
-    done = invoke("split", bundle, "--items", items, "--top-k", 20, "-o", target, "--quiet")
+    done = invoke("split", bundle, "--items", items, "--top-k", 20, "-o", target)
     assert done.exit_code == 0, (done.stderr, done.exception)
     assert "recall against exact search" in done.stdout
     return target
@@ -136,9 +136,7 @@ def test_check_compares_the_towers(apart: Path) -> None:
 )
 def test_items_that_do_not_fit_are_refused(bundle: Path, items: Path, tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
     change(pl.read_parquet(items)).write_parquet(tmp_path / "items.parquet")
-    done = invoke(
-        "split", bundle, "--items", tmp_path / "items.parquet", "--no-index", "-o", tmp_path / "new", "--quiet"
-    )
+    done = invoke("split", bundle, "--items", tmp_path / "items.parquet", "--no-index", "-o", tmp_path / "new")
     assert_refused(done, 3, words)
     assert not (tmp_path / "new").exists()
 
@@ -152,7 +150,7 @@ def test_a_model_that_is_no_pair_of_towers_is_refused(tmp_path: Path) -> None:
 
     settings = Settings(sparsity=0.3, epochs=0, latency_batch_sizes=(1,), quick=True)
     target = compress_program(capture(module, (torch.arange(4),)), tmp_path / "bundle", settings).target
-    done = invoke("split", target, "--quiet")
+    done = invoke("split", target)
     assert_refused(done, 4, "reads 'input' alone, so there are no two towers to split")
 
 
@@ -172,7 +170,7 @@ def test_a_packed_bundle_needs_a_directory(bundle: Path, tmp_path: Path) -> None
     pytest.importorskip("zstandard")
     assert invoke("pack", bundle, "-o", tmp_path / "packed.tar.zst").exit_code == 0
     assert_refused(invoke("split", tmp_path / "packed.tar.zst"), 2, "is packed: name the directory")
-    done = invoke("split", tmp_path / "packed.tar.zst", "-o", tmp_path / "new", "--quiet")
+    done = invoke("split", tmp_path / "packed.tar.zst", "-o", tmp_path / "new")
     assert done.exit_code == 0, done.stderr
     assert verify(tmp_path / "new").files == len(read_manifest(bundle).files) + 10  # two models, their samples
 
@@ -186,7 +184,7 @@ def test_a_signed_bundle_loses_its_signature(bundle: Path, tmp_path: Path) -> No
     pytest.importorskip("cryptography")
     shutil.copytree(bundle, tmp_path / "bundle")
     (tmp_path / "bundle" / "manifest.json.sig").write_bytes(bytes(64))
-    done = invoke("split", tmp_path / "bundle", "--quiet")
+    done = invoke("split", tmp_path / "bundle")
     assert done.exit_code == 0, done.stderr
     assert "The new bundle is not signed" in done.stderr
     assert not (tmp_path / "bundle" / "manifest.json.sig").exists()
@@ -211,13 +209,13 @@ def test_users_without_a_finite_vector_are_refused_and_odd_ids_are_counted(tmp_p
     bundle = compress_program(program, tmp_path / "bundle", Settings(sparsity=0.3, epochs=0, quick=True)).target
     pl.DataFrame({"item": [1, 2, 50, 51]}).write_parquet(tmp_path / "items.parquet")
     pl.DataFrame({"user": [1, 2], "age": [0.5, None]}).write_parquet(tmp_path / "users.parquet")
-    options = ("--items", tmp_path / "items.parquet", "--quiet", "-o", tmp_path / "new")
+    options = ("--items", tmp_path / "items.parquet", "-o", tmp_path / "new")
     assert_refused(
         invoke("split", bundle, *options, "--users", tmp_path / "users.parquet"), 3,
         "users.parquet have no finite vector, the first of them row 1",
     )  # fmt: skip
     done = invoke("split", bundle, *options)
     assert "2 values of 'item' are empty, out of range or unknown" in done.stderr
-    again = invoke("split", tmp_path / "new", "--quiet")
+    again = invoke("split", tmp_path / "new")
     assert "items.npy, item_ids.npy, items.faiss are left out" in again.stderr
     assert not any("are left out: --items" in note for note in read_manifest(tmp_path / "new").notes)

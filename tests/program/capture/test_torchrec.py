@@ -144,7 +144,7 @@ def test_a_job_from_rows_with_lists_to_scores(tmp_path: Path) -> None:
     assert isinstance(load_program(tmp_path / "dlrm.pt2").program, Program)
     done = invoke(
         "compress", tmp_path / "dlrm.pt2", "--data", tmp_path / "rows.parquet", "--label", "clicked", "--epochs", 1,
-        "--latency-batch-sizes", "1,64", "--quantize", "int8", "-o", tmp_path / "b", "--quiet",
+        "--latency-batch-sizes", "1,64", "--quantize", "int8", "-o", tmp_path / "b",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert verify(tmp_path / "b").rows == 16
