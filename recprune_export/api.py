@@ -12,7 +12,7 @@ from torch import nn
 
 from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
-from recprune_export.bundle.manifest.manifest import ENCODING
+from recprune_export.bundle.manifest.manifest import ENCODING, JOB
 from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.named_columns import Columns
@@ -90,6 +90,7 @@ def compress(
     command: Sequence[str] = (),
     sign: Path | None = None,
     resume: bool = False,
+    job: str | None = None,
     **options: Any,
 ) -> CompressionResult:
     """Prune, tune, export and validate a recommender; write a bundle.
@@ -104,6 +105,7 @@ def compress(
       one that the option `split`, `split_by_time` or `split_by_user` names.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
+    - `job`: the options of the command line as TOML, which the bundle keeps as job.toml.
     - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`; `outputs=("score",)`
       serves these of the model's outputs alone.
 
@@ -142,6 +144,7 @@ def compress(
             plan=plan,
             sign=signer,
             resume=resume,
+            job=job,
         )
 
 
@@ -156,11 +159,13 @@ def compress_loaded(
     plan: Plan | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
+    job: str | None = None,
 ) -> CompressionResult:
     """Compress a model with rows that are both in memory already."""
     checkpoint = loaded.checkpoint
     check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
+    extra |= {} if job is None else {JOB: job.encode()}
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     derive = choose_derived_models(

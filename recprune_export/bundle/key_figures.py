@@ -1,9 +1,10 @@
 """Key figures of a bundle in sentences, from its manifest alone: screen, report and README print these."""
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.number_formats import format_bytes, format_share
+from recprune_export.evidence import Estimate, Verdict
+from recprune_export.number_formats import format_bytes, format_estimate, format_ratio, format_share
 from recprune_export.onnx.counts import Counts, Reduction, reduction
-from recprune_export.validation.latency.speedup import find_speedup
+from recprune_export.validation.latency.speedup import RATIO, find_speedup
 
 
 def describe_figures(manifest: Manifest) -> tuple[str, ...]:
@@ -25,9 +26,42 @@ def describe_size(manifest: Manifest) -> str | None:
 
 
 def describe_speed(manifest: Manifest) -> str | None:
-    """Return the speed-up over the dense ONNX file with its interval and conditions."""
+    """Return the speed-up over the dense ONNX file with its interval and conditions, then those at other batch sizes."""
     speedup = find_speedup(manifest.latency)
-    return None if speedup is None else str(speedup)
+    if speedup is None:
+        return None
+    others = [
+        f"{format_ratio(ratio)} at {batch}"
+        for batch, ratio in read_speedups(manifest).items()
+        if batch != speedup.batch
+    ]
+    return "; ".join([str(speedup), *([", ".join(others)] if others else [])])
+
+
+def describe_quality(manifest: Manifest) -> str | None:
+    """Return the change of the metric on test rows with its interval and the verdict; None without labeled rows."""
+    change, quality = manifest.change, manifest.quality
+    if not change:
+        return None
+    difference = Estimate(change["after"] - change["before"], *change["interval"])
+    text = (
+        f"{change['metric']} {change['before']:.4f} to {change['after']:.4f}, {format_estimate(difference)} on "
+        f"{change['rows']:,} test rows"
+    )
+    if not quality:
+        return text
+    limit = f"{quality['limit']:.2g}"
+    judged = {
+        Verdict.HOLDS.words: f"a loss of at most {limit}",
+        Verdict.FAILS.words: f"a loss of more than {limit}",
+    }.get(quality["verdict"], f"too few rows to tell whether it loses more than {limit}")
+    return f"{text}: {judged}"
+
+
+def read_speedups(manifest: Manifest) -> dict[int, Estimate]:
+    """Return how many times as fast as the dense ONNX file the pruned one is, by rising batch size; empty without a dense file."""
+    ratios = {int(batch): of[RATIO] for batch, of in manifest.latency.get("ratios", {}).items() if RATIO in of}
+    return {batch: Estimate(*(of[end] for end in ("estimate", "low", "high"))) for batch, of in sorted(ratios.items())}
 
 
 def read_counts(manifest: Manifest) -> tuple[Counts, Counts] | None:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from recprune_export.bundle.contents import (
     gather_derived_files,
     read_encoding,
 )
+from recprune_export.bundle.key_figures import describe_quality, describe_size, describe_speed
 from recprune_export.bundle.manifest.manifest import (
     DATA_PROFILE,
     ENCODING,
     OUT_OF_RANGE_INPUTS,
     OUT_OF_RANGE_OUTPUTS,
+    REPORT,
     SAMPLE_INPUTS,
     SAMPLE_OUTPUTS,
     Manifest,
@@ -112,6 +115,29 @@ class CompressionResult:
     rows: SharedRowReport | None = None
     warnings: tuple[str, ...] = ()
     sizes: SplitSizes | None = None
+
+    def __str__(self) -> str:
+        """The key figures, the warnings and the place of the bundle, a line each."""
+        figures = {
+            "Size": describe_size(self.manifest),
+            "Speed": describe_speed(self.manifest),
+            "Quality": describe_quality(self.manifest),
+        }
+        lines = [f"{name + ':':9}{text}" for name, text in figures.items() if text is not None]
+        lines += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join([*lines, f"Bundle:  {self.target}"])
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks, with a link to the report page where there is one."""
+        rows = [line.partition(":") for line in str(self).splitlines()]
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text.strip())}</td></tr>" for name, _, text in rows)
+        page = self.target / REPORT
+        link = (
+            f'<tr><th>Report</th><td><a href="{escape(str(page))}">{escape(str(page))}</a></td></tr>'
+            if page.exists()
+            else ""
+        )
+        return f'<table style="text-align: left">{cells}{link}</table>'
 
 
 def compress_program(

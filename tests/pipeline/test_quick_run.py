@@ -74,6 +74,27 @@ def test_the_parts_that_are_left_out_are_named_in_manifest_readme_and_on_the_scr
     assert "In a fresh process" not in screen.out
 
 
+def test_the_screen_has_the_key_figures_first_and_the_tables_on_request(
+    result: CompressionResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_result(result, as_json=False)
+    short = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in short[:2]] == ["Size", "Speed"]
+    assert len(short) < 12
+    assert any("recprune-export verify" in line for line in short)
+    print_result(result, as_json=False, verbose=True)
+    long = capsys.readouterr().out
+    assert "Latency in ms" in long
+    assert "Parity of" in long
+
+
+def test_a_printed_result_is_its_key_figures(result: CompressionResult) -> None:
+    lines = str(result).splitlines()
+    assert [line.partition(":")[0] for line in (*lines[:2], lines[-1])] == ["Size", "Speed", "Bundle"]
+    assert str(result.target) in result._repr_html_()
+    assert "<th>Size</th>" in result._repr_html_()
+
+
 @pytest.mark.slow
 def test_the_model_is_that_of_a_whole_run_and_the_proofs_are_there(result: CompressionResult, tmp_path: Path) -> None:
     whole = make_result(tmp_path, quick=False)

@@ -8,8 +8,10 @@ import click
 
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA, PLAN
+from recprune_export.cli.job_file import config_option, format_job
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
+from recprune_export.cli.option_groups import GroupedCommand
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_names
 from recprune_export.cli.screen_options import screen_options, verbose_option
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from recprune_export.settings import Settings
 
 
-@main.command()
+@main.command(cls=GroupedCommand)
 @loading_options
 @click.option(
     "--sparsity",
@@ -173,6 +175,7 @@ if TYPE_CHECKING:
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
+@config_option
 @verbose_option
 @screen_options("Print the manifest as JSON instead of tables.")
 @click.pass_context
@@ -249,6 +252,7 @@ def compress(
         source=source,
         command=sys.argv[1:],
         resume=resume,
+        job=format_job(context),
         sign=sign,
     )
     if mlflow is not None:

@@ -9,7 +9,9 @@ import click
 
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
+from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
+from recprune_export.cli.option_groups import GroupedCommand
 from recprune_export.cli.options import (
     FILE,
     SPLIT_OPTIONS,
@@ -44,7 +46,7 @@ _QUALITY_COLUMNS = ("dense, recorded", "dense, now", "artifact, recorded", "arti
 _PRINTED_DRIFTS = 12
 
 
-@main.command()
+@main.command(cls=GroupedCommand)
 @click.argument("bundle", type=BUNDLE)
 @click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with new rows.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
@@ -69,6 +71,7 @@ _PRINTED_DRIFTS = 12
 @undecided_option
 @click.option("--check-only", is_flag=True, help="Do not compress again; exit code 1 where the plan does not hold.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
+@config_option
 @verbose_option
 @screen_options()
 def refresh(

@@ -11,7 +11,9 @@ from recprune_export.cli.commands.compress import compress
 from recprune_export.cli.headline import print_line
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
+from recprune_export.cli.option_groups import GroupedCommand
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions, parse_names
 from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from recprune_export.search.trials import Trial
 
 
-@main.command()
+@main.command(cls=GroupedCommand)
 @loading_options
 @job_options
 @reading_options
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     help="Of the bytes of the dense file, at each of which widths and bits are chosen together; or none.",
 )
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
+@config_option
 @screen_options("Print the results as JSON instead of a table.")
 @click.pass_context
 def sweep(

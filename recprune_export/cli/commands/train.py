@@ -8,7 +8,9 @@ import click
 from recprune_export.cli.headline import print_line
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
+from recprune_export.cli.option_groups import GroupedCommand
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
 from recprune_export.cli.screen_options import screen_options
@@ -51,7 +53,7 @@ TRAINING_OVERRIDES = (
 FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 
-@main.command()
+@main.command(cls=GroupedCommand)
 @click.option("--data", type=DATA, required=True, help="CSV or Parquet.")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
@@ -65,6 +67,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
+@config_option
 @screen_options("Print the metrics as JSON.")
 def train(data: Path, recommender: str, output: Path, as_json: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""

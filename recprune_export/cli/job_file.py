@@ -1,0 +1,108 @@
+"""The job file: the arguments and options of a job as TOML, which `--config` reads and each bundle holds as job.toml."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recprune_export.cli.input_paths import InputPath
+from recprune_export.column_names import suggest_name
+from recprune_export.errors import InputFileError
+
+# These run code, or say how one run goes on: they are given on the command line alone.
+COMMAND_LINE_ONLY = frozenset(
+    {"factory", "factory_args", "unsafe_unpickle", "sign", "config", "help", "output", "resume", "plan_only", "verbose", "as_json", "quiet"}
+)  # fmt: skip
+JOB_FILE = InputPath(InputFileError, "a TOML file of options, such as the job.toml of a bundle")
+
+
+def config_option(command: Any) -> Any:
+    """Add `--config`: a file with the options, which those on the command line override."""
+    return click.option(
+        "--config",
+        type=JOB_FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=_use_job_file,
+        metavar="JOB.toml",
+        help="Take the arguments and options that are not given here from this file, such as job.toml of a bundle.",
+    )(command)
+
+
+def format_job(context: click.Context) -> str:
+    """Return the arguments and options that differ from their default as TOML; `read_job` reads it.
+
+    Options of `COMMAND_LINE_ONLY` are left out; those that name code are comments.
+    """
+    lines = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in context.params or context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
+            continue
+        if name in ("factory", "factory_args", "unsafe_unpickle"):
+            given = "" if context.params[name] is True else f" {context.params[name]}"
+            lines.append("# On the command line: " + json.dumps(f"{parameter.opts[0]}{given}"))
+        elif name not in COMMAND_LINE_ONLY:
+            lines.append(f"{_key(parameter)} = {_format_value(parameter, context.params[name])}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def read_job(path: Path, command: click.Command) -> dict[str, Any]:
+    """Return the values of a job file by the names of the parameters of `command`.
+
+    Raises `InputFileError` for a file that is not TOML, for a name that is no option, and for one of `COMMAND_LINE_ONLY`.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputFileError(f"{path} is no job file: {error}.") from error
+    parameters = {_key(parameter): parameter for parameter in command.params}
+    return {(parameters[key].name or ""): value for key, value in _check_values(path, values, parameters)}
+
+
+def _check_values(
+    path: Path, values: Mapping[str, Any], parameters: Mapping[str, click.Parameter]
+) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        parameter = parameters.get(key)
+        if parameter is None:
+            nearest = suggest_name(key, parameters)
+            suggestion = "" if nearest is None else f" Did you mean '{nearest}'?"
+            raise InputFileError(f"'{key}' in {path} is no option of this command.{suggestion}")
+        if parameter.name in COMMAND_LINE_ONLY:
+            raise InputFileError(
+                f"'{key}' in {path} is not read from a file: give {parameter.opts[0]} on the command line."
+            )
+        if isinstance(value, dict) or (isinstance(value, list) and not parameter.multiple):
+            raise InputFileError(f"'{key}' in {path} must be one value, as on the command line.")
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            if not isinstance(value, bool):
+                raise InputFileError(f"'{key}' in {path} must be true or false.")
+            if value:
+                yield key, parameter.flag_value is not False  # it is False for --no-triton, and not set for others
+        elif isinstance(value, bool):
+            raise InputFileError(f"'{key}' in {path} takes a value, not {str(value).lower()}.")
+        else:
+            yield key, [value] if parameter.multiple and not isinstance(value, list) else value
+
+
+def _use_job_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        context.default_map = {**(context.default_map or {}), **read_job(path, context.command)}
+
+
+def _key(parameter: click.Parameter) -> str:
+    """Return the name of a parameter as one writes it: `max-bytes`, `no-triton`, `model`."""
+    return parameter.opts[0].lstrip("-") if isinstance(parameter, click.Option) else (parameter.name or "")
+
+
+def _format_value(parameter: click.Parameter, value: Any) -> str:
+    """Return a value as TOML; a string of JSON is one of TOML too."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_format_value(parameter, item) for item in value)}]"
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return "true"
+    return json.dumps(value if isinstance(value, int | float) else str(value))

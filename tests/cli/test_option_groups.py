@@ -1,0 +1,33 @@
+"""The options of commands with many of them are listed in groups."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from recprune_export.cli import main
+from recprune_export.cli.option_groups import OPTION_GROUPS, GroupedCommand
+
+GROUPED = sorted(name for name, command in main.commands.items() if isinstance(command, GroupedCommand))
+
+
+def test_the_commands_of_a_job_are_grouped() -> None:
+    assert {"compress", "sweep", "train", "refresh"} <= set(GROUPED)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_each_option_is_in_one_group(name: str) -> None:
+    grouped = [option for names in OPTION_GROUPS.values() for option in names]
+    options = [option.name for option in main.commands[name].params if isinstance(option, click.Option)]
+    assert len(grouped) == len(set(grouped))
+    assert set(options) <= set(grouped)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_help_shows_every_option_under_its_group(name: str) -> None:
+    lines = CliRunner().invoke(main, [name, "--help"]).output.splitlines()
+    titles = [line.removesuffix(" options:") for line in lines if line.endswith(" options:")]
+    assert titles == [title for title in OPTION_GROUPS if title in titles]
+    shown = [line.split()[0].rstrip(",") for line in lines if line.startswith("  -")]
+    options = [option for option in main.commands[name].params if isinstance(option, click.Option)]
+    for option in options:
+        assert len({*option.opts, *option.secondary_opts} & set(shown)) == 1, option.name
