@@ -7,7 +7,7 @@ import click
 
 from recprune_export.cli.headline import print_line
 from recprune_export.cli.import_torch import import_torch
-from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.input_paths import ROWS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from recprune_export.data.schema.column_summary import ColumnSummary
+    from recprune_export.data.streaming.data_files import DataFile
     from recprune_export.training._train import TrainingResult
 
 
@@ -54,7 +55,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 
 @main.command(cls=GroupedCommand)
-@click.option("--data", type=DATA, required=True, help="CSV or Parquet.")
+@click.option("--data", type=ROWS, required=True, help="CSV or Parquet: a file, a folder, a glob, s3://...")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
 )
@@ -73,7 +74,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
 @config_option
 @screen_options("Print the metrics as JSON.")
-def train(data: Path, recommender: str, output: Path, as_json: bool, **options: Any) -> None:
+def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
     from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.settings import EvaluationSettings
@@ -93,7 +94,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, **options: 
 
 
 @prints_after_work
-def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
+def print_training(training: "TrainingResult", data: "DataFile", *, as_json: bool) -> None:
     """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
     checkpoint = training.checkpoint
     if as_json:
@@ -132,8 +133,8 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
     print_line("Next", f"recprune-export {arguments}")
 
 
-def _make_column_table(columns: "Sequence[ColumnSummary]", data: Path) -> "Table":
-    table = make_table(f"Columns of {data.name}", "column", "in the file", "role", "values", "missing", "")
+def _make_column_table(columns: "Sequence[ColumnSummary]", data: "DataFile") -> "Table":
+    table = make_table(f"Columns of {Path(data).name}", "column", "in the file", "role", "values", "missing", "")
     for column in columns:
         values = (
             f"{column.values:,}"
