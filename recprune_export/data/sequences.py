@@ -76,7 +76,8 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
         lengths = histories.list.len().fill_null(0).to_numpy().astype(np.int64)
         values = histories.filter(lengths > 0).explode().to_frame("item")
-        ids = values.select(self.items.encode(canonical_text(pl.col("item"), values.schema["item"]))).to_series()
+        texts = values.select(canonical_text(pl.col("item"), values.schema["item"]).alias("item"))
+        ids = texts.select(self.items.lookup("item")).to_series()
         lists = Ragged(ids.to_numpy(), np.concatenate([[0], np.cumsum(lengths)]))
         return {HISTORY: _drop_unknown(lists).pad_left(self.columns.max_length)}
 
@@ -94,9 +95,8 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
     def encode_ordered(self, log: OrderedLog, drop_unknown: bool) -> Ragged:
         """Return the histories of a log that is in order already, as `histories` does."""
-        import polars as pl
 
-        items = log.items.to_frame("item").select(self.items.encode(pl.col("item"))).to_series()
+        items = log.items.to_frame("item").select(self.items.lookup("item")).to_series()
         histories = Ragged(items.to_numpy(), log.offsets)
         return _drop_unknown(histories) if drop_unknown else histories
 
