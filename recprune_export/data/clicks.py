@@ -101,7 +101,7 @@ def load_clicks(
     return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
-def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+def check_types(path: Path | str, frame: "pl.LazyFrame", schema: Schema) -> None:
     """Raise `DataError` if the type of a column does not fit its role in the schema."""
     import polars as pl
 
@@ -125,7 +125,7 @@ def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
             )
 
 
-def check_numbers(path: Path, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
+def check_numbers(path: Path | str, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
     """Raise `DataError` for a text that is no number, and for infinity, with which mean and deviation are not finite.
 
     NaN is a missing value, encoded as the mean. `first_row` is the position of the first row of `frame` in `path`.
@@ -159,7 +159,7 @@ def check_numbers(path: Path, frame: "pl.LazyFrame", schema: Schema, first_row: 
 
 
 def _no_number_error(
-    path: Path, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
+    path: Path | str, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
 ) -> DataError:
     row, value = collect(frame.with_row_index("__row").filter(mask).select("__row", name).head(1), path).row(0)
     return DataError(

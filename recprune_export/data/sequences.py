@@ -89,7 +89,7 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
         Raises `DataError` if the column of the order holds text that is neither numbers nor times.
         """
         columns = self.columns
-        selected = _select_canonical(log.lazy(), columns)
+        selected = select_canonical(log.lazy(), columns)
         ordered = order_log("the log", selected.collect(engine="streaming"), columns)
         return self.encode_ordered(ordered, drop_unknown=drop_unknown)
 
@@ -156,7 +156,7 @@ def load_sequences(
     roles = (columns.user, columns.item, columns.order)
     check_columns_exist(path, roles, names, "which the log of the model needs")
     unused = find_split_columns(names, roles)
-    table = collect(_select_canonical(frame, columns), path)
+    table = collect(select_canonical(frame, columns), path)
     log = order_log(path, table, columns)
     log, ends = _end_in_time(path, log, schema) if schema.split.time else _end_last_items(path, log)
     training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
@@ -181,7 +181,7 @@ def load_sequences(
     )
 
 
-def _select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyFrame":
+def select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyFrame":
     """Return user, item and order, with items, and users that are text, in their canonical text."""
     import polars as pl
 

@@ -84,7 +84,7 @@ def is_parquet(path: Path) -> bool:
 
 
 @contextmanager
-def raise_data_errors(path: Path) -> Iterator[None]:
+def raise_data_errors(path: Path | str) -> Iterator[None]:
     """Raise `DataError` if a query inside the block fails to read rows."""
     import polars as pl
 
@@ -94,7 +94,7 @@ def raise_data_errors(path: Path) -> Iterator[None]:
         raise DataError(f"The rows of {path} cannot be read: {_describe(error)}") from error
 
 
-def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
+def collect(frame: "pl.LazyFrame", path: Path | str) -> "pl.DataFrame":
     """Run a query with the streaming engine. Raises `DataError` if the rows cannot be read."""
     with raise_data_errors(path):
         return frame.collect(engine="streaming")
