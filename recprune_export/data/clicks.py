@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.column_names import check_columns_exist
@@ -22,6 +21,7 @@ from recprune_export.data.read_labels import (
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitMixin, split_at_random, split_rows
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -51,7 +51,7 @@ class ClickData(SplitMixin):
 
 
 def load_clicks(
-    path: Path,
+    path: DataFile,
     schema: Schema,
     encoder: Encoder | None = None,
     group: str | None = None,
@@ -101,7 +101,7 @@ def load_clicks(
     return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
-def check_types(path: Path | str, frame: "pl.LazyFrame", schema: Schema) -> None:
+def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
     """Raise `DataError` if the type of a column does not fit its role in the schema."""
     import polars as pl
 
@@ -125,7 +125,7 @@ def check_types(path: Path | str, frame: "pl.LazyFrame", schema: Schema) -> None
             )
 
 
-def check_numbers(path: Path | str, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
+def check_numbers(path: DataFile, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
     """Raise `DataError` for a text that is no number, and for infinity, with which mean and deviation are not finite.
 
     NaN is a missing value, encoded as the mean. `first_row` is the position of the first row of `frame` in `path`.
@@ -159,7 +159,7 @@ def check_numbers(path: Path | str, frame: "pl.LazyFrame", schema: Schema, first
 
 
 def _no_number_error(
-    path: Path | str, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
+    path: DataFile, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
 ) -> DataError:
     row, value = collect(frame.with_row_index("__row").filter(mask).select("__row", name).head(1), path).row(0)
     return DataError(
@@ -169,7 +169,7 @@ def _no_number_error(
     )
 
 
-def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
+def _add_partition_column(path: DataFile, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
     """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
     import polars as pl
 
@@ -183,7 +183,7 @@ def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "t
 
 
 def _add_labels(
-    path: Path, frame: "pl.LazyFrame", schema: Schema, kinds: Mapping[str, LabelKind]
+    path: DataFile, frame: "pl.LazyFrame", schema: Schema, kinds: Mapping[str, LabelKind]
 ) -> tuple["pl.LazyFrame", dict[str, LabelValues], tuple[str, ...]]:
     """Return the frame with labels as Float32, null where missing, the weights, and a column of the rows with a label.
 
@@ -208,7 +208,7 @@ def _add_labels(
     return frame.with_columns(series), dict(read.values), read.notes
 
 
-def _add_groups(path: Path, frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
+def _add_groups(path: DataFile, frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     """Add a column of the codes of the groups."""
     import polars as pl
 
@@ -229,7 +229,7 @@ def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     return frame.filter(pl.col(PARTITION_COLUMN) == SPLIT_NAMES.index(name))
 
 
-def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
+def _rows(path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
     names = encoder.schema.labels
     has_groups = GROUP_COLUMN in frame.collect_schema().names()
     columns = (

@@ -26,6 +26,7 @@ from recprune_export.data.schema._infer_schema import (
 from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.data.splits.row_split import SplitSizes
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
@@ -78,7 +79,7 @@ class TrainingResult:
 
 
 def train(
-    data: Path,
+    data: DataFile,
     recommender: str,
     output: Path,
     overrides: SchemaOverrides = NO_OVERRIDES,
@@ -86,7 +87,9 @@ def train(
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
     **recipe: Any,
 ) -> TrainingResult:
-    """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
+    """Train a reference recommender on CSV or Parquet files and write its checkpoint to `output`.
+
+    `data` is a file, a folder or glob of files, or the address of an object store (`find_data_files`).
 
     `config` holds options of the recommender (`dim`, `hidden`, ...), `evaluation` the metrics, of which the first selects
     the epoch, `recipe` fields of `TrainingConfig`. The same seed on
@@ -111,7 +114,7 @@ def train(
     return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
 
 
-def _load_clicks(data: Path, overrides: SchemaOverrides, group: str | None) -> ClickData:
+def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None) -> ClickData:
     """Read rows whose encoder says how each column was read."""
     inferred = infer_schema(data, overrides)
     reading = DataSettings(overrides.separator, overrides.encoding)
@@ -121,7 +124,7 @@ def _load_clicks(data: Path, overrides: SchemaOverrides, group: str | None) -> C
     return replace(clicks, encoder=replace(clicks.encoder, summaries=columns, notes=notes))
 
 
-def _load_sequences(data: Path, overrides: SchemaOverrides) -> SequenceData:
+def _load_sequences(data: DataFile, overrides: SchemaOverrides) -> SequenceData:
     """Read a log whose encoder says how each column was read."""
     schema = infer_sequence_schema(data, overrides)
     sequences = load_sequences(data, schema, reading=DataSettings(overrides.separator, overrides.encoding))
