@@ -11,10 +11,13 @@ from recprune_export.codec import ToDictMixin
 from recprune_export.column_names import describe_missing_column
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.data.streaming.same_columns import hive_values
 from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
 from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning
-from recprune_export.prediction.encode_requests import EncodedRows, encode_file
+from recprune_export.prediction.encode_requests import EncodedRows, add_columns, encode_file
+from recprune_export.prediction.mirrored_paths import check_apart
 from recprune_export.prediction.open_model import open_model
 from recprune_export.prediction.scorer import ROWS_PER_RUN, Scorer, column_type, make_scorer, to_series
 from recprune_export.prediction.write_scores import check_output, write_batches
@@ -44,7 +47,7 @@ class Prediction(ToDictMixin):
 
 def predict(
     bundle: Path,
-    data: Path,
+    data: DataFile,
     output: Path,
     *,
     keep: Sequence[str] = (),
@@ -54,7 +57,10 @@ def predict(
     reading: DataSettings = DEFAULT_DATA_SETTINGS,
     file: str = MODEL,
 ) -> Prediction:
-    """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
+    """Score every row of CSV or Parquet; write the outputs, in the order of the rows, as one CSV or Parquet file.
+
+    `data` is a file, or a folder, glob or address of an object store that names several files of one table (`predict_folder` writes
+    a file for each).
 
     The columns are those named in `keep`, unchanged, and the outputs of the signature, each named after the output and its kind
     (`clicked_logit`); an output of several numbers for each row is a fixed-size list. With `probability` the logits become
@@ -69,6 +75,7 @@ def predict(
     """
     start = time.perf_counter()
     check_output(output, data)
+    check_apart(output, data)
     scorer = make_scorer(open_model(bundle, file, threads), probability, rows)
     scored = open_file(scorer, data, reading, keep)
     scored.check_format(output)
@@ -87,7 +94,7 @@ class ScoredFile:
     """
 
     def __init__(
-        self, scorer: Scorer, data: Path, requests: EncodedRows, keep: "Mapping[str, pl.DataType]", count: int
+        self, scorer: Scorer, data: DataFile, requests: EncodedRows, keep: "Mapping[str, pl.DataType]", count: int
     ) -> None:
         self.requests, self.count, self.rows = requests, count, 0
         self.notes: tuple[str, ...] = ()
@@ -130,16 +137,17 @@ class ScoredFile:
 
 
 def open_file(
-    scorer: Scorer, data: Path, reading: DataSettings, keep: Sequence[str], *, keep_as_text: bool = False
+    scorer: Scorer, data: DataFile, reading: DataSettings, keep: Sequence[str], *, within: DataFile | None = None
 ) -> ScoredFile:
-    """Open a file whose rows are to be scored. With `keep_as_text` the columns in `keep` of a CSV file stay texts.
+    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and texts in CSV stay texts.
 
     Raises `DataError`, and `UsageError` for a column in `keep` that cannot be kept.
     """
-    requests = encode_file(data, scorer.model.encoder, scorer.model.signature, reading, () if keep_as_text else keep)
-    is_log = bool(requests.identity)
+    typed = keep if within is None else ()
+    added = {} if within is None else hive_values(within, data)
+    requests = encode_file(data, scorer.model.encoder, scorer.model.signature, reading, typed, added)
     keep = tuple(dict.fromkeys((*requests.identity, *keep)))
-    types = requests.frame.collect_schema() if is_log else _read_types(data, reading, () if keep_as_text else keep)
+    types = dict(requests.frame.collect_schema() if requests.identity else _read_types(data, reading, typed, added))
     for name in keep:
         if name not in types:
             raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
@@ -148,14 +156,16 @@ def open_file(
     return ScoredFile(scorer, data, requests, {name: types[name] for name in keep}, _count_rows(requests.frame, data))
 
 
-def _read_types(data: Path, reading: DataSettings, keep: Sequence[str]) -> "pl.Schema":
+def _read_types(
+    data: DataFile, reading: DataSettings, keep: Sequence[str], added: Mapping[str, str | None]
+) -> "pl.Schema":
     """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
     options = CsvOptions(reading.separator, reading.encoding)
     texts = [name for name in read_column_names(data, options) if name not in keep]
-    return scan(data, options, text=texts).collect_schema()
+    return add_columns(scan(data, options, text=texts), added).collect_schema()
 
 
-def _count_rows(frame: "pl.LazyFrame", path: Path) -> int:
+def _count_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
     import polars as pl
 
     with raise_data_errors(path):

@@ -18,6 +18,7 @@ from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.sequences import SequenceEncoder
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
 from recprune_export.prediction.history_rows import HistoryRows, is_log, read_histories
 from recprune_export.prediction.open_model import AnyEncoder, read_bundle_encoder
@@ -64,7 +65,7 @@ class EncodedRows:
 def encode_rows(
     bundle: Path,
     manifest: Manifest,
-    path: Path,
+    path: DataFile,
     reading: DataSettings,
     keep: Collection[str],
     signature: Signature | None = None,
@@ -76,13 +77,18 @@ def encode_rows(
     Raises `DataError` if a column is missing or of another type.
     """
     signature = signature or Signature.from_dict(manifest.signature)
-    return encode_file(path, read_bundle_encoder(bundle, manifest, signature.inputs), signature, reading, keep)
+    return encode_file(path, read_bundle_encoder(bundle, manifest, signature.inputs), signature, reading, keep, {})
 
 
 def encode_file(
-    path: Path, encoder: AnyEncoder | None, signature: Signature, reading: DataSettings, keep: Collection[str]
+    path: DataFile,
+    encoder: AnyEncoder | None,
+    signature: Signature,
+    reading: DataSettings,
+    keep: Collection[str],
+    added: Mapping[str, str | None],
 ) -> EncodedRows:
-    """Return the converter from rows of `path` to requests of a signature.
+    """Return the converter from rows of `path` to requests of a signature; `added` columns have one value in all rows.
 
     A model of histories takes a row for each history, or a log of one row for each item, which becomes a row for each user.
 
@@ -90,7 +96,7 @@ def encode_file(
     """
     options = CsvOptions(reading.separator, reading.encoding)
     if encoder is None:
-        frame = scan(path, options)
+        frame = add_columns(scan(path, options), added)
         return EncodedRows(frame, make_requests(path, frame, None, signature, reading.allow_unknown))
     names, schema, notes = read_column_names(path, options), encoder.schema, describe_encoding(path, options)
     if isinstance(encoder, SequenceEncoder) and is_log(names, encoder.columns):
@@ -98,12 +104,19 @@ def encode_file(
         requests = make_requests(path, frame, encoder, signature, reading.allow_unknown)
         return EncodedRows(frame, requests, (*notes, *log_notes), (encoder.columns.user,))
     texts = [name for name in names if name in schema.texts or name not in keep]
-    frame = scan(path, options, text=texts, missing=schema.missing)
+    frame = add_columns(scan(path, options, text=texts, missing=schema.missing), added)
     return EncodedRows(frame, make_requests(path, frame, encoder, signature, reading.allow_unknown), notes)
 
 
+def add_columns(frame: "pl.LazyFrame", added: Mapping[str, str | None]) -> "pl.LazyFrame":
+    """Return rows with columns of one value, such as those that the names of folders state."""
+    import polars as pl
+
+    return frame.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in added.items())
+
+
 def make_requests(
-    source: Path | str, frame: "pl.LazyFrame", encoder: AnyEncoder | None, signature: Signature, allow_unknown: bool
+    source: DataFile, frame: "pl.LazyFrame", encoder: AnyEncoder | None, signature: Signature, allow_unknown: bool
 ) -> RequestMaker:
     """Return what makes requests of rows with the columns of `frame`; `source` names the rows in messages.
 
@@ -131,7 +144,7 @@ def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
 
 class _VocabularyRows:
     def __init__(
-        self, path: Path | str, frame: "pl.LazyFrame", encoder: Encoder, allow_unknown: bool, signature: Signature
+        self, path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, allow_unknown: bool, signature: Signature
     ) -> None:
         self.columns = encoder.schema.fields
         self.unknown: Counter[str] = Counter()
@@ -167,7 +180,7 @@ class _VocabularyRows:
 class ArrayRows:
     """Makes requests of arrays, or columns, that have the form of the inputs already. Raises `DataError` where one is missing."""
 
-    def __init__(self, path: Path | str, names: Sequence[str], signature: Signature) -> None:
+    def __init__(self, path: DataFile, names: Sequence[str], signature: Signature) -> None:
         # Ids that the graph replaces are not refused, but counted.
         specs = [make_array_spec(i, () if _replaces_ids(i) else i.ids) for i in signature.inputs]
         self._sources = find_input_columns(names, specs)
@@ -210,7 +223,7 @@ def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.clip(values, max(bounds.min, np.iinfo(values.dtype).min), min(bounds.max, np.iinfo(values.dtype).max))
 
 
-def check_columns(path: Path | str, names: Sequence[str], columns: Sequence[str]) -> None:
+def check_columns(path: DataFile, names: Sequence[str], columns: Sequence[str]) -> None:
     """Raise `DataError` if `names`, the columns of `path`, are not all of those that the model takes."""
     missing = [name for name in columns if name not in names]
     several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from recprune_export.data.encoding.unknown_values import UnknownValues, count_un
 from recprune_export.data.schema.schema import SequenceColumns
 from recprune_export.data.sequences import SequenceEncoder, select_canonical
 from recprune_export.data.splits.ordered_log import order_log
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 
@@ -29,9 +29,7 @@ class HistoryRows:
     Raises `DataError` where there is no such column, or it has no lists.
     """
 
-    def __init__(
-        self, source: Path | str, frame: "pl.LazyFrame", encoder: SequenceEncoder, allow_unknown: bool
-    ) -> None:
+    def __init__(self, source: DataFile, frame: "pl.LazyFrame", encoder: SequenceEncoder, allow_unknown: bool) -> None:
         self.columns: tuple[str, ...] = (HISTORY,)
         self.unknown = Counter[str]()
         self._source, self._encoder, self._allow_unknown = source, encoder, allow_unknown
@@ -61,7 +59,9 @@ def is_log(names: Collection[str], columns: SequenceColumns) -> bool:
     return HISTORY not in names and {columns.user, columns.item, columns.order} <= set(names)
 
 
-def read_histories(path: Path, options: CsvOptions, encoder: SequenceEncoder) -> tuple["pl.LazyFrame", tuple[str, ...]]:
+def read_histories(
+    path: DataFile, options: CsvOptions, encoder: SequenceEncoder
+) -> tuple["pl.LazyFrame", tuple[str, ...]]:
     """Return the history of each user of a log, with the column of the user, and notes on rows that are left out.
 
     Raises `DataError` as `SequenceEncoder.histories` does.
@@ -77,7 +77,7 @@ def read_histories(path: Path, options: CsvOptions, encoder: SequenceEncoder) ->
     return pl.DataFrame([ordered.users.alias(columns.user), histories]).lazy(), ordered.notes
 
 
-def _check_lists(source: Path | str, frame: "pl.LazyFrame", columns: SequenceColumns) -> None:
+def _check_lists(source: DataFile, frame: "pl.LazyFrame", columns: SequenceColumns) -> None:
     import polars as pl
 
     types = frame.collect_schema()

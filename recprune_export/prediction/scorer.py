@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import DataError, UsageError
 from recprune_export.onnx.runtime.session import describe_runtime_error, run
 from recprune_export.prediction.open_model import OpenModel
@@ -48,7 +48,7 @@ class Scorer:
             for column in self.columns
         )
 
-    def score(self, source: Path | str, request: Request, first_row: int = 0) -> list[np.ndarray]:
+    def score(self, source: DataFile, request: Request, first_row: int = 0) -> list[np.ndarray]:
         """Return the values of each column, [rows, ...], for a request in which shared inputs have a value in each row.
 
         Rows of equal shared values are one request of the model, wherever they stand. `source` names the rows in messages, whose
@@ -81,7 +81,7 @@ class Scorer:
         for places in find_equal_rows([request[name] for name in shared]):
             yield from (places[start : start + size] for start in range(0, len(places), size))
 
-    def _run(self, source: Path | str, part: Request, first_row: int) -> dict[str, np.ndarray]:
+    def _run(self, source: DataFile, part: Request, first_row: int) -> dict[str, np.ndarray]:
         try:
             return run(self.model.session, part)
         except UsageError:
@@ -136,7 +136,7 @@ def column_type(column: ScoreColumn) -> "pl.DataType":
 
 
 def _check_answers(
-    source: Path | str, request: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], first_row: int
+    source: DataFile, request: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], first_row: int
 ) -> None:
     """Raise `DataError` where a number that is not finite makes the model answer NaN."""
     floats = [values for values in answers.values() if values.dtype.kind == "f" and len(values)]
