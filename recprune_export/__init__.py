@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recprune_export.api import compress as compress
     from recprune_export.bundle._verify import verify as verify
+    from recprune_export.prediction.predictor import Predictor as Predictor
     from recprune_export.program.capture._capture import capture as capture
     from recprune_export.program.program import Program as Program
     from recprune_export.settings import Settings as Settings
@@ -21,13 +22,14 @@ __version__ = "0.2.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC_MODULES = {
+    "Predictor": "recprune_export.prediction.predictor",
     "Program": "recprune_export.program.program",
     "Settings": "recprune_export.settings",
     "capture": "recprune_export.program.capture._capture",
     "compress": "recprune_export.api",
     "verify": "recprune_export.bundle._verify",
 }
-__all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]
+__all__ = ["Predictor", "Program", "Settings", "__version__", "capture", "compress", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -90,6 +90,9 @@ def stack_columns(
 
 
 def _jagged_column(path: str, name: str, values: Any) -> np.ndarray:
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return _column(name, values)
+
     import polars as pl
 
     column = values if isinstance(values, pl.Series) else as_column(name, values)
@@ -107,6 +110,9 @@ def _stack(table: "pl.DataFrame | Mapping[str, Any]", names: Sequence[str]) -> n
 
 
 def _column(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, np.ndarray) and values.dtype != object and not isinstance(values, np.ma.MaskedArray):
+        return values  # so that arrays need no polars
+
     import polars as pl
 
     if not isinstance(values, pl.Series):
@@ -132,10 +138,14 @@ def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":
     array = np.asarray(values)
     if array.dtype != object:
         return array
-    objects = [
-        None if value is None or type(value).__name__ in ("NAType", "NaTType") else value for value in array.tolist()
-    ]
+    objects = [None if _is_missing(value) else value for value in array.tolist()]
     try:
         return pl.Series(name, objects)
     except (pl.exceptions.PolarsError, TypeError, ValueError):
         return array
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether an object stands for a missing value; pandas has NaN among texts."""
+    is_nan = isinstance(value, float) and value != value
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")

@@ -76,7 +76,8 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
         lengths = histories.list.len().fill_null(0).to_numpy().astype(np.int64)
         values = histories.filter(lengths > 0).explode().to_frame("item")
-        ids = values.select(self.items.encode(canonical_text(pl.col("item"), values.schema["item"]))).to_series()
+        texts = values.select(canonical_text(pl.col("item"), values.schema["item"]).alias("item"))
+        ids = texts.select(self.items.lookup("item")).to_series()
         lists = Ragged(ids.to_numpy(), np.concatenate([[0], np.cumsum(lengths)]))
         return {HISTORY: _drop_unknown(lists).pad_left(self.columns.max_length)}
 
@@ -88,15 +89,14 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
         Raises `DataError` if the column of the order holds text that is neither numbers nor times.
         """
         columns = self.columns
-        selected = _select_canonical(log.lazy(), columns)
+        selected = select_canonical(log.lazy(), columns)
         ordered = order_log("the log", selected.collect(engine="streaming"), columns)
         return self.encode_ordered(ordered, drop_unknown=drop_unknown)
 
     def encode_ordered(self, log: OrderedLog, drop_unknown: bool) -> Ragged:
         """Return the histories of a log that is in order already, as `histories` does."""
-        import polars as pl
 
-        items = log.items.to_frame("item").select(self.items.encode(pl.col("item"))).to_series()
+        items = log.items.to_frame("item").select(self.items.lookup("item")).to_series()
         histories = Ragged(items.to_numpy(), log.offsets)
         return _drop_unknown(histories) if drop_unknown else histories
 
@@ -156,7 +156,7 @@ def load_sequences(
     roles = (columns.user, columns.item, columns.order)
     check_columns_exist(path, roles, names, "which the log of the model needs")
     unused = find_split_columns(names, roles)
-    table = collect(_select_canonical(frame, columns), path)
+    table = collect(select_canonical(frame, columns), path)
     log = order_log(path, table, columns)
     log, ends = _end_in_time(path, log, schema) if schema.split.time else _end_last_items(path, log)
     training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
@@ -181,7 +181,7 @@ def load_sequences(
     )
 
 
-def _select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyFrame":
+def select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyFrame":
     """Return user, item and order, with items, and users that are text, in their canonical text."""
     import polars as pl
 

@@ -1,36 +1,31 @@
 """Score all rows of a file in a stream."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MODEL
-from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.codec import ToDictMixin
 from recprune_export.column_names import describe_missing_column
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.data.streaming.same_columns import hive_values
 from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
-from recprune_export.errors import DataError, UsageError
-from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning
-from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
-from recprune_export.prediction.score_columns import ScoreColumn, make_score_columns
+from recprune_export.prediction.encode_requests import EncodedRows, add_columns, encode_file
+from recprune_export.prediction.mirrored_paths import check_apart
+from recprune_export.prediction.open_model import open_model
+from recprune_export.prediction.scorer import ROWS_PER_RUN, Scorer, column_type, make_scorer, to_series
 from recprune_export.prediction.write_scores import check_output, write_batches
-from recprune_export.program.signature import BATCH, Output, Signature
 from recprune_export.progress import progress_bar
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
-
-ROWS_PER_READ = 65_536  # rows encoded at once: each call hashes the vocabularies again
-ROWS_PER_RUN = 4096
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Prediction(ToDictMixin):
 
 def predict(
     bundle: Path,
-    data: Path,
+    data: DataFile,
     output: Path,
     *,
     keep: Sequence[str] = (),
@@ -60,141 +55,121 @@ def predict(
     threads: int | None = None,
     rows: int = ROWS_PER_RUN,
     reading: DataSettings = DEFAULT_DATA_SETTINGS,
+    file: str = MODEL,
 ) -> Prediction:
-    """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
+    """Score every row of CSV or Parquet; write the outputs, in the order of the rows, as one CSV or Parquet file.
+
+    `data` is a file, or a folder, glob or address of an object store that names several files of one table (`predict_folder` writes
+    a file for each).
 
     The columns are those named in `keep`, unchanged, and the outputs of the signature, each named after the output and its kind
     (`clicked_logit`); an output of several numbers for each row is a fixed-size list. With `probability` the logits become
-    probabilities (`clicked_probability`). `rows` is the batch size of the model. Raw values are encoded with the bundle's
-    vocabularies; without them, columns must have the names of the inputs. `output` is complete or absent.
+    probabilities (`clicked_probability`). `rows` is the batch size of the model, at most; `file` is the ONNX file of the bundle.
+    Raw values are encoded with the bundle's vocabularies; without them, columns must have the names of the inputs.
 
-    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written, a model that does not take rows, or
-    an output that has no probability.
+    A model with shared inputs takes rows in which they have a value each; rows of equal values are one request. A model of histories
+    takes a column `history` of lists, or a log, of which each user gives a row with the user. `output` is complete or absent.
+
+    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written, or one that has no probability or not
+    one row for each row of a request.
     """
     start = time.perf_counter()
     check_output(output, data)
-    manifest = read_manifest(bundle)
-    check_files(bundle, manifest)
-    signature = Signature.from_dict(manifest.signature)
-    scores = make_score_columns(manifest, signature, probability)
-    requests = encode_rows(bundle, manifest, data, reading, keep)
-    schema = _make_schema(scores, _read_types(data, reading, keep), data, output, keep)
-    session = make_session(bundle / MODEL, threads, read_session_options(manifest))
-    count = _count_rows(requests.frame, data)
-    rows_scored = 0
-    notes: tuple[str, ...] = ()
-
-    def score_chunks() -> Iterator["pl.DataFrame"]:
-        nonlocal rows_scored, notes
-        with progress_bar(f"Scoring {count:,} rows", -(-count // ROWS_PER_READ)) as advance:
-            for chunk in _read_chunks(requests.frame, data, (*requests.columns, *keep)):
-                yield _score(chunk, requests, session, scores, {name: schema[name] for name in keep}, rows, rows_scored)
-                rows_scored += len(chunk)
-                advance("")
-        notes = requests.judge()
-
-    write_batches(output, score_chunks, schema)
-    unknown = {name: number for name, number in requests.unknown.items() if number}
-    meanings = {score.column: score.meaning for score in scores}
-    return Prediction(output, rows_scored, tuple(schema), meanings, unknown, time.perf_counter() - start, notes)
-
-
-def _read_types(data: Path, reading: DataSettings, keep: Sequence[str]) -> "Mapping[str, pl.DataType]":
-    """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
-    options = CsvOptions(reading.separator, reading.encoding)
-    texts = [name for name in read_column_names(data, options) if name not in keep]
-    return scan(data, options, text=texts).collect_schema()
-
-
-def _check_answers(
-    request: Mapping[str, np.ndarray], answers: Sequence[Mapping[str, np.ndarray]], first_row: int
-) -> None:
-    """Raise `DataError` where a number that is not finite makes the model answer NaN."""
-    unanswered = np.concatenate(
-        [
-            np.logical_or.reduce(
-                [np.isnan(v).reshape(len(v), -1).any(axis=1) for v in a.values() if v.dtype.kind == "f"]
-            )
-            if any(v.dtype.kind == "f" for v in a.values())
-            else np.zeros(len(next(iter(a.values()))), dtype=bool)
-            for a in answers
-        ]
+    check_apart(output, data)
+    scorer = make_scorer(open_model(bundle, file, threads), probability, rows)
+    scored = open_file(scorer, data, reading, keep)
+    scored.check_format(output)
+    with progress_bar(f"Scoring {scored.count:,} rows", -(-scored.count // scorer.rows_per_read)) as advance:
+        write_batches(output, lambda: scored.score(lambda rows: advance("")), scored.schema)
+    seconds = time.perf_counter() - start
+    return Prediction(
+        output, scored.rows, tuple(scored.schema), scored.meanings, scored.count_unknown(), seconds, scored.notes
     )
-    for name, values in request.items():
-        if values.dtype.kind == "f" and unanswered.any():
-            odd = np.flatnonzero(unanswered & ~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-            if len(odd):
-                more = f" and in {len(odd) - 1:,} of the next {len(values) - 1:,} rows" if len(odd) > 1 else ""
-                raise DataError(
-                    f"'{name}' holds NaN or infinity at row {first_row + odd[0]}{more}, and the model answers NaN there: fill the "
-                    "missing values or leave these rows out."
-                )
 
 
-def _make_schema(
-    scores: Sequence[ScoreColumn], types: "Mapping[str, pl.DataType]", data: Path, output: Path, keep: Sequence[str]
-) -> "dict[str, pl.DataType]":
-    """Return the columns of the result. Raises `UsageError` for a name or an output that cannot be a column."""
+class ScoredFile:
+    """The rows of a file with their scores: `schema` has the types of the columns, `count` is the number of rows.
+
+    `rows` of them are scored so far; `notes` are known behind the last one.
+    """
+
+    def __init__(
+        self, scorer: Scorer, data: DataFile, requests: EncodedRows, keep: "Mapping[str, pl.DataType]", count: int
+    ) -> None:
+        self.requests, self.count, self.rows = requests, count, 0
+        self.notes: tuple[str, ...] = ()
+        self._scorer, self._data, self._keep = scorer, data, keep
+        self.schema = dict(keep) | {column.column: column_type(column) for column in scorer.columns}
+
+    @property
+    def meanings(self) -> dict[str, OutputMeaning]:
+        """The meaning of each column of scores."""
+        return {column.column: column.meaning for column in self._scorer.columns}
+
+    def count_unknown(self) -> dict[str, int]:
+        """Return the number of values without an id or number, by column, of the columns that have any."""
+        return {name: number for name, number in self.requests.unknown.items() if number}
+
+    def check_format(self, output: Path) -> None:
+        """Raise `UsageError` where the file of scores cannot hold the columns."""
+        lists = [name for name, kind in self.schema.items() if kind.is_nested()]
+        if lists and output.suffix.lower() == ".csv":
+            raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
+
+    def score(self, advance: Callable[[int], None]) -> Iterator["pl.DataFrame"]:
+        """Yield the table of some rows after another, and tell `advance` how many there are. Raises `DataError`.
+
+        So it does behind the last one where nearly all values of a field are unknown.
+        """
+        import polars as pl
+
+        columns = dict.fromkeys((*self.requests.columns, *self._keep))
+        selected = self.requests.frame.select(*columns)
+        with raise_data_errors(self._data):
+            for chunk in selected.collect_batches(chunk_size=self._scorer.rows_per_read, engine="streaming"):
+                values = self._scorer.score(self._data, self.requests.request(chunk, self.rows), self.rows)
+                kept = [_cast(chunk[name], dtype) for name, dtype in self._keep.items()]
+                scores = (to_series(*pair) for pair in zip(self._scorer.columns, values, strict=True))
+                yield pl.DataFrame([*kept, *scores])
+                self.rows += len(chunk)
+                advance(len(chunk))
+        self.notes = self.requests.judge()
+
+
+def open_file(
+    scorer: Scorer, data: DataFile, reading: DataSettings, keep: Sequence[str], *, within: DataFile | None = None
+) -> ScoredFile:
+    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and texts in CSV stay texts.
+
+    Raises `DataError`, and `UsageError` for a column in `keep` that cannot be kept.
+    """
+    typed = keep if within is None else ()
+    added = {} if within is None else hive_values(within, data)
+    requests = encode_file(data, scorer.model.encoder, scorer.model.signature, reading, typed, added)
+    keep = tuple(dict.fromkeys((*requests.identity, *keep)))
+    types = dict(requests.frame.collect_schema() if requests.identity else _read_types(data, reading, typed, added))
     for name in keep:
         if name not in types:
             raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
-        if name in {score.column for score in scores}:
+        if name in {column.column for column in scorer.columns}:
             raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
-    schema = {name: types[name] for name in keep} | {score.column: _column_type(score.output) for score in scores}
-    lists = [name for name, kind in schema.items() if kind.is_nested()]
-    if lists and output.suffix.lower() == ".csv":
-        raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
-    return schema
+    return ScoredFile(scorer, data, requests, {name: types[name] for name in keep}, _count_rows(requests.frame, data))
 
 
-def _column_type(tensor: Output) -> "pl.DataType":
-    import polars as pl
-
-    if not tensor.shape or tensor.shape[0] != BATCH or not all(isinstance(n, int) for n in tensor.shape[1:]):
-        raise UsageError(
-            f"The output '{tensor.name}' does not have one row for each row of a request, so it cannot be a column."
-        )
-    inner = tuple(n for n in tensor.shape[1:] if isinstance(n, int))
-    number = pl.Series(np.zeros(1, tensor.dtype)).dtype
-    return number if inner in ((), (1,)) else pl.Array(number, inner)
+def _read_types(
+    data: DataFile, reading: DataSettings, keep: Sequence[str], added: Mapping[str, str | None]
+) -> "pl.Schema":
+    """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
+    options = CsvOptions(reading.separator, reading.encoding)
+    texts = [name for name in read_column_names(data, options) if name not in keep]
+    return add_columns(scan(data, options, text=texts), added).collect_schema()
 
 
-def _count_rows(frame: "pl.LazyFrame", path: Path) -> int:
+def _count_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
     import polars as pl
 
     with raise_data_errors(path):
         return int(frame.select(pl.len()).collect(engine="streaming").item())
-
-
-def _read_chunks(frame: "pl.LazyFrame", path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
-    with raise_data_errors(path):
-        yield from frame.select(*dict.fromkeys(columns)).collect_batches(chunk_size=ROWS_PER_READ, engine="streaming")
-
-
-def _score(
-    chunk: "pl.DataFrame",
-    requests: EncodedRows,
-    session: Any,
-    scores: Sequence[ScoreColumn],
-    keep: "Mapping[str, pl.DataType]",
-    size: int,
-    first_row: int,
-) -> "pl.DataFrame":
-    import polars as pl
-
-    request = requests.request(chunk, first_row)
-    answers = [
-        run(session, {name: values[start : start + size] for name, values in request.items()})
-        for start in range(0, len(chunk), size)
-    ]
-    _check_answers(request, answers, first_row)
-    columns = [_cast(chunk[name], dtype) for name, dtype in keep.items()]
-    for score in scores:
-        values = score.convert(np.concatenate([answer[score.output.name] for answer in answers]))
-        columns.append(
-            pl.Series(score.column, values.ravel() if values.shape[1:] == (1,) else values, _column_type(score.output))
-        )
-    return pl.DataFrame(columns)
 
 
 def _cast(column: "pl.Series", dtype: "pl.DataType") -> "pl.Series":

@@ -1,6 +1,5 @@
-"""Convert rows of a file to requests: encoded with the bundle's vocabularies, or taken as arrays."""
+"""Convert rows to requests: encoded with the bundle's vocabularies, or taken as arrays."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from recprune_export.bundle._verify import reject_invalid_sections
-from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import check_input_array, check_jagged_rows, find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
@@ -19,8 +17,11 @@ from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
+from recprune_export.data.sequences import SequenceEncoder
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
-from recprune_export.errors import BundleError, UsageError
+from recprune_export.prediction.history_rows import HistoryRows, is_log, read_histories
+from recprune_export.prediction.open_model import AnyEncoder, read_bundle_encoder
 from recprune_export.program.requests.input_rules import find_bad_ids
 from recprune_export.program.requests.row_specs import make_array_spec
 from recprune_export.program.signature import Input, Signature
@@ -30,24 +31,41 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-class EncodedRows(Protocol):
-    """Makes requests from the `columns` of `frame`; `unknown` counts values without an id or number so far, by column."""
+class RequestMaker(Protocol):
+    """Makes requests from the `columns` of rows; `unknown` counts values without an id or number so far, by column.
 
-    frame: "pl.LazyFrame"
+    An input that is shared has a value in each row of the request.
+    """
+
     columns: tuple[str, ...]
     unknown: Counter[str]
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
-        """Return the request of `rows`, which start at row `first_row` of the file."""
+        """Return the request of `rows`, which start at row `first_row` of their source."""
 
     def judge(self) -> tuple[str, ...]:
         """Return notes about unknown values, after the last request. Raises `DataError` if nearly all of a field are unknown."""
 
 
+class EncodedRows:
+    """The rows of a file, `frame`, and what makes `requests` of them. Columns in `identity` name a row and are always kept."""
+
+    def __init__(
+        self, frame: "pl.LazyFrame", requests: RequestMaker, notes: tuple[str, ...] = (), identity: tuple[str, ...] = ()
+    ) -> None:
+        self.frame, self.identity = frame, identity
+        self.columns, self.unknown, self.request = requests.columns, requests.unknown, requests.request
+        self._requests, self._notes = requests, notes
+
+    def judge(self) -> tuple[str, ...]:
+        """Return notes as `RequestMaker` does, and those about the file."""
+        return (*self._notes, *self._requests.judge())
+
+
 def encode_rows(
     bundle: Path,
     manifest: Manifest,
-    path: Path,
+    path: DataFile,
     reading: DataSettings,
     keep: Collection[str],
     signature: Signature | None = None,
@@ -56,28 +74,59 @@ def encode_rows(
 
     With a `signature` requests have its inputs alone, which are some of the model's.
 
-    Raises `UsageError` if rows cannot be requests of this model, `DataError` if a column is missing or of another type.
+    Raises `DataError` if a column is missing or of another type.
+    """
+    signature = signature or Signature.from_dict(manifest.signature)
+    return encode_file(path, read_bundle_encoder(bundle, manifest, signature.inputs), signature, reading, keep, {})
+
+
+def encode_file(
+    path: DataFile,
+    encoder: AnyEncoder | None,
+    signature: Signature,
+    reading: DataSettings,
+    keep: Collection[str],
+    added: Mapping[str, str | None],
+) -> EncodedRows:
+    """Return the converter from rows of `path` to requests of a signature; `added` columns have one value in all rows.
+
+    A model of histories takes a row for each history, or a log of one row for each item, which becomes a row for each user.
+
+    Raises `DataError` if a column is missing or of another type.
     """
     options = CsvOptions(reading.separator, reading.encoding)
-    signature = signature or Signature.from_dict(manifest.signature)
-    shared = [i.name for i in signature.inputs if i.shared]
-    if shared:
-        raise UsageError(
-            f"The model takes one '{shared[0]}' for all candidates of a request, but each row has another: predict with a bundle "
-            "that was made without --shared-inputs."
-        )
-    if ENCODING not in manifest.files:
-        return _ArrayRows(path, scan(path, options), signature)
-    values = _read_json(bundle / ENCODING)
-    if isinstance(values, dict) and "items" in values:
-        raise UsageError(
-            f"The model of {bundle} answers the history of a user, not a row: rank with model.onnx as the bundle's README shows."
-        )
-    with reject_invalid_sections(bundle, ENCODING):
-        encoder = Encoder.from_dict(values).select_inputs({i.name for i in signature.inputs})
-    schema = encoder.schema
-    texts = [name for name in read_column_names(path, options) if name in schema.texts or name not in keep]
-    return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading, signature)
+    if encoder is None:
+        frame = add_columns(scan(path, options), added)
+        return EncodedRows(frame, make_requests(path, frame, None, signature, reading.allow_unknown))
+    names, schema, notes = read_column_names(path, options), encoder.schema, describe_encoding(path, options)
+    if isinstance(encoder, SequenceEncoder) and is_log(names, encoder.columns):
+        frame, log_notes = read_histories(path, options, encoder)
+        requests = make_requests(path, frame, encoder, signature, reading.allow_unknown)
+        return EncodedRows(frame, requests, (*notes, *log_notes), (encoder.columns.user,))
+    texts = [name for name in names if name in schema.texts or name not in keep]
+    frame = add_columns(scan(path, options, text=texts, missing=schema.missing), added)
+    return EncodedRows(frame, make_requests(path, frame, encoder, signature, reading.allow_unknown), notes)
+
+
+def add_columns(frame: "pl.LazyFrame", added: Mapping[str, str | None]) -> "pl.LazyFrame":
+    """Return rows with columns of one value, such as those that the names of folders state."""
+    import polars as pl
+
+    return frame.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in added.items())
+
+
+def make_requests(
+    source: DataFile, frame: "pl.LazyFrame", encoder: AnyEncoder | None, signature: Signature, allow_unknown: bool
+) -> RequestMaker:
+    """Return what makes requests of rows with the columns of `frame`; `source` names the rows in messages.
+
+    Raises `DataError` if a column is missing or of another type.
+    """
+    if encoder is None:
+        return ArrayRows(source, frame.collect_schema().names(), signature)
+    if isinstance(encoder, SequenceEncoder):
+        return HistoryRows(source, frame, encoder, allow_unknown)
+    return _VocabularyRows(source, frame, encoder, allow_unknown, signature)
 
 
 def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
@@ -95,16 +144,14 @@ def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
 
 class _VocabularyRows:
     def __init__(
-        self, path: Path, frame: "pl.LazyFrame", encoder: Encoder, reading: DataSettings, signature: Signature
+        self, path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, allow_unknown: bool, signature: Signature
     ) -> None:
         self.columns = encoder.schema.fields
         self.unknown: Counter[str] = Counter()
-        self.frame = frame
-        self._encoder, self._path = encoder, path
+        self._encoder, self._path, self._allow_unknown = encoder, path, allow_unknown
         self._number_limit = next((i.number_limit for i in signature.inputs if i.name == NUMERIC), None)
-        self._options, self._allow_unknown = CsvOptions(reading.separator, reading.encoding), reading.allow_unknown
         self._counts = {name: UnknownValues(name) for name in encoder.vocabularies}
-        _check_columns(path, frame, self.columns)
+        check_columns(path, frame.collect_schema().names(), self.columns)
         check_types(path, frame, encoder.schema)
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
@@ -127,23 +174,23 @@ class _VocabularyRows:
         return request
 
     def judge(self) -> tuple[str, ...]:
-        notes = judge_unknown(self._counts.values(), self._encoder.vocabularies, str(self._path), self._allow_unknown)
-        return (*describe_encoding(self._path, self._options), *notes)
+        return judge_unknown(self._counts.values(), self._encoder.vocabularies, str(self._path), self._allow_unknown)
 
 
-class _ArrayRows:
-    def __init__(self, path: Path, frame: "pl.LazyFrame", signature: Signature) -> None:
-        names = frame.collect_schema().names()
+class ArrayRows:
+    """Makes requests of arrays, or columns, that have the form of the inputs already. Raises `DataError` where one is missing."""
+
+    def __init__(self, path: DataFile, names: Sequence[str], signature: Signature) -> None:
         # Ids that the graph replaces are not refused, but counted.
         specs = [make_array_spec(i, () if _replaces_ids(i) else i.ids) for i in signature.inputs]
         self._sources = find_input_columns(names, specs)
-        _check_columns(path, frame, [spec.name for spec in specs if spec.name not in self._sources])
+        check_columns(path, names, [spec.name for spec in specs if spec.name not in self._sources])
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
         self.unknown: Counter[str] = Counter()
-        self.frame = frame
         self._path, self._specs, self._inputs = str(path), specs, signature.inputs
 
-    def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
+    def request(self, rows: "pl.DataFrame | Mapping[str, Any]", first_row: int) -> Request:
+        """Return the request of rows, which may be arrays by name."""
         jagged = {spec.name for spec in self._specs if spec.jagged is not None}
         arrays = stack_columns(rows, self._sources, self._path, jagged)
         request = {}
@@ -160,6 +207,7 @@ class _ArrayRows:
         return request
 
     def judge(self) -> tuple[str, ...]:
+        """Return no notes: arrays have no values that a vocabulary lacks."""
         return ()
 
 
@@ -175,15 +223,8 @@ def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.clip(values, max(bounds.min, np.iinfo(values.dtype).min), min(bounds.max, np.iinfo(values.dtype).max))
 
 
-def _check_columns(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
-    names = frame.collect_schema().names()
+def check_columns(path: DataFile, names: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise `DataError` if `names`, the columns of `path`, are not all of those that the model takes."""
     missing = [name for name in columns if name not in names]
     several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
     check_columns_exist(path, missing, names, f"which the model takes{several}")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as JSON: copy the bundle again.") from error

@@ -7,7 +7,7 @@ import numpy as np
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning, read_meanings
-from recprune_export.program.signature import Output, Signature
+from recprune_export.program.signature import BATCH, Output, Signature
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,29 @@ class ScoreColumn:
     output: Output
     source: OutputMeaning
     meaning: OutputMeaning
+
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The shape of the values of a row; () for one value."""
+        return () if self.shape == (1,) else self.shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the output without the batch."""
+        return tuple(n for n in self.output.shape[1:] if isinstance(n, int))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are texts, such as the ids of items."""
+        return np.dtype(self.output.dtype).kind == "U"
+
+    def check_rows(self) -> None:
+        """Raise `UsageError` where the output does not have one row for each row of a request."""
+        shape = self.output.shape
+        if not shape or shape[0] != BATCH or not all(isinstance(n, int) for n in shape[1:]):
+            raise UsageError(
+                f"The output '{self.output.name}' does not have one row for each row of a request, so it cannot be a column."
+            )
 
     def convert(self, values: np.ndarray) -> np.ndarray:
         """Return the values of the column from those of the output."""

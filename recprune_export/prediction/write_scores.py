@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import UsageError
 from recprune_export.output_files import check_output_file, make_sibling_path
 
@@ -14,19 +15,24 @@ if TYPE_CHECKING:
 SUFFIXES = (".parquet", ".csv")
 
 
-def check_output(path: Path, data: Path) -> None:
+def check_output(path: Path, data: DataFile) -> None:
     """Raise `UsageError` if no table can be written to `path`; to be called before long work."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} must end in .parquet or .csv: the ending selects the format.")
-    if path.exists() and data.exists() and path.samefile(data):
+    if isinstance(data, Path) and path.exists() and data.exists() and path.samefile(data):
         raise UsageError(f"{path} is the file of the input rows; name another file for the scores.")
     check_output_file(path)
 
 
 def write_batches(
-    path: Path, batches: Callable[[], Iterator["pl.DataFrame"]], schema: "Mapping[str, pl.DataType]"
+    path: Path,
+    batches: Callable[[], Iterator["pl.DataFrame"]],
+    schema: "Mapping[str, pl.DataType]",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write all tables that `batches` yields, in that order; if `batches` raises, write nothing and raise its error.
+
+    A Parquet file gets the `metadata`.
 
     Raises `UsageError` for an error of the file system.
     """
@@ -49,7 +55,7 @@ def write_batches(
             if path.suffix.lower() == ".csv":
                 frame.sink_csv(partial, engine="streaming")
             else:
-                frame.sink_parquet(partial, engine="streaming")
+                frame.sink_parquet(partial, engine="streaming", metadata=dict(metadata or {}))
         except (pl.exceptions.PolarsError, OSError) as error:
             if errors:
                 raise errors[0] from error

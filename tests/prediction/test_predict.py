@@ -18,8 +18,8 @@ from recprune_export.cli import main
 from recprune_export.data import Encoder, encoding_summary
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.output_meaning import OutputMeaning
-from recprune_export.prediction import _predict as module
 from recprune_export.prediction import predict
+from recprune_export.prediction import scorer as module
 from recprune_export.prediction.write_scores import write_batches
 from recprune_export.settings import DataSettings
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
@@ -242,21 +242,6 @@ def test_the_screen_and_the_help_say_what_a_score_is(bundle: Path, tmp_path: Pat
     old = CliRunner().invoke(main, ["predict", str(bundle), *words[2:], "-o", str(tmp_path / "s.csv")]).stdout
     assert "'y' is an output whose meaning is not stated" in old
     assert "logit" in CliRunner().invoke(main, ["predict", "--help"]).stdout
-
-
-def test_models_that_take_no_rows_are_refused(bundle: Path, tmp_path: Path) -> None:
-    raw(3).write_parquet(tmp_path / "rows.parquet")
-    inputs = [i.to_dict() for i in SIGNATURE.inputs]
-    inputs[0] |= {"shape": [1], "shared": True}
-    shared = manifest(signature={**SIGNATURE.to_dict(), "inputs": inputs})
-    history = json.dumps({"schema": {"sequence": {}}, "items": ["a"]}).encode()
-    for made, contents, said in (
-        (shared, files(), "one 'user' for all candidates"),
-        (manifest(signature=SIGNATURE.to_dict()), {**files(), "encoding.json": history}, "history of a user"),
-    ):
-        other = write_bundle(tmp_path / "other", contents, made)
-        with pytest.raises(UsageError, match=said):
-            predict(other, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
 
 
 def test_a_damaged_bundle_scores_nothing(tmp_path: Path) -> None:

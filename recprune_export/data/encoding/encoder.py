@@ -101,10 +101,15 @@ class Encoder(PublishedEncoding, DictMixin):
 
         schema, frame = self.schema, frame.lazy()
         types = frame.collect_schema()
-        encoded = frame.select(
-            *(self._encode_value(name, types) for name in schema.categorical),
-            *(self._encode_values(field, types).alias(field.name) for field in schema.multi_valued),
+        texts = frame.select(
+            *(_text(name, types).alias(name) for name in schema.categorical),
+            *(self._first_values(field, types).alias(field.name) for field in schema.multi_valued),
             *(self._normalize(name, types).cast(pl.Float32).alias(name) for name in schema.numeric),
+        )
+        encoded = texts.select(
+            *(self.vocabularies[name].lookup(name).cast(pl.Int32) for name in schema.categorical),  # half the memory
+            *(pl.col(f.name).list.eval(self.vocabularies[f.name].lookup(None)) for f in schema.multi_valued),
+            *schema.numeric,
         )
         table = encoded.collect(engine="streaming")
         # `drop_in_place` frees a column as soon as it is an array.
@@ -130,9 +135,8 @@ class Encoder(PublishedEncoding, DictMixin):
             values = frame.select(_values(several[name], types, self.schema.missing).alias(name)).explode(name)
         else:
             values = frame.select(_text(name, types).alias(name))
-        is_word = is_missing_text(pl.col(name), self.schema.missing) & ~pl.col(name).is_in(
-            self.vocabularies[name].values.implode()
-        )
+        vocabulary = self.vocabularies[name]
+        is_word = is_missing_text(pl.col(name), self.schema.missing) & (vocabulary.lookup(name) < vocabulary.first)
         return values.filter(~is_word).collect(engine="streaming")[name]
 
     @classmethod
@@ -145,17 +149,8 @@ class Encoder(PublishedEncoding, DictMixin):
         notes = tuple(str(note) for note in values.get("notes", ()))
         return cls(schema, vocabularies, values["means"], values["stds"], summaries, notes)
 
-    def _encode_value(self, name: str, types: "pl.Schema") -> "pl.Expr":
-        import polars as pl
-
-        ids = self.vocabularies[name].encode(_text(name, types))
-        return ids.cast(pl.Int32).alias(name)  # half the memory of the query
-
-    def _encode_values(self, field: MultiValued, types: "pl.Schema") -> "pl.Expr":
-        import polars as pl
-
-        ids = self.vocabularies[field.name].encode(pl.element())
-        return _values(field, types, self.schema.missing).list.head(field.max_length).list.eval(ids)
+    def _first_values(self, field: MultiValued, types: "pl.Schema") -> "pl.Expr":
+        return _values(field, types, self.schema.missing).list.head(field.max_length)
 
     def _normalize(self, name: str, types: "pl.Schema") -> "pl.Expr":
         values = as_number(_column(name), types[name], self.schema.missing)

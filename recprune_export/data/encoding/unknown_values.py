@@ -96,7 +96,7 @@ def judge_unknown(
 
 def count_unknown_texts(field: str, texts: "pl.Series", vocabulary: Vocabulary) -> UnknownValues:
     """Return the counts of canonical texts, none of them missing."""
-    unknown = texts.filter(~texts.is_in(vocabulary.values.implode()))
+    unknown = texts.filter(~vocabulary.knows(texts))
     examples = tuple(unknown.head(1000).unique(maintain_order=True).head(_EXAMPLES).to_list())
     return UnknownValues(field, len(unknown), len(texts), examples)
 

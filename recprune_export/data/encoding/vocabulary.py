@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+_TEXTS = "__texts"
+
+
 class Vocabulary:
     """Maps values, as text, to ids `first`, `first` + 1, ... in their order, and every other value to `first` - 1.
 
@@ -16,7 +19,7 @@ class Vocabulary:
 
     >>> import polars as pl
     >>> ids = Vocabulary(["b", "a"], first=1)
-    >>> pl.select(ids.encode(pl.lit(pl.Series(["a", "b", "c", None])))).to_series().to_list(), ids.rows
+    >>> pl.DataFrame({"x": ["a", "b", "c", None]}).select(ids.lookup("x")).to_series().to_list(), ids.rows
     ([2, 1, 0, 0], 3)
     """
 
@@ -24,19 +27,37 @@ class Vocabulary:
         import polars as pl
 
         self.values = pl.Series(values, dtype=pl.String)
-        self._ids = pl.int_range(first, first + len(self.values), dtype=pl.Int64, eager=True)
         self.first = first
+        self._lookups: dict[str | None, pl.Expr] = {}
 
     @property
     def rows(self) -> int:
         """The number of rows of the embedding table of this field, including the special ids."""
         return self.first + len(self.values)
 
-    def encode(self, column: "pl.Expr") -> "pl.Expr":
-        """Return the ids of a text column, int64; an empty value is unknown."""
+    def lookup(self, name: str | None) -> "pl.Expr":
+        """Return the ids of the text column `name`, or of the elements of a list (None), int64; an empty value is unknown.
+
+        The values are hashed at the first call alone: a query of few rows would take as long as one of many otherwise.
+        """
         import polars as pl
 
-        return column.replace_strict(self.values, self._ids, default=self.first - 1, return_dtype=pl.Int64)
+        if name not in self._lookups:
+            text = pl.element() if name is None else pl.col(name)
+            place = text.cast(pl.Enum(self.values), strict=False).to_physical().cast(pl.Int64)
+            self._lookups[name] = (place + self.first).fill_null(self.first - 1)
+        return self._lookups[name]
+
+    def knows(self, texts: "pl.Series") -> "pl.Series":
+        """Return whether each text has an id of its own."""
+        return texts.alias(_TEXTS).to_frame().select(self.lookup(_TEXTS)).to_series() >= self.first
+
+    def __getstate__(self) -> tuple[object, int]:
+        return self.values, self.first
+
+    def __setstate__(self, state: tuple[object, int]) -> None:
+        self.values, self.first = state  # type: ignore[assignment]
+        self._lookups = {}
 
     def to_list(self) -> list[str]:
         """Return the values in the order of their ids."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OrderedLog:
-    """Items [N] and times [N] as in the file; user i has the rows `offsets[i]` to `offsets[i + 1]`, users by their values.
+    """Items [N] and times [N] as in the file; user i, of value `users[i]`, has the rows `offsets[i]` to `offsets[i + 1]`.
 
     `ties`, bool [N], are rows with the same time as the one before of their user. `notes` say which rows are left out or
     doubtful.
@@ -27,6 +27,7 @@ class OrderedLog:
     times: "pl.Series"
     ties: np.ndarray
     offsets: np.ndarray
+    users: "pl.Series"
     notes: tuple[str, ...] = ()
 
     @property
@@ -43,6 +44,7 @@ class OrderedLog:
             times=self.times.gather(rows.values),
             ties=self.ties[rows.values],
             offsets=rows.offsets,
+            users=self.users.gather(indices),
         )
 
 
@@ -72,7 +74,8 @@ def order_log(path: object, table: "pl.DataFrame", columns: SequenceColumns) -> 
     ordered = complete.with_row_index("row").sort("user", "order", "row")
     same_user, same_order = (_equals_previous(ordered[name]) for name in ("user", "order"))
     offsets = np.append(np.flatnonzero(~same_user), len(ordered))
-    result = OrderedLog(ordered["item"], ordered["time"].alias(columns.order), same_user & same_order, offsets)
+    times, users = ordered["time"].alias(columns.order), ordered["user"].gather(offsets[:-1])
+    result = OrderedLog(ordered["item"], times, same_user & same_order, offsets, users)
     notes = (
         *_note_missing(path, log, complete, columns),
         *_note_ties(path, result, columns),

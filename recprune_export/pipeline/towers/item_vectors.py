@@ -13,8 +13,8 @@ from recprune_export.data.tabular_files import collect, raise_data_errors, read_
 from recprune_export.derived.top_k.item_ids import parse_ids
 from recprune_export.derived.towers.tower_files import OpenTower
 from recprune_export.errors import DataError
-from recprune_export.prediction._predict import ROWS_PER_READ, ROWS_PER_RUN
 from recprune_export.prediction.encode_requests import describe_unknown, encode_rows
+from recprune_export.prediction.scorer import ROWS_PER_READ, ROWS_PER_RUN
 from recprune_export.settings import DataSettings
 
 

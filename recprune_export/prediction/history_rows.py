@@ -1,0 +1,93 @@
+"""Rows for models of histories: a list of items in each row, or a log whose rows become a history for each user."""
+
+from collections import Counter
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recprune_export.column_names import describe_missing_column
+from recprune_export.data.csv_format import CsvOptions
+from recprune_export.data.encoding.canonical_text import canonical_text
+from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.encoding.input_encoding import HISTORY
+from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown_texts, judge_unknown
+from recprune_export.data.schema.schema import SequenceColumns
+from recprune_export.data.sequences import SequenceEncoder, select_canonical
+from recprune_export.data.splits.ordered_log import order_log
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.data.tabular_files import collect, scan
+from recprune_export.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class HistoryRows:
+    """Makes requests from the column `history`: lists of items, the oldest first; unknown items are left out, and counted.
+
+    Raises `DataError` where there is no such column, or it has no lists.
+    """
+
+    def __init__(self, source: DataFile, frame: "pl.LazyFrame", encoder: SequenceEncoder, allow_unknown: bool) -> None:
+        self.columns: tuple[str, ...] = (HISTORY,)
+        self.unknown = Counter[str]()
+        self._source, self._encoder, self._allow_unknown = source, encoder, allow_unknown
+        self._counts = UnknownValues(encoder.columns.item)
+        _check_lists(source, frame, encoder.columns)
+
+    def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
+        """Return the request of `rows`."""
+        import polars as pl
+
+        inner = rows.schema[HISTORY].inner  # type: ignore[attr-defined]
+        text = canonical_text(pl.element(), inner).cast(pl.String)
+        lists = rows.select(pl.col(HISTORY).cast(pl.List(inner)).list.eval(text).list.drop_nulls()).to_series()
+        items = lists.filter(lists.list.len() > 0).explode()
+        self._counts = self._counts.add(count_unknown_texts(self._encoder.columns.item, items, self._encoder.items))
+        self.unknown[HISTORY] = self._counts.unknown
+        return self._encoder.encode_histories(lists)
+
+    def judge(self) -> tuple[str, ...]:
+        """Return a note if many items are unknown. Raises `DataError` if nearly all are."""
+        items = {self._encoder.columns.item: self._encoder.items}
+        return judge_unknown([self._counts], items, str(self._source), self._allow_unknown)
+
+
+def is_log(names: Collection[str], columns: SequenceColumns) -> bool:
+    """Return whether columns of these names are those of a log, a row for each item, and not of histories."""
+    return HISTORY not in names and {columns.user, columns.item, columns.order} <= set(names)
+
+
+def read_histories(
+    path: DataFile, options: CsvOptions, encoder: SequenceEncoder
+) -> tuple["pl.LazyFrame", tuple[str, ...]]:
+    """Return the history of each user of a log, with the column of the user, and notes on rows that are left out.
+
+    Raises `DataError` as `SequenceEncoder.histories` does.
+    """
+    import polars as pl
+
+    columns = encoder.columns
+    log = scan(path, options, text=(columns.item,), missing=encoder.schema.missing)
+    ordered = order_log(path, collect(select_canonical(log, columns), path), columns)
+    user = np.repeat(np.arange(len(ordered.lengths)), ordered.lengths)
+    items = pl.DataFrame({"user": user, HISTORY: ordered.items})
+    histories = items.group_by("user", maintain_order=True).agg(HISTORY)[HISTORY]
+    return pl.DataFrame([ordered.users.alias(columns.user), histories]).lazy(), ordered.notes
+
+
+def _check_lists(source: DataFile, frame: "pl.LazyFrame", columns: SequenceColumns) -> None:
+    import polars as pl
+
+    types = frame.collect_schema()
+    log = f"or the log in a file with the columns '{columns.user}', '{columns.item}' and '{columns.order}'"
+    if HISTORY not in types:
+        role = f"the items of a user, the oldest first: give a column of lists, {log}"
+        raise DataError(describe_missing_column(source, HISTORY, types, role))
+    kind = types[HISTORY]
+    if not isinstance(kind, pl.List | pl.Array) or kind.inner.is_nested():
+        raise DataError(
+            f"The column '{HISTORY}' of {source} holds {kind}, but the model takes lists of items, the oldest first: give "
+            f"them in Parquet, {log}."
+        )

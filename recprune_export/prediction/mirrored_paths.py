@@ -1,0 +1,74 @@
+"""Where the scores of each file lie: at the same place below another folder."""
+
+import glob
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.errors import UsageError
+from recprune_export.prediction.finished_part import read_part
+
+SUFFIX = ".parquet"
+
+
+def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> dict[DataFile, Path]:
+    """Return the path of the scores of each file that `source` names, below `folder`.
+
+    The place of a file is that below the folder that `source` is, or below the last one before a wildcard. Names that do not end in
+    `.parquet` get it. Raises `UsageError` for two files of one place.
+
+    >>> files = (Path("rows/day=1/a.parquet"), Path("rows/day=2/a.csv.gz"))
+    >>> [str(path) for path in mirror_paths(Path("rows"), files, Path("scores")).values()]
+    ['scores/day=1/a.parquet', 'scores/day=2/a.csv.gz.parquet']
+    >>> mirror_paths("s3://lake/day=*/*.parquet", ["s3://lake/day=1/a.parquet"], Path("scores"))
+    {'s3://lake/day=1/a.parquet': PosixPath('scores/day=1/a.parquet')}
+    """
+    root = _find_root(source, files)
+    targets: dict[DataFile, Path] = {}
+    places: dict[Path, DataFile] = {}
+    for file in files:
+        place = str(file).partition("?")[0].removeprefix(root).lstrip("/")
+        target = folder / (place if place.endswith(SUFFIX) else place + SUFFIX)
+        if target in places:
+            raise UsageError(
+                f"The scores of {places[target]} and of {file} would both be {target}: rename one of them."
+            )
+        targets[file], places[target] = target, file
+    return targets
+
+
+def check_apart(output: Path, data: DataFile) -> None:
+    """Raise `UsageError` where scores would lie among the rows, or a folder of scores is a file."""
+    if output.exists() and not output.is_dir() and not output.suffix:
+        raise UsageError(f"{output} is a file: name a folder for the scores, or a file that ends in .parquet or .csv.")
+    if isinstance(data, str):
+        return
+    root = Path(_find_root(data, (data,)) or ".") if not data.is_dir() else data
+    if (data.is_dir() or glob.has_magic(str(data))) and output.resolve().is_relative_to(root.resolve()):
+        raise UsageError(
+            f"{output} lies in {root}, and would be read as rows the next time: choose another place for the scores."
+        )
+
+
+def find_leftovers(folder: Path, targets: Collection[Path]) -> tuple[str, ...]:
+    """Return a note where `folder` has scores of rows that are not there any more."""
+    expected = set(targets)
+    left = [path for path in sorted(folder.rglob(f"*{SUFFIX}")) if path not in expected and _is_part(path)]
+    if not left:
+        return ()
+    return (f"{folder} has {len(left):,} files of scores whose rows are not in --data any more, such as {left[0]}.",)
+
+
+def _is_part(path: Path) -> bool:
+    return not path.name.startswith(".") and read_part(path) is not None
+
+
+def _find_root(source: DataFile, files: Sequence[DataFile]) -> str:
+    """Return the folder below which places count, with the slash at its end; "" is the current folder."""
+    text = str(source)
+    if glob.has_magic(text) and not (isinstance(source, Path) and source.exists()):
+        parts = text.split("/")
+        return "/".join([*parts[: next(n for n, part in enumerate(parts) if glob.has_magic(part))], ""])
+    if list(files) == [source] and not (isinstance(source, Path) and source.is_dir()):
+        return text[: text.rfind("/") + 1]
+    return "" if text == "." else f"{text.rstrip('/')}/"

@@ -1,0 +1,198 @@
+"""Score many files: a file of scores for each, of which finished ones are not made again."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recprune_export.bundle.lock import hold_write_lock
+from recprune_export.bundle.manifest.manifest import MODEL
+from recprune_export.codec import ToDictMixin
+from recprune_export.data.csv_format import file_state
+from recprune_export.data.streaming.data_files import DataFile, find_data_files
+from recprune_export.errors import UsageError
+from recprune_export.output_meaning import OutputMeaning
+from recprune_export.prediction._predict import ScoredFile, open_file
+from recprune_export.prediction.finished_part import count_parquet_rows, describe_part, is_finished, read_part
+from recprune_export.prediction.mirrored_paths import check_apart, find_leftovers, mirror_paths
+from recprune_export.prediction.open_model import open_model
+from recprune_export.prediction.scorer import ROWS_PER_RUN, Scorer, make_scorer
+from recprune_export.prediction.write_scores import write_batches
+from recprune_export.progress import Advance, progress_bar
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
+from recprune_export.shard import Shard
+
+_STEPS = 1000  # of the progress bar
+
+
+@dataclass(frozen=True)
+class ScoredPart(ToDictMixin):
+    """The scores of the rows of `data`, in the file `path`; `finished`: an earlier run made them."""
+
+    data: str
+    path: Path
+    rows: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class FolderPrediction(ToDictMixin):
+    """Result of `predict_folder`: the parts of this shard, in the order of the files.
+
+    `rows`, `unknown` and `notes` are those of the parts that this run made. `columns` and `scores` are empty where all were finished.
+    """
+
+    path: Path
+    parts: tuple[ScoredPart, ...]
+    rows: int
+    columns: tuple[str, ...]
+    scores: Mapping[str, OutputMeaning]
+    unknown: Mapping[str, int]
+    seconds: float
+    shard: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def predict_folder(
+    bundle: Path,
+    data: DataFile,
+    folder: Path,
+    *,
+    keep: Sequence[str] = (),
+    probability: bool = False,
+    threads: int | None = None,
+    rows: int = ROWS_PER_RUN,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
+    file: str = MODEL,
+    shard: Shard | None = None,
+) -> FolderPrediction:
+    """Score every row of the files that `data` names: a file, a folder, a glob or an address of an object store.
+
+    Each file becomes a Parquet file of the same name below `folder`, with `.parquet` behind the names of others. It states what it was
+    made of, and is made again only where the bundle, the file of rows or an option differs. Columns in `keep` of CSV files are texts,
+    since no file knows the types of the others. With a `shard` only its files are scored. Options are those of `predict`.
+
+    Raises `UsageError` for a folder that cannot be written, or has other files of these names; and the errors of `predict`, where
+    files that are finished stay.
+    """
+    start = time.perf_counter()
+    check_apart(folder, data)
+    files = find_data_files(data)
+    targets = mirror_paths(data, files, folder)
+    scorer = make_scorer(open_model(bundle, file, threads), probability, rows)
+    job = _Job(scorer, tuple(keep), probability, reading, data, folder)
+    chosen = shard.select(files) if shard else files
+    for target in (targets[each] for each in chosen):
+        if target.exists() and read_part(target) is None:
+            raise UsageError(
+                f"{target} exists, and is no file that `predict` wrote into a folder: choose another folder."
+            )
+    with progress_bar(f"Scoring {len(chosen):,} files", _STEPS) as advance:
+        bar = _ProgressOfFiles(advance, chosen)
+        parts = tuple(job.score(each, targets[each], bar) for each in chosen)
+    unknown = {name: count for name, count in job.unknown.items() if count}
+    notes = (*job.notes, *find_leftovers(folder, targets.values()))
+    made = sum(part.rows for part in parts if not part.finished)
+    meanings = {column.column: column.meaning for column in scorer.columns} if made else {}
+    seconds = time.perf_counter() - start
+    return FolderPrediction(
+        folder, parts, made, tuple(job.schema), meanings, unknown, seconds, None if shard is None else str(shard), notes
+    )
+
+
+class _Job:
+    """Scores one file after another; `unknown`, `notes` and `schema` are of those so far."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        keep: tuple[str, ...],
+        probability: bool,
+        reading: DataSettings,
+        data: DataFile,
+        folder: Path,
+    ) -> None:
+        self.unknown, self.notes, self.schema = Counter[str](), list[str](), dict[str, object]()
+        self._scorer, self._keep, self._probability, self._reading = scorer, keep, probability, reading
+        self._data, self._folder, self._checksum = data, folder, scorer.model.manifest.checksum
+
+    def score(self, data: DataFile, target: Path, bar: "_ProgressOfFiles") -> ScoredPart:
+        """Score one file, unless that is done."""
+        made_of = describe_part(
+            self._checksum, self._scorer.model.file, data, self._keep, self._probability, self._reading
+        )
+        bar.begin(data)
+        if is_finished(read_part(target), made_of):
+            bar.end()
+            return ScoredPart(str(data), target, count_parquet_rows(target), finished=True)
+        _make_folder(target.parent)
+        with hold_write_lock(target):
+            if is_finished(read_part(target), made_of):  # by another process, in the meantime
+                bar.end()
+                return ScoredPart(str(data), target, count_parquet_rows(target), finished=True)
+            for partial in target.parent.glob(f".{target.name}.*.partial"):
+                partial.unlink(missing_ok=True)  # of a process that was killed
+            scored = open_file(self._scorer, data, self._reading, self._keep, within=self._data)
+            self._check_schema(data, scored)
+            write_batches(
+                target,
+                lambda: scored.score(lambda rows: bar.move(rows / scored.count)),
+                scored.schema,
+                made_of.to_metadata(),
+            )
+        bar.end()
+        self.unknown.update(scored.count_unknown())
+        self.notes += [note if str(data) in note else f"{data}: {note}" for note in scored.notes]
+        return ScoredPart(str(data), target, scored.rows, finished=False)
+
+    def _check_schema(self, data: DataFile, scored: ScoredFile) -> None:
+        if scored.requests.identity:
+            raise UsageError(
+                f"{data} is a log, and a user may have rows in several files: write one file of scores (-o scores.parquet), or give a "
+                "column 'history' of lists."
+            )
+        self.schema = self.schema or dict(scored.schema)
+        other = next((name for name, kind in scored.schema.items() if self.schema[name] != kind), None)
+        if other is not None:
+            raise UsageError(
+                f"'{other}', which --keep names, holds {scored.schema[other]} in {data} and {self.schema[other]} in earlier files: "
+                "leave it out, or convert it."
+            )
+
+
+class _ProgressOfFiles:
+    """Moves a bar by the bytes of the files that are done, remote ones all counting the same."""
+
+    def __init__(self, advance: Advance, files: Sequence[DataFile]) -> None:
+        self._advance, self._shown, self._done, self._now = advance, 0, 0, 0
+        self._sizes = {file: file_state(file)[0] or 1 for file in files}
+        self._total = sum(self._sizes.values())
+
+    def begin(self, file: DataFile) -> None:
+        """Begin a file."""
+        self._now = self._sizes[file]
+        self._text = Path(str(file)).name
+        self._fraction = 0.0
+
+    def move(self, fraction: float) -> None:
+        """Move on by a fraction of the file."""
+        self._fraction += fraction
+        self._show(self._done + self._now * min(self._fraction, 1.0))
+
+    def end(self) -> None:
+        """End the file."""
+        self._done += self._now
+        self._show(self._done)
+
+    def _show(self, done: float) -> None:
+        while self._shown < int(_STEPS * done / self._total):
+            self._shown += 1
+            self._advance(self._text)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}.") from error
