@@ -169,6 +169,9 @@ if TYPE_CHECKING:
 @click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model folder.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that run the trials of --max-drop."
+)
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
@@ -198,6 +201,7 @@ def compress(
     mlflow: Path | None,
     prune_rows: str | None,
     resume: bool,
+    jobs: int,
     sign: Path | None,
     **options: Any,
 ) -> None:
@@ -248,6 +252,7 @@ def compress(
             source=source,
             command=sys.argv[1:],
             resume=resume,
+            jobs=jobs,
             sign=sign,
         )
         if mlflow is not None:
