@@ -14,6 +14,8 @@ from recprune_export.search.trials import Trials
 from recprune_export.search.tuner import TunedModel
 from recprune_export.search.workers.tuning_workers import TuningWorkers, make_dead_process_error
 
+WAKE_UP = 0.5  # seconds
+
 
 @dataclass(frozen=True)
 class _Running:
@@ -45,7 +47,9 @@ def tune_in_workers(
                 stack = folders.enter_context(ExitStack())
                 folder = stack.enter_context(trials.folder.scratch(key)) if trials.artifacts else Path()
                 running[workers.submit(trials, key, folder)] = _Running(key, folder, stack)
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            finished: set[Future[TunedModel]] = set()
+            while not finished:  # a signal that another thread gets is seen when this one wakes up
+                finished, _ = wait(running, timeout=WAKE_UP, return_when=FIRST_COMPLETED)
             for future in finished:
                 trial = running.pop(future)
                 _collect(trials, trial, future)
