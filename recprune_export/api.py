@@ -3,7 +3,9 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
+from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import ENCODING, JOB
 from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.clicks import ClickData
@@ -60,20 +63,25 @@ from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.sweep_file import SWEEP
 from recprune_export.search._resolve_budgets import check_budgets, resolve_budgets
-from recprune_export.search._sweep import BYTE_FRACTIONS, SPARSITIES, Sweep, list_points
+from recprune_export.search._sweep import BYTE_FRACTIONS, SPARSITIES, Sweep, list_points, tune_points
 from recprune_export.search._sweep import sweep as run_sweep
+from recprune_export.search.operating_point import OperatingPoint
+from recprune_export.search.sweep_shard import SweepShard, tune_shard
+from recprune_export.search.trial import Trial
 from recprune_export.search.trial_files import make_folder
-from recprune_export.search.trials import Trial, Trials
+from recprune_export.search.trials import Trials
+from recprune_export.search.workers.tuning_workers import TuningWorkers
 from recprune_export.settings import (
     ExportSettings,
     Settings,
     rename_former_options,
 )
+from recprune_export.shard import Shard
 from recprune_export.training.checkpoint import Checkpoint
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
-ARTIFACTS = Path("artifacts")
+ARTIFACTS, TRIALS = Path("artifacts"), "trials"
 DEFAULT_SETTINGS = Settings()
 
 
@@ -90,7 +98,8 @@ def compress(
     command: Sequence[str] = (),
     sign: Path | None = None,
     resume: bool = False,
-    job: str | None = None,
+    job_file: str | None = None,
+    jobs: int = 1,
     **options: Any,
 ) -> CompressionResult:
     """Prune, tune, export and validate a recommender; write a bundle.
@@ -105,7 +114,8 @@ def compress(
       one that the option `split`, `split_by_time` or `split_by_user` names.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
-    - `job`: the options of the command line as TOML, which the bundle keeps as job.toml.
+    - `job_file`: the options of the command line as TOML, which the bundle keeps as job.toml.
+    - `jobs`: the number of processes that run the trials of `max_drop`.
     - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`; `outputs=("score",)`
       serves these of the model's outputs alone.
 
@@ -120,15 +130,16 @@ def compress(
     """
     settings = settings.with_options(**rename_former_options(options))
     check_budgets(settings)
+    if jobs != 1 and settings.search.max_drop is None:
+        raise UsageError("--jobs runs the trials of --max-drop in several processes: give that as well.")
     with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
         if plan is not None:
             _check_beside_plan(plan, settings)
-        with show_status("Opening the model"):
-            loaded = load_model(model, example_inputs, source or {}, settings.export)
-        with show_status("Reading rows"):
-            task = make_task(loaded, data, labels, settings)
+        inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
+        with show_status("Opening the model and reading rows"):
+            loaded, task = inputs.load()
         return compress_loaded(
             loaded,
             task,
@@ -144,7 +155,8 @@ def compress(
             plan=plan,
             sign=signer,
             resume=resume,
-            job=job,
+            job_file=job_file,
+            start_workers=partial(inputs.start_workers, jobs),
         )
 
 
@@ -159,19 +171,21 @@ def compress_loaded(
     plan: Plan | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
-    job: str | None = None,
+    job_file: str | None = None,
+    start_workers: Callable[[], AbstractContextManager[TuningWorkers | None]] = nullcontext,
 ) -> CompressionResult:
-    """Compress a model with rows that are both in memory already."""
+    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search."""
     checkpoint = loaded.checkpoint
     check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
-    extra |= {} if job is None else {JOB: job.encode()}
-    trials_file = target.with_name(f"{target.name}.search.json")
+    trials_folder = target.with_name(f"{target.name}.search")
+    extra |= {} if job_file is None else {JOB: job_file.encode()}
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     derive = choose_derived_models(
         settings.export, None if checkpoint is None else checkpoint.encoder, program.signature
     )
-    resolved = None if plan else resolve_budgets(program, settings, task, trials_file, print_status)
+    with start_workers() as workers:  # which end before anything else of the job is timed
+        resolved = None if plan else resolve_budgets(program, settings, task, trials_folder, print_status, workers)
     return compress_program(
         program,
         target,
@@ -229,27 +243,101 @@ def sweep(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
+    jobs: int = 1,
 ) -> Sweep:
     """Compress at each of `sparsities` and each of `byte_fractions` of the dense file, and as int8 of the dense model alone.
 
     Writes `sweep.json` into `target`. Fractions that no plan meets are left out, and that is printed. With another score than
-    output error there are no points of bytes, for it alone compares dimensions with bits. Measured
-    trials are saved in `target`, from where an interrupted sweep goes on.
+    output error there are no points of bytes, for it alone compares dimensions with bits. Trials are saved in
+    `target/trials`, from where an interrupted sweep goes on, and where it finds what shards have tuned (`sweep_shard`). With
+    several `jobs` models are pruned and tuned in as many processes, and timed in this one afterwards.
     """
     folder = Path(target)
     check_output_file(folder / SWEEP)
-    loaded = load_model(model, example_inputs, source or {}, settings.export)
+    inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
+    trials, points = _open_sweep(inputs, folder, sparsities, byte_fractions)
+    with hold_write_lock(folder / TRIALS):
+        with inputs.start_workers(jobs) as workers:
+            if workers is not None:
+                tune_points(trials, points, workers, print_status)
+        # No process is at work while files are timed.
+        result = run_sweep(trials, points, on_trial, max_drop=settings.search.max_drop, report_missing=print_status)
+        result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
+        trials.folder.remove_partial()
+    return result
+
+
+@explain_failures("The sweep", ModelError, REPORT)
+def sweep_shard(
+    model: Model,
+    example_inputs: Any = None,
+    *,
+    target: Path | str,
+    data: Data,
+    shard: Shard,
+    labels: str | Sequence[str] = (),
+    sparsities: Sequence[float] = SPARSITIES,
+    byte_fractions: Sequence[float] = BYTE_FRACTIONS,
+    settings: Settings = DEFAULT_SETTINGS,
+    source: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+) -> SweepShard:
+    """Prune and tune at the points of one shard of a sweep, and save the models in the folder `target` that all machines share.
+
+    `sweep` with the same arguments times them all on one machine. The points of a shard follow from the list of all points, so
+    no two shards have one in common.
+    """
+    folder = Path(target)
+    inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
+    trials, points = _open_sweep(inputs, folder, sparsities, byte_fractions)
+    with hold_write_lock(folder / f"{TRIALS}-{shard.index}-of-{shard.count}"), inputs.start_workers(jobs) as workers:
+        return tune_shard(trials, points, shard, workers)
+
+
+def _open_sweep(
+    inputs: "JobInputs", folder: Path, sparsities: Sequence[float], byte_fractions: Sequence[float]
+) -> tuple[Trials, tuple[OperatingPoint, ...]]:
+    """Open the model and the rows of a sweep; return its trials in `folder`, and all of its points."""
+    loaded, task = inputs.load()
     check_space(loaded.program, None)
-    task = make_task(loaded, data, labels, settings)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
     make_folder(folder)
+    settings = inputs.settings
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
-    trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
-    points = list_points(sparsities, byte_fractions if settings.pruning.score == OUTPUT_ERROR else ())
-    result = run_sweep(trials, points, on_trial, max_drop=settings.search.max_drop, report_missing=print_status)
-    result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
-    return result
+    trials = Trials(program, settings, task, folder / TRIALS, artifacts=True)
+    return trials, list_points(sparsities, byte_fractions if settings.pruning.score == OUTPUT_ERROR else ())
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """A model and rows as a caller names them; each process of a search opens them itself."""
+
+    model: Model
+    example_inputs: Any
+    data: Data | None
+    labels: str | Sequence[str]
+    settings: Settings
+    source: Mapping[str, Any]
+
+    def load(self) -> tuple[LoadedModel, Task]:
+        """Open the model and read the rows."""
+        loaded = load_model(self.model, self.example_inputs, self.source, self.settings.export)
+        return loaded, make_task(loaded, self.data, self.labels, self.settings)
+
+    def __call__(self) -> tuple[Program, Task]:
+        """Return the program and the rows of trials."""
+        loaded, task = self.load()
+        return with_input_rules(loaded.program, task, self.settings.export.bad_ids), task
+
+    def start_workers(self, jobs: int) -> AbstractContextManager[TuningWorkers | None]:
+        """Return `jobs` processes for trials, which end with the block; None for one, which is this process.
+
+        Raises `UsageError` for fewer than one.
+        """
+        if jobs < 1:
+            raise UsageError(f"--jobs must be 1 or more, got {jobs}.")
+        return nullcontext() if jobs == 1 else TuningWorkers(self, self.settings, jobs)
 
 
 @explain_failures("The plan", ModelError, REPORT)

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-# The target and the form of results differ between commands; the main job searches where `max_drop` is given.
-COMMAND_ONLY = frozenset({"output", "as_json", "quiet", "verbose", "config", "max_drop"})
+# The target and the form of results differ between commands; the main job searches where `max_drop` is given, in `jobs` processes.
+COMMAND_ONLY = frozenset({"output", "as_json", "quiet", "verbose", "config", "max_drop", "jobs"})
 
 
 # Options that only a job of a sparsity takes: those of a point of bytes are chosen by the predicted loss.

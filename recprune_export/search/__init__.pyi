@@ -7,6 +7,7 @@ from ._sweep import Sweep as Sweep
 from ._sweep import sweep as sweep
 from .measure_artifact import ArtifactMeasurements as ArtifactMeasurements
 from .operating_point import OperatingPoint as OperatingPoint
+from .sweep_shard import SweepShard as SweepShard
+from .trial import Trial as Trial
 from .trial_files import make_folder as make_folder
-from .trials import Trial as Trial
 from .trials import Trials as Trials

@@ -28,9 +28,10 @@ from recprune_export.program.program import Program
 from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows
 from recprune_export.search.max_drop import DropClaim, DropSearchResult, confirm_point, find_point_within_drop
 from recprune_export.search.operating_point import OperatingPoint
-from recprune_export.search.speed_search import SpeedSearchResult, find_point_for_speed
-from recprune_export.search.speed_target import LatencyTarget, SpeedTarget, SpeedupTarget
+from recprune_export.search.speed.speed_search import SpeedSearchResult, find_point_for_speed
+from recprune_export.search.speed.speed_target import LatencyTarget, SpeedTarget, SpeedupTarget
 from recprune_export.search.trials import Trials
+from recprune_export.search.workers.tuning_workers import TuningWorkers
 from recprune_export.settings import PruningSettings, Settings
 
 FIRST_BYTES = 0.1  # of the dense file: where a search of the bytes begins
@@ -84,9 +85,16 @@ def _searches_bytes(settings: Settings) -> bool:
 
 
 def resolve_budgets(
-    program: Program, settings: Settings, task: Task, file: Path, report: Callable[[str], None] = lambda text: None
+    program: Program,
+    settings: Settings,
+    task: Task,
+    folder: Path,
+    report: Callable[[str], None] = lambda text: None,
+    workers: TuningWorkers | None = None,
 ) -> ResolvedBudgets | None:
-    """Search where `settings` ask for it; None where they give the point itself. Trials are saved in `file`.
+    """Search where `settings` ask for it; None where they give the point itself. Trials are saved in `folder`.
+
+    The trials of `--max-drop` run in `workers`, several at a time; the point is the same for any number of them.
 
     Raises `ValidationFailed` where no point keeps to all budgets, `Undecided` where the rows or the machine cannot tell,
     `UsageError` where options exclude each other or no plan has as few bytes as are allowed.
@@ -95,7 +103,7 @@ def resolve_budgets(
     if search.max_drop is None and not search.has_speed_target:
         return None
     check_budgets(settings)
-    trials = Trials(program, settings, task, file)
+    trials = Trials(program, settings, task, folder)
     limit = _resolve_limit(settings, trials)
     point, reasons = None, []
     for target in _list_targets(settings):
@@ -105,7 +113,7 @@ def resolve_budgets(
             point = result.point
     if search.max_drop is not None:
         _warn_of_few_rows(program, task, search.max_drop, report)
-        drop = _search_drop(trials, settings, point, limit, report)
+        drop = _search_drop(trials, settings, point, limit, report, workers)
         point = drop.point
         reasons.append(_explain_drop(drop, search.max_drop, settings, limit))
     assert point is not None
@@ -157,24 +165,30 @@ def _warn_of_few_rows(program: Program, task: Task, max_drop: float, report: Cal
 
 
 def _search_drop(
-    trials: Trials, settings: Settings, fast: OperatingPoint | None, limit: float | None, report: Callable[[str], None]
+    trials: Trials,
+    settings: Settings,
+    fast: OperatingPoint | None,
+    limit: float | None,
+    report: Callable[[str], None],
+    workers: TuningWorkers | None,
 ) -> DropSearchResult:
     """Return the point whose drop is allowed; `fast` is that of the speed targets, `limit` the fraction of bytes."""
     search, seed = settings.search, settings.seed
     assert search.max_drop is not None
     claim = DropClaim(search.max_drop, undecided_passes=search.undecided == "pass")
     if fast is not None and fast.kind == "sparsity":
-        result = confirm_point(trials, claim, fast, seed, report)
+        result = confirm_point(trials, claim, fast, seed, report, workers)
         budget = f"{fast.label}, the least that is fast enough"
     elif search.minimize == "latency":
         first = 1.0 - settings.pruning.sparsity
-        result, budget = find_point_within_drop(trials, claim, "sparsity", first, seed, report), None
+        result, budget = find_point_within_drop(trials, claim, "sparsity", first, seed, report, workers=workers), None
     else:
         most = fast.density if fast is not None else 1.0 if limit is None else limit
         microseconds = 0.0 if fast is None else fast.microseconds
         result = find_point_within_drop(
-            trials, claim, "bytes", FIRST_BYTES, seed, report, limit=most, microseconds=microseconds
-        )
+            trials, claim, "bytes", FIRST_BYTES, seed, report, limit=most, microseconds=microseconds,
+            workers=workers,
+        )  # fmt: skip
         budget = (
             None if most >= 1.0 else f"{OperatingPoint('bytes', most).label}, the most that the other budgets allow"
         )

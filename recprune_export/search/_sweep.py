@@ -1,6 +1,7 @@
 """`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, on one picture."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,8 +14,11 @@ from recprune_export.search.knee import knee
 from recprune_export.search.measure_artifact import ArtifactMeasurements
 from recprune_export.search.operating_point import OperatingPoint, make_dense_int8_point
 from recprune_export.search.recommend_point import Recommendation, recommend_point
+from recprune_export.search.trial import Trial, TrialKey
 from recprune_export.search.trial_files import write_json
-from recprune_export.search.trials import Trial, Trials
+from recprune_export.search.trials import Trials
+from recprune_export.search.workers.schedule import tune_in_workers
+from recprune_export.search.workers.tuning_workers import TuningWorkers
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 BYTE_FRACTIONS = (0.3, 0.2, 0.1, 0.07, 0.05, 0.03)
@@ -63,7 +67,8 @@ def sweep(
 ) -> Sweep:
     """Run a trial at every point; `trials` must measure artifacts. A point that no plan is as small as is reported and left out.
 
-    The recommended point may cost `max_drop` of the metric, by default what is negligible for that metric.
+    What `tune_points` has tuned is only timed. The recommended point may cost `max_drop` of the metric, by default what is
+    negligible for that metric.
 
     Raises `TooFewBytes` where no point is left.
     """
@@ -82,6 +87,32 @@ def sweep(
     position = find_knee([trial for trial in results if trial.point.kind == "sparsity"])
     drop = find_usual_allowance(results[0].change) if max_drop is None else max_drop
     return Sweep(tuple(results), position, recommend_point(results, drop))
+
+
+def tune_points(
+    trials: Trials,
+    points: Sequence[OperatingPoint],
+    workers: TuningWorkers | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Prune and tune at all points where that is not done yet, in `workers` or in this process, and time nothing."""
+    keys = [trials.make_key(point) for point in points]
+
+    def list_missing() -> list[TrialKey]:
+        return [key for key in keys if not trials.is_tuned(key)]
+
+    def report_tuned(key: TrialKey) -> None:
+        few = trials.has_too_few_bytes(key)
+        report(f"{key[0].label}: {'no plan of this model has so few' if few else 'pruned and tuned'}")
+
+    missing = list_missing()
+    if workers is not None:
+        tune_in_workers(trials, list_missing, workers, "Pruning and tuning", len(missing), report_tuned)
+        return
+    for key in missing:
+        with suppress(TooFewBytes):  # which is kept
+            trials.tune(key)
+        report_tuned(key)
 
 
 def find_knee(trials: Sequence[Trial]) -> int | None:

@@ -8,15 +8,18 @@ from recprune_export.errors import TooFewBytes
 from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.number_formats import format_estimate
 from recprune_export.search.bisection import STEP, bisect_largest
-from recprune_export.search.operating_point import OperatingPoint, PointKind
-from recprune_export.search.trials import Trial, Trials
+from recprune_export.search.operating_point import OperatingPoint
+from recprune_export.search.speculation import run_ahead
+from recprune_export.search.trial import Trial, TrialKey
+from recprune_export.search.trials import Trials
+from recprune_export.search.workers.tuning_workers import TuningWorkers
 
 SEEDS = 2  # that have to agree: one may be lucky
 
 
 @dataclass(frozen=True)
 class DropSearchResult:
-    """The trials at the chosen point, one for each seed, their verdict, and all trials of its kind, by falling density.
+    """The trials at the chosen point, one for each seed, their verdict, and all that the rule asked for, by falling density.
 
     Where no point holds, it is None, `confirmed` is empty, and the verdict is that of the first trial.
     """
@@ -43,37 +46,98 @@ class DropClaim:
         return frozenset({Verdict.HOLDS, Verdict.UNDECIDED} if self.undecided_passes else {Verdict.HOLDS})
 
 
+Judge = Callable[[OperatingPoint, int], Verdict]  # of a point and a seed
+
+
 class DropJudge:
-    """Runs trials and judges them by a claim; each is reported once."""
+    """Runs trials and judges them by a claim; each is reported once. `trials` are those that were asked for."""
 
     def __init__(self, trials: Trials, claim: DropClaim, report: Callable[[str], None]) -> None:
         self._trials, self._claim, self._report = trials, claim, report
-        self._reported: set[tuple[OperatingPoint, int]] = set()
+        self._judged: dict[TrialKey, Trial] = {}
 
-    def judge(self, point: OperatingPoint, seed: int | None = None) -> Verdict:
+    def __call__(self, point: OperatingPoint, seed: int) -> Verdict:
         """Run the trial of a point. One that no plan is as small as fails."""
         try:
             trial = self._trials.run(point, seed)
         except TooFewBytes:
             self._report(f"{point.label}: no plan of this model has so few")
             return Verdict.FAILS
-        if (point, trial.seed) not in self._reported:
-            self._reported.add((point, trial.seed))
+        if (point, seed) not in self._judged:
+            self._judged[point, seed] = trial
             self._report(format_trial(trial, self._claim.max_drop))
         return trial.judge(self._claim.max_drop)
 
-    def accepts(self, point: OperatingPoint) -> bool:
-        """Return whether one trial supports the claim."""
-        return self.judge(point) in self._claim.accepted
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The trials that were judged, by falling density."""
+        return tuple(sorted(self._judged.values(), key=lambda t: (-t.point.density, t.seed)))
 
-    def confirm(self, point: OperatingPoint, seed: int) -> DropSearchResult | None:
-        """Return the result where the trials of `SEEDS` seeds support the claim together, else None."""
-        seeds = [seed + number for number in range(SEEDS)]
-        verdict = combine_verdicts([self.judge(point, trial_seed) for trial_seed in seeds])  # all run and are reported
-        if verdict not in self._claim.accepted:
-            return None
-        runs = tuple(self._trials.run(point, trial_seed) for trial_seed in seeds)
-        return DropSearchResult(point, runs, verdict, list_trials(self._trials, point.kind))
+    def make_result(self, decision: "DropDecision") -> DropSearchResult:
+        """Return a decision with its trials."""
+        trials, point = self.trials, decision.point
+        if point is None:
+            verdict = trials[0].judge(self._claim.max_drop) if trials else Verdict.FAILS
+            return DropSearchResult(None, (), verdict, trials)
+        confirmed = tuple(sorted((t for t in trials if t.point == point), key=lambda t: t.seed))
+        return DropSearchResult(point, confirmed, decision.verdict, trials)
+
+
+@dataclass(frozen=True)
+class DropDecision:
+    """The point that the verdicts support, None where they support none."""
+
+    point: OperatingPoint | None = None
+    verdict: Verdict = Verdict.FAILS
+
+
+@dataclass(frozen=True)
+class DropRule:
+    """The rule by which verdicts of trials choose a point; which trials it asks for follows from the verdicts alone.
+
+    Bisect for the least density that holds, then let another seed confirm it; where it does not, go back a step. The density is
+    the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial. With a `limit` below
+    1 that is the first, and no trial has more: where it does not hold, none is taken to. A fraction of bytes has one plan: of
+    nearly the least predicted loss the one of least predicted time, which is limited to `microseconds` unless they are 0.
+    """
+
+    accepted: frozenset[Verdict]
+    kind: Literal["sparsity", "bytes"]
+    first: float
+    seed: int = 0
+    limit: float = 1.0
+    microseconds: float = 0.0
+
+    def make_point(self, removed: float) -> OperatingPoint:
+        """Return the point at which so much is removed."""
+        return replace(OperatingPoint.at_density(self.kind, 1.0 - removed), microseconds=self.microseconds)
+
+    def decide(self, judge: Judge) -> DropDecision:
+        """Choose a point by the verdicts of `judge`."""
+
+        def accepts(removed: float) -> bool:
+            return judge(self.make_point(removed), self.seed) in self.accepted
+
+        least = 1.0 - self.limit
+        first_removed = 1.0 - self.first if self.limit >= 1.0 else least
+        if self.limit < 1.0 and not accepts(least):
+            return DropDecision()
+        *_, last = bisect_largest(accepts, first_removed)
+        removed = last.lower
+        while removed > 0.0:
+            decision = confirm(judge, self.accepted, self.make_point(removed), self.seed)
+            if decision.point is not None:
+                return decision
+            if removed <= least:
+                break
+            removed = max(least, 0.0, round(1.0 - (1.0 - removed) * STEP, 4))
+        return DropDecision()
+
+
+def confirm(judge: Judge, accepted: frozenset[Verdict], point: OperatingPoint, seed: int) -> DropDecision:
+    """Choose `point` where the trials of `SEEDS` seeds support the claim together."""
+    verdict = combine_verdicts([judge(point, seed + number) for number in range(SEEDS)])  # all run and are reported
+    return DropDecision(point, verdict) if verdict in accepted else DropDecision()
 
 
 def find_point_within_drop(
@@ -86,37 +150,19 @@ def find_point_within_drop(
     *,
     limit: float = 1.0,
     microseconds: float = 0.0,
+    workers: TuningWorkers | None = None,
 ) -> DropSearchResult:
-    """Bisect for the least density that holds, then let another seed confirm it; where it does not, go back a step.
-
-    The density is the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial.
-    With a `limit` below 1 that is the first, and no trial has more: where it does not hold, none is taken to. A fraction of
-    bytes has one plan: of nearly the least predicted loss the one of least predicted time, which is limited to `microseconds`
-    unless they are 0.
+    """Find the least density that holds, by `DropRule`; `workers` run trials in parallel, of which it asks for the same ones.
 
     Raises `TooFewBytes` where no plan has as few bytes as `limit`.
     """
-    judge = DropJudge(trials, claim, report)
-
-    def make_point(removed: float) -> OperatingPoint:
-        return replace(OperatingPoint.at_density(kind, 1.0 - removed), microseconds=microseconds)
-
-    least = 1.0 - limit
-    first_removed = 1.0 - first if limit >= 1.0 else least  # which passed
+    rule = DropRule(claim.accepted, kind, first, seed, limit, microseconds)
+    if workers is not None:
+        run_ahead(trials, claim.max_drop, rule.decide, workers)
     if limit < 1.0:
-        trials.run(make_point(least))  # raises where no plan keeps to the limit at all
-        if not judge.accepts(make_point(least)):
-            return _make_empty_result(trials, kind, claim)
-    *_, last = bisect_largest(lambda removed: judge.accepts(make_point(removed)), first_removed)
-    removed = last.lower
-    while removed > 0.0:
-        result = judge.confirm(make_point(removed), seed)
-        if result is not None:
-            return result
-        if removed <= least:
-            break
-        removed = max(least, 0.0, round(1.0 - (1.0 - removed) * STEP, 4))
-    return _make_empty_result(trials, kind, claim)
+        trials.run(rule.make_point(1.0 - limit), seed)  # raises where no plan keeps to the limit at all
+    judge = DropJudge(trials, claim, report)
+    return judge.make_result(rule.decide(judge))
 
 
 def confirm_point(
@@ -125,20 +171,13 @@ def confirm_point(
     point: OperatingPoint,
     seed: int = 0,
     report: Callable[[str], None] = lambda text: None,
+    workers: TuningWorkers | None = None,
 ) -> DropSearchResult:
     """Judge one point by trials of `SEEDS` seeds."""
-    return DropJudge(trials, claim, report).confirm(point, seed) or _make_empty_result(trials, point.kind, claim)
-
-
-def list_trials(trials: Trials, kind: PointKind) -> tuple[Trial, ...]:
-    """Return the trials of one kind so far, by falling density."""
-    return tuple(sorted((t for t in trials.completed if t.point.kind == kind), key=lambda t: -t.point.density))
-
-
-def _make_empty_result(trials: Trials, kind: PointKind, claim: DropClaim) -> DropSearchResult:
-    completed = list_trials(trials, kind)
-    verdict = completed[0].judge(claim.max_drop) if completed else Verdict.FAILS
-    return DropSearchResult(None, (), verdict, completed)
+    if workers is not None:
+        run_ahead(trials, claim.max_drop, lambda judge: confirm(judge, claim.accepted, point, seed), workers)
+    judge = DropJudge(trials, claim, report)
+    return judge.make_result(confirm(judge, claim.accepted, point, seed))
 
 
 def format_trial(trial: Trial, max_drop: float) -> str:

@@ -1,4 +1,4 @@
-"""`measure_artifact`: size and speed of a pruned program as the ONNX file that would be served."""
+"""`measure_artifact`: size and speed of the ONNX file of a pruned program, as it would be served."""
 
 import tempfile
 from collections.abc import Mapping
@@ -13,14 +13,13 @@ from recprune_export.evidence import Estimate
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import ServingConfig, export_onnx
+from recprune_export.onnx.export import OnnxFile
 from recprune_export.pipeline._quantize_export import quantize_export
 from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import make_predictor
 from recprune_export.program.program import Program
 from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.settings import LatencySettings, QuantizationSettings
-from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
 from recprune_export.validation.latency.latency_constants import SECONDS
@@ -57,28 +56,25 @@ class ArtifactMeasurements(DictMixin):
 def measure_artifact(
     dense: Program,
     dense_file: Path,
-    pruned: Program,
+    pruned_file: OnnxFile,
     latency: LatencySettings,
     quantization: QuantizationSettings,
     task: Task,
     *,
-    bits: StoredBits | None = None,
     seed: int = 0,
     runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
-    """Export `pruned`, quantized where `quantization` asks for it, and time it in turns with the exported `dense_file`.
+    """Quantize the file of a pruned program where `quantization` or its bits ask for it, and time it in turns with `dense_file`.
 
-    `bits` are those that were planned for its weights. The second result is the change of the metric of the validation rows from
-    `dense` to the quantized file, else None.
+    The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
     """
     batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
-        serving = ServingConfig(batches, runtime=runtime)
-        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=serving, bits=bits)
         quantized = quantize_export(
-            after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed, runtime=runtime
-        )
-        after = after if quantized is None else quantized.file
+            pruned_file, quantization, batches, task, Path(scratch) / "quantized",
+            threads=threads, seed=seed, runtime=runtime,
+        )  # fmt: skip
+        after = pruned_file if quantized is None else quantized.file
         change = None if quantized is None else task.change(partial(run_program, dense), make_predictor(after))
         backends = [
             make_onnxruntime_backend(DENSE_ONNX, dense_file, threads),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from recprune_export.evidence import Verdict
 from recprune_export.row_resolution import format_resolution
 from recprune_export.search.operating_point import OperatingPoint
-from recprune_export.search.trials import Trial
+from recprune_export.search.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Write files of a search, whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from recprune_export.errors import UsageError
+from recprune_export.output_files import make_sibling_path
 
 
 def make_folder(folder: Path) -> None:
@@ -16,11 +18,14 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write JSON, replacing the file. Raises `UsageError` where it cannot be written."""
+    """Write JSON, replacing the file; processes that write it at once do not meet. Raises `UsageError` where it cannot be written."""
     make_folder(file.parent)
-    scratch = file.with_suffix(".part")
+    scratch = make_sibling_path(file)
     try:
-        scratch.write_text(json.dumps(values, indent=1))
+        with scratch.open("w") as stream:
+            json.dump(values, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
         scratch.replace(file)
     except OSError as error:
         scratch.unlink(missing_ok=True)

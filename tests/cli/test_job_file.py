@@ -19,7 +19,7 @@ COMPRESS = main.commands["compress"]
 
 def job_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], str]:
     asked, _ = run(words, "compress", monkeypatch, UsageError("enough"))
-    return dict(asked), asked["job"]
+    return dict(asked), asked["job_file"]
 
 
 def test_a_job_file_repeats_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_bundle_holds_the_job_file(tmp_path: Path) -> None:
 
     folder = tmp_path / "ctr"
     model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
-    api.compress(model, torch.zeros(2, 4), folder, job="sparsity = 0.5\n", epochs=0, quick=True)
+    api.compress(model, torch.zeros(2, 4), folder, job_file="sparsity = 0.5\n", epochs=0, quick=True)
     assert (folder / "job.toml").read_text() == "sparsity = 0.5\n"
 
 

@@ -24,10 +24,8 @@ class Product(nn.Module):
         return (u * i).sum(1) + 0.1 * self.mlp(torch.cat([u, i], 1)).squeeze(1)
 
 
-def make_job(users: int, items: int, hidden: int, rows: int, settings: Settings) -> tuple[Program, Task]:
-    """Return a product model, and the task of `rows` rows whose clicks are drawn from its answers."""
-    torch.manual_seed(0)
-    module = Product(users, items, hidden)
+def make_columns(module: Product, users: int, items: int, rows: int) -> dict[str, np.ndarray]:
+    """Shrink the dimensions of a product model that do not matter, and return `rows` rows whose clicks are drawn from its answers."""
     with torch.no_grad():
         for table in (module.user.weight, module.item.weight):
             table[:, 4:] *= 0.02
@@ -36,5 +34,13 @@ def make_job(users: int, items: int, hidden: int, rows: int, settings: Settings)
     with torch.no_grad():
         logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
     columns["click"] = (rng.random(rows) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    return columns
+
+
+def make_job(users: int, items: int, hidden: int, rows: int, settings: Settings) -> tuple[Program, Task]:
+    """Return a product model, and the task of `rows` rows whose clicks are drawn from its answers."""
+    torch.manual_seed(0)
+    module = Product(users, items, hidden)
+    columns = make_columns(module, users, items, rows)
     loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
     return loaded.program, make_task(loaded, columns, "click", settings)

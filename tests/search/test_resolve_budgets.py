@@ -13,7 +13,8 @@ from recprune_export.finetuning import Task, run_program
 from recprune_export.finetuning.rounded_weights import with_rounded_weights
 from recprune_export.pipeline import prune
 from recprune_export.program import Program
-from recprune_export.search import check_budgets, resolve_budgets, speed_search
+from recprune_export.search import check_budgets, resolve_budgets
+from recprune_export.search.speed import speed_search
 from recprune_export.settings import Settings
 from tests.search.models import make_job
 
@@ -55,7 +56,7 @@ def test_budgets_may_be_combined(options: dict[str, Any]) -> None:
 
 
 def test_bytes_alone_need_no_search(job: tuple[Program, Task], tmp_path: Path) -> None:
-    assert resolve_budgets(*job[:1], SETTINGS.with_options(max_bytes="10%"), job[1], tmp_path / "s.json") is None
+    assert resolve_budgets(*job[:1], SETTINGS.with_options(max_bytes="10%"), job[1], tmp_path / "search") is None
 
 
 @pytest.mark.slow
@@ -63,7 +64,7 @@ def test_the_least_bytes_hold_on_rows_that_the_search_never_saw(job: tuple[Progr
     program, task = job
     lines: list[str] = []
     asked = SETTINGS.with_options(max_drop=0.005, max_bytes="30%")
-    resolved = resolve_budgets(program, asked, task, tmp_path / "s.json", lines.append)
+    resolved = resolve_budgets(program, asked, task, tmp_path / "search", lines.append)
     assert resolved is not None
     settings = resolved.settings
     assert settings.pruning.byte_limit is not None
@@ -87,7 +88,7 @@ def test_bytes_and_drop_that_exclude_each_other_are_said(job: tuple[Program, Tas
     program, task = job
     settings = SETTINGS.with_options(epochs=0, max_drop=1e-6, max_bytes="8%", undecided="fail")
     with pytest.raises(ValidationFailed, match=r"exclude each other|At no point"):
-        resolve_budgets(program, settings, task, tmp_path / "s.json")
+        resolve_budgets(program, settings, task, tmp_path / "search")
 
 
 def test_a_limit_that_no_plan_keeps_to_is_an_error(job: tuple[Program, Task], tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_limit_that_no_plan_keeps_to_is_an_error(job: tuple[Program, Task], tm
     for text, words in (("500B", "too little"), ("1B", "--max-bytes 1B is too little")):
         settings = SETTINGS.with_options(epochs=0, max_drop=0.1, max_bytes=text)
         with pytest.raises(TooFewBytes, match=words):
-            resolve_budgets(program, settings, task, tmp_path / "s.json")
+            resolve_budgets(program, settings, task, tmp_path / "search")
 
 
 def test_a_speed_within_bytes_takes_plans_of_less_predicted_time(
@@ -108,7 +109,7 @@ def test_a_speed_within_bytes_takes_plans_of_less_predicted_time(
         speed_search, "_prune_structure", lambda *given: SimpleNamespace(key=given[-1], microseconds=next(microseconds))
     )
     settings = SETTINGS.with_options(epochs=0, max_bytes="40%", target_latency="1ms@8")
-    resolved = resolve_budgets(program, settings, task, tmp_path / "s.json")
+    resolved = resolve_budgets(program, settings, task, tmp_path / "search")
     assert resolved is not None
     assert "40 % of the bytes, predicted reads of at most 40 µs" in resolved.reason
     assert resolved.settings.pruning.max_microseconds == pytest.approx(40.0)
@@ -127,7 +128,7 @@ def test_a_drop_is_judged_at_the_sparsity_that_is_fast_enough(
         speed_search, "bisect_monotone", lambda *given: iter([(speed_search.Bracket(0.5, 0.6), {0.6: _certain(2.0)})])
     )
     settings = SETTINGS.with_options(epochs=0, target_speedup=1.5, max_drop=0.9)
-    resolved = resolve_budgets(program, settings, task, tmp_path / "s.json")
+    resolved = resolve_budgets(program, settings, task, tmp_path / "search")
     assert resolved is not None
     assert resolved.settings.pruning.sparsity == resolved.recorded.pruning.sparsity == 0.6
     assert "At this sparsity" in resolved.reason
@@ -136,7 +137,7 @@ def test_a_drop_is_judged_at_the_sparsity_that_is_fast_enough(
             program,
             settings.with_options(score="random", refit=False, max_drop=1e-9, undecided="fail"),
             task,
-            tmp_path / "t.json",
+            tmp_path / "other",
         )
 
 

@@ -22,4 +22,4 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "taken.json").mkdir()
     with pytest.raises(UsageError, match=r"taken.json cannot be written"):
         write_json(tmp_path / "taken.json", [])
-    assert not (tmp_path / "taken.part").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken.json"]

@@ -21,11 +21,13 @@ from recprune_export.pipeline.planning import make_byte_candidates
 from recprune_export.program import LoadedModel, ModelKind, Program
 from recprune_export.pruning import FieldPlan, Plan
 from recprune_export.pruning.plan import NO_FIELDS
-from recprune_export.search import OperatingPoint, Trial, Trials, resolve_budgets, speed_search, speed_target, sweep
+from recprune_export.search import OperatingPoint, Trial, Trials, resolve_budgets, sweep
 from recprune_export.search import trials as trials_module
+from recprune_export.search import tuner as tuner_module
 from recprune_export.search._sweep import list_points
 from recprune_export.search.max_drop import SEEDS, DropClaim, find_point_within_drop
-from recprune_export.search.speed_target import SpeedupTarget
+from recprune_export.search.speed import speed_search, speed_target
+from recprune_export.search.speed.speed_target import SpeedupTarget
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 from tests.search.models import make_job
 
@@ -44,10 +46,11 @@ def job() -> tuple[Program, Task]:
 
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
-    file = tmp_path / "trials.json"
-    one = Trials(program, SETTINGS, task, file).run(at(0.5))
-    again = Trials(program, SETTINGS, task, file)
+    folder = tmp_path / "trials"
+    one = Trials(program, SETTINGS, task, folder).run(at(0.5))
+    again = Trials(program, SETTINGS, task, folder)
     assert again.completed == (one,)
+    (file,) = folder.iterdir()
     file.unlink()
     assert again.run(at(0.5)) is again.completed[0]
     assert not file.exists()
@@ -55,12 +58,13 @@ def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], t
 
 def test_trials_of_other_settings_or_a_broken_file_are_begun_anew(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
-    file = tmp_path / "trials.json"
-    Trials(program, SETTINGS, task, file).run(at(0.5))
-    assert Trials(program, SETTINGS.with_options(score="random"), task, file).completed == ()
-    assert len(Trials(program, SETTINGS.with_options(threads=2), task, file).completed) == 1
+    folder = tmp_path / "trials"
+    Trials(program, SETTINGS, task, folder).run(at(0.5))
+    assert Trials(program, SETTINGS.with_options(score="random"), task, folder).completed == ()
+    assert len(Trials(program, SETTINGS.with_options(threads=2), task, folder).completed) == 1
+    (file,) = folder.iterdir()
     file.write_text("{")
-    assert Trials(program, SETTINGS, task, file).completed == ()
+    assert Trials(program, SETTINGS, task, folder).completed == ()
 
 
 def test_what_all_trials_share_is_done_once_for_each_seed(
@@ -101,7 +105,7 @@ def test_candidates_of_plans_within_bytes_are_made_once_for_each_seed(
         prefixes.append(search_prefix)
         return SimpleNamespace(program=program, plan=Plan("random", ()))
 
-    monkeypatch.setattr(trials_module, "prune", prune)
+    monkeypatch.setattr(tuner_module, "prune", prune)
     trials = Trials(program, SETTINGS, task)
     for point in (at(0.5), OperatingPoint("bytes", 0.9), OperatingPoint("bytes", 0.8), at(0.6)):
         trials.run(point)
@@ -206,12 +210,12 @@ def test_few_rows_cannot_tell(job: tuple[Program, Task], tmp_path: Path) -> None
     settings = SETTINGS.with_options(max_drop=1e-9, minimize="latency", score="random", refit=False)
     lines: list[str] = []
     with pytest.raises(Undecided, match=r"cannot be told .* these \d+ validation rows resolve \+-[\d.e-]+ at best"):
-        resolve_budgets(program, settings, task, tmp_path / "s.json", lines.append)
+        resolve_budgets(program, settings, task, tmp_path / "search", lines.append)
     assert "rows resolve +-" in lines[0]
     assert "give at least" in lines[0]
     with pytest.raises(ValidationFailed, match="At no point"):  # the trials are those in the file
-        resolve_budgets(program, settings.with_options(undecided="fail"), task, tmp_path / "s.json")
-    resolved = resolve_budgets(program, settings.with_options(undecided="pass"), task, tmp_path / "s.json")
+        resolve_budgets(program, settings.with_options(undecided="fail"), task, tmp_path / "search")
+    resolved = resolve_budgets(program, settings.with_options(undecided="pass"), task, tmp_path / "search")
     assert resolved is not None
     assert resolved.settings.pruning.sparsity > 0.0
 
@@ -228,7 +232,7 @@ def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -
 def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     with pytest.raises(ValidationFailed, match="times as fast"):
-        resolve_budgets(program, SETTINGS.with_options(target_speedup=1e6), task, tmp_path / "s.json")
+        resolve_budgets(program, SETTINGS.with_options(target_speedup=1e6), task, tmp_path / "search")
 
 
 def test_a_sweep_is_written(job: tuple[Program, Task], tmp_path: Path) -> None:
@@ -248,7 +252,7 @@ def test_a_quick_sweep_times_one_batch_size_and_its_trials_are_its_own(
     job: tuple[Program, Task], tmp_path: Path
 ) -> None:
     program, task = job
-    file = tmp_path / "trials.json"
+    file = tmp_path / "trials"
     quick = Trials(program, SETTINGS.with_options(epochs=0, quick=True), task, file, artifacts=True).run(at(0.5))
     assert quick.artifact is not None
     assert set(quick.artifact.speedup) == set(quick.artifact.milliseconds) == {8}
@@ -271,13 +275,11 @@ def test_the_dense_model_of_a_sweep_is_exported_once_and_removed(
 
     monkeypatch.setattr(trials_module, "measure_artifact", measure)
     monkeypatch.setattr(
-        Trials,
-        "_compress",
-        lambda *given: SimpleNamespace(program=program, served=program, settings=SETTINGS, bits=None),
+        tuner_module, "prune", lambda *given, **options: SimpleNamespace(program=program, plan=Plan("random", ()))
     )
     trials = Trials(program, SETTINGS, task, artifacts=True)
     for sparsity in (0.3, 0.5):
-        trials.run(sparsity)
+        trials.run(at(sparsity))
     assert len(files) == 2
     assert len(set(files)) == 1
     del trials

@@ -173,6 +173,9 @@ if TYPE_CHECKING:
 @click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model to this folder.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that run the trials of --max-drop."
+)
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option(
     "--resume", is_flag=True, help="Continue after the finished stages of the same command, interrupted before."
@@ -205,6 +208,7 @@ def compress(
     mlflow: Path | None,
     prune_rows: str | None,
     resume: bool,
+    jobs: int,
     sign: Path | None,
     **options: Any,
 ) -> None:
@@ -254,7 +258,8 @@ def compress(
         source=source,
         command=sys.argv[1:],
         resume=resume,
-        job=format_job(context),
+        job_file=format_job(context),
+        jobs=jobs,
         sign=sign,
     )
     if mlflow is not None:

@@ -18,12 +18,15 @@ from recprune_export.cli.options import FILE, job_options, loading_options, read
 from recprune_export.cli.parse_values import model_source, parse_fractions, parse_names
 from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
 from recprune_export.cli.screen_options import screen_options
-from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
+from recprune_export.cli.shard_type import SHARD
+from recprune_export.cli.tables import echo, make_console, make_table, print_json, prints_after_work, quote_for_shell
 from recprune_export.number_formats import format_bytes, format_estimate, format_ratio
+from recprune_export.shard import Shard
 
 if TYPE_CHECKING:
     from recprune_export.search._sweep import Sweep
-    from recprune_export.search.trials import Trial
+    from recprune_export.search.sweep_shard import SweepShard
+    from recprune_export.search.trial import Trial
 
 
 @main.command(cls=GroupedCommand)
@@ -40,6 +43,12 @@ if TYPE_CHECKING:
     default="0.3,0.2,0.1,0.07,0.05,0.03",
     show_default=True,
     help="Fractions of the size of the dense file to try, with widths and bits chosen together; or none.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that prune and tune.")
+@click.option(
+    "--shard",
+    type=SHARD,
+    help="Prune and tune at every n-th point, from the i-th on, into a shared folder; the command without it then times all.",
 )
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @config_option
@@ -59,13 +68,16 @@ def sweep(
     byte_fractions: str,
     latency_batch_sizes: str,
     outputs: str,
+    jobs: int,
+    shard: Shard | None,
     output: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Show quality over bytes and latency, for sparsities, for bytes and for the dense model in int8: a table and sweep.json.
 
-    Measured trials are saved: given again, the command goes on where it was interrupted.
+    Trials are saved: given again, the command goes on where it was interrupted. Each of --jobs processes holds the model and the
+    rows, and has an equal part of the cores; files are timed afterwards, one after the other.
     """
     from recprune_export.settings import Settings, parse_batch_sizes
 
@@ -77,12 +89,15 @@ def sweep(
     target = output or Path("artifacts") / f"{model.stem}-sweep"
     import_torch()
     from recprune_export.api import sweep as run
+    from recprune_export.api import sweep_shard
 
-    source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
-    result = run(
-        model, target=target, data=data, labels=labels, sparsities=fractions,
-        byte_fractions=bytes_of_dense, settings=settings, source=source, on_trial=print_trial,
-    )  # fmt: skip
+    job: dict[str, Any] = {
+        "target": target, "data": data, "labels": labels, "sparsities": fractions, "byte_fractions": bytes_of_dense,
+        "settings": settings, "source": model_source(factory, factory_args, inputs, unsafe_unpickle, key), "jobs": jobs,
+    }  # fmt: skip
+    if shard is not None:
+        return print_shard(sweep_shard(model, shard=shard, **job), as_json=as_json)
+    result = run(model, on_trial=print_trial, **job)
     point = result.recommendation.point
     without = SPARSITY_ONLY if point is not None and point.kind != "sparsity" else frozenset()
     print_sweep(result, target, reproduce_command(context, compress, without), as_json=as_json)
@@ -97,6 +112,16 @@ def print_trial(trial: "Trial") -> None:
         f"{trial.point.label}: {trial.change.metric} {format_estimate(trial.change.estimate)}, "
         f"{format_ratio(trial.artifact.overall)} as fast"
     )
+
+
+@prints_after_work
+def print_shard(result: "SweepShard", *, as_json: bool) -> None:
+    """Print which points one machine has tuned, and what is left to do."""
+    if as_json:
+        return print_json(result.to_dict())
+    tuned = ", ".join(point.label for point in result.points) or "none of the points"
+    echo(f"Tuned, shard {result.shard}: {tuned}.")
+    echo(result.next_step)
 
 
 @prints_after_work

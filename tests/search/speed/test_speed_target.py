@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from recprune_export.errors import TooLittleTime
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
 from recprune_export.latency_limit import LatencyLimit
-from recprune_export.search import measure_speedup as module
-from recprune_export.search.speed_search import MIN_TIME_FRACTION, TIME_STEP, shrink_until_fast
-from recprune_export.search.speed_target import LatencyTarget
+from recprune_export.search.speed import measure_speedup as module
+from recprune_export.search.speed.speed_search import MIN_TIME_FRACTION, TIME_STEP, shrink_until_fast
+from recprune_export.search.speed.speed_target import LatencyTarget
 from recprune_export.validation import PRUNED_ONNX
 
 

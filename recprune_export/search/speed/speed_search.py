@@ -22,9 +22,9 @@ from recprune_export.pruning.allocation.storage_candidates import Candidate
 from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search.bisection import MAX_SPARSITY, Bracket
-from recprune_export.search.monotone_fit import fit_monotone
 from recprune_export.search.operating_point import OperatingPoint
-from recprune_export.search.speed_target import SpeedTarget
+from recprune_export.search.speed.monotone_fit import fit_monotone
+from recprune_export.search.speed.speed_target import SpeedTarget
 from recprune_export.settings import QuantizationSettings, Settings
 from recprune_export.stored_bits import StoredBits
 

@@ -9,7 +9,7 @@ from recprune_export.environment import read_cpu_name
 from recprune_export.evidence import Estimate
 from recprune_export.latency_limit import LatencyLimit
 from recprune_export.number_formats import format_estimate
-from recprune_export.search.measure_speedup import measure_headroom, measure_speedup
+from recprune_export.search.speed.measure_speedup import measure_headroom, measure_speedup
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
 

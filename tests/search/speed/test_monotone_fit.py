@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
 from recprune_export.search.bisection import MAX_SPARSITY
-from recprune_export.search.monotone_fit import fit_monotone
-from recprune_export.search.speed_search import bisect_monotone
+from recprune_export.search.speed.monotone_fit import fit_monotone
+from recprune_export.search.speed.speed_search import bisect_monotone
 
 NUMBERS = st.lists(st.tuples(st.floats(-5.0, 5.0), st.floats(0.01, 2.0)), min_size=1, max_size=12)
 

@@ -1,0 +1,42 @@
+"""`SweepShard`: what a machine has done of a sweep that several share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recprune_export.codec import ToDictMixin
+from recprune_export.search._sweep import tune_points
+from recprune_export.search.operating_point import OperatingPoint
+from recprune_export.search.trials import Trials
+from recprune_export.search.workers.tuning_workers import TuningWorkers
+from recprune_export.shard import Shard
+
+
+@dataclass(frozen=True)
+class SweepShard(ToDictMixin):
+    """The points of `shard`, which are pruned and tuned, and those of all shards that still are not."""
+
+    shard: str
+    points: tuple[OperatingPoint, ...]
+    missing: tuple[OperatingPoint, ...]
+
+    @property
+    def next_step(self) -> str:
+        """What is left to do, as a sentence.
+
+        >>> SweepShard("1/2", (), (OperatingPoint("sparsity", 0.5),)).next_step
+        'Not tuned yet, by the other shards: sparsity 0.5.'
+        """
+        if self.missing:
+            return f"Not tuned yet, by the other shards: {', '.join(point.label for point in self.missing)}."
+        return "All points are tuned: give the same command without --shard, which times them all on one machine."
+
+
+def tune_shard(
+    trials: Trials, points: Sequence[OperatingPoint], shard: Shard, workers: TuningWorkers | None = None
+) -> SweepShard:
+    """Prune and tune at the points of `shard`; nothing is timed, so that all times are those of one machine in the end."""
+    selected = shard.select(points)
+    tune_points(trials, selected, workers)
+    trials.read_folder()
+    missing = tuple(point for point in points if not trials.is_tuned(trials.make_key(point)))
+    return SweepShard(str(shard), selected, missing)
