@@ -46,7 +46,7 @@ TRAINING_OVERRIDES = (
     "encoding",
     "seed",
 )
-FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
+FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "stream", "readers")
 
 
 @main.command()
@@ -62,6 +62,16 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @click.option("--learning-rate", type=float)
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Keep the encoded rows in temporary files, not in memory.  [default: where they are many]",
+)
+@click.option(
+    "--readers",
+    type=click.IntRange(0),
+    help="Processes that read streamed rows; 0: a thread does.  [default: 0]",
+)
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
