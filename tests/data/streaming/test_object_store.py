@@ -77,4 +77,6 @@ def test_train_from_an_address_is_train_from_the_folder(put: Put, tmp_path: Path
         for source in ("s3://shop/clicks/", tmp_path / "rows")
     ]
     assert results[0].fitted == results[1].fitted
-    assert results[0].checkpoint.encoder.to_dict() == results[1].checkpoint.encoder.to_dict()
+    encoders = [result.checkpoint.encoder.to_dict() for result in results]
+    assert encoders[0]["vocabularies"] == encoders[1]["vocabularies"]
+    assert results[0].sizes == results[1].sizes
