@@ -8,7 +8,7 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.numeric_columns import as_number, can_be_number, is_no_number
-from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown
+from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown, tally_unknown
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.read_labels import (
@@ -22,6 +22,10 @@ from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitMixin, split_at_random, split_rows
 from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.data.streaming.label_rules import judge_labels, read_group_codes
+from recprune_export.data.streaming.memory_limit import is_large
+from recprune_export.data.streaming.row_sides import SIDE, add_sides, choose_sides
+from recprune_export.data.streaming.write_rows import write_rows
 from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -75,6 +79,11 @@ def load_clicks(
     weights = (schema.weight,) if schema.weight else ()
     check_columns_exist(path, weights, columns, "the weight of rows, unless --weight names another")
     check_types(path, frame, schema)
+    if group is not None:
+        require_group_column(path, group, columns)
+    count = int(collect(frame.select(pl.len()), path).item())
+    if reading.stream if reading.stream is not None else is_large(count, len(columns)):
+        return _stream_clicks(path, frame, count, schema, encoder, group, reading)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
     schema = replace(schema, value_labels=tuple(numbers))
@@ -90,15 +99,73 @@ def load_clicks(
         held_out = [splits[name].inputs for name in ("valid", "test")]
         if is_fitted:
             rows = partitioned.filter(pl.col(PARTITION_COLUMN) > 0)
-            counts = count_unknown_if_many(encoder, rows, held_out)
+            counts = count_unknown_if_many(encoder, rows, tally_unknown(encoder, held_out))
             notes = judge_unknown(counts.values(), encoder.vocabularies, f"the held-out rows of {path}", allow=True)
         else:
-            counts = count_unknown_if_many(encoder, partitioned, [splits["train"].inputs, *held_out])
+            tallies = tally_unknown(encoder, [splits["train"].inputs, *held_out])
+            counts = count_unknown_if_many(encoder, partitioned, tallies)
             notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
             notes = (*describe_encoding(path, options), *notes)
     check_training_rows(path, splits["train"])
     notes = (*label_notes, *describe_constant_labels(splits["train"]), *notes)
     return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
+
+
+def _stream_clicks(
+    path: DataFile,
+    frame: "pl.LazyFrame",
+    count: int,
+    schema: Schema,
+    encoder: Encoder | None,
+    group: str | None,
+    reading: DataSettings,
+) -> ClickData:
+    """Read rows as `load_clicks` does, into files of encoded rows."""
+    import polars as pl
+
+    labels = judge_labels(
+        path,
+        frame,
+        schema.labels,
+        missing=schema.missing_label,
+        kinds=schema.label_kinds if encoder else {},
+        weight=schema.weight,
+    )
+    check_any_label(path, labels.read)
+    refuse_texts(path, labels.read)
+    numbers = (name for name, values in labels.read.values.items() if values.kind(1) is LabelKind.NUMBER)
+    schema = replace(schema, value_labels=tuple(numbers))
+    groups = None if group is None else read_group_codes(path, frame, group)
+    if schema.split.source is not None:
+        names = frame.collect_schema().names()
+        check_columns_exist(path, [schema.split.source], names, "by which the model's rows are split")
+    rule = choose_sides(path, frame, schema.split, _REMEDY)
+    with add_sides(path, frame, count, rule, labels) as sided, raise_data_errors(path):
+        check_numbers(path, frame, schema)
+        is_fitted = encoder is None
+        encoder = encoder or Encoder.fit(sided.filter(pl.col(SIDE) == 0), schema)
+        written = write_rows(path, sided, count, encoder, labels, groups, reading.readers)
+        for name, side in written.sides.items():
+            _refuse_no_rows(path, name, len(side))
+        judged = SPLIT_NAMES[1:] if is_fitted else SPLIT_NAMES
+        rows = sided.filter(pl.col(SIDE).is_between(1 if is_fitted else 0, 2))
+        counts = count_unknown_if_many(encoder, rows, written.tally(judged))
+        source = f"the held-out rows of {path}" if is_fitted else str(path)
+        notes = judge_unknown(counts.values(), encoder.vocabularies, source, is_fitted or reading.allow_unknown)
+        if not is_fitted:
+            notes = (*describe_encoding(path, CsvOptions(reading.separator, reading.encoding)), *notes)
+    train = written.sides["train"]
+    check_training_rows(path, train)
+    notes = (*labels.read.notes, *describe_constant_labels(train), *notes)
+    return ClickData(
+        encoder,
+        train,
+        written.sides["valid"],
+        written.sides["test"],
+        label_values=dict(labels.read.values),
+        split_description=rule.description,
+        notes=notes,
+    )
 
 
 def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
@@ -236,11 +303,15 @@ def _rows(path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, name: str) ->
         *names, *((WEIGHT_COLUMN,) if encoder.schema.weight else ()), *((GROUP_COLUMN,) if has_groups else ())
     )  # fmt: skip
     table = collect(frame.select(columns), path)
-    if not len(table):
-        raise DataError(
-            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
-        )
+    _refuse_no_rows(path, name, len(table))
     weights = table[WEIGHT_COLUMN].to_numpy(writable=True) if encoder.schema.weight else None
     groups = table[GROUP_COLUMN].to_numpy(writable=True) if has_groups else None
     labels = {label: table[label].to_numpy(writable=True) for label in names}
     return Rows(encoder.encode(frame), labels, weights=weights, groups=groups)
+
+
+def _refuse_no_rows(path: DataFile, name: str, count: int) -> None:
+    if not count:
+        raise DataError(
+            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
+        )

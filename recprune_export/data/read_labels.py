@@ -11,6 +11,7 @@ import numpy as np
 
 from recprune_export.column_names import list_names
 from recprune_export.data.encoding.canonical_text import MISSING_WORDS
+from recprune_export.data.label_moments import measure_labels
 from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
 from recprune_export.data.occurrences import Occurrences
 from recprune_export.data.rows import Rows
@@ -104,24 +105,24 @@ def _suggest_codes(words: Sequence[str]) -> str:
 
 def check_training_rows(source: object, rows: Rows) -> None:
     """Raise `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all training rows."""
-    empty = next((name for name, values in rows.labels.items() if np.isnan(values).all()), None)
+    measured = measure_labels(rows)
+    empty = next((name for name, moments in measured.labels.items() if not moments.count), None)
     if empty is not None:
         raise DataError(
             f"The label '{empty}' is missing in all {len(rows):,} training rows of {source}: leave out --label {empty}, or give "
             "rows with it."
         )
-    if rows.weights is not None and not rows.weights.any():
+    if not measured.any_weight:
         raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
 
 
 def describe_constant_labels(rows: Rows) -> tuple[str, ...]:
     """Return a note for each label that has one value in all training rows."""
-    known = {name: np.unique(values[~np.isnan(values)]) for name, values in rows.labels.items()}
     return tuple(
-        f"The label '{name}' is {values[0]:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
+        f"The label '{name}' is {moments.low:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
         "with other values, or another column by --label."
-        for name, values in known.items()
-        if len(values) == 1
+        for name, moments in measure_labels(rows).labels.items()
+        if moments.count and moments.low == moments.high
     )
 
 

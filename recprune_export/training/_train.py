@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.label_moments import measure_labels
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import (
@@ -85,6 +86,9 @@ def train(
     overrides: SchemaOverrides = NO_OVERRIDES,
     config: dict[str, Any] | None = None,
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
+    *,
+    stream: bool | None = None,
+    readers: int = 0,
     **recipe: Any,
 ) -> TrainingResult:
     """Train a reference recommender on CSV or Parquet files and write its checkpoint to `output`.
@@ -93,7 +97,8 @@ def train(
 
     `config` holds options of the recommender (`dim`, `hidden`, ...), `evaluation` the metrics, of which the first selects
     the epoch, `recipe` fields of `TrainingConfig`. The same seed on
-    the same machine gives the same weights.
+    the same machine gives the same weights. `stream` and `readers` are those of `DataSettings`: rows that would take much memory
+    are encoded once into temporary files, and read from there.
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
@@ -109,15 +114,15 @@ def train(
         sequences = _load_sequences(data, overrides)
         notes = sequences.encoder.notes
         return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes)
-    clicks = _load_clicks(data, overrides, evaluation.group)
+    reading = DataSettings(overrides.separator, overrides.encoding, stream=stream, readers=readers)
+    clicks = _load_clicks(data, overrides, evaluation.group, reading)
     notes = (*clicks.encoder.notes, *_describe_value_labels(clicks))
     return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
 
 
-def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None) -> ClickData:
+def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None, reading: DataSettings) -> ClickData:
     """Read rows whose encoder says how each column was read."""
     inferred = infer_schema(data, overrides)
-    reading = DataSettings(overrides.separator, overrides.encoding)
     clicks = load_clicks(data, inferred.schema, group=group, reading=reading)
     columns = _count_values(inferred.columns, clicks.encoder.vocabularies)
     notes = (*inferred.notes, *clicks.notes)
@@ -176,8 +181,14 @@ class _Clicks:
             lengths={field.name: field.max_length for field in schema.multi_valued},
             n_numeric=len(schema.dense_columns),
             labels=schema.labels,
-            value_scales={name: _mean_and_deviation(self.data.train.labels[name]) for name in schema.value_labels},
+            value_scales=self._scales(),
         )
+
+    def _scales(self) -> dict[str, tuple[float, float]]:
+        """Return mean and standard deviation of the labels that are numbers."""
+        names = self.data.encoder.schema.value_labels
+        moments = measure_labels(self.data.train).labels if names else {}
+        return {name: (moments[name].mean, moments[name].deviation) for name in names}
 
     @property
     def label_kinds(self) -> dict[str, LabelKind]:
@@ -246,12 +257,6 @@ def _row_losses(scale: tuple[float, float] | None) -> RowLosses:
 
 
 _LOGIT_LOSSES = partial(F.binary_cross_entropy_with_logits, reduction="none")
-
-
-def _mean_and_deviation(label: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation of a label, [N] with NaN for missing ones; 1 for that of a constant."""
-    known = label[~np.isnan(label)].astype(np.float64)
-    return float(known.mean()), float(known.std()) or 1.0
 
 
 def _describe_value_labels(clicks: ClickData) -> Iterator[str]:

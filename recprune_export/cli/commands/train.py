@@ -51,7 +51,7 @@ TRAINING_OVERRIDES = (
     "encoding",
     "seed",
 )
-FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
+FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "stream", "readers")
 
 
 @main.command(cls=GroupedCommand)
@@ -71,6 +71,16 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
     help="Epochs without improvement of the validation metric before training stops.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Keep the encoded rows in temporary files, not in memory.  [default: where they are many]",
+)
+@click.option(
+    "--readers",
+    type=click.IntRange(0),
+    help="Processes that read streamed rows; 0: a thread does.  [default: 0]",
+)
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
 @config_option
 @screen_options("Print the metrics as JSON.")

@@ -126,6 +126,10 @@ class Encoder(PublishedEncoding, DictMixin):
 
     def texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.Series":
         """Return the values of a categorical or multi-valued field as vocabularies spell them, without missing ones."""
+        return self.select_texts(frame, name).collect(engine="streaming")[name]
+
+    def select_texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.LazyFrame":
+        """Return the query for `texts`."""
         import polars as pl
 
         frame = frame.lazy()
@@ -137,7 +141,7 @@ class Encoder(PublishedEncoding, DictMixin):
             values = frame.select(_text(name, types).alias(name))
         vocabulary = self.vocabularies[name]
         is_word = is_missing_text(pl.col(name), self.schema.missing) & (vocabulary.lookup(name) < vocabulary.first)
-        return values.filter(~is_word).collect(engine="streaming")[name]
+        return values.filter(~is_word)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
