@@ -39,6 +39,8 @@ EXTRAS = {
     "pack": "bundles in one file, .tar.zst",
     "sign": "signatures of manifests",
     "examples": "the example with DeepCTR-Torch",
+    "ray": "the example with Ray Data",
+    "spark": "the example with Spark",
     "benchmarks": "the project's own benchmarks",
     "dev": "the project's own tests",
 }

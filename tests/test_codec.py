@@ -36,6 +36,7 @@ from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
 from recprune_export.onnx.counts import Counts
 from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirements
 from recprune_export.output_meaning import OutputMeaning
+from recprune_export.prediction.finished_scores import ScoredOf
 from recprune_export.program import Input, Jagged, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
 from recprune_export.pruning.storage_plan import StoragePlan
@@ -89,7 +90,7 @@ def instances(kind: Any, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[A
 CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberCells(tuple(edges)))
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
-PLAIN = (
+PLAIN = (ScoredOf,
     ArtifactMeasurements, CheckRecord,
     ColumnSummary, Counts, FieldPlan, Input, InputSpec, Jagged, Machine, MetricChange, Output, OutputMeaning,
     OperatingPoint, ProjectionPlan, RecordedFigure, RowPlan, Schema, Signature, SplitSizes, StoragePlan, Trial

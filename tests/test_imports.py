@@ -87,6 +87,7 @@ def test_what_reads_a_bundle_is_imported_late(code: str) -> None:
         "import recprune_export.diagnostics",
         "import recprune_export.bundle.archive.packing, recprune_export.bundle.archive.unpacking, recprune_export.bundle.archive.sign",
         "import recprune_export.prediction._predict",
+        "import recprune_export.prediction.predict_folder, recprune_export.prediction.predictor",
         "import recprune_export.validation.latency.closed_loop",
         "import recprune_export.onnx.runtime.session",
         "import recprune_export.onnx.counts",

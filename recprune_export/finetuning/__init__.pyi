@@ -15,11 +15,11 @@ from .profile_rows import read_field_values as read_field_values
 from .sparse_updates import find_table_lookups as find_table_lookups
 from .task import CLICK_DEFAULTS as CLICK_DEFAULTS
 from .task import RANKING_DEFAULTS as RANKING_DEFAULTS
+from .task import AnswerFunction as AnswerFunction
 from .task import DistillationData as DistillationData
 from .task import FineTuningConfig as FineTuningConfig
 from .task import LabeledRows as LabeledRows
 from .task import NextItems as NextItems
-from .task import Predictor as Predictor
 from .task import SampledRequests as SampledRequests
 from .task import Task as Task
 from .task import read_arrays as read_arrays

@@ -106,7 +106,7 @@ class Task(Protocol):
         """Return the validation metric of `program`, which is in eval mode."""
         ...
 
-    def change(self, before: "Predictor", after: "Predictor") -> MetricChange:
+    def change(self, before: "AnswerFunction", after: "AnswerFunction") -> MetricChange:
         """Compare two models on the validation rows.
 
         Raises `UsageError` if there are none.
@@ -114,12 +114,12 @@ class Task(Protocol):
         ...
 
     def compare_on_test(
-        self, dense: "Predictor", pruned: "Predictor", frequencies: IdFrequencies | None = None
+        self, dense: "AnswerFunction", pruned: "AnswerFunction", frequencies: IdFrequencies | None = None
     ) -> QualityComparison:
         """Compare two models on the test rows; `frequencies` are those of their ids in training."""
         ...
 
-    def test(self, predict: "Predictor", row_filter: "RowFilter | None" = None) -> dict[str, float]:
+    def test(self, predict: "AnswerFunction", row_filter: "RowFilter | None" = None) -> dict[str, float]:
         """Return the test metrics of a model that answers requests; empty without labels.
 
         With `row_filter` only the rows that it selects count.
@@ -134,7 +134,7 @@ class Task(Protocol):
 RowFilter = Callable[[Arrays], np.ndarray]  # a request -> a mask of its rows, bool [N]
 
 
-class Predictor(Protocol):
+class AnswerFunction(Protocol):
     """A program or an ONNX session as a function of arrays."""
 
     def __call__(self, request: Arrays) -> Mapping[str, np.ndarray]: ...
@@ -147,7 +147,7 @@ class _EvaluatedRows:
     objective: Objective
     evaluation: EvaluationSettings
 
-    def _by_label(self, predict: Predictor) -> LabelPredictor:
+    def _by_label(self, predict: AnswerFunction) -> LabelPredictor:
         """Return the predictions of a model by label."""
         raise NotImplementedError
 
@@ -175,27 +175,27 @@ class _EvaluatedRows:
         """Return the deciding metric on the validation rows."""
         return self.deciding.compute(self._observe(lambda request: run_program(program, request), self.data.valid))
 
-    def change(self, before: Predictor, after: Predictor) -> MetricChange:
+    def change(self, before: AnswerFunction, after: AnswerFunction) -> MetricChange:
         """Compare the deciding metric of two models on the validation rows."""
         return paired_change(self.deciding, *(self._observe(model, self.data.valid) for model in (before, after)))
 
     def compare_on_test(
-        self, dense: Predictor, pruned: Predictor, frequencies: IdFrequencies | None = None
+        self, dense: AnswerFunction, pruned: AnswerFunction, frequencies: IdFrequencies | None = None
     ) -> QualityComparison:
         """Compare all metrics of two models on the test rows."""
         rows = self.data.test
         return compare_quality(self.evaluator, self._observe(dense, rows), self._observe(pruned, rows), frequencies)
 
-    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
+    def test(self, predict: AnswerFunction, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return the metrics that are defined on the test rows; empty without rows."""
         rows = _filter_rows(self.data.test, row_filter)
         return self.evaluator.evaluate(self._by_label(predict), rows) if len(rows) else {}
 
-    def observe_test(self, predict: Predictor) -> dict[str, Observations]:
+    def observe_test(self, predict: AnswerFunction) -> dict[str, Observations]:
         """Return the answers of a model to the test rows beside their labels."""
         return self._observe(predict, self.data.test)
 
-    def _observe(self, predict: Predictor, rows: Rows) -> dict[str, Observations]:
+    def _observe(self, predict: AnswerFunction, rows: Rows) -> dict[str, Observations]:
         return observe(self._by_label(predict), rows, self.evaluator.kinds)
 
 
@@ -228,7 +228,7 @@ class LabeledRows(_EvaluatedRows):
         """Return test rows."""
         return self.data.test.sample(count, seed).inputs
 
-    def _by_label(self, predict: Predictor) -> LabelPredictor:
+    def _by_label(self, predict: AnswerFunction) -> LabelPredictor:
         def predictions(request: Arrays) -> dict[str, np.ndarray]:
             response = predict(request)
             return {
@@ -285,7 +285,7 @@ class NextItems(_EvaluatedRows):
     def _cuts(self) -> np.ndarray:
         return np.minimum(self.data.train.lengths, CUTS)
 
-    def _by_label(self, predict: Predictor) -> LabelPredictor:
+    def _by_label(self, predict: AnswerFunction) -> LabelPredictor:
         (output,) = self.objective.output_labels
         return lambda request: {NEXT_ITEM: predict(request)[output]}
 
@@ -314,17 +314,17 @@ class SampledRequests:
         with torch.no_grad():
             return -float(self.objective.distillation(program(request), self.teacher(request)))
 
-    def change(self, before: Predictor, after: Predictor) -> MetricChange:
+    def change(self, before: AnswerFunction, after: AnswerFunction) -> MetricChange:
         """Raise `UsageError`: without labels there is no quality to compare."""
         raise UsageError("The loss of quality can only be measured on rows with labels: give --data.")
 
     def compare_on_test(
-        self, dense: Predictor, pruned: Predictor, frequencies: IdFrequencies | None = None
+        self, dense: AnswerFunction, pruned: AnswerFunction, frequencies: IdFrequencies | None = None
     ) -> QualityComparison:
         """Return nothing: without labels there is no quality to compare."""
         return QualityComparison()
 
-    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
+    def test(self, predict: AnswerFunction, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return nothing: without labels there is no quality to measure."""
         return {}
 

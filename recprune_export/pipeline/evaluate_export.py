@@ -7,7 +7,7 @@ from recprune_export.errors import SlowerThanPyTorch
 from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.finetuning.task import (
-    Predictor,
+    AnswerFunction,
     Task,
 )
 from recprune_export.metrics._paired_change import MetricChange
@@ -169,7 +169,7 @@ def measure_cold_starts(exported: ExportedModels, signature: Signature, latency:
 
 
 def report_shared_rows(
-    program: Program, pruned: PrunedModel, file: OnnxFile, task: Task, answers: Mapping[str, Predictor]
+    program: Program, pruned: PrunedModel, file: OnnxFile, task: Task, answers: Mapping[str, AnswerFunction]
 ) -> SharedRowReport | None:
     """Return the effect of shared rows on requests with and without a rare id; None where no rows were removed."""
     first = pruned.stages[0]

@@ -8,7 +8,7 @@ import torch
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning.task import (
-    Predictor,
+    AnswerFunction,
     Task,
     run_program,
 )
@@ -152,7 +152,7 @@ def validate_parity(
     return report
 
 
-def make_predictor(file: OnnxFile) -> Predictor:
+def make_predictor(file: OnnxFile) -> AnswerFunction:
     """Return a function that answers requests from a file in ONNX Runtime."""
     session = make_session(file.path, torch.get_num_threads())
     return lambda request: run(session, request)

@@ -26,8 +26,7 @@ def read_arrays(arrays: Mapping[str, Any], shared: Collection[str]) -> dict[str,
 
     Raises `DataError` where other lengths differ.
     """
-    columns = {name: values if hasattr(values, "__len__") else np.asarray(values) for name, values in arrays.items()}
-    columns = {name: values if np.ndim(values) else np.asarray(values)[None] for name, values in columns.items()}
+    columns = {name: np.asarray(values)[None] if _is_scalar(values) else values for name, values in arrays.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     others = [name for name in columns if name not in shared] or [*columns]
     rows = lengths[others[0]] if others else 0
@@ -124,14 +123,18 @@ def _make_pyarrow(batch: Any, keep: Sequence[str], columns: Sequence[ScoreColumn
     return type(batch).from_arrays(arrays, names=[*keep, *(column.column for column in columns)])
 
 
+def _is_scalar(values: Any) -> bool:
+    return getattr(values, "ndim", 1) == 0 or isinstance(values, str | bytes) or not hasattr(values, "__len__")
+
+
 def _to_series(name: str, values: Any) -> "pl.Series":
     """Return a column of a batch. Raises `DataError` where it has objects of several types."""
     import polars as pl
 
     if isinstance(values, pl.Series):
         return values.alias(name)
-    column = as_column(name, values)
     try:
+        column = pl.Series(name, values) if isinstance(values, list | tuple) else as_column(name, values)
         return column.alias(name) if isinstance(column, pl.Series) else pl.Series(name, column)
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         raise DataError(f"The column '{name}' of {BATCH_NAME} holds values of several types: convert them.") from error

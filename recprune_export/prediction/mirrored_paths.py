@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import UsageError
-from recprune_export.prediction.finished_part import read_part
+from recprune_export.prediction.finished_scores import read_description
 
 SUFFIX = ".parquet"
 
@@ -53,14 +53,14 @@ def check_apart(output: Path, data: DataFile) -> None:
 def find_leftovers(folder: Path, targets: Collection[Path]) -> tuple[str, ...]:
     """Return a note where `folder` has scores of rows that are not there any more."""
     expected = set(targets)
-    left = [path for path in sorted(folder.rglob(f"*{SUFFIX}")) if path not in expected and _is_part(path)]
+    left = [path for path in sorted(folder.rglob(f"*{SUFFIX}")) if path not in expected and _is_described(path)]
     if not left:
         return ()
     return (f"{folder} has {len(left):,} files of scores whose rows are not in --data any more, such as {left[0]}.",)
 
 
-def _is_part(path: Path) -> bool:
-    return not path.name.startswith(".") and read_part(path) is not None
+def _is_described(path: Path) -> bool:
+    return not path.name.startswith(".") and read_description(path) is not None
 
 
 def _find_root(source: DataFile, files: Sequence[DataFile]) -> str:

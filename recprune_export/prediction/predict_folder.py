@@ -14,7 +14,12 @@ from recprune_export.data.streaming.data_files import DataFile, find_data_files
 from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction._predict import ScoredFile, open_file
-from recprune_export.prediction.finished_part import count_parquet_rows, describe_part, is_finished, read_part
+from recprune_export.prediction.finished_scores import (
+    count_parquet_rows,
+    describe_scores,
+    is_finished,
+    read_description,
+)
 from recprune_export.prediction.mirrored_paths import check_apart, find_leftovers, mirror_paths
 from recprune_export.prediction.open_model import open_model
 from recprune_export.prediction.scorer import ROWS_PER_RUN, Scorer, make_scorer
@@ -27,7 +32,7 @@ _STEPS = 1000  # of the progress bar
 
 
 @dataclass(frozen=True)
-class ScoredPart(ToDictMixin):
+class FileScores(ToDictMixin):
     """The scores of the rows of `data`, in the file `path`; `finished`: an earlier run made them."""
 
     data: str
@@ -38,13 +43,13 @@ class ScoredPart(ToDictMixin):
 
 @dataclass(frozen=True)
 class FolderPrediction(ToDictMixin):
-    """Result of `predict_folder`: the parts of this shard, in the order of the files.
+    """Result of `predict_folder`: the scores of this shard, in the order of the files.
 
-    `rows`, `unknown` and `notes` are those of the parts that this run made. `columns` and `scores` are empty where all were finished.
+    `rows`, `unknown` and `notes` are those of the files that this run made. `columns` and `scores` are empty where all were finished.
     """
 
     path: Path
-    parts: tuple[ScoredPart, ...]
+    files: tuple[FileScores, ...]
     rows: int
     columns: tuple[str, ...]
     scores: Mapping[str, OutputMeaning]
@@ -84,7 +89,7 @@ def predict_folder(
     job = _Job(scorer, tuple(keep), probability, reading, data, folder)
     chosen = shard.select(files) if shard else files
     for target in (targets[each] for each in chosen):
-        if target.exists() and read_part(target) is None:
+        if target.exists() and read_description(target) is None:
             raise UsageError(
                 f"{target} exists, and is no file that `predict` wrote into a folder: choose another folder."
             )
@@ -117,20 +122,20 @@ class _Job:
         self._scorer, self._keep, self._probability, self._reading = scorer, keep, probability, reading
         self._data, self._folder, self._checksum = data, folder, scorer.model.manifest.checksum
 
-    def score(self, data: DataFile, target: Path, bar: "_ProgressOfFiles") -> ScoredPart:
+    def score(self, data: DataFile, target: Path, bar: "_ProgressOfFiles") -> FileScores:
         """Score one file, unless that is done."""
-        made_of = describe_part(
+        made_of = describe_scores(
             self._checksum, self._scorer.model.file, data, self._keep, self._probability, self._reading
         )
         bar.begin(data)
-        if is_finished(read_part(target), made_of):
+        if is_finished(read_description(target), made_of):
             bar.end()
-            return ScoredPart(str(data), target, count_parquet_rows(target), finished=True)
+            return FileScores(str(data), target, count_parquet_rows(target), finished=True)
         _make_folder(target.parent)
         with hold_write_lock(target):
-            if is_finished(read_part(target), made_of):  # by another process, in the meantime
+            if is_finished(read_description(target), made_of):  # by another process, in the meantime
                 bar.end()
-                return ScoredPart(str(data), target, count_parquet_rows(target), finished=True)
+                return FileScores(str(data), target, count_parquet_rows(target), finished=True)
             for partial in target.parent.glob(f".{target.name}.*.partial"):
                 partial.unlink(missing_ok=True)  # of a process that was killed
             scored = open_file(self._scorer, data, self._reading, self._keep, within=self._data)
@@ -144,7 +149,7 @@ class _Job:
         bar.end()
         self.unknown.update(scored.count_unknown())
         self.notes += [note if str(data) in note else f"{data}: {note}" for note in scored.notes]
-        return ScoredPart(str(data), target, scored.rows, finished=False)
+        return FileScores(str(data), target, scored.rows, finished=False)
 
     def _check_schema(self, data: DataFile, scored: ScoredFile) -> None:
         if scored.requests.identity:

@@ -6,7 +6,7 @@ from math import hypot
 
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.finetuning.task import Predictor, Task
+from recprune_export.finetuning.task import AnswerFunction, Task
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.deciding_metric import read_metric
 from recprune_export.number_formats import CHANGE, format_estimate
@@ -56,8 +56,8 @@ class MetricComparison(ToDictMixin):
 
 
 def compare_metrics(
-    artifact: Predictor,
-    dense: Predictor | None,
+    artifact: AnswerFunction,
+    dense: AnswerFunction | None,
     task: Task,
     rows: int,
     recorded: Metrics,

@@ -13,7 +13,7 @@ from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
 from recprune_export.errors import UsageError
-from recprune_export.finetuning.task import Predictor, run_program
+from recprune_export.finetuning.task import AnswerFunction, run_program
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.loading._load_program import load_archive
 from recprune_export.program.program import Program
@@ -39,14 +39,14 @@ class OpenBundle:
     profile: DataProfile | None
 
     @property
-    def artifact(self) -> Predictor:
+    def artifact(self) -> AnswerFunction:
         """The ONNX model; where it has shared inputs, the program with the same answers, since rows of data share nothing."""
         if self.settings.export.shared_inputs:
             return lambda request: run_program(self.program, request)
         return _session(self.folder / MODEL, self.settings.latency.threads)
 
     @property
-    def dense(self) -> Predictor | None:
+    def dense(self) -> AnswerFunction | None:
         """The dense baseline, where it was kept."""
         return _session(self.folder / DENSE, self.settings.latency.threads) if DENSE in self.manifest.files else None
 
@@ -97,6 +97,6 @@ def _read(bundle: Path, manifest: Manifest, name: str) -> Any:
     return json.loads((bundle / name).read_bytes()) if name in manifest.files else None
 
 
-def _session(path: Path, threads: int) -> Predictor:
+def _session(path: Path, threads: int) -> AnswerFunction:
     session = make_session(path, threads)
     return lambda request: run(session, request)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recprune_export.codec import ToDictMixin
-from recprune_export.finetuning.task import Predictor, Task
+from recprune_export.finetuning.task import AnswerFunction, Task
 from recprune_export.onnx.counts import remap_bytes
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.program.program import Program
@@ -73,7 +73,7 @@ def compare_shared_rows(
     soundness: Soundness,
     file: OnnxFile,
     task: Task,
-    answers: Mapping[str, Predictor],
+    answers: Mapping[str, AnswerFunction],
 ) -> SharedRowReport:
     """Compare the predictors `dense` and `pruned` of `answers` on both kinds of test rows; `file` is the exported file."""
     tables, refused = find_prunable_tables(program)
@@ -90,7 +90,7 @@ def compare_shared_rows(
 
 
 def _measure_quality(
-    task: Task, answers: Mapping[str, Predictor], rare: RareIdSelector, *, with_rare: bool
+    task: Task, answers: Mapping[str, AnswerFunction], rare: RareIdSelector, *, with_rare: bool
 ) -> SubsetQuality:
     count = 0
 
@@ -108,7 +108,7 @@ def _measure_quality(
     return SubsetQuality(count, {"pruned": _distance(answers, request, chosen)} if count else {})
 
 
-def _distance(answers: Mapping[str, Predictor], request: RequestArrays, chosen: np.ndarray) -> dict[str, float]:
+def _distance(answers: Mapping[str, AnswerFunction], request: RequestArrays, chosen: np.ndarray) -> dict[str, float]:
     subset = {name: values[chosen] for name, values in request.items()}
     dense, pruned = answers["dense"](subset), answers["pruned"](subset)
     return {f"{name}/distance": float(np.abs(dense[name] - pruned[name]).mean()) for name in dense}

@@ -51,7 +51,7 @@ def test_each_file_gives_a_file_of_its_name(bundle: Path, lake: Path, tmp_path: 
     made = predict_folder(bundle, lake, tmp_path / "scores", keep=["row"])
     names = {f"day={n % 2}/part-{n}.parquet" for n in range(6)}
     assert set(written(tmp_path / "scores")) == names
-    assert (made.rows, len(made.parts), made.columns) == (sum(50 + n for n in range(6)), 6, ("row", "y"))
+    assert (made.rows, len(made.files), made.columns) == (sum(50 + n for n in range(6)), 6, ("row", "y"))
     for number in range(6):
         scores = pl.read_parquet(tmp_path / "scores" / f"day={number % 2}" / f"part-{number}.parquet")
         np.testing.assert_allclose(scores["y"], expected(raw(50 + number, seed=number)), rtol=1e-5, atol=1e-5)
@@ -66,8 +66,8 @@ def test_what_is_finished_is_not_done_again_and_what_changed_is(bundle: Path, la
     predict_folder(bundle, lake, scores)
     before = written(scores)
     again = predict_folder(bundle, lake, scores)
-    assert (again.rows, [part.finished for part in again.parts]) == (0, [True] * 6)
-    assert [part.rows for part in again.parts] == [50, 52, 54, 51, 53, 55]
+    assert (again.rows, [part.finished for part in again.files]) == (0, [True] * 6)
+    assert [part.rows for part in again.files] == [50, 52, 54, 51, 53, 55]
     assert written(scores) == before
     raw(7, seed=9).write_parquet(lake / "day=1" / "part-3.parquet")
     (scores / "day=0" / "part-2.parquet").write_bytes(b"PAR1 cut off")
@@ -76,7 +76,7 @@ def test_what_is_finished_is_not_done_again_and_what_changed_is(bundle: Path, la
         predict_folder(bundle, lake, scores)
     (scores / "day=0" / "part-2.parquet").unlink()
     third = predict_folder(bundle, lake, scores)
-    assert sorted(part.path.name for part in third.parts if not part.finished) == [
+    assert sorted(part.path.name for part in third.files if not part.finished) == [
         "part-2.parquet",
         "part-3.parquet",
         "part-4.parquet",
@@ -99,7 +99,7 @@ def test_shards_divide_the_files(bundle: Path, lake: Path, tmp_path: Path) -> No
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     predict_folder(bundle, lake, whole)
     made = [predict_folder(bundle, lake, shared, shard=Shard(index, 4)) for index in range(1, 5)]
-    assert sorted(len(each.parts) for each in made) == [1, 1, 2, 2]
+    assert sorted(len(each.files) for each in made) == [1, 1, 2, 2]
     assert sum(each.rows for each in made) == sum(50 + n for n in range(6))
     for path in whole.rglob("*.parquet"):
         assert_frame_equal(pl.read_parquet(path), pl.read_parquet(shared / path.relative_to(whole)))
@@ -112,7 +112,7 @@ def test_a_file_that_is_wrong_stops_the_job_and_what_is_done_stays(bundle: Path,
     assert set(written(tmp_path / "scores")) == {f"day=0/part-{n}.parquet" for n in (0, 2, 4)}
     raw(9).write_parquet(lake / "day=1" / "part-1.parquet")
     made = predict_folder(bundle, lake, tmp_path / "scores")
-    assert [part.finished for part in made.parts] == [True, True, True, False, False, False]
+    assert [part.finished for part in made.files] == [True, True, True, False, False, False]
 
 
 def test_a_killed_job_goes_on_and_leaves_no_partial_file(bundle: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_killed_job_goes_on_and_leaves_no_partial_file(bundle: Path, tmp_path:
     done = len(list((tmp_path / "scores").glob("*.parquet")))
     assert 3 <= done < 40
     made = predict_folder(bundle, tmp_path / "rows", tmp_path / "scores")
-    assert sum(part.finished for part in made.parts) == done
+    assert sum(part.finished for part in made.files) == done
     assert set(written(tmp_path / "scores")) == {f"{n}.parquet" for n in range(40)}
 
 
@@ -204,7 +204,7 @@ def test_the_command_goes_on_and_says_so(bundle: Path, lake: Path, tmp_path: Pat
     assert "(shard 1/2)" in first.stdout
     assert "; 3 files were finished before" in CliRunner().invoke(main, words).stdout
     said = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert [part["finished"] for part in said["parts"]] == [True] * 6
+    assert [part["finished"] for part in said["files"]] == [True] * 6
     assert "Nothing to do" in CliRunner().invoke(main, words).stdout
     one = CliRunner().invoke(main, [*words[:-4], "-o", str(tmp_path / "s.csv"), "--shard", "1/2"])
     assert one.exit_code == 2

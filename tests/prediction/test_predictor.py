@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -24,9 +23,9 @@ from recprune_export.bundle import write_bundle
 from recprune_export.data import Encoder
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.prediction import predict, predictor
-from recprune_export.program import Signature
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
+from tests.prediction.bundles import write_shared_bundle
 from tests.prediction.test_predict import ENCODING, expected, raw, scored
 
 ROWS = raw(300)
@@ -114,6 +113,7 @@ def test_probabilities(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-expected(ROWS).astype(np.float64))), rtol=1e-5, atol=1e-7)
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=6), size=st.integers(1, 70))
 def test_any_division_into_batches_gives_the_same_scores(bundle: Path, cuts: list[int], size: int) -> None:
     ends = [0, *sorted(cuts), 300]
@@ -247,15 +247,6 @@ os.wait()
     assert "forked from one with polars" in done.stdout, done.stderr
 
 
-def shared_bundle(folder: Path, encoded: bool) -> Path:
-    """The model with one user for all candidates of a request: a user broadcasts in the graph as it is."""
-    user, *rest = SIGNATURE.inputs
-    signature = Signature((replace(user, shape=(1,), shared=True), *rest), SIGNATURE.outputs)
-    contents = {name: content for name, content in files().items() if encoded or name != "encoding.json"}
-    more = {"encoding": ENCODING} if encoded else {}
-    return write_bundle(folder, contents, manifest(name="sum", signature=signature.to_dict(), **more))
-
-
 def test_rows_of_equal_shared_values_are_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recprune_export.prediction import scorer
 
@@ -264,7 +255,7 @@ def test_rows_of_equal_shared_values_are_one_request(tmp_path: Path, monkeypatch
     monkeypatch.setattr(
         scorer, "run", lambda session, part: sizes.append((len(part["user"]), len(part["tags"]))) or run(session, part)
     )
-    made = Predictor(shared_bundle(tmp_path / "shared", encoded=True))(ROWS)
+    made = Predictor(write_shared_bundle(tmp_path / "shared"))(ROWS)
     np.testing.assert_allclose(made["y"], expected(ROWS), rtol=1e-5, atol=1e-5)
     ids = arrays(ROWS)["user"]
     assert sorted(sizes) == sorted((1, int(count)) for count in np.unique(ids, return_counts=True)[1])
@@ -276,11 +267,11 @@ def test_rows_of_equal_shared_values_are_one_request(tmp_path: Path, monkeypatch
 
 def test_one_shared_value_of_arrays_stands_for_all_rows(tmp_path: Path) -> None:
     good = arrays(ROWS) | {"user": np.full(300, 2)}
-    score = Predictor(shared_bundle(tmp_path / "plain", encoded=False))
+    score = Predictor(write_shared_bundle(tmp_path / "plain", encoded=False))
     for user in (np.array([2]), np.array(2), np.full(300, 2)):
         np.testing.assert_allclose(score({**good, "user": user})["y"], answer(good)["y"], rtol=1e-5, atol=1e-5)
     raw_values = {name: ROWS[name].to_list() for name in ("tags", "age", "price")}
-    of_values = Predictor(shared_bundle(tmp_path / "encoded", encoded=True))
+    of_values = Predictor(write_shared_bundle(tmp_path / "encoded"))
     made = of_values({**raw_values, "user": ["bob"]})["y"]
     np.testing.assert_allclose(made, expected(ROWS.with_columns(user=pl.lit("bob"))), rtol=1e-5, atol=1e-5)
     with pytest.raises(DataError, match="differ in length"):

@@ -65,6 +65,28 @@ def test_predict_gives_the_scores_of_the_whole_tool(
     assert_frame_equal(*scores, rel_tol=1e-4, abs_tol=1e-5)
 
 
+def test_a_predictor_and_folders_give_the_scores_of_the_whole_tool(
+    runtime: Runtime, bundle: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows").mkdir()
+    frame = pl.read_parquet(clicks_file).head(300)
+    frame.write_parquet(tmp_path / "rows" / "a.parquet")
+    runtime.output("predict", bundle, "--data", tmp_path / "rows", "-o", tmp_path / "scores", "--quiet")
+    code = (
+        "import sys, polars as pl\n"
+        "from recprune_export import Predictor\n"
+        "Predictor(sys.argv[1])(pl.read_parquet(sys.argv[2])).write_parquet(sys.argv[3])"
+    )
+    command = [runtime.python, "-c", code, bundle, tmp_path / "rows" / "a.parquet", tmp_path / "batch.parquet"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=runtime.environment, check=False)
+    assert done.returncode == 0, done.stderr
+    predict(bundle, tmp_path / "rows" / "a.parquet", tmp_path / "whole.parquet")
+    for made in ("scores/a.parquet", "batch.parquet"):
+        assert_frame_equal(
+            pl.read_parquet(tmp_path / made), pl.read_parquet(tmp_path / "whole.parquet"), rel_tol=1e-4, abs_tol=1e-5
+        )
+
+
 def test_check_of_bundles_with_all_its_files(runtime: Runtime, bundle: Path, tmp_path: Path) -> None:
     files = {f"--{kind}": tmp_path / name for kind, name in
              {"junit": "check.xml", "markdown": "check.md", "report": "check.html"}.items()}  # fmt: skip

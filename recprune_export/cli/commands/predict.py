@@ -113,8 +113,8 @@ def print_folder_prediction(prediction: "FolderPrediction", *, as_json: bool) ->
     """Print how many files were scored, and how many were finished before."""
     if as_json:
         return print_json(prediction.to_dict())
-    made = sum(not part.finished for part in prediction.parts)
-    finished = len(prediction.parts) - made
+    made = sum(not part.finished for part in prediction.files)
+    finished = len(prediction.files) - made
     of_shard = f" (shard {prediction.shard})" if prediction.shard else ""
     before = f"; {finished:,} files were finished before" if finished else ""
     if made:

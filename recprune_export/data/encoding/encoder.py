@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as declare
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 Request = dict[str, np.ndarray]
+_FEW_ROWS = 1 << 17
 
 
 def _encode_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> dict[str, list[str]]:
@@ -97,21 +99,12 @@ class Encoder(PublishedEncoding, DictMixin):
 
         O(rows) time; memory beyond that of the request: one column of it, and what the query needs.
         """
-        import polars as pl
 
-        schema, frame = self.schema, frame.lazy()
+        schema, engine, frame = self.schema, choose_engine(frame), frame.lazy()
         types = frame.collect_schema()
-        texts = frame.select(
-            *(_text(name, types).alias(name) for name in schema.categorical),
-            *(self._first_values(field, types).alias(field.name) for field in schema.multi_valued),
-            *(self._normalize(name, types).cast(pl.Float32).alias(name) for name in schema.numeric),
-        )
-        encoded = texts.select(
-            *(self.vocabularies[name].lookup(name).cast(pl.Int32) for name in schema.categorical),  # half the memory
-            *(pl.col(f.name).list.eval(self.vocabularies[f.name].lookup(None)) for f in schema.multi_valued),
-            *schema.numeric,
-        )
-        table = encoded.collect(engine="streaming")
+        texts, ids = self._make_expressions(types)
+        encoded = frame.select(texts).select(ids)
+        table = encoded.collect(engine=engine)
         # `drop_in_place` frees a column as soon as it is an array.
         request: Request = {name: table.drop_in_place(name).to_numpy().astype(np.int64) for name in schema.categorical}
         for field in schema.multi_valued:
@@ -124,9 +117,38 @@ class Encoder(PublishedEncoding, DictMixin):
             request[NUMERIC] = np.column_stack(dense)
         return request
 
+    def _make_expressions(self, types: "pl.Schema") -> "tuple[list[pl.Expr], list[pl.Expr]]":
+        """Return the expressions of texts and numbers, and those of ids; for the types of the last call they are made already."""
+        import polars as pl
+
+        schema, key = self.schema, tuple((name, types[name]) for name in self.schema.fields)
+        if key not in self._expressions:
+            texts = [
+                *(_text(name, types).alias(name) for name in schema.categorical),
+                *(self._first_values(field, types).alias(field.name) for field in schema.multi_valued),
+                *(self._normalize(name, types).cast(pl.Float32).alias(name) for name in schema.numeric),
+            ]
+            ids = [
+                *(
+                    self.vocabularies[name].lookup(name).cast(pl.Int32) for name in schema.categorical
+                ),  # half the memory
+                *(pl.col(f.name).list.eval(self.vocabularies[f.name].lookup(None)) for f in schema.multi_valued),
+                *(pl.col(name) for name in schema.numeric),
+            ]
+            self._expressions.clear()
+            self._expressions[key] = (texts, ids)
+        return self._expressions[key]
+
+    @cached_property
+    def _expressions(self) -> "dict[object, tuple[list[pl.Expr], list[pl.Expr]]]":
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_expressions"}
+
     def texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.Series":
         """Return the values of a categorical or multi-valued field as vocabularies spell them, without missing ones."""
-        return self.select_texts(frame, name).collect(engine="streaming")[name]
+        return self.select_texts(frame, name).collect(engine=choose_engine(frame))[name]
 
     def select_texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.LazyFrame":
         """Return the query for `texts`."""
@@ -159,6 +181,13 @@ class Encoder(PublishedEncoding, DictMixin):
     def _normalize(self, name: str, types: "pl.Schema") -> "pl.Expr":
         values = as_number(_column(name), types[name], self.schema.missing)
         return ((values - self.means[name]) / self.stds[name]).fill_null(0.0)
+
+
+def choose_engine(frame: "pl.LazyFrame | pl.DataFrame") -> Literal["in-memory", "streaming"]:
+    """Return the engine of polars for a query: few rows in memory take longer to stream than to compute."""
+    import polars as pl
+
+    return "in-memory" if isinstance(frame, pl.DataFrame) and len(frame) <= _FEW_ROWS else "streaming"
 
 
 def _column(name: str) -> "pl.Expr":

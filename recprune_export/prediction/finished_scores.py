@@ -35,7 +35,7 @@ class ScoredOf(DictMixin):
         return {KEY: json.dumps(self.to_dict())}
 
 
-def describe_part(
+def describe_scores(
     bundle: str, file: str, data: DataFile, keep: Sequence[str], probability: bool, reading: DataSettings
 ) -> ScoredOf:
     """Return what the scores of `data` are made of."""
@@ -44,7 +44,7 @@ def describe_part(
     return ScoredOf(bundle, file, size, changed, rows, tuple(keep), probability, reading.separator, reading.encoding)
 
 
-def read_part(path: Path) -> ScoredOf | None:
+def read_description(path: Path) -> ScoredOf | None:
     """Return what the scores in `path` were made of; None if they are not whole, or `predict` did not write them so."""
     import polars as pl
 
@@ -54,9 +54,9 @@ def read_part(path: Path) -> ScoredOf | None:
         return None
 
 
-def is_finished(found: ScoredOf | None, expected: ScoredOf) -> bool:
+def is_finished(before: ScoredOf | None, expected: ScoredOf) -> bool:
     """Return whether scores need not be made again: of remote CSV nobody knows whether it changed."""
-    return found == expected and bool(expected.bytes or expected.remote_rows is not None)
+    return before == expected and bool(expected.bytes or expected.remote_rows is not None)
 
 
 def count_parquet_rows(path: DataFile) -> int:
