@@ -1,9 +1,9 @@
 """Seconds of a sweep with one process and with several: of all processes together, by the wall clock, and of the timing alone.
 
-    python benchmarks/bench_search_jobs.py [--jobs 1,2] [--rows 20000] [--epochs 3] [--max-drop 0.001]
+    python benchmarks/bench_search_jobs.py [--jobs 1,2] [--rows 20000] [--epochs 3] [--max-drop DROP]
         [--sparsities 0.3,0.5,0.7,0.8,0.9,0.95] [--byte-fractions 0.3,0.2,0.1,0.07,0.05,0.03]
 
-A DLRM of `train` on generated clicks. Each sweep and each search of `--max-drop` runs in a fresh process of this tool, one thread
+A DLRM of `train` on generated clicks. Each sweep, and with `--max-drop` each search of it, runs in a fresh process of this tool, one thread
 for each of its processes (OMP_NUM_THREADS=1), so that the results can be compared: those of all numbers of jobs have to be
 the same but for times. CPU seconds and the largest resident memory are those of the kernel, children included. On a busy machine the wall
 clock counts what others do; the CPU seconds do not. Prints a table, and JSON in the last line.
@@ -52,16 +52,24 @@ def forget_times(values: dict[str, Any]) -> dict[str, Any]:
     return {"trials": trials}
 
 
+def show(result: dict[str, Any]) -> None:
+    """Print a line."""
+    seconds, megabytes = (result["wall_seconds"], result["cpu_seconds"]), result["largest_process_bytes"] / 1e6
+    title = f"{result['command']:<12} {result['jobs']:>4} {result['trials']:>6}"
+    print(f"{title} {seconds[0]:>8.1f} {seconds[1]:>8.1f} {megabytes:>10.0f}", flush=True)
+
+
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--jobs", default="1,2", show_default=True)
 @click.option("--rows", default=20_000, show_default=True)
 @click.option("--epochs", default=3, show_default=True)
-@click.option("--max-drop", default=0.001, show_default=True)
+@click.option("--max-drop", type=float, help="Search the bytes with it as well.")
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
 @click.option("--byte-fractions", default="0.3,0.2,0.1,0.07,0.05,0.03", show_default=True)
-def main(jobs: str, rows: int, epochs: int, max_drop: float, sparsities: str, byte_fractions: str) -> None:
+def main(jobs: str, rows: int, epochs: int, max_drop: float | None, sparsities: str, byte_fractions: str) -> None:
     """Sweep and search with each number of jobs."""
     results: list[dict[str, Any]] = []
+    print(f"{'command':<12} {'jobs':>4} {'trials':>6} {'wall s':>8} {'CPU s':>8} {'largest MB':>10}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data, model = folder / "clicks.parquet", folder / "model.pt"
@@ -76,21 +84,19 @@ def main(jobs: str, rows: int, epochs: int, max_drop: float, sparsities: str, by
             results.append(
                 {"command": "sweep", "jobs": count, "trials": len(found["trials"]), **figures, "found": found}
             )
+            show(results[-1])
+            if max_drop is None:
+                continue
             target = folder / f"bundle-{count}"
             search = [*shared, "--quick", "--max-drop", str(max_drop), "--undecided", "pass", "--jobs", str(count)]
             figures = run_command([*search, "-o", str(target)])
             notes = json.loads((target / "manifest.json").read_text())["notes"]
             trials = len(list(target.with_name(f"{target.name}.search").glob("*.json")))
             results.append({"command": "--max-drop", "jobs": count, "trials": trials, **figures, "found": notes[0]})
-    print(f"{'command':<12} {'jobs':>4} {'trials':>6} {'wall s':>8} {'CPU s':>8} {'largest MB':>10}")
-    for result in results:
-        numbers = (result["wall_seconds"], result["cpu_seconds"], result["largest_process_bytes"] / 1e6)
-        print(
-            f"{result['command']:<12} {result['jobs']:>4} {result['trials']:>6} {numbers[0]:>8.1f} {numbers[1]:>8.1f} {numbers[2]:>10.0f}"
-        )
+            show(results[-1])
     same = {
         command: len({json.dumps(r["found"], sort_keys=True) for r in results if r["command"] == command}) == 1
-        for command in ("sweep", "--max-drop")
+        for command in dict.fromkeys(r["command"] for r in results)
     }
     print(f"The same results for all numbers of jobs: {same}")
     for result in results:

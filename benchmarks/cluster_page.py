@@ -44,7 +44,7 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
         f"numbers wide, one id of each in a row of data; layers of {report['model']['dense_parameters']:,} parameters; {batch:,} rows "
         "of a batch and one core for each rank; the probability of an id falls as 1 / id; nothing overlaps.",
         "![Seconds of a step and memory of a rank, over the number of ranks](scale.svg)",
-        _table(
+        format_table(
             ["ranks", "fabric", *results[0]["seconds"], "step, ms", "rows a second", "10^9 rows of data", "10^10"],
             (
                 [r["ranks"], r["fabric"], *(f"{1e3 * s:.1f}" for s in r["seconds"].values()), f"{1e3 * r['step_seconds']:.0f}",
@@ -54,7 +54,7 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
         ),
         "Bytes that the busiest rank sends in a step, for lookups by all-to-all of different ids and rows (the tool), by all-reduce of "
         "rows, and for the gradients of the layers:",
-        _table(
+        format_table(
             ["ranks", "all-to-all, MB", "all-reduce of rows, MB", "layers, MB"],
             (
                 [r["ranks"], f"{r['sent_bytes'] / 1e6:.1f}", f"{r['all_reduce_of_rows_bytes'] / 1e6:,.0f}",
@@ -65,7 +65,7 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
         f"Of {batch * tables:,} ids of a rank {results[-1]['different']:,} are different, and only these are sent. Rows that the busiest "
         f"of {ranks} ranks looks up, over the mean: {balance}. The tool shards cyclically, row r to rank r mod N.",
         f"Rows of a batch, at {ranks} ranks. `--batch-size` is that of all ranks together, 1,024 by default:",
-        _table(
+        format_table(
             ["batch size", "rows of a rank", "fabric", "step, ms", "of it messages", "rows a second", "10^9 rows of data"],
             (
                 [f"{ranks * r['batch']:,}", f"{r['batch']:,}", r["fabric"], f"{1e3 * r['step_seconds']:.0f}", _format_messages(r),
@@ -74,7 +74,7 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
             ),
         ),
         f"One number of the model changed, at {ranks} ranks and 25 Gbit/s:",
-        _table(
+        format_table(
             ["model", "step, ms", "of it messages", "MB sent for lookups", "GB of a rank"],
             (
                 [v["name"], f"{1e3 * v['step_seconds']:.0f}", _format_messages(v), f"{v['sent_bytes'] / 1e6:.1f}",
@@ -93,7 +93,7 @@ def _describe_memory(report: dict[str, Any]) -> list[str]:
     parts, checkpoint = list(report["memory"][0]["bytes"]), report["checkpoint"]
     return [
         "GB of a rank after 10^9 rows of data. Moments take memory where a page of them was touched:",
-        _table(
+        format_table(
             ["ranks", *parts, "together"],
             (
                 [m["ranks"], *(f"{v / 1e9:.2f}" for v in m["bytes"].values()), f"{sum(m['bytes'].values()) / 1e9:.1f}"]
@@ -106,12 +106,13 @@ def _describe_memory(report: dict[str, Any]) -> list[str]:
 
 
 def _format_limits(report: dict[str, Any]) -> str:
-    return _table(
+    return format_table(
         ["what breaks first", "at which number", "what to change"], (row.values() for row in report["limits"])
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+def format_table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
