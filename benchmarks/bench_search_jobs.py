@@ -3,10 +3,11 @@
     python benchmarks/bench_search_jobs.py [--jobs 1,2] [--rows 20000] [--epochs 3] [--max-drop DROP]
         [--sparsities 0.3,0.5,0.7,0.8,0.9,0.95] [--byte-fractions 0.3,0.2,0.1,0.07,0.05,0.03]
 
-A DLRM of `train` on generated clicks. Each sweep, and with `--max-drop` each search of it, runs in a fresh process of this tool, one thread
-for each of its processes (OMP_NUM_THREADS=1), so that the results can be compared: those of all numbers of jobs have to be
-the same but for times. CPU seconds and the largest resident memory are those of the kernel, children included. On a busy machine the wall
-clock counts what others do; the CPU seconds do not. Prints a table, and JSON in the last line.
+A DLRM of `train` on generated clicks. Each sweep, and with `--max-drop` each search of it, runs in a fresh process of this tool,
+one thread for each of its processes (OMP_NUM_THREADS=1), so that the results can be compared: trials of a sparsity have to be
+the same but for times. Bits are chosen by times as well, so files in fewer bits may differ from run to run. CPU seconds and the
+largest resident memory are those of the kernel, children included. On a busy machine the wall clock counts what others do; the
+CPU seconds do not. Prints a table, and JSON in the last line.
 """
 
 import json
@@ -43,13 +44,13 @@ def run_command(words: list[str]) -> dict[str, float]:
     }
 
 
-def forget_times(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the trials of a sweep without what a clock measured."""
-    trials = [
+def forget_times(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the trials of a sparsity without what a clock measured."""
+    return [
         {**trial, "artifact": {name: v for name, v in trial["artifact"].items() if name not in TIMES}}
         for trial in values["trials"]
+        if trial["point"]["kind"] == "sparsity"
     ]
-    return {"trials": trials}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -80,9 +81,10 @@ def main(jobs: str, rows: int, epochs: int, max_drop: float | None, sparsities: 
             target = folder / f"sweep-{count}"
             points = ["--sparsities", sparsities, "--byte-fractions", byte_fractions]
             figures = run_command(["sweep", *shared, *points, "--quick", "--jobs", str(count), "-o", str(target)])
-            found = forget_times(json.loads((target / "sweep.json").read_text()))
+            swept = json.loads((target / "sweep.json").read_text())
+            found = forget_times(swept)
             results.append(
-                {"command": "sweep", "jobs": count, "trials": len(found["trials"]), **figures, "found": found}
+                {"command": "sweep", "jobs": count, "trials": len(swept["trials"]), **figures, "found": found}
             )
             show(results[-1])
             if max_drop is None:
