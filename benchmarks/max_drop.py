@@ -75,7 +75,8 @@ def main(
                 latency_batch_sizes=(1, 256),
             )  # fmt: skip
             seconds = (time.perf_counter() - begun[0], time.process_time() - begun[1])
-            trials = json.loads((Path(folder) / "bundle.search.json").read_text())["trials"]
+            trials = [json.loads(path.read_text()) for path in sorted((Path(folder) / "bundle.search").glob("*.json"))]
+            trials = [values["trial"] for values in trials if "trial" in values]
         manifest = result.manifest
         change = manifest.change
         low, high = change["interval"]
