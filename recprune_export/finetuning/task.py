@@ -19,7 +19,8 @@ from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.input_encoding import HISTORY
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import Columns
-from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.row_source import RowSource
+from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
@@ -29,7 +30,7 @@ from recprune_export.finetuning.objective import Objective, OutputKind
 from recprune_export.metrics._paired_change import MetricChange, paired_change
 from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.evaluator import Evaluator, make_evaluator
-from recprune_export.metrics.observations import LabelPredictor, Observations, observe
+from recprune_export.metrics.observations import LabelPredictor, Observations, RowFilter, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.requests.row_specs import make_array_spec
@@ -119,7 +120,7 @@ class Task(Protocol):
         """Compare two models on the test rows; `frequencies` are those of their ids in training."""
         ...
 
-    def test(self, predict: "Predictor", row_filter: "RowFilter | None" = None) -> dict[str, float]:
+    def test(self, predict: "Predictor", row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return the test metrics of a model that answers requests; empty without labels.
 
         With `row_filter` only the rows that it selects count.
@@ -129,9 +130,6 @@ class Task(Protocol):
     def requests(self, count: int, seed: int) -> Arrays:
         """Return up to `count` test rows."""
         ...
-
-
-RowFilter = Callable[[Arrays], np.ndarray]  # a request -> a mask of its rows, bool [N]
 
 
 class Predictor(Protocol):
@@ -166,7 +164,7 @@ class _EvaluatedRows:
         """Whether more of the deciding metric is better."""
         return self.deciding.metric.greater_is_better
 
-    @property
+    @cached_property
     def metric_notes(self) -> tuple[str, ...]:
         """Sentences on metrics that are not defined."""
         return self.evaluator.notes({"valid": self.data.valid, "test": self.data.test})
@@ -188,14 +186,13 @@ class _EvaluatedRows:
 
     def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return the metrics that are defined on the test rows; empty without rows."""
-        rows = _filter_rows(self.data.test, row_filter)
-        return self.evaluator.evaluate(self._by_label(predict), rows) if len(rows) else {}
+        return self.evaluator.evaluate(self._by_label(predict), self.data.test, row_filter)
 
     def observe_test(self, predict: Predictor) -> dict[str, Observations]:
         """Return the answers of a model to the test rows beside their labels."""
         return self._observe(predict, self.data.test)
 
-    def _observe(self, predict: Predictor, rows: Rows) -> dict[str, Observations]:
+    def _observe(self, predict: Predictor, rows: RowSource) -> dict[str, Observations]:
         return observe(self._by_label(predict), rows, self.evaluator.kinds)
 
 
@@ -411,10 +408,6 @@ def find_answered_rows(program: Program, request: Mapping[str, np.ndarray]) -> n
             if values.dtype.kind == "f" and len(values) == len(answered[chunk]):
                 answered[chunk] &= ~np.isnan(values).reshape(len(values), -1).any(axis=1)
     return answered
-
-
-def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:
-    return rows if where is None else rows.take(np.flatnonzero(where(rows.inputs)))
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

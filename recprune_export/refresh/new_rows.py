@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.joined_rows import join_rows
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import open_columns
-from recprune_export.data.rows import Rows
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
 from recprune_export.data.tabular_files import read_column_names
 from recprune_export.finetuning.objective import make_objective
@@ -110,23 +109,11 @@ def _select_evaluation_rows(task: LabeledRows | NextItems) -> tuple[LabeledRows 
     if isinstance(task, NextItems):
         description = "the test items of histories split " + task.data.split_description
         return replace(task, data=replace(task.data, valid=task.data.test)), description
-    data, rows = task.data, task.data.test
+    data: ClickData | ArrayData = task.data
+    rows: RowSource = data.test
     has_column = data.encoder.schema.split.source is not None if isinstance(data, ClickData) else data.has_split_column
     if not has_column:
-        rows = _concatenate([data.train, data.valid, data.test])
-    evaluation_data: ClickData | ArrayData = replace(data, valid=rows, test=rows)
+        rows = join_rows([data.train, data.valid, data.test])
+    evaluation_data = replace(data, valid=rows, test=rows)
     description = f"its test rows, split {data.split_description}" if has_column else "all of its rows"
     return replace(task, data=evaluation_data), description
-
-
-def _concatenate(splits: list[Rows]) -> Rows:
-    weights, groups = (
-        [values for values in column if values is not None]
-        for column in ([split.weights for split in splits], [split.groups for split in splits])
-    )
-    return Rows(
-        {name: np.concatenate([split.inputs[name] for split in splits]) for name in splits[0].inputs},
-        {name: np.concatenate([split.labels[name] for split in splits]) for name in splits[0].labels},
-        weights=np.concatenate(weights) if weights else None,
-        groups=np.concatenate(groups) if groups else None,
-    )

@@ -1,7 +1,7 @@
 """`train`: training of a reference recommender from a data file to a checkpoint."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.label_moments import summarize_labels
 from recprune_export.data.labels import LabelKind
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import (
     SchemaOverrides,
@@ -173,7 +175,7 @@ class _Clicks:
             lengths={field.name: field.max_length for field in schema.multi_valued},
             n_numeric=len(schema.dense_columns),
             labels=schema.labels,
-            value_scales={name: _mean_and_deviation(self.data.train.labels[name]) for name in schema.value_labels},
+            value_scales=_find_value_scales(self.data.train, schema.value_labels),
         )
 
     @property
@@ -245,10 +247,10 @@ def _row_losses(scale: tuple[float, float] | None) -> RowLosses:
 _LOGIT_LOSSES = partial(F.binary_cross_entropy_with_logits, reduction="none")
 
 
-def _mean_and_deviation(label: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation of a label, [N] with NaN for missing ones; 1 for that of a constant."""
-    known = label[~np.isnan(label)].astype(np.float64)
-    return float(known.mean()), float(known.std()) or 1.0
+def _find_value_scales(train: RowSource, labels: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation of each of `labels`; 1 for that of a constant."""
+    moments = summarize_labels(train) if labels else {}
+    return {name: (moments[name].mean, moments[name].deviation or 1.0) for name in labels}
 
 
 def _describe_value_labels(clicks: ClickData) -> Iterator[str]:

@@ -5,16 +5,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Request
-from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.label_moments import summarize_labels
+from recprune_export.data.row_source import RowSource
+from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.metrics._paired_change import paired_change
 from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.observations import LabelPredictor, Observations
 
 
-def predict_label_means(train: Rows) -> LabelPredictor:
+def predict_label_means(train: RowSource) -> LabelPredictor:
     """Return a predictor that answers each row with the mean of each label over the training rows."""
-    means = {label: float(np.nanmean(values)) for label, values in train.labels.items()}
+    means = {label: of_label.mean for label, of_label in summarize_labels(train).items()}
 
     def predict(request: Request) -> Mapping[str, np.ndarray]:
         rows = len(next(iter(request.values())))

@@ -1,0 +1,31 @@
+"""Mean and deviation of labels from batches are those of all rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recprune_export.data import Rows
+from recprune_export.data.label_moments import LabelMoments, summarize_labels
+from tests.row_sources import BatchesOnly
+
+NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32) | st.just(float("nan")), max_size=20)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_moments_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
+    moments = LabelMoments()
+    for part in parts:
+        moments.add(np.array(part, dtype=np.float32))
+    known = np.array([v for part in parts for v in part if v == v])
+    assert moments.count == len(known)
+    if len(known):
+        assert moments.mean == pytest.approx(known.mean(), abs=1e-6)
+        assert moments.deviation == pytest.approx(known.std(), rel=1e-6, abs=1e-6)
+
+
+def test_a_source_has_the_moments_of_each_label() -> None:
+    labels = {"a": np.array([1, 2, 3], dtype=np.float32), "b": np.array([np.nan, 0, 0], dtype=np.float32)}
+    moments = summarize_labels(BatchesOnly(Rows({"x": np.arange(3)}, labels)))
+    assert (moments["a"].mean, moments["b"].mean, moments["b"].deviation) == (2.0, 0.0, 0.0)
