@@ -1,8 +1,5 @@
 """Metrics of rows whose numbers lie in files are those of rows in memory: any metric, with ties, weights, groups and gaps."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,17 +9,9 @@ from recprune_export.data import LabelKind, Rows
 from recprune_export.metrics import compare_quality, list_metric_names, make_evaluator, observe, row_arrays
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison
 from recprune_export.settings import EvaluationSettings
-from tests.row_sources import BatchesOnly
+from tests.row_sources import BatchesOnly, few_rows_in_memory
 
 BINARY = list_metric_names([LabelKind.BINARY])
-
-
-@contextmanager
-def few_rows_in_memory(rows: int = 3, piece: int = 5) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_arrays, "MEMORY_ROWS", rows)
-        patch.setattr(row_arrays, "PIECE_ROWS", piece)
-        yield
 
 
 @st.composite
