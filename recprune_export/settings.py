@@ -182,12 +182,15 @@ class SplitSettings:
 class DataSettings:
     """How rows are read: separator and encoding of a CSV file, None where they are detected.
 
-    `allow_unknown` accepts rows of which nearly all ids are unknown to the model.
+    `allow_unknown` accepts rows of which nearly all ids are unknown to the model. `stream` keeps encoded rows in temporary files
+    instead of memory, None: where they are many; `readers` processes read them then, 0: a thread of this one does.
     """
 
     separator: str | None = None
     encoding: str | None = None
     allow_unknown: bool = False
+    stream: bool | None = None
+    readers: int = 0
 
 
 DEFAULT_DATA_SETTINGS = DataSettings()

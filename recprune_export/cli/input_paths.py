@@ -1,5 +1,6 @@
 """Types of options that name an input: a mistyped path is answered before anything is imported to read it."""
 
+import glob
 import os
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,20 @@ class InputPath(click.Path):
         return path
 
 
+class DataPath(InputPath):
+    """A file or folder of rows, a glob, or the address of an object store such as s3://bucket/rows, which stays a string."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a path, or an address as it is. Raises the error of this type for a path or glob without a file."""
+        text = os.fsdecode(value)
+        if "://" in text and not text.startswith("file://"):
+            return text
+        text = text.removeprefix("file://")
+        if glob.has_magic(text) and not os.path.exists(text) and next(glob.iglob(text, recursive=True), None):
+            return Path(text)
+        return super().convert(text, param, ctx)
+
+
 def suggest_neighbor(path: Path) -> Path | None:
     """Return the path of the most similar name in the folder of `path`, if there is one."""
     try:
@@ -45,6 +60,9 @@ MODEL = InputPath(
     "a checkpoint of `train`, a .pt2 program, a file or folder of weights, or a pickled module; --help lists the commands",
 )
 DATA = InputPath(DataError, "a file with rows: CSV, Parquet or, for models of your own, NPZ")
+ROWS = DataPath(
+    DataError, "rows: a CSV or Parquet file, a folder or glob of them, or an address such as s3://bucket/rows/*.parquet"
+)
 REQUEST = InputPath(DataError, "an .npz with an example request")
 BUNDLE = InputPath(BundleError, "the directory of a bundle, or a packed one")
 ARTIFACT = InputPath(ModelFileError, "a bundle or an .onnx file")

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.numeric_columns import as_number, can_be_number, is_no_number
-from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown
+from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown, tally_unknown
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.read_labels import (
@@ -23,6 +22,11 @@ from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitMixin, split_at_random, split_rows
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.data.streaming.label_rules import judge_labels, read_group_codes
+from recprune_export.data.streaming.memory_limit import is_large
+from recprune_export.data.streaming.row_sides import SIDE, add_sides, choose_sides
+from recprune_export.data.streaming.write_rows import write_rows
 from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -52,7 +56,7 @@ class ClickData(SplitMixin):
 
 
 def load_clicks(
-    path: Path,
+    path: DataFile,
     schema: Schema,
     encoder: Encoder | None = None,
     group: str | None = None,
@@ -76,6 +80,11 @@ def load_clicks(
     weights = (schema.weight,) if schema.weight else ()
     check_columns_exist(path, weights, columns, "the weight of rows, unless --weight names another")
     check_types(path, frame, schema)
+    if group is not None:
+        require_group_column(path, group, columns)
+    count = int(collect(frame.select(pl.len()), path).item())
+    if reading.stream if reading.stream is not None else is_large(count, len(columns)):
+        return _stream_clicks(path, frame, count, schema, encoder, group, reading)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
     schema = replace(schema, value_labels=tuple(numbers))
@@ -91,10 +100,11 @@ def load_clicks(
         held_out = [splits[name].inputs for name in ("valid", "test")]
         if is_fitted:
             rows = partitioned.filter(pl.col(PARTITION_COLUMN) > 0)
-            counts = count_unknown_if_many(encoder, rows, held_out)
+            counts = count_unknown_if_many(encoder, rows, tally_unknown(encoder, held_out))
             notes = judge_unknown(counts.values(), encoder.vocabularies, f"the held-out rows of {path}", allow=True)
         else:
-            counts = count_unknown_if_many(encoder, partitioned, [splits["train"].inputs, *held_out])
+            tallies = tally_unknown(encoder, [splits["train"].inputs, *held_out])
+            counts = count_unknown_if_many(encoder, partitioned, tallies)
             notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
             notes = (*describe_encoding(path, options), *notes)
     check_training_rows(path, splits["train"])
@@ -102,7 +112,64 @@ def load_clicks(
     return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
-def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+def _stream_clicks(
+    path: DataFile,
+    frame: "pl.LazyFrame",
+    count: int,
+    schema: Schema,
+    encoder: Encoder | None,
+    group: str | None,
+    reading: DataSettings,
+) -> ClickData:
+    """Read rows as `load_clicks` does, into files of encoded rows."""
+    import polars as pl
+
+    labels = judge_labels(
+        path,
+        frame,
+        schema.labels,
+        missing=schema.missing_label,
+        kinds=schema.label_kinds if encoder else {},
+        weight=schema.weight,
+    )
+    check_any_label(path, labels.read)
+    refuse_texts(path, labels.read)
+    numbers = (name for name, values in labels.read.values.items() if values.kind(1) is LabelKind.NUMBER)
+    schema = replace(schema, value_labels=tuple(numbers))
+    groups = None if group is None else read_group_codes(path, frame, group)
+    if schema.split.source is not None:
+        names = frame.collect_schema().names()
+        check_columns_exist(path, [schema.split.source], names, "by which the model's rows are split")
+    rule = choose_sides(path, frame, schema.split, _REMEDY)
+    with add_sides(path, frame, count, rule, labels) as sided, raise_data_errors(path):
+        check_numbers(path, frame, schema)
+        is_fitted = encoder is None
+        encoder = encoder or Encoder.fit(sided.filter(pl.col(SIDE) == 0), schema)
+        written = write_rows(path, sided, count, encoder, labels, groups, reading.readers)
+        for name, side in written.sides.items():
+            _refuse_no_rows(path, name, len(side))
+        judged = SPLIT_NAMES[1:] if is_fitted else SPLIT_NAMES
+        rows = sided.filter(pl.col(SIDE).is_between(1 if is_fitted else 0, 2))
+        counts = count_unknown_if_many(encoder, rows, written.tally(judged))
+        source = f"the held-out rows of {path}" if is_fitted else str(path)
+        notes = judge_unknown(counts.values(), encoder.vocabularies, source, is_fitted or reading.allow_unknown)
+        if not is_fitted:
+            notes = (*describe_encoding(path, CsvOptions(reading.separator, reading.encoding)), *notes)
+    train = written.sides["train"]
+    check_training_rows(path, train)
+    notes = (*labels.read.notes, *describe_constant_labels(train), *notes)
+    return ClickData(
+        encoder,
+        train,
+        written.sides["valid"],
+        written.sides["test"],
+        label_values=dict(labels.read.values),
+        split_description=rule.description,
+        notes=notes,
+    )
+
+
+def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
     """Raise `DataError` if the type of a column does not fit its role in the schema."""
     import polars as pl
 
@@ -126,7 +193,7 @@ def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
             )
 
 
-def check_numbers(path: Path, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
+def check_numbers(path: DataFile, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
     """Raise `DataError` for a text that is no number, and for infinity, with which mean and deviation are not finite.
 
     NaN is a missing value, encoded as the mean. `first_row` is the position of the first row of `frame` in `path`.
@@ -160,7 +227,7 @@ def check_numbers(path: Path, frame: "pl.LazyFrame", schema: Schema, first_row: 
 
 
 def _no_number_error(
-    path: Path, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
+    path: DataFile, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
 ) -> DataError:
     row, value = collect(frame.with_row_index("__row").filter(mask).select("__row", name).head(1), path).row(0)
     return DataError(
@@ -170,7 +237,7 @@ def _no_number_error(
     )
 
 
-def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
+def _add_partition_column(path: DataFile, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
     """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
     import polars as pl
 
@@ -184,7 +251,7 @@ def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "t
 
 
 def _add_labels(
-    path: Path, frame: "pl.LazyFrame", schema: Schema, kinds: Mapping[str, LabelKind]
+    path: DataFile, frame: "pl.LazyFrame", schema: Schema, kinds: Mapping[str, LabelKind]
 ) -> tuple["pl.LazyFrame", dict[str, LabelValues], tuple[str, ...]]:
     """Return the frame with labels as Float32, null where missing, the weights, and a column of the rows with a label.
 
@@ -209,7 +276,7 @@ def _add_labels(
     return frame.with_columns(series), dict(read.values), read.notes
 
 
-def _add_groups(path: Path, frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
+def _add_groups(path: DataFile, frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     """Add a column of the codes of the groups."""
     import polars as pl
 
@@ -230,18 +297,22 @@ def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     return frame.filter(pl.col(PARTITION_COLUMN) == SPLIT_NAMES.index(name))
 
 
-def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
+def _rows(path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
     names = encoder.schema.labels
     has_groups = GROUP_COLUMN in frame.collect_schema().names()
     columns = (
         *names, *((WEIGHT_COLUMN,) if encoder.schema.weight else ()), *((GROUP_COLUMN,) if has_groups else ())
     )  # fmt: skip
     table = collect(frame.select(columns), path)
-    if not len(table):
-        raise DataError(
-            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
-        )
+    _refuse_no_rows(path, name, len(table))
     weights = table[WEIGHT_COLUMN].to_numpy(writable=True) if encoder.schema.weight else None
     groups = table[GROUP_COLUMN].to_numpy(writable=True) if has_groups else None
     labels = {label: table[label].to_numpy(writable=True) for label in names}
     return Rows(encoder.encode(frame), labels, weights=weights, groups=groups)
+
+
+def _refuse_no_rows(path: DataFile, name: str, count: int) -> None:
+    if not count:
+        raise DataError(
+            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
+        )

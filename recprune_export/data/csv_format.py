@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.error_text import first_line
 from recprune_export.errors import DataError, UsageError
 from recprune_export.installation import install_command
 
@@ -22,6 +24,7 @@ _HEAD_BYTES = 1 << 16
 _SAMPLE_LINES = 100
 _CHUNK_BYTES = 1 << 20
 _MAX_DECODED_BYTES = 1 << 31
+FileState = tuple[int, int, int]  # size, time of change and inode
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,12 @@ class CsvFormat:
     is_guess: bool = False
 
 
-def detect_csv_format(path: Path, options: CsvOptions) -> CsvFormat:
+def detect_csv_format(path: DataFile, options: CsvOptions) -> CsvFormat:
     """Return how `path` is written. Raises `DataError` if it is no text, or not in the given encoding."""
     return _detect(path, options, file_state(path))
 
 
-def read_csv_header(path: Path, form: CsvFormat) -> tuple[str, ...]:
+def read_csv_header(path: DataFile, form: CsvFormat) -> tuple[str, ...]:
     """Return the names in the first line of a CSV file as they are written, without quotes; empty if it has none."""
     text = _read_head(path).decode(form.encoding, errors="ignore").removeprefix("\ufeff")
     try:
@@ -72,12 +75,16 @@ def read_csv_header(path: Path, form: CsvFormat) -> tuple[str, ...]:
         return ()
 
 
-def csv_source(path: Path, encoding: str) -> Path | bytes:
+def csv_source(path: DataFile, encoding: str) -> DataFile | bytes:
     """Return what polars reads: the path of a UTF-8 file, the text of another one as UTF-8.
 
-    Raises `DataError` if the text is not in `encoding`, or too large to hold in memory.
+    Raises `DataError` if the text is not in `encoding`, or too large to hold in memory, or a remote file is not UTF-8.
     """
-    return path if encoding == "utf-8" else _decode(path, encoding, file_state(path))
+    if isinstance(path, str) and encoding != "utf-8":
+        raise DataError(
+            f"{path} is {encoding}: only UTF-8 is read from an object store, so copy it here or convert it."
+        )
+    return path if encoding == "utf-8" else _decode(Path(path), encoding, file_state(path))
 
 
 def is_text_file(head: bytes) -> bool:
@@ -90,15 +97,20 @@ def name_archive(head: bytes) -> str | None:
     return next((name for magic, name in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
 
 
-def file_state(path: Path) -> tuple[int, int, int]:
-    """Return size, time of change and inode of a file, which differ where its content does."""
+def file_state(path: DataFile) -> FileState:
+    """Return size, time of change and inode of a file, which differ where its content does; zeros for a remote one."""
+    if isinstance(path, str):
+        return 0, 0, 0
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 @lru_cache(maxsize=32)
-def _detect(path: Path, options: CsvOptions, state: tuple[int, int, int]) -> CsvFormat:
+def _detect(path: DataFile, options: CsvOptions, state: FileState) -> CsvFormat:
     head = _read_head(path)
+    if isinstance(path, str):
+        text = head.decode(errors="ignore")
+        return CsvFormat(options.separator or detect_separator(text), options.encoding or "utf-8")
     encoding, is_guess = options.encoding, False
     if encoding is None:
         encoding = _utf16(head)
@@ -159,7 +171,9 @@ def _zstandard(path: Path) -> Any:
     return zstandard
 
 
-def _read_head(path: Path) -> bytes:
+def _read_head(path: DataFile) -> bytes:
+    if isinstance(path, str):
+        return _read_remote_head(path)
     try:
         with _open_decompressed(path) as stream:
             return stream.read(_HEAD_BYTES)
@@ -169,6 +183,17 @@ def _read_head(path: Path) -> bytes:
         if type(error).__name__ == "ZstdError":
             raise DataError(f"{path} cannot be decompressed: {error}.") from error
         raise
+
+
+def _read_remote_head(url: str) -> bytes:
+    """Return the first lines of a remote text, which polars decompresses."""
+    import polars as pl
+
+    try:
+        lines = pl.scan_lines(url).head(_SAMPLE_LINES).collect().to_series().to_list()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{url} cannot be read: {first_line(error)}") from error
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _utf16(head: bytes) -> str | None:
@@ -206,7 +231,7 @@ def _fails(path: Path, encoding: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _decode(path: Path, encoding: str, state: tuple[int, int, int]) -> bytes:
+def _decode(path: Path, encoding: str, state: FileState) -> bytes:
     if state[0] > _MAX_DECODED_BYTES:
         raise DataError(
             f"{path} is {encoding} and {state[0] / 1e9:.1f} GB: convert it first (iconv -f {encoding} -t utf-8)."

@@ -39,14 +39,25 @@ class LabelValues:
     fixed: LabelKind | None = None
 
     @classmethod
-    def summarize(cls, values: np.ndarray, words: Sequence[str] = (), fixed: LabelKind | None = None) -> Self:
-        """Summarize float [N], in which NaN stands for a missing label; without any value it equals a binary label."""
-        known = values[~np.isnan(values)].astype(np.float64)
+    def summarize(
+        cls,
+        values: np.ndarray,
+        words: Sequence[str] = (),
+        fixed: LabelKind | None = None,
+        counts: np.ndarray | None = None,
+    ) -> Self:
+        """Summarize float [N], in which NaN stands for a missing label; without any value it equals a binary label.
+
+        `counts`, [N], says how often each value occurs where that is not once.
+        """
+        is_known = ~np.isnan(values)
+        known = values[is_known].astype(np.float64)
         if not len(known):
             return cls(words=tuple(words), fixed=fixed)
         whole = bool((known == np.round(known)).all())
         levels = len(np.unique(known))
-        return cls(float(known.min()), float(known.max()), whole, levels, float(known.var()), tuple(words), fixed)
+        variance = float(known.var() if counts is None else weighted_variance(known, counts[is_known]))
+        return cls(float(known.min()), float(known.max()), whole, levels, variance, tuple(words), fixed)
 
     @property
     def is_binary(self) -> bool:
@@ -85,6 +96,12 @@ class LabelValues:
         if self.low == self.high:
             return f"{self.low:g} in every row"
         return f"{'whole ' if self.whole else ''}numbers from {self.low:g} to {self.high:g}"
+
+
+def weighted_variance(values: np.ndarray, counts: np.ndarray) -> float:
+    """Return the variance of values, [N], of which each occurs `counts` times."""
+    mean = np.average(values, weights=counts)
+    return float(np.average(np.square(values - mean), weights=counts))
 
 
 def infer_label_kind(values: np.ndarray, logits: int | None = None) -> LabelKind:

@@ -10,6 +10,7 @@ import numpy as np
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.list_columns import read_lists
 from recprune_export.data.npz import read_npz
+from recprune_export.data.streaming.data_files import as_data_source
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError, UsageError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -37,8 +38,8 @@ def open_columns(data: Path | str | Columns, reading: DataSettings = DEFAULT_DAT
     Raises `DataError` if the file cannot be read, `UsageError` if `data` is neither a file nor arrays by name.
     """
     if isinstance(data, Path | str):
-        path = Path(data)
-        if _is_zip(path):
+        path = as_data_source(data)
+        if isinstance(path, Path) and _is_zip(path):
             arrays = read_npz(path)
             return NamedColumns(str(path), tuple(arrays), lambda names: arrays)
         frame = scan(path, CsvOptions(reading.separator, reading.encoding))

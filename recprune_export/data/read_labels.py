@@ -11,7 +11,9 @@ import numpy as np
 
 from recprune_export.column_names import list_names
 from recprune_export.data.encoding.canonical_text import MISSING_WORDS
+from recprune_export.data.label_moments import measure_labels
 from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
+from recprune_export.data.occurrences import Occurrences
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError
 
@@ -24,7 +26,7 @@ class LabelColumns:
     """Labels of N rows, float32 [N] with NaN for missing ones, and weights, float32 [N] or None.
 
     `known` marks the rows with at least one label, bool [N]; the others are to be left out. `values` describes the labels
-    of these rows.
+    of these rows, `total` is the number of rows, more than N where each of the N stands for several.
     """
 
     labels: Mapping[str, np.ndarray]
@@ -32,6 +34,7 @@ class LabelColumns:
     known: np.ndarray
     values: Mapping[str, LabelValues]
     notes: tuple[str, ...]
+    total: int = 0
 
 
 def read_labels(
@@ -41,30 +44,37 @@ def read_labels(
     missing: str | None = None,
     kinds: Mapping[str, LabelKind] | None = None,
     weights: tuple[str, np.ndarray] | None = None,
+    occurrences: Occurrences | None = None,
 ) -> LabelColumns:
     """Read labels by name from `columns`, each [N] of any type, and the column `weights` with its name.
 
     Empty values and NaN are missing, as is the value `missing`; so are the usual words for them, except among texts that are
-    classes. Of `kinds`, if any, are the labels for which the model was trained.
+    classes. Of `kinds`, if any, are the labels for which the model was trained. With `occurrences` each of the N stands for as
+    many rows as these say, and messages and counts are those of all rows.
 
     Raises `DataError` for labels or weights that are no numbers, are infinite or do not fit their kind.
     """
     kinds = kinds or {}
-    read = {name: _read_label(source, name, column, missing, kinds.get(name)) for name, column in columns.items()}
+    occurrences = occurrences or Occurrences.once(len(next(iter(columns.values()), ())))
+    read = {
+        name: _read_label(source, name, column, missing, kinds.get(name), occurrences)
+        for name, column in columns.items()
+    }
     labels = {name: label.numbers.astype(np.float32) for name, label in read.items()}
     notes = [note for label in read.values() for note in label.notes]
     if missing is not None and not any(label.stated for label in read.values()):
         notes.append(f"No label holds {missing}, the value of --missing-label.")
     missing_labels = [np.isnan(values) for values in labels.values()]
     known = ~np.logical_and.reduce(missing_labels) if labels else np.ones(0, dtype=bool)
-    notes += _describe_missing(labels, known)
+    notes += _describe_missing(labels, known, occurrences)
     summaries = {
-        name: LabelValues.summarize(label.numbers, label.words, kinds.get(name)) for name, label in read.items()
+        name: LabelValues.summarize(label.numbers, label.words, kinds.get(name), occurrences.weights)
+        for name, label in read.items()
     }
-    read_weights = None if weights is None else _read_weights(source, *weights)
+    read_weights = None if weights is None else _read_weights(source, *weights, occurrences)
     if weights is not None:
         notes.append(f"Rows are weighted by '{weights[0]}' in loss and metrics.")
-    return LabelColumns(labels, read_weights, known, summaries, tuple(notes))
+    return LabelColumns(labels, read_weights, known, summaries, tuple(notes), occurrences.total)
 
 
 def check_any_label(source: object, read: LabelColumns) -> None:
@@ -73,7 +83,7 @@ def check_any_label(source: object, read: LabelColumns) -> None:
         names = " and ".join(f"'{name}'" for name in read.labels)
         verb = "labels {} are" if len(read.labels) > 1 else "label {} is"
         raise DataError(
-            f"The {verb.format(names)} missing in all {len(read.known):,} rows of {source}: name another column with --label."
+            f"The {verb.format(names)} missing in all {read.total:,} rows of {source}: name another column with --label."
         )
 
 
@@ -95,24 +105,24 @@ def _suggest_codes(words: Sequence[str]) -> str:
 
 def check_training_rows(source: object, rows: Rows) -> None:
     """Raise `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all training rows."""
-    empty = next((name for name, values in rows.labels.items() if np.isnan(values).all()), None)
+    measured = measure_labels(rows)
+    empty = next((name for name, moments in measured.labels.items() if not moments.count), None)
     if empty is not None:
         raise DataError(
             f"The label '{empty}' is missing in all {len(rows):,} training rows of {source}: leave out --label {empty}, or give "
             "rows with it."
         )
-    if rows.weights is not None and not rows.weights.any():
+    if not measured.any_weight:
         raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
 
 
 def describe_constant_labels(rows: Rows) -> tuple[str, ...]:
     """Return a note for each label that has one value in all training rows."""
-    known = {name: np.unique(values[~np.isnan(values)]) for name, values in rows.labels.items()}
     return tuple(
-        f"The label '{name}' is {values[0]:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
+        f"The label '{name}' is {moments.low:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
         "with other values, or another column by --label."
-        for name, values in known.items()
-        if len(values) == 1
+        for name, moments in measure_labels(rows).labels.items()
+        if moments.count and moments.low == moments.high
     )
 
 
@@ -126,7 +136,14 @@ class _Label:
     stated: bool = False
 
 
-def _read_label(source: object, name: str, column: np.ndarray, missing: str | None, kind: LabelKind | None) -> _Label:
+def _read_label(
+    source: object,
+    name: str,
+    column: np.ndarray,
+    missing: str | None,
+    kind: LabelKind | None,
+    occurrences: Occurrences,
+) -> _Label:
     column = _check_shape(source, name, column)
     texts = _find_texts(column)
     label = (
@@ -138,12 +155,12 @@ def _read_label(source: object, name: str, column: np.ndarray, missing: str | No
         infinite = np.flatnonzero(np.isinf(label.numbers.astype(np.float32)))
     if len(infinite):
         raise DataError(
-            f"The label '{name}' of {source} holds infinity in {_count(infinite)}: clip it, or leave it empty there."
+            f"The label '{name}' of {source} holds infinity in {_count(infinite, occurrences)}: clip it, or leave it empty there."
         )
     if kind in (None, LabelKind.BINARY):
         label = _recode_signs(name, label)
     if kind is LabelKind.BINARY:
-        _check_binary(source, name, label.numbers)
+        _check_binary(source, name, label.numbers, occurrences)
     return label
 
 
@@ -257,23 +274,23 @@ def _recode_signs(name: str, label: _Label) -> _Label:
     return _Label(numbers, (), (*label.notes, note), label.stated)
 
 
-def _check_binary(source: object, name: str, numbers: np.ndarray) -> None:
+def _check_binary(source: object, name: str, numbers: np.ndarray, occurrences: Occurrences) -> None:
     wrong = np.flatnonzero(~np.isnan(numbers) & (numbers != 0.0) & (numbers != 1.0))
     if len(wrong):
         raise DataError(
             f"The label '{name}' of {source} must be 0 or 1 in every row, as in the training of the model, but there is "
-            f"{numbers[wrong[0]]:g} in {_count(wrong)}."
+            f"{numbers[wrong[0]]:g} in {_count(wrong, occurrences)}."
         )
 
 
-def _describe_missing(labels: Mapping[str, np.ndarray], known: np.ndarray) -> list[str]:
-    rows, dropped = len(known), int((~known).sum())
+def _describe_missing(labels: Mapping[str, np.ndarray], known: np.ndarray, occurrences: Occurrences) -> list[str]:
+    rows, dropped = occurrences.total, occurrences.count(~known)
     if len(labels) == 1:
         (name,) = labels
         return (
             [f"The label '{name}' is missing in {dropped:,} of {rows:,} rows, which are left out."] if dropped else []
         )
-    counts = {name: int(np.isnan(values).sum()) for name, values in labels.items()}
+    counts = {name: occurrences.count(np.isnan(values)) for name, values in labels.items()}
     notes = [
         f"The label '{name}' is missing in {count:,} of {rows:,} rows; its loss and metrics leave them out."
         for name, count in counts.items()
@@ -282,7 +299,7 @@ def _describe_missing(labels: Mapping[str, np.ndarray], known: np.ndarray) -> li
     return [*notes, *([f"{dropped:,} of {rows:,} rows have none of the labels and are left out."] if dropped else [])]
 
 
-def _read_weights(source: object, name: str, column: np.ndarray) -> np.ndarray:
+def _read_weights(source: object, name: str, column: np.ndarray, occurrences: Occurrences) -> np.ndarray:
     column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
     if column.dtype.kind == "O":
         values = [np.nan if _is_missing(value) else value for value in column]
@@ -301,20 +318,24 @@ def _read_weights(source: object, name: str, column: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(wrong)
         if len(rows):
             raise DataError(
-                f"The weight '{name}' of {source} {problem} in {_count(rows)}: give a number of 0 or more in every row."
+                f"The weight '{name}' of {source} {problem} in {_count(rows, occurrences)}: give a number of 0 or more in every row."
             )
     if not weights.any():
-        raise DataError(f"The weight '{name}' of {source} is 0 in all {len(weights):,} rows, so that no row counts.")
+        raise DataError(
+            f"The weight '{name}' of {source} is 0 in all {occurrences.total:,} rows, so that no row counts."
+        )
     return weights
 
 
-def _count(rows: np.ndarray) -> str:
+def _count(rows: np.ndarray, occurrences: Occurrences) -> str:
     """Return how many rows, and the first of them.
 
-    >>> _count(np.array([17])), _count(np.array([17, 20]))
+    >>> once = Occurrences.once(21)
+    >>> _count(np.array([17]), once), _count(np.array([17, 20]), once)
     ('1 row, row 17', '2 rows, the first is row 17')
     """
-    return f"1 row, row {rows[0]}" if len(rows) == 1 else f"{len(rows):,} rows, the first is row {rows[0]}"
+    count, first = occurrences.count(rows), occurrences.first_row(rows)
+    return f"1 row, row {first}" if count == 1 else f"{count:,} rows, the first is row {first}"
 
 
 def _parse(text: str | None) -> float | None:

@@ -1,7 +1,6 @@
 """Sequences of items by user, split by leave-one-out, the last item for testing and the one before for validation, or in time."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -21,6 +20,7 @@ from recprune_export.data.schema.schema import Schema, SequenceColumns
 from recprune_export.data.splits.ordered_log import OrderedLog, order_log
 from recprune_export.data.splits.row_split import SplitMixin, split_by_time
 from recprune_export.data.splits.split_column import find_split_columns
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -136,7 +136,7 @@ class _HistoryEnds:
 
 
 def load_sequences(
-    path: Path,
+    path: DataFile,
     schema: Schema,
     encoder: SequenceEncoder | None = None,
     reading: DataSettings = DEFAULT_DATA_SETTINGS,
@@ -200,7 +200,7 @@ def _count_items(log: OrderedLog, rows: np.ndarray, missing: tuple[str, ...]) ->
     return Vocabulary.count(log.items.gather(rows).to_frame("item").lazy(), pl.col("item"), 1, missing)
 
 
-def _end_last_items(path: Path, log: OrderedLog) -> tuple[OrderedLog, _HistoryEnds]:
+def _end_last_items(path: DataFile, log: OrderedLog) -> tuple[OrderedLog, _HistoryEnds]:
     """Return the users with enough items; the last item of each is for testing, the one before for validation."""
     long = log.lengths >= _MIN_ITEMS
     if not long.any():
@@ -221,7 +221,7 @@ def _end_last_items(path: Path, log: OrderedLog) -> tuple[OrderedLog, _HistoryEn
     return log, _HistoryEnds(log.lengths - 2, log.lengths - 1, description, tuple(notes))
 
 
-def _end_in_time(path: Path, log: OrderedLog, schema: Schema) -> tuple[OrderedLog, _HistoryEnds]:
+def _end_in_time(path: DataFile, log: OrderedLog, schema: Schema) -> tuple[OrderedLog, _HistoryEnds]:
     """Return the users with two items or more before the border of validation."""
     split = split_by_time(path, log.times, schema.split)
     users = np.repeat(np.arange(len(log.lengths)), log.lengths)

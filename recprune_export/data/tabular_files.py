@@ -1,4 +1,4 @@
-"""Lazy reading of CSV and Parquet files, distinguished by their content."""
+"""Lazy reading of CSV and Parquet files, distinguished by their content: of one file, or of all that a folder or glob names."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from recprune_export.data.csv_format import (
     CsvOptions,
+    FileState,
     csv_source,
     detect_csv_format,
     file_state,
@@ -16,32 +17,35 @@ from recprune_export.data.csv_format import (
     read_csv_header,
 )
 from recprune_export.data.csv_types import TextCounts, cast_text, infer_csv_types
+from recprune_export.data.streaming.data_files import DataFile, find_data_files, is_url
+from recprune_export.data.streaming.data_files import is_parquet as is_parquet_file
+from recprune_export.data.streaming.same_columns import check_same_columns, hive_values
 from recprune_export.error_text import first_line
 from recprune_export.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
-_PARQUET = b"PAR1"
 AS_WRITTEN = CsvOptions()
 
 
 def scan(
-    path: Path,
+    path: DataFile,
     options: CsvOptions = AS_WRITTEN,
     *,
     text: Collection[str] = (),
     columns: Collection[str] | None = None,
     missing: Collection[str] = (),
 ) -> "pl.LazyFrame":
-    """Return the rows of `path` as a lazy frame.
+    """Return the rows of `path`, a file, folder, glob or address of an object store, as a lazy frame.
 
-    The types of the columns of a CSV file follow from all of its rows, which are read once for that; columns in `text` are
-    texts as they are written. With `columns` no others are read, those that `path` lacks apart. A CSV value in `missing` is
+    Several files are read one after the other, in the order of `find_data_files`; folders named key=value are columns. The
+    types of the columns of CSV files follow from all rows, which are read once for that; columns in `text` are texts as
+    they are written. With `columns` no others are read, those that `path` lacks apart. A CSV value in `missing` is
     null, like the usual words for a missing value in a column of numbers.
 
-    Raises `DataError` if the file is missing, empty, damaged, or neither CSV nor Parquet, or two columns that are read have
-    one name.
+    Raises `DataError` if a file is missing, empty, damaged, or neither CSV nor Parquet, two columns that are read have
+    one name, or files have different columns.
     """
     import polars as pl
 
@@ -57,34 +61,37 @@ def scan(
 
 
 def count_texts(
-    path: Path, options: CsvOptions, columns: Collection[str], missing: Collection[str]
+    path: DataFile, options: CsvOptions, columns: Collection[str], missing: Collection[str]
 ) -> Mapping[str, TextCounts]:
     """Return the counts of numbers, words for missing values and other texts in columns of texts; CSV has no others."""
     with raise_data_errors(path):
         return _infer_types(path, options, tuple(columns), tuple(missing))
 
 
-def describe_encoding(path: Path, options: CsvOptions) -> tuple[str, ...]:
-    """Return a note if the encoding of a CSV file is a guess."""
-    form = None if is_parquet(path) else detect_csv_format(path, options)
-    if form is None or not form.is_guess:
+def describe_encoding(path: DataFile, options: CsvOptions) -> tuple[str, ...]:
+    """Return a note for each CSV file whose encoding is a guess."""
+    if is_parquet(path):
         return ()
-    return (f"{path.name} is not UTF-8 and is read as {form.encoding}; --encoding names another encoding.",)
+    forms = {file: detect_csv_format(file, options) for file in find_data_files(path)}
+    return tuple(
+        f"{Path(file).name} is not UTF-8 and is read as {form.encoding}; --encoding names another encoding."
+        for file, form in forms.items()
+        if form.is_guess
+    )
 
 
-def read_column_names(path: Path, options: CsvOptions = AS_WRITTEN) -> tuple[str, ...]:
-    """Return the names of the columns of `path`; only its head is read. Raises `DataError` as `scan` does."""
+def read_column_names(path: DataFile, options: CsvOptions = AS_WRITTEN) -> tuple[str, ...]:
+    """Return the names of the columns of `path`; only the heads of files are read. Raises `DataError` as `scan` does."""
     return _open(path, options)[1]
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether a file begins as Parquet does."""
-    with path.open("rb") as file:
-        return file.read(4) == _PARQUET
+def is_parquet(path: DataFile) -> bool:
+    """Return whether a file, or the files that `path` stands for, are Parquet. Raises `DataError` if there are none."""
+    return is_parquet_file(find_data_files(path)[0])
 
 
 @contextmanager
-def raise_data_errors(path: Path) -> Iterator[None]:
+def raise_data_errors(path: DataFile) -> Iterator[None]:
     """Raise `DataError` if a query inside the block fails to read rows."""
     import polars as pl
 
@@ -94,30 +101,39 @@ def raise_data_errors(path: Path) -> Iterator[None]:
         raise DataError(f"The rows of {path} cannot be read: {_describe(error)}") from error
 
 
-def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
+def collect(frame: "pl.LazyFrame", path: DataFile) -> "pl.DataFrame":
     """Run a query with the streaming engine. Raises `DataError` if the rows cannot be read."""
     with raise_data_errors(path):
         return frame.collect(engine="streaming")
 
 
-def _open(path: Path, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
-    """Return the rows, those of a CSV file as texts, and the names of the columns; of those of one name the first."""
+def _open(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
+    """Return the rows, those of CSV files as texts, and the names of the columns; of those of one name the first."""
     import polars as pl
 
-    if path.is_dir():
-        raise DataError(f"{path} is a directory; give a CSV or Parquet file.")
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise DataError(f"The data file {path} cannot be read: {error.strerror}.") from error
-    if not head:
-        raise DataError(f"The data file {path} is empty.")
-    if archive := name_archive(head):
-        raise DataError(f"{path} is {archive}: give CSV, plain or compressed with gz or zst, or Parquet.")
-    is_csv = not head.startswith(_PARQUET)
-    if is_csv and options.encoding is None and not is_text_file(head):
-        raise DataError(f"{path} is neither CSV nor Parquet (it begins with {head[:4]!r}).")
+    files = find_data_files(path)
+    if len(files) == 1 and not hive_values(path, files[0]):
+        return _open_file(files[0], options)
+    opened = [_open_file(file, options) for file in (files if not is_parquet_file(files[0]) else files[:1])]
+    check_same_columns(path, files, [names for _, names in opened])
+    if is_parquet_file(files[0]):
+        names = tuple(dict.fromkeys((*opened[0][1], *hive_values(path, files[0]))))
+        frame = pl.scan_parquet(
+            [str(file) for file in files], hive_partitioning=len(names) > len(opened[0][1]), glob=False
+        )
+        return frame.select(names), names
+    keys = [hive_values(path, file) for file in files]
+    frames = [
+        frame.select(*opened[0][1], *(pl.lit(value).alias(key) for key, value in values.items()))
+        for (frame, _), values in zip(opened, keys, strict=True)
+    ]
+    return pl.concat(frames), (*opened[0][1], *keys[0])
+
+
+def _open_file(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
+    import polars as pl
+
+    is_csv = not is_parquet_file(path) if is_url(path) else not _check_head(Path(path), options)
     separator = ","
     if is_csv:
         form = detect_csv_format(path, options)
@@ -137,6 +153,24 @@ def _open(path: Path, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, .
     return _name_as_written(frame, names, read_csv_header(path, form)) if is_csv else (frame, names)
 
 
+def _check_head(path: Path, options: CsvOptions) -> bool:
+    """Return whether a file is Parquet. Raises `DataError` if it is missing, empty, or neither CSV nor Parquet."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise DataError(f"The data file {path} cannot be read: {error.strerror}.") from error
+    if not head:
+        raise DataError(f"The data file {path} is empty.")
+    if archive := name_archive(head):
+        raise DataError(f"{path} is {archive}: give CSV, plain or compressed with gz or zst, or Parquet.")
+    if is_parquet_file(path):
+        return True
+    if options.encoding is None and not is_text_file(head):
+        raise DataError(f"{path} is neither CSV nor Parquet (it begins with {head[:4]!r}).")
+    return False
+
+
 def _name_as_written(
     frame: "pl.LazyFrame", names: tuple[str, ...], header: tuple[str, ...]
 ) -> tuple["pl.LazyFrame", tuple[str, ...]]:
@@ -152,7 +186,8 @@ def _name_as_written(
     return frame.select(pl.col(first[name]).alias(name) for name in written), written
 
 
-def _refuse_repeated(path: Path, options: CsvOptions, names: Collection[str]) -> None:
+def _refuse_repeated(path: DataFile, options: CsvOptions, names: Collection[str]) -> None:
+    path = find_data_files(path)[0]
     header = read_csv_header(path, detect_csv_format(path, options))
     repeated = next((name for name in names if header.count(name) > 1), None)
     if repeated is not None:
@@ -164,9 +199,9 @@ def _refuse_repeated(path: Path, options: CsvOptions, names: Collection[str]) ->
 
 
 def _infer_types(
-    path: Path, options: CsvOptions, columns: tuple[str, ...], missing: tuple[str, ...]
+    path: DataFile, options: CsvOptions, columns: tuple[str, ...], missing: tuple[str, ...]
 ) -> Mapping[str, TextCounts]:
-    known = _inferred_types(path, options, missing, file_state(path))
+    known = _inferred_types(path, options, missing, tuple(map(file_state, find_data_files(path))))
     new = [name for name in columns if name not in known]
     known.update(infer_csv_types(_open(path, options)[0], new, missing))
     return {name: known[name] for name in columns}
@@ -174,7 +209,7 @@ def _infer_types(
 
 @lru_cache(maxsize=16)
 def _inferred_types(
-    path: Path, options: CsvOptions, missing: tuple[str, ...], state: tuple[int, int, int]
+    path: DataFile, options: CsvOptions, missing: tuple[str, ...], state: tuple[FileState, ...]
 ) -> dict[str, TextCounts]:
     """Return the types of the columns that were inferred so far, which callers extend."""
     return {}

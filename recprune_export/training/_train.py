@@ -1,7 +1,7 @@
 """`train`: training of a reference recommender from a data file to a checkpoint."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.vocabulary import Vocabulary
-from recprune_export.data.label_moments import summarize_labels
+from recprune_export.data.label_moments import measure_labels
 from recprune_export.data.labels import LabelKind
-from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import (
     SchemaOverrides,
@@ -28,6 +27,7 @@ from recprune_export.data.schema._infer_schema import (
 from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.data.splits.row_split import SplitSizes
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
@@ -80,19 +80,25 @@ class TrainingResult:
 
 
 def train(
-    data: Path,
+    data: DataFile,
     recommender: str,
     output: Path,
     overrides: SchemaOverrides = NO_OVERRIDES,
     config: dict[str, Any] | None = None,
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
+    *,
+    stream: bool | None = None,
+    readers: int = 0,
     **recipe: Any,
 ) -> TrainingResult:
-    """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
+    """Train a reference recommender on CSV or Parquet files and write its checkpoint to `output`.
+
+    `data` is a file, a folder or glob of files, or the address of an object store (`find_data_files`).
 
     `config` holds options of the recommender (`dim`, `hidden`, ...), `evaluation` the metrics, of which the first selects
     the epoch, `recipe` fields of `TrainingConfig`. The same seed on
-    the same machine gives the same weights.
+    the same machine gives the same weights. `stream` and `readers` are those of `DataSettings`: rows that would take much memory
+    are encoded once into temporary files, and read from there.
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
@@ -108,22 +114,22 @@ def train(
         sequences = _load_sequences(data, overrides)
         notes = sequences.encoder.notes
         return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes)
-    clicks = _load_clicks(data, overrides, evaluation.group)
+    reading = DataSettings(overrides.separator, overrides.encoding, stream=stream, readers=readers)
+    clicks = _load_clicks(data, overrides, evaluation.group, reading)
     notes = (*clicks.encoder.notes, *_describe_value_labels(clicks))
     return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
 
 
-def _load_clicks(data: Path, overrides: SchemaOverrides, group: str | None) -> ClickData:
+def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None, reading: DataSettings) -> ClickData:
     """Read rows whose encoder says how each column was read."""
     inferred = infer_schema(data, overrides)
-    reading = DataSettings(overrides.separator, overrides.encoding)
     clicks = load_clicks(data, inferred.schema, group=group, reading=reading)
     columns = _count_values(inferred.columns, clicks.encoder.vocabularies)
     notes = (*inferred.notes, *clicks.notes)
     return replace(clicks, encoder=replace(clicks.encoder, summaries=columns, notes=notes))
 
 
-def _load_sequences(data: Path, overrides: SchemaOverrides) -> SequenceData:
+def _load_sequences(data: DataFile, overrides: SchemaOverrides) -> SequenceData:
     """Read a log whose encoder says how each column was read."""
     schema = infer_sequence_schema(data, overrides)
     sequences = load_sequences(data, schema, reading=DataSettings(overrides.separator, overrides.encoding))
@@ -175,8 +181,14 @@ class _Clicks:
             lengths={field.name: field.max_length for field in schema.multi_valued},
             n_numeric=len(schema.dense_columns),
             labels=schema.labels,
-            value_scales=_find_value_scales(self.data.train, schema.value_labels),
+            value_scales=self._scales(),
         )
+
+    def _scales(self) -> dict[str, tuple[float, float]]:
+        """Return mean and standard deviation of the labels that are numbers."""
+        names = self.data.encoder.schema.value_labels
+        moments = measure_labels(self.data.train).labels if names else {}
+        return {name: (moments[name].mean, moments[name].deviation) for name in names}
 
     @property
     def label_kinds(self) -> dict[str, LabelKind]:
@@ -245,12 +257,6 @@ def _row_losses(scale: tuple[float, float] | None) -> RowLosses:
 
 
 _LOGIT_LOSSES = partial(F.binary_cross_entropy_with_logits, reduction="none")
-
-
-def _find_value_scales(train: RowSource, labels: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Return mean and standard deviation of each of `labels`; 1 for that of a constant."""
-    moments = summarize_labels(train) if labels else {}
-    return {name: (moments[name].mean, moments[name].deviation or 1.0) for name in labels}
 
 
 def _describe_value_labels(clicks: ClickData) -> Iterator[str]:

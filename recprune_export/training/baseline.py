@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Request
-from recprune_export.data.label_moments import summarize_labels
+from recprune_export.data.label_moments import measure_labels
 from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM
@@ -16,7 +16,7 @@ from recprune_export.metrics.observations import LabelPredictor, Observations
 
 def predict_label_means(train: RowSource) -> LabelPredictor:
     """Return a predictor that answers each row with the mean of each label over the training rows."""
-    means = {label: of_label.mean for label, of_label in summarize_labels(train).items()}
+    means = {label: moments.mean for label, moments in measure_labels(train).labels.items()}
 
     def predict(request: Request) -> Mapping[str, np.ndarray]:
         rows = len(next(iter(request.values())))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recprune_export.data import Rows
-from recprune_export.data.label_moments import LabelMoments, summarize_labels
+from recprune_export.data.label_moments import LabelMoments, measure_labels
 from tests.row_sources import BatchesOnly
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32) | st.just(float("nan")), max_size=20)
@@ -15,17 +15,16 @@ NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32) | st.just(float("nan")), max_s
 @given(st.lists(NUMBERS, min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_moments_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
-    moments = LabelMoments()
-    for part in parts:
-        moments.add(np.array(part, dtype=np.float32))
+    moments = sum((LabelMoments.of(np.array(part, dtype=np.float32)) for part in parts), LabelMoments())
     known = np.array([v for part in parts for v in part if v == v])
     assert moments.count == len(known)
     if len(known):
-        assert moments.mean == pytest.approx(known.mean(), abs=1e-6)
-        assert moments.deviation == pytest.approx(known.std(), rel=1e-6, abs=1e-6)
+        assert (moments.low, moments.high) == (known.min(), known.max())
+        assert moments.mean == pytest.approx(known.mean(), rel=1e-6, abs=1e-6)
+        assert moments.variance == pytest.approx(known.var(), rel=1e-6, abs=1e-6)
 
 
 def test_a_source_has_the_moments_of_each_label() -> None:
     labels = {"a": np.array([1, 2, 3], dtype=np.float32), "b": np.array([np.nan, 0, 0], dtype=np.float32)}
-    moments = summarize_labels(BatchesOnly(Rows({"x": np.arange(3)}, labels)))
-    assert (moments["a"].mean, moments["b"].mean, moments["b"].deviation) == (2.0, 0.0, 0.0)
+    moments = measure_labels(BatchesOnly(Rows({"x": np.arange(3)}, labels))).labels
+    assert (moments["a"].mean, moments["b"].mean, moments["b"].deviation) == (2.0, 0.0, 1.0)

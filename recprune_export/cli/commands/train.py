@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.input_paths import ROWS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from recprune_export.data.schema.column_summary import ColumnSummary
+    from recprune_export.data.streaming.data_files import DataFile
     from recprune_export.training._train import TrainingResult
 
 
@@ -45,11 +46,11 @@ TRAINING_OVERRIDES = (
     "encoding",
     "seed",
 )
-FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
+FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "stream", "readers")
 
 
 @main.command()
-@click.option("--data", type=DATA, required=True, help="CSV or Parquet.")
+@click.option("--data", type=ROWS, required=True, help="CSV or Parquet: a file, a folder, a glob, s3://...")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
 )
@@ -61,10 +62,20 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @click.option("--learning-rate", type=float)
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Keep the encoded rows in temporary files, not in memory.  [default: where they are many]",
+)
+@click.option(
+    "--readers",
+    type=click.IntRange(0),
+    help="Processes that read streamed rows; 0: a thread does.  [default: 0]",
+)
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def train(data: "DataFile", recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
     from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.progress import quiet as silently
@@ -84,7 +95,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
 
 
 @prints_after_work
-def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
+def print_training(training: "TrainingResult", data: "DataFile", *, as_json: bool) -> None:
     """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
     checkpoint = training.checkpoint
     if as_json:
@@ -123,8 +134,8 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
     console.print(f"Next: recprune-export {arguments}", highlight=False, soft_wrap=True)
 
 
-def _make_column_table(columns: "Sequence[ColumnSummary]", data: Path) -> "Table":
-    table = make_table(f"Columns of {data.name}", "column", "in the file", "role", "values", "missing", "")
+def _make_column_table(columns: "Sequence[ColumnSummary]", data: "DataFile") -> "Table":
+    table = make_table(f"Columns of {Path(data).name}", "column", "in the file", "role", "values", "missing", "")
     for column in columns:
         values = (
             f"{column.values:,}"

@@ -121,6 +121,10 @@ class Encoder(PublishedEncoding, DictMixin):
 
     def texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.Series":
         """Return the values of a categorical or multi-valued field as vocabularies spell them, without missing ones."""
+        return self.select_texts(frame, name).collect(engine="streaming")[name]
+
+    def select_texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.LazyFrame":
+        """Return the query for `texts`."""
         import polars as pl
 
         frame = frame.lazy()
@@ -133,7 +137,7 @@ class Encoder(PublishedEncoding, DictMixin):
         is_word = is_missing_text(pl.col(name), self.schema.missing) & ~pl.col(name).is_in(
             self.vocabularies[name].values.implode()
         )
-        return values.filter(~is_word).collect(engine="streaming")[name]
+        return values.filter(~is_word)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

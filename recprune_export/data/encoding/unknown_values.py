@@ -54,20 +54,39 @@ def count_unknown(encoder: Encoder, rows: "pl.DataFrame", request: Request) -> d
     return counts
 
 
-def count_unknown_if_many(
-    encoder: Encoder, frame: "pl.LazyFrame", requests: Sequence[Request]
-) -> dict[str, UnknownValues]:
-    """Return the counts of the fields of which at least `NOTED_SHARE` may be unknown, by the `requests` made of `frame`."""
+@dataclass(frozen=True)
+class UnknownTally:
+    """How many ids of a field are the one for unknown values, and how many there are."""
+
+    unknown: int = 0
+    ids: int = 0
+
+    def __add__(self, other: "UnknownTally") -> "UnknownTally":
+        return UnknownTally(self.unknown + other.unknown, self.ids + other.ids)
+
+
+def tally_unknown(encoder: Encoder, requests: Sequence[Request]) -> dict[str, UnknownTally]:
+    """Return by field how many ids of some requests are unknown; padding is no id."""
     several = {field.name for field in encoder.schema.multi_valued}
-    counts = {}
-    for name, vocabulary in encoder.vocabularies.items():
+    tallies = {}
+    for name in encoder.vocabularies:
         unknown = sum(int(np.count_nonzero(request[name] == encoder.unknown_ids[name])) for request in requests)
         ids = sum(
             int(np.count_nonzero(request[name])) if name in several else len(request[name]) for request in requests
         )
-        if ids and unknown >= NOTED_SHARE * ids:
-            counts[name] = count_unknown_texts(name, encoder.texts(frame, name), vocabulary)
-    return counts
+        tallies[name] = UnknownTally(unknown, ids)
+    return tallies
+
+
+def count_unknown_if_many(
+    encoder: Encoder, frame: "pl.LazyFrame", tallies: Mapping[str, UnknownTally]
+) -> dict[str, UnknownValues]:
+    """Return the counts of the fields of which at least `NOTED_SHARE` may be unknown, by the tallies of the ids of `frame`."""
+    return {
+        name: _count_unknown_in(encoder.select_texts(frame, name), name, encoder.vocabularies[name])
+        for name, tally in tallies.items()
+        if tally.ids and tally.unknown >= NOTED_SHARE * tally.ids
+    }
 
 
 def judge_unknown(
@@ -99,6 +118,17 @@ def count_unknown_texts(field: str, texts: "pl.Series", vocabulary: Vocabulary) 
     unknown = texts.filter(~texts.is_in(vocabulary.values.implode()))
     examples = tuple(unknown.head(1000).unique(maintain_order=True).head(_EXAMPLES).to_list())
     return UnknownValues(field, len(unknown), len(texts), examples)
+
+
+def _count_unknown_in(texts: "pl.LazyFrame", field: str, vocabulary: Vocabulary) -> UnknownValues:
+    """Return the counts of a query for texts, which are never in memory together."""
+    import polars as pl
+
+    lacks = ~pl.col(field).is_in(vocabulary.values.implode())
+    counts = texts.select(pl.len().alias("values"), lacks.sum().alias("unknown")).collect(engine="streaming")
+    first = texts.filter(lacks).head(1000).collect(engine="streaming").to_series()
+    examples = tuple(first.unique(maintain_order=True).head(_EXAMPLES).to_list())
+    return UnknownValues(field, int(counts["unknown"][0] or 0), int(counts["values"][0]), examples)
 
 
 def _quote(values: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.column_names import check_columns_exist
@@ -32,6 +31,7 @@ from recprune_export.data.schema.leakage import find_leaking_fields
 from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split, VectorColumn
 from recprune_export.data.splits.row_split import make_split
 from recprune_export.data.splits.split_column import ChosenSplit, choose_split
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import (
     collect,
     count_texts,
@@ -115,7 +115,7 @@ class InferredSchema:
     notes: tuple[str, ...] = ()
 
 
-def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
+def infer_schema(path: DataFile, overrides: SchemaOverrides) -> InferredSchema:
     """Infer the role of each column.
 
     Text and integers are categorical; floating-point numbers and decimals numeric; lists and texts with a separator
@@ -139,7 +139,7 @@ def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
     return _SchemaInference(path, frame, sample, overrides, columns, chosen, labels).run()
 
 
-def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
+def infer_sequence_schema(path: DataFile, overrides: SchemaOverrides) -> Schema:
     """Infer the columns of user, item and order of a log.
 
     Raises `UsageError` if the names of the columns are not recognized, `DataError` if a specified column is missing.
@@ -179,7 +179,7 @@ def _sequence_split(overrides: SchemaOverrides, order: str) -> Split:
     return requested
 
 
-def summarize_sequence(path: Path, schema: Schema, options: CsvOptions) -> tuple[ColumnSummary, ...]:
+def summarize_sequence(path: DataFile, schema: Schema, options: CsvOptions) -> tuple[ColumnSummary, ...]:
     """Return how the columns of a log are read."""
     sequence = schema.sequence
     assert sequence is not None
@@ -198,7 +198,7 @@ def summarize_sequence(path: Path, schema: Schema, options: CsvOptions) -> tuple
 class _SchemaInference:
     def __init__(
         self,
-        path: Path,
+        path: DataFile,
         frame: "pl.LazyFrame",
         sample: "pl.DataFrame",
         overrides: SchemaOverrides,
@@ -431,7 +431,7 @@ def _quote(names: Collection[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def _read_sample_labels(path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "list[pl.Series]":
+def _read_sample_labels(path: DataFile, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "list[pl.Series]":
     """Return the labels of the sample as numbers, null where they are missing. Raises `DataError` for classes of texts."""
     import polars as pl
 
@@ -450,7 +450,7 @@ def _longest(lists: "pl.Series") -> int:
     return max(1, int(lists.list.len().max() or 1))  # type: ignore[arg-type]
 
 
-def _check_input_names(schema: Schema, path: Path) -> None:
+def _check_input_names(schema: Schema, path: DataFile) -> None:
     """Raise `DataError` where two inputs of the model, or two of its numbers, would have one name."""
     numbers = schema.dense_columns
     ids = (*schema.categorical, *(several.name for several in schema.multi_valued))

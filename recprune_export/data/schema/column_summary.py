@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from recprune_export.codec import DictMixin, JsonForm, finite_or_none
 from recprune_export.data.encoding.canonical_text import is_missing_text
 from recprune_export.data.encoding.numeric_columns import as_number
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import collect
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ColumnStatistics:
         return self.missing == self.rows
 
 
-def measure_columns(path: Path, frame: "pl.LazyFrame") -> dict[str, ColumnStatistics]:
+def measure_columns(path: DataFile, frame: "pl.LazyFrame") -> dict[str, ColumnStatistics]:
     """Return the statistics of each column of `frame`, in one pass over the rows of `path`."""
     import polars as pl
 

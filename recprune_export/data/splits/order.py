@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from recprune_export.data.occurrences import Occurrences
 from recprune_export.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,53 +16,54 @@ _ISO = (
 )
 
 
-def parse_order(path: object, column: "pl.Series") -> "pl.Series":
+def parse_order(path: object, column: "pl.Series", occurrences: Occurrences | None = None) -> "pl.Series":
     """Return a column as values that sort as numbers or in time, null where it is missing; of the same length.
 
     Numbers, dates, times and durations stay as they are, with time zones as instants. Text becomes numbers or, from ISO
-    dates and times, instants.
+    dates and times, instants. Messages count the rows of `occurrences`, if each value stands for several.
 
     Raises `DataError` if the column holds anything else, or infinity.
     """
     import polars as pl
 
-    dtype = column.dtype
+    dtype, occurrences = column.dtype, occurrences or Occurrences.once(len(column))
     if dtype.is_float():
-        return _check_infinite(path, column.fill_nan(None))
+        return _check_infinite(path, column.fill_nan(None), occurrences)
     if dtype.is_numeric() or dtype == pl.Null:
         return column
     if dtype.is_temporal():
         return column.to_physical()
     if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return _parse_text(path, column.cast(pl.String))
+        return _parse_text(path, column.cast(pl.String), occurrences)
     raise DataError(
         f"The column '{column.name}' of {path} holds {dtype}, which has no order in time: rows are ordered by a column of "
         "numbers, dates or times."
     )
 
 
-def _parse_text(path: object, column: "pl.Series") -> "pl.Series":
+def _parse_text(path: object, column: "pl.Series", occurrences: Occurrences) -> "pl.Series":
     import polars as pl
 
     text = column.str.strip_chars().replace("", None)
     for dtype in (pl.Int64, pl.Float64):
         numbers = text.cast(dtype, strict=False)
         if numbers.null_count() == text.null_count():
-            return _check_infinite(path, numbers.fill_nan(None)) if dtype == pl.Float64 else numbers
-    times = _parse_times(path, text)
+            return _check_infinite(path, numbers.fill_nan(None), occurrences) if dtype == pl.Float64 else numbers
+    times = _parse_times(path, text, occurrences)
     if times.null_count() > text.null_count():
         # The rows that do not fit are those of the rarer kind.
         read = numbers if numbers.null_count() < times.null_count() else times
-        invalid = text.filter(read.is_null() & text.is_not_null())
+        is_invalid = read.is_null() & text.is_not_null()
+        invalid, count = text.filter(is_invalid), occurrences.count(is_invalid.to_numpy())
         raise DataError(
             f"The column '{column.name}' of {path} orders the rows, but holds text that is neither a number nor an ISO date or "
-            f"time in {len(invalid):,} of {len(text):,} rows, such as '{invalid[0]}': write them as numbers, or as "
+            f"time in {count:,} of {occurrences.total:,} rows, such as '{invalid[0]}': write them as numbers, or as "
             "2026-01-31 or 2026-01-31T09:30:00."
         )
     return times
 
 
-def _parse_times(path: object, text: "pl.Series") -> "pl.Series":
+def _parse_times(path: object, text: "pl.Series", occurrences: Occurrences) -> "pl.Series":
     """Return ISO dates and times as instants, null where there is none.
 
     They are nanoseconds since 1970, or microseconds where a year is too far away for these in int64.
@@ -70,8 +72,8 @@ def _parse_times(path: object, text: "pl.Series") -> "pl.Series":
 
     groups = [text.str.extract(_ISO, group) for group in range(1, 9)]
     year, month, day, hour, minute, second, fraction, zone = groups
-    zoned = zone.is_not_null().sum()
-    if zoned and zoned != year.is_not_null().sum():
+    zoned = occurrences.count(zone.is_not_null().to_numpy())
+    if zoned and zoned != occurrences.count(year.is_not_null().to_numpy()):
         raise DataError(
             f"The column '{text.name}' of {path} has a time zone in {zoned:,} rows and none in others, so their order is not "
             "known: write all of them with a zone, or none."
@@ -97,8 +99,8 @@ def _parse_times(path: object, text: "pl.Series") -> "pl.Series":
     return frame.select(instants.alias(text.name)).to_series()
 
 
-def _check_infinite(path: object, numbers: "pl.Series") -> "pl.Series":
-    count = numbers.is_infinite().sum()
+def _check_infinite(path: object, numbers: "pl.Series", occurrences: Occurrences) -> "pl.Series":
+    count = occurrences.count(numbers.is_infinite().fill_null(False).to_numpy())
     if count:
         raise DataError(
             f"The column '{numbers.name}' of {path} orders the rows, but holds infinity in {count:,} of them: write the time, "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recprune_export.codec import DictMixin
+from recprune_export.data.occurrences import Occurrences
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.order import parse_order
 from recprune_export.errors import DataError
@@ -69,14 +70,20 @@ def make_split(settings: SplitSettings, seed: int) -> Split:
     return Split(settings.split, seed, time=settings.split_by_time, user=settings.split_by_user)
 
 
-def split_rows(path: object, column: "pl.Series", split: Split, remedy: str) -> RowSplit:
+def split_rows(
+    path: object, column: "pl.Series", split: Split, remedy: str, occurrences: Occurrences | None = None
+) -> RowSplit:
     """Split rows by `column`, the one that `split` names. `remedy` ends the message for rows that name no side.
+
+    With `occurrences` the column has each value once, and they say in how many rows; the codes are those of the values.
 
     Raises `DataError` if a row has no value or another one, or a side would have no rows.
     """
     if split.column is not None:
-        return split_by_words(path, column, remedy)
-    return split_by_time(path, column, split) if split.time is not None else split_by_user(path, column, split)
+        return split_by_words(path, column, remedy, occurrences)
+    if split.time is not None:
+        return split_by_time(path, column, split, occurrences)
+    return split_by_user(path, column, split, occurrences)
 
 
 def split_at_random(count: int, split: Split) -> RowSplit:
@@ -95,13 +102,14 @@ def holds_split_words(column: "pl.Series") -> bool:
     return bool(_normalize(column).is_in(list(SPLIT_WORDS)).any())
 
 
-def split_by_words(path: object, column: "pl.Series", remedy: str) -> RowSplit:
+def split_by_words(path: object, column: "pl.Series", remedy: str, occurrences: Occurrences | None = None) -> RowSplit:
     """Split rows by the names of splits in a text column; upper case and spaces around a name do not matter.
 
     Raises `DataError` if a row has no name or another one, or a side has no rows.
     """
     import polars as pl
 
+    occurrences = occurrences or Occurrences.once(len(column))
     where = f"The column '{column.name}' of {path}, which splits the rows,"
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         examples = ", ".join(str(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
@@ -113,38 +121,41 @@ def split_by_words(path: object, column: "pl.Series", remedy: str) -> RowSplit:
     unknown = words.filter(codes.is_null() & words.is_not_null())
     problems = []
     if column.null_count():
-        problems.append(f"is missing in {count_rows(column.is_null().to_numpy())}")
+        problems.append(f"is missing in {count_rows(column.is_null().to_numpy(), occurrences)}")
     if len(unknown):
         examples = ", ".join(f"'{word}'" for word in unknown.unique(maintain_order=True).head(3))
-        problems.append(f"holds {examples} in {count_rows((codes.is_null() & words.is_not_null()).to_numpy())}")
+        problems.append(
+            f"holds {examples} in {count_rows((codes.is_null() & words.is_not_null()).to_numpy(), occurrences)}"
+        )
     if problems:
         raise DataError(f"{where} {' and '.join(problems)}; every row needs {_ACCEPTED}. {remedy}")
     row_split = RowSplit(codes.to_numpy(), f"by the column '{column.name}'")
-    counts = count_sides(row_split)
+    counts = count_sides(row_split, occurrences)
     if min(counts.values()) == 0:
         text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         raise DataError(f"{where} leaves a side without rows ({text}); name rows for train, valid and test. {remedy}")
     return row_split
 
 
-def split_by_time(path: object, column: "pl.Series", split: Split) -> RowSplit:
+def split_by_time(path: object, column: "pl.Series", split: Split, occurrences: Occurrences | None = None) -> RowSplit:
     """Split rows in time: the last share is for testing, the one before for validation. Equal times stay on one side.
 
     Of all borders between different times those are taken whose shares are nearest to the ones of `split`.
 
     Raises `DataError` if a row has no time, or there are fewer than three different ones.
     """
-    values = parse_order(path, column)
-    check_no_missing(path, values)
+    values = parse_order(path, column, occurrences)
+    check_no_missing(path, values, occurrences)
     ranks = values.rank("dense").to_numpy() - 1 if len(values) else np.zeros(0, np.int64)  # of each row's time
-    counts = np.bincount(ranks)
+    counts = np.bincount(ranks) if occurrences is None else _sum_by_rank(ranks, occurrences)
     if len(counts) < 3:
         raise DataError(
             f"The column '{column.name}' of {path} has {len(counts)} different times; a split by time needs three or more."
         )
     rows_from = np.cumsum(counts[::-1])[::-1]  # how many rows have the time of this rank or a later one
-    test = 2 + _nearest(rows_from[2:], split.test * len(values))
-    valid = 1 + _nearest(rows_from[1:test], (split.valid + split.test) * len(values))
+    total = int(counts.sum())
+    test = 2 + _nearest(rows_from[2:], split.test * total)
+    valid = 1 + _nearest(rows_from[1:test], (split.valid + split.test) * total)
     codes = (ranks >= valid).astype(np.int8) + (ranks >= test).astype(np.int8)
     first_valid, first_test = (column[int(np.argmax(ranks == rank))] for rank in (valid, test))
     return RowSplit(
@@ -153,7 +164,7 @@ def split_by_time(path: object, column: "pl.Series", split: Split) -> RowSplit:
     )
 
 
-def split_by_user(path: object, column: "pl.Series", split: Split) -> RowSplit:
+def split_by_user(path: object, column: "pl.Series", split: Split, occurrences: Occurrences | None = None) -> RowSplit:
     """Split users, and with them all of their rows, in the order of a hash of the seed and the user.
 
     So a user seldom changes sides when rows of others are added.
@@ -167,7 +178,7 @@ def split_by_user(path: object, column: "pl.Series", split: Split) -> RowSplit:
             f"The column '{column.name}' of {path} holds {column.dtype}, so it cannot be the user of a row."
         )
     users = (column.fill_nan(None) if column.dtype.is_float() else column).cast(pl.String)
-    check_no_missing(path, users)
+    check_no_missing(path, users, occurrences)
     distinct = sorted(users.unique().to_list(), key=lambda user: _hash(split.seed, user))
     if len(distinct) < 3:
         raise DataError(
@@ -180,28 +191,35 @@ def split_by_user(path: object, column: "pl.Series", split: Split) -> RowSplit:
     return RowSplit(codes, f"by user: '{column.name}' has {train:,} train, {valid:,} valid and {test:,} test users")
 
 
-def count_sides(split: RowSplit) -> dict[str, int]:
+def count_sides(split: RowSplit, occurrences: Occurrences | None = None) -> dict[str, int]:
     """Return the number of rows by the name of the side."""
-    return dict(zip(SPLIT_NAMES, np.bincount(split.codes, minlength=3).tolist(), strict=True))
+    weights = None if occurrences is None else occurrences.weights
+    counts = np.bincount(split.codes, weights=weights, minlength=3).astype(np.int64)
+    return dict(zip(SPLIT_NAMES, counts.tolist(), strict=True))
 
 
-def check_no_missing(path: object, column: "pl.Series") -> None:
+def _sum_by_rank(ranks: np.ndarray, occurrences: Occurrences) -> np.ndarray:
+    counts: np.ndarray = np.bincount(ranks, weights=occurrences.counts).astype(np.int64)
+    return counts
+
+
+def check_no_missing(path: object, column: "pl.Series", occurrences: Occurrences | None = None) -> None:
     """Raise `DataError` if a value is null."""
     if column.null_count():
         raise DataError(
-            f"'{column.name}' in {path} is missing in {count_rows(column.is_null().to_numpy())}: fill them, or leave those "
+            f"'{column.name}' in {path} is missing in {count_rows(column.is_null().to_numpy(), occurrences)}: fill them, or leave those "
             "rows out."
         )
 
 
-def count_rows(mask: np.ndarray) -> str:
+def count_rows(mask: np.ndarray, occurrences: Occurrences | None = None) -> str:
     """Say how many rows are selected, and the first of them, counted from 0.
 
     >>> count_rows(np.array([False, True, True]))
     '2 rows (the first is row 1)'
     """
-    count = int(np.count_nonzero(mask))
-    first = int(np.argmax(mask))
+    occurrences = occurrences or Occurrences.once(len(mask))
+    count, first = occurrences.count(mask), occurrences.first_row(mask)
     return f"row {first:,}" if count == 1 else f"{count:,} rows (the first is row {first:,})"
 
 

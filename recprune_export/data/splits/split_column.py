@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.row_split import split_by_words
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import collect
 from recprune_export.errors import DataError, UsageError
 
@@ -37,7 +37,7 @@ class ChosenSplit:
     notes: tuple[str, ...]
 
 
-def choose_split(path: Path, frame: "pl.LazyFrame", requested: Split, roles: Collection[str]) -> ChosenSplit:
+def choose_split(path: DataFile, frame: "pl.LazyFrame", requested: Split, roles: Collection[str]) -> ChosenSplit:
     """Return the requested split; without one that of the column whose name and words say so, else the random one.
 
     A column that is named like a split, or by which rows are split, is no field; `roles` are the columns that the user
@@ -70,7 +70,7 @@ def choose_split(path: Path, frame: "pl.LazyFrame", requested: Split, roles: Col
     return ChosenSplit(split, tuple(others), tuple(notes))
 
 
-def _usable_split_columns(path: Path, columns: "pl.DataFrame") -> tuple[list[str], list[DataError]]:
+def _usable_split_columns(path: DataFile, columns: "pl.DataFrame") -> tuple[list[str], list[DataError]]:
     usable, errors = [], []
     for column in columns:
         try:

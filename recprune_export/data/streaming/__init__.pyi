@@ -1,0 +1,1 @@
+from .data_files import find_data_files as find_data_files

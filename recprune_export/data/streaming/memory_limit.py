@@ -1,0 +1,13 @@
+"""From which number of rows on they are streamed from files."""
+
+STREAM_BYTES = 1 << 29  # docs/decisions/rows-in-files.md
+_BYTES_A_VALUE = 22  # at the peak of loading into memory
+
+
+def is_large(rows: int, columns: int) -> bool:
+    """Return whether rows would take more than `STREAM_BYTES` of memory while they are loaded.
+
+    >>> is_large(1_000_000, 11), is_large(10_000_000, 11)
+    (False, True)
+    """
+    return rows * columns * _BYTES_A_VALUE > STREAM_BYTES

@@ -1,0 +1,104 @@
+"""`write_rows`: rows of files larger than memory are encoded once, into a file of records for each side."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.encoding.input_encoding import NUMERIC
+from recprune_export.data.encoding.unknown_values import UnknownTally, tally_unknown
+from recprune_export.data.rows import Rows
+from recprune_export.data.splits.row_split import SPLIT_NAMES
+from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.data.streaming.label_rules import LabelRules
+from recprune_export.data.streaming.record_file import RecordWriter
+from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SIDE, read_chunks
+from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
+from recprune_export.data.streaming.value_codes import ValueCodes
+from recprune_export.output_files import check_free_space
+from recprune_export.progress import print_status, track
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_LARGEST_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class WrittenRows:
+    """The rows of each side, and by side and field how many of their ids are unknown."""
+
+    sides: dict[str, StreamedRows]
+    unknown: dict[str, dict[str, UnknownTally]] = field(default_factory=dict)
+
+    def tally(self, sides: Sequence[str]) -> dict[str, UnknownTally]:
+        """Return by field how many ids of some sides are unknown."""
+        fields = {name for side in sides for name in self.unknown[side]}
+        return {
+            name: sum((self.unknown[side].get(name, UnknownTally()) for side in sides), UnknownTally())
+            for name in self.unknown[sides[0]]
+            if name in fields
+        }
+
+
+def write_rows(
+    path: DataFile,
+    frame: "pl.LazyFrame",
+    count: int,
+    encoder: Encoder,
+    labels: LabelRules,
+    groups: ValueCodes | None,
+    readers: int,
+) -> WrittenRows:
+    """Encode the rows of a frame with the column `SIDE` into a file of records for each side, in one pass.
+
+    Time O(rows); memory: that of a chunk and of the vocabularies.
+
+    Raises `DataError` if rows cannot be read, `UsageError` if the disk of temporary files has too little space.
+    """
+    layout = _make_layout(encoder, labels, has_groups=groups is not None)
+    folder = Path(tempfile.gettempdir())
+    size = layout.dtype.itemsize * count
+    check_free_space({folder / "rows": size}, "the encoded rows")
+    print_status(
+        f"{count:,} rows are encoded once into temporary files in {folder}: {layout.dtype.itemsize} bytes each, "
+        f"{size / 1e9:.1f} GB, which go when this process ends."
+    )
+    writers = [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
+    unknown: dict[str, dict[str, UnknownTally]] = {name: {} for name in SPLIT_NAMES}
+    columns = list(dict.fromkeys((*encoder.schema.fields, *labels.columns, *((groups.name,) if groups else ()), SIDE)))
+    chunks = read_chunks(path, frame, columns)
+    for _, chunk in track(chunks, "Encoding rows", -(-count // CHUNK_ROWS)):
+        sides = chunk[SIDE].to_numpy()
+        rows = Rows(
+            encoder.encode(chunk),
+            labels.labels(chunk),
+            weights=labels.weights(chunk),
+            groups=None if groups is None else groups.encode(chunk),
+        )
+        records = layout.pack(rows)
+        for side, (name, writer) in enumerate(zip(SPLIT_NAMES, writers, strict=True)):
+            chosen = np.flatnonzero(sides == side)
+            writer.write(records[chosen])
+            request = {column: ids[chosen] for column, ids in rows.inputs.items()}
+            for column, tally in tally_unknown(encoder, [request]).items():
+                unknown[name][column] = unknown[name].get(column, UnknownTally()) + tally
+    streamed = {
+        name: StreamedRows.open(writer.finish(), layout, readers)
+        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
+    }
+    return WrittenRows(streamed, unknown)
+
+
+def _make_layout(encoder: Encoder, labels: LabelRules, *, has_groups: bool) -> RowLayout:
+    schema, lengths = encoder.schema, {field.name: field.max_length for field in encoder.schema.multi_valued}
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(schema.categorical, ("int64", ()))
+    inputs |= {name: ("int64", (length,)) for name, length in lengths.items()}
+    if schema.dense_columns:
+        inputs[NUMERIC] = ("float32", (len(schema.dense_columns),))
+    narrow = frozenset(name for name, rows in encoder.rows.items() if rows <= _LARGEST_INT32)
+    return RowLayout(inputs, labels.names, schema.weight is not None, has_groups, narrow)
