@@ -7,10 +7,10 @@ Fields: a table of 100 x 16 each, concatenated into an MLP of 128; capture, anal
 (moments, scores and widths), rewriting, the soundness check and the ONNX export, each alone. Rows: a DLRM with one long
 table of 32 dimensions and four of 1,000 rows, compressed with default settings on rows of a file (`--data-rows`), with the
 peak of each stage; without `--data-rows` on sampled requests and without fine-tuning. Rows of the
-file: a DLRM of `train` with eight fields of 100 to 20,000 values and two numbers, compressed for one epoch with `--quick` on a
-Parquet file. Memory is anonymous memory above that after the imports, as a multiple of the model. Each size runs in a fresh
-process, one thread; with `--beside` another checkout as well, where it ends within `--timeout` seconds. Prints tables, and JSON
-in the last line.
+file: a DLRM of `train` with eight fields of 100 to 20,000 values and two numbers, compressed for one epoch on a Parquet file with
+`--quick --batch-size 8192`. Memory is anonymous memory above that after the imports, as a multiple of the model. Each size runs in
+a fresh process, one thread; with `--beside` another checkout as well, where it ends within `--timeout` seconds. Prints tables, and
+JSON in the last line.
 """
 
 import importlib
@@ -180,7 +180,14 @@ def measure_file_rows(count: int) -> dict[str, Any]:
         size = model.stat().st_size
         recorder.begin()
         package.compress(
-            model, data=rows, target=Path(folder) / "bundle", sparsity=0.7, epochs=1, quick=True, allow_unknown=True
+            model,
+            data=rows,
+            target=Path(folder) / "bundle",
+            sparsity=0.7,
+            epochs=1,
+            batch_size=8192,
+            quick=True,
+            allow_unknown=True,
         )
         recorder.lap()
     return {"model_bytes": size, "trace": recorder.stages}
