@@ -22,6 +22,7 @@ from recprune_export.data.named_columns import Columns
 from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS
@@ -357,7 +358,7 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
 
 
 def read_encoded(
-    path: Path, encoder: Encoder | SequenceEncoder, settings: RowSettings = DEFAULT_ROW_SETTINGS
+    path: DataFile, encoder: Encoder | SequenceEncoder, settings: RowSettings = DEFAULT_ROW_SETTINGS
 ) -> ClickData | SequenceData:
     """Read rows for a reference recommender with the encoder of its training, split as they were then.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
@@ -14,6 +13,7 @@ from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import open_columns
 from recprune_export.data.row_source import RowSource
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import read_column_names
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import read_field_values
@@ -55,7 +55,7 @@ class NewRows:
 
 
 def read_new_rows(
-    data: Path,
+    data: DataFile,
     program: Program,
     encoder: Encoder | SequenceEncoder | None,
     labels: tuple[str, ...],
@@ -88,14 +88,14 @@ def read_new_rows(
     return NewRows(task, evaluation_task, description, columns)
 
 
-def keep_column_of_data(split: SplitSettings, data: Path, reading: DataSettings) -> SplitSettings:
+def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSettings) -> SplitSettings:
     """Return the split of a bundle; at random where `data` does not have its column, as new rows seldom do."""
     column = split.split or split.split_by_time or split.split_by_user
     return split if column is None or column in open_columns(data, reading).names else SplitSettings()
 
 
 def _split_at_random_without_column(
-    encoder: Encoder | SequenceEncoder, data: Path, reading: DataSettings
+    encoder: Encoder | SequenceEncoder, data: DataFile, reading: DataSettings
 ) -> Encoder | SequenceEncoder:
     """Return the encoder without the column of its split where `data` has none, as new rows seldom do."""
     source = encoder.schema.split.source

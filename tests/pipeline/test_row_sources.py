@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.api import compress
 from recprune_export.bundle import DATA_PROFILE, verify
 from recprune_export.data import ArrayData, ArraySpec, load_arrays
 from recprune_export.errors import UsageError
@@ -18,6 +20,8 @@ from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.pipeline import compress_program, fingerprint
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.program.capture import capture
+from recprune_export.refresh import make_drift_report
+from recprune_export.refresh.dense import MissingModel
 from recprune_export.refresh.new_rows import _select_evaluation_rows
 from recprune_export.refresh.paired_quality import _check_same_rows
 from recprune_export.settings import EvaluationSettings, LabelSettings, RowSettings, Settings
@@ -121,3 +125,24 @@ def test_the_bundle(tmp_path: Path) -> None:
     assert manifests[0].settings["rows"] == manifests[1].settings["rows"]
     profiles = [json.loads((result.target / DATA_PROFILE).read_text()) for result in results]
     assert profiles[0] == profiles[1]
+
+
+@pytest.mark.slow
+def test_rows_in_several_files_that_are_streamed(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    """A checkpoint is compressed on a glob of files, with encoded rows in temporary files, as on one file in memory."""
+    rows, folder = pl.read_parquet(clicks_file), tmp_path / "rows"
+    folder.mkdir()
+    for number, part in enumerate(rows.iter_slices(len(rows) // 3 + 1)):
+        part.write_parquet(folder / f"{number}.parquet")
+    settings = Settings(sparsity=0.6, epochs=1, latency_batch_sizes=(1,), quick=True)
+    one = compress(checkpoint, target=tmp_path / "one", data=clicks_file, settings=settings)
+    streamed = compress(
+        checkpoint, target=tmp_path / "several", data=folder / "*.parquet", settings=settings.with_options(stream=True)
+    )
+    assert one.metrics == streamed.metrics
+    assert one.sizes is not None
+    assert streamed.sizes is not None
+    assert one.sizes.to_dict() == streamed.sizes.to_dict()
+    report = make_drift_report(streamed.target, folder, row_settings=settings.with_options(stream=True).rows)
+    assert report.rows.count == len(rows.filter(pl.col("split") == "test"))
+    assert not isinstance(report.dense, MissingModel)

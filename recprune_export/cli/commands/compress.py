@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.input_paths import DATA, PLAN
+from recprune_export.cli.input_paths import PLAN, ROWS_OR_ARRAYS
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
@@ -63,7 +63,11 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
-@click.option("--data", type=DATA, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option(
+    "--data",
+    type=ROWS_OR_ARRAYS,
+    help="CSV or Parquet to tune and measure on: a file, a folder, a glob, s3://...; or NPZ.",
+)
 @click.option(
     "--pruning-stages", type=int, default=1, show_default=True, help="Number of rounds of pruning and tuning."
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.commands.compress import compress
-from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions, parse_names
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 @loading_options
 @job_options
 @reading_options
-@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option(
+    "--data",
+    type=ROWS_OR_ARRAYS,
+    required=True,
+    help="CSV or Parquet to tune and measure on: a file, a folder, a glob, s3://...; or NPZ.",
+)
 @click.option("--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended point may cost.")
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True, help="Or none.")
 @click.option(
