@@ -20,14 +20,14 @@ def join_rows(sources: Sequence[RowSource]) -> RowSource:
     return JoinedRows(tuple(sources))
 
 
-def concatenate_rows(parts: Sequence[Rows]) -> Rows:
-    """Return parts of rows with the same inputs and labels as one, in memory."""
-    weights = [part.weights for part in parts if part.weights is not None]
-    groups = [part.groups for part in parts if part.groups is not None]
-    excluded = [part.excluded_items for part in parts if part.excluded_items is not None]
+def concatenate_rows(batches: Sequence[Rows]) -> Rows:
+    """Return the rows of batches with the same inputs and labels as one, in memory."""
+    weights = [batch.weights for batch in batches if batch.weights is not None]
+    groups = [batch.groups for batch in batches if batch.groups is not None]
+    excluded = [batch.excluded_items for batch in batches if batch.excluded_items is not None]
     return Rows(
-        {name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs},
-        {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
+        {name: np.concatenate([batch.inputs[name] for batch in batches]) for name in batches[0].inputs},
+        {name: np.concatenate([batch.labels[name] for batch in batches]) for name in batches[0].labels},
         _concatenate_lists(excluded) if excluded else None,
         np.concatenate(weights) if weights else None,
         np.concatenate(groups) if groups else None,
