@@ -41,11 +41,11 @@ def find_distinct(path: DataFile, frame: "pl.LazyFrame", name: str) -> DistinctV
 
 
 def find_distinct_labels(
-    path: DataFile, frame: "pl.LazyFrame", labels: Collection[str], weight: str | None, stated: Collection[float]
+    path: DataFile, frame: "pl.LazyFrame", labels: Collection[str], weight: str | None, missing: Collection[float]
 ) -> DistinctValues:
     """Return values of labels and weights that stand for those of all rows in every check of `read_labels`.
 
-    Texts and whole numbers up to 64 are told apart, as are the numbers in `stated`; of other numbers the first is taken of those
+    Texts and whole numbers up to 64 are told apart, as are the numbers in `missing`; of other numbers the first is taken of those
     that are whole, have a fraction, are infinite in float32, or are negative. Memory: that of the combinations.
     """
     import polars as pl
@@ -54,7 +54,7 @@ def find_distinct_labels(
     columns = list(dict.fromkeys((*labels, *((weight,) if weight else ()))))
     numbers = [name for name in columns if types[name].is_numeric() or types[name] == pl.Boolean]
     keys = [
-        (_number_key(pl.col(name), stated) if name in numbers else pl.col(name)).alias(f"__key {name}")
+        (_number_key(pl.col(name), missing) if name in numbers else pl.col(name)).alias(f"__key {name}")
         for name in columns
     ]
     rows = frame.select(*keys).with_row_index(_ROW)
@@ -104,10 +104,10 @@ def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares
     return _in_file_order(table, [name])
 
 
-def read_stated_number(text: str | None) -> tuple[float, ...]:
+def parse_missing_label(text: str | None) -> tuple[float, ...]:
     """Return the number that a text names, if it does.
 
-    >>> read_stated_number("-1"), read_stated_number("none"), read_stated_number(None)
+    >>> parse_missing_label("-1"), parse_missing_label("none"), parse_missing_label(None)
     ((-1.0,), (), ())
     """
     try:
@@ -117,15 +117,15 @@ def read_stated_number(text: str | None) -> tuple[float, ...]:
 
 
 def summarize_numbers(
-    path: DataFile, frame: "pl.LazyFrame", names: Collection[str], stated: Collection[float]
+    path: DataFile, frame: "pl.LazyFrame", names: Collection[str], missing: Collection[float]
 ) -> Mapping[str, dict[str, float]]:
-    """Return `low`, `high`, `variance` and `levels` of columns of numbers, without missing and `stated` ones."""
+    """Return `low`, `high`, `variance` and `levels` of columns of numbers, without empty values and those in `missing`."""
     import polars as pl
 
     if not names:
         return {}
     known = {
-        name: pl.col(name).cast(pl.Float64).fill_nan(None).pipe(lambda v: pl.when(~v.is_in(list(stated))).then(v))
+        name: pl.col(name).cast(pl.Float64).fill_nan(None).pipe(lambda v: pl.when(~v.is_in(list(missing))).then(v))
         for name in names
     }
     table = collect(
@@ -140,13 +140,13 @@ def summarize_numbers(
     return table.row(0, named=True)
 
 
-def _number_key(column: "pl.Expr", stated: Collection[float]) -> "pl.Expr":
+def _number_key(column: "pl.Expr", missing: Collection[float]) -> "pl.Expr":
     """Return a number for each kind of number that checks of labels and weights tell apart; null for a missing one."""
     import polars as pl
 
     value = column.cast(pl.Float64).fill_nan(None)
     is_whole = value == value.round()
-    exact = (is_whole & (value.abs() <= _EXACT_UNTIL)) | value.is_in(list(stated))
+    exact = (is_whole & (value.abs() <= _EXACT_UNTIL)) | value.is_in(list(missing))
     return (
         pl.when(exact)
         .then(value + 0.0)  # -0 is 0

@@ -13,7 +13,7 @@ from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.distinct_values import (
     find_distinct,
     find_distinct_labels,
-    read_stated_number,
+    parse_missing_label,
     summarize_numbers,
 )
 from recprune_export.data.streaming.value_codes import ValueCodes
@@ -82,8 +82,8 @@ def judge_labels(
 
     Raises `DataError` for the labels and weights for which `read_labels` does.
     """
-    stated = read_stated_number(missing)
-    distinct = find_distinct_labels(path, frame, labels, weight, stated)
+    missing_numbers = parse_missing_label(missing)
+    distinct = find_distinct_labels(path, frame, labels, weight, missing_numbers)
     table = distinct.table
     columns = {name: table[name].to_numpy() for name in labels}
     read = read_labels(
@@ -96,14 +96,14 @@ def judge_labels(
     )
     values = dict(read.values)
     joined = [name for name in distinct.joined if name in values]
-    for name, numbers in summarize_numbers(path, frame, joined, stated).items():
+    for name, numbers in summarize_numbers(path, frame, joined, missing_numbers).items():
         low, high = (float(np.float64(numbers[key])) for key in ("low", "high"))
         values[name] = replace(
             values[name], low=low, high=high, levels=int(numbers["levels"]), variance=float(numbers["variance"])
         )
     words = {name: ValueCodes.of(table[name], read.labels[name]) for name in labels if _is_text(table[name])}
     signs = {name for name in labels if name not in words and _has_signs(columns[name], read.labels[name])}
-    return LabelRules(replace(read, values=values), labels, weight, words, stated, frozenset(signs))
+    return LabelRules(replace(read, values=values), labels, weight, words, missing_numbers, frozenset(signs))
 
 
 def read_group_codes(path: DataFile, frame: "pl.LazyFrame", name: str) -> ValueCodes:

@@ -1,5 +1,6 @@
 """`read_in_processes`: windows of rows read by several processes, in the order of one."""
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,19 @@ def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator
     """
     from torch.utils.data import DataLoader
 
-    loader: Any = DataLoader(
-        _make_window_dataset(rows, seed),
-        batch_size=None,
-        num_workers=readers,
-        prefetch_factor=1,
-        multiprocessing_context="spawn",
-    )
-    dtype = rows._file.dtype
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*worker processes in total.*")  # the user gave their number
+        loader: Any = DataLoader(
+            _make_window_dataset(rows, seed),
+            batch_size=None,
+            num_workers=readers,
+            prefetch_factor=1,
+            multiprocessing_context="spawn",
+        )
+        windows = iter(loader)
     try:
-        for window in loader:
-            yield window.numpy().view(dtype)
+        for window in windows:
+            yield window.numpy().view(rows.record_dtype)
     except RuntimeError as error:
         raise DataError(
             f"A process that reads rows ended early ({first_line(error)}): give --readers 0 to read them in this process."

@@ -130,6 +130,11 @@ class StreamedRows(Rows):
             yield self._layout.unpack(rest[rank::world_size])
 
     @property
+    def record_dtype(self) -> np.dtype:
+        """The dtype of a row in the file."""
+        return self._file.dtype
+
+    @property
     def window_rows(self) -> int:
         """The number of rows of a window."""
         return max(self.window_bytes // self._file.dtype.itemsize, _FEWEST_ROWS)
