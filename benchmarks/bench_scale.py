@@ -1,14 +1,16 @@
-"""CPU seconds against the number of fields, and peak memory of a whole job against the number of rows of a table.
+"""CPU seconds against the number of fields, and peak memory of a whole job against the rows of a table and of the file.
 
-    python benchmarks/bench_scale.py [--fields 50,200,1000] [--calibration-batches 16] [--rows 1000000,10000000] [--beside CHECKOUT]
-        [--timeout 900]
+    python benchmarks/bench_scale.py [--fields 50,200,1000] [--calibration-batches 16] [--rows 1000000,10000000]
+        [--file-rows 1000000,10000000] [--beside CHECKOUT] [--timeout 900]
 
 Fields: a table of 100 x 16 each, concatenated into an MLP of 128; capture, analysis, planning with one structured fraction
 (moments, scores and widths), rewriting, the soundness check and the ONNX export, each alone. Rows: a DLRM with one long
 table of 32 dimensions and four of 1,000 rows, compressed with default settings on rows of a file (`--data-rows`), with the
-peak of each stage; without `--data-rows` on sampled requests and without fine-tuning. Memory is anonymous memory above that
-after the imports, as a multiple of the model. Each size runs in a fresh process, one thread; with `--beside` another
-checkout as well, where it ends within `--timeout` seconds. Prints tables, and JSON in the last line.
+peak of each stage; without `--data-rows` on sampled requests and without fine-tuning. Rows of the
+file: a DLRM of `train` with eight fields of 100 to 20,000 values and two numbers, compressed for one epoch on a Parquet file with
+`--quick --batch-size 8192`. Memory is anonymous memory above that after the imports, as a multiple of the model. Each size runs in
+a fresh process, one thread; with `--beside` another checkout as well, where it ends within `--timeout` seconds. Prints tables, and
+JSON in the last line.
 """
 
 import importlib
@@ -160,6 +162,61 @@ def make_rows(path: Path, rows: int, count: int) -> Path:
     return path
 
 
+def measure_file_rows(count: int) -> dict[str, Any]:
+    """Compress a trained DLRM on a file of `count` rows, and return its trace and the bytes of the model."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    recorder = install_recorder()
+    package = importlib.import_module("recprune_export")
+    training, data = (importlib.import_module(f"recprune_export.{name}") for name in ("training", "data"))
+    importlib.import_module("recprune_export.onnx.export")
+    with tempfile.TemporaryDirectory() as folder:
+        few, rows = (
+            write_clicks(Path(folder) / "few.parquet", 50_000),
+            write_clicks(Path(folder) / "rows.parquet", count),
+        )
+        model, config = Path(folder) / "dlrm.pt", {"dim": 16, "bottom": (32,), "hidden": (64, 32)}
+        training.train(few, "dlrm", model, data.SchemaOverrides(labels=("clicked",)), config, epochs=1)
+        size = model.stat().st_size
+        recorder.begin()
+        package.compress(
+            model,
+            data=rows,
+            target=Path(folder) / "bundle",
+            sparsity=0.7,
+            epochs=1,
+            batch_size=8192,
+            quick=True,
+            allow_unknown=True,
+        )
+        recorder.lap()
+    return {"model_bytes": size, "trace": recorder.stages}
+
+
+def write_clicks(path: Path, count: int) -> Path:
+    """Write a Parquet file of clicks, a million rows at a time: ids by a power law, and a label that depends on some of them."""
+    import polars as pl
+
+    sizes = np.geomspace(100, 20_000, 8).astype(int)
+    with tempfile.TemporaryDirectory(dir=path.parent) as parts:
+        for start in range(0, count, 1_000_000):
+            rng, number = np.random.default_rng(start), min(1_000_000, count - start)
+            ids = np.minimum(sizes ** rng.random((number, len(sizes))), sizes - 1).astype(np.int64)
+            age, price = rng.normal(size=(2, number))
+            logit = np.sin(ids[:, 0]) + 0.5 * np.cos(ids[:, 7]) + 0.3 * age - 1.0
+            clicked = (rng.random(number) < 1 / (1 + np.exp(-logit))).astype(np.int64)
+            texts = [
+                ("v" + pl.Series(f"field_{n}", ids[:, n]).cast(pl.String)).alias(f"field_{n}")
+                for n in range(len(sizes))
+            ]
+            frame = pl.DataFrame(
+                [*texts, pl.Series("age", age), pl.Series("price", price), pl.Series("clicked", clicked)]
+            )
+            frame.write_parquet(Path(parts) / f"{start:012}.parquet", row_group_size=100_000)
+        pl.scan_parquet(Path(parts) / "*.parquet").sink_parquet(path)
+    return path
+
+
 def show_fields(name: str, fields: int, figures: Mapping[str, float] | None) -> None:
     """Print a line."""
     cells = ["  not in time"] if figures is None else [f"{figures[step]:8.2f}" for step in STEPS]
@@ -199,14 +256,16 @@ def _measure(arguments: list[str], checkout: Path, timeout: float) -> dict[str, 
 @click.option(
     "--data-rows", default=1_000_000, show_default=True, help="Rows of the file; 0: no file and no fine-tuning."
 )
+@click.option("--file-rows", default="1000000,10000000", show_default=True)
 @click.option("--beside", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout.")
 @click.option("--timeout", default=900.0, show_default=True, help="Seconds for one size.")
-@click.option("--measure", type=(click.Choice(["fields", "rows"]), int), hidden=True)
+@click.option("--measure", type=(click.Choice(["fields", "rows", "file-rows"]), int), hidden=True)
 def main(
     fields: str,
     calibration_batches: int,
     rows: str,
     data_rows: int,
+    file_rows: str,
     beside: Path | None,
     timeout: float,
     measure: tuple[str, int] | None,
@@ -214,11 +273,14 @@ def main(
     """Measure fields, then rows."""
     if measure:
         kind, size = measure
-        return print(
-            json.dumps(measure_fields(size, calibration_batches) if kind == "fields" else measure_rows(size, data_rows))
-        )
+        measurements: dict[str, Callable[[], dict[str, Any]]] = {
+            "fields": lambda: measure_fields(size, calibration_batches),
+            "rows": lambda: measure_rows(size, data_rows),
+            "file-rows": lambda: measure_file_rows(size),
+        }
+        return print(json.dumps(measurements[kind]()))
     checkouts = {"here": HERE, **({"beside": beside.resolve()} if beside else {})}
-    report: dict[str, dict[str, Any]] = {"fields": {}, "rows": {}}
+    report: dict[str, dict[str, Any]] = {"fields": {}, "rows": {}, "file_rows": {}}
     print("CPU seconds, one thread")
     print(f"{'':<8} {'fields':>7} {'nodes':>6} {' '.join(f'{step:>8}' for step in STEPS)}")
     for number in _numbers(fields):
@@ -236,6 +298,12 @@ def main(
             arguments = ["--measure", "rows", str(number), "--data-rows", str(data_rows)]
             result = _measure(arguments, checkout, timeout)
             report["rows"].setdefault(name, {})[number] = result
+            show_rows(name, number, result)
+    print(f"\n{'':<8} {'rows of file':>12} {'model MB':>9} {'CPU s':>9} {'peak MB':>9} {'copies':>6}")
+    for number in _numbers(file_rows):
+        for name, checkout in checkouts.items():
+            result = _measure(["--measure", "file-rows", str(number)], checkout, timeout)
+            report["file_rows"].setdefault(name, {})[number] = result
             show_rows(name, number, result)
     environment = importlib.import_module("recprune_export.environment").environment()
     settings = {

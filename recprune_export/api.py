@@ -18,8 +18,10 @@ from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import ENCODING, JOB
 from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.clicks import ClickData
+from recprune_export.data.data_identity import identify_data
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
+from recprune_export.data.streaming.data_files import as_data_source
 from recprune_export.errors import CaptureError, ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
@@ -150,7 +152,7 @@ def compress(
                 model_name=Path(model).name if isinstance(model, Path | str) else _model_name(model),
                 model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
                 data_name=data_name(data),
-                data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
+                data_file=identify_data(data) if isinstance(data, Path | str) else None,
             ),
             plan=plan,
             sign=signer,
@@ -473,7 +475,7 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
     _check_label_names(loaded.checkpoint.spec.labels, labels)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, settings.rows)
+    encoded = read_encoded(as_data_source(data), loaded.checkpoint.encoder, settings.rows)
     labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)

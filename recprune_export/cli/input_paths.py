@@ -63,6 +63,10 @@ DATA = InputPath(DataError, "a file with rows: CSV, Parquet or, for models of yo
 ROWS = DataPath(
     DataError, "rows: a CSV or Parquet file, a folder or glob of them, or an address such as s3://bucket/rows/*.parquet"
 )
+ROWS_OR_ARRAYS = DataPath(
+    DataError,
+    "rows: a CSV, Parquet or, for models of your own, NPZ file, a folder or glob, or an address such as s3://bucket/rows/*.parquet",
+)
 REQUEST = InputPath(DataError, "an .npz with an example request")
 BUNDLE = InputPath(BundleError, "the directory of a bundle, or a packed one")
 ARTIFACT = InputPath(ModelFileError, "a bundle or an .onnx file")

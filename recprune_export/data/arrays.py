@@ -13,6 +13,7 @@ from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.list_columns import ABSENT, find_present
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.read_labels import check_any_label, check_training_rows, describe_constant_labels, read_labels
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.row_split import (
@@ -61,9 +62,9 @@ class ArrayData(SplitMixin):
     `label_values` describes the labels. `notes` say how they were read, and which columns could have been meant as a split.
     """
 
-    train: Rows
-    valid: Rows
-    test: Rows
+    train: RowSource
+    valid: RowSource
+    test: RowSource
     has_split_column: bool = False
     label_values: Mapping[str, LabelValues] = field(default_factory=dict)
     split_description: str = ""

@@ -18,6 +18,7 @@ from recprune_export.data.read_labels import (
     read_labels,
     refuse_texts,
 )
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitMixin, split_at_random, split_rows
@@ -46,9 +47,9 @@ class ClickData(SplitMixin):
     """
 
     encoder: Encoder
-    train: Rows
-    valid: Rows
-    test: Rows
+    train: RowSource
+    valid: RowSource
+    test: RowSource
     label_values: Mapping[str, LabelValues] = field(default_factory=dict)
     split_description: str = ""
     notes: tuple[str, ...] = ()

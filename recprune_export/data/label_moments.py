@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 
 _PIECE_ROWS = 1 << 20
@@ -56,18 +57,21 @@ class RowMoments:
     any_weight: bool
 
 
-def measure_labels(rows: Rows) -> RowMoments:
+def measure_labels(rows: RowSource) -> RowMoments:
     """Measure the labels of rows. Time O(rows); memory: that of a piece of a million rows."""
-    measured = RowMoments(dict.fromkeys(rows.labels, LabelMoments()), any_weight=not len(rows))
+    measured = RowMoments({}, any_weight=not len(rows))
     for piece in _read_pieces(rows):
-        labels = {name: moments + LabelMoments.of(piece.labels[name]) for name, moments in measured.labels.items()}
+        labels = {
+            name: measured.labels.get(name, LabelMoments()) + LabelMoments.of(values)
+            for name, values in piece.labels.items()
+        }
         has_weight = piece.weights is None or bool(piece.weights.any())
         measured = replace(measured, labels=labels, any_weight=measured.any_weight or has_weight)
     return measured
 
 
-def _read_pieces(rows: Rows) -> Iterator[Rows]:
-    if len(rows) <= _PIECE_ROWS and type(rows) is Rows:
+def _read_pieces(rows: RowSource) -> Iterator[Rows]:
+    if isinstance(rows, Rows) and type(rows) is Rows and len(rows) <= _PIECE_ROWS:
         yield rows
     else:
         yield from rows.batches(_PIECE_ROWS // 8)

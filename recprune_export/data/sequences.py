@@ -13,6 +13,7 @@ from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.input_encoding import HISTORY, PublishedEncoding
 from recprune_export.data.encoding.unknown_values import count_unknown_texts, judge_unknown
 from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.schema.schema import Schema, SequenceColumns
@@ -118,8 +119,8 @@ class SequenceData(SplitMixin):
 
     encoder: SequenceEncoder
     train: Ragged
-    valid: Rows
-    test: Rows
+    valid: RowSource
+    test: RowSource
     split_description: str = ""
     notes: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.input_encoding import HISTORY, NUMERIC
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.list_columns import ABSENT
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
@@ -41,14 +42,14 @@ def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
 def read_field_values(
     data: ClickData | SequenceData | ArrayData,
     signature: Signature,
-    rows: Rows,
+    rows: RowSource,
     label_kinds: Mapping[str, LabelKind] | None = None,
 ) -> tuple[FieldValues, ...]:
     """Return the fields and labels of `rows` of `data`, from a sample of at most `MAX_PROFILE_ROWS` rows.
 
     Labels are numbers, those of classes are ids.
     """
-    rows = rows if len(rows) <= MAX_PROFILE_ROWS else rows.sample(MAX_PROFILE_ROWS, seed=0)
+    rows = rows.sample(MAX_PROFILE_ROWS, seed=0)
     if isinstance(data, SequenceData):
         return _read_items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
     kinds = label_kinds or {}

@@ -19,8 +19,10 @@ from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.input_encoding import HISTORY
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import Columns
-from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.row_source import RowSource
+from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS
@@ -29,7 +31,7 @@ from recprune_export.finetuning.objective import Objective, OutputKind
 from recprune_export.metrics._paired_change import MetricChange, paired_change
 from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.evaluator import Evaluator, make_evaluator
-from recprune_export.metrics.observations import LabelPredictor, Observations, observe
+from recprune_export.metrics.observations import LabelPredictor, Observations, RowFilter, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.requests.row_specs import make_array_spec
@@ -119,7 +121,7 @@ class Task(Protocol):
         """Compare two models on the test rows; `frequencies` are those of their ids in training."""
         ...
 
-    def test(self, predict: "AnswerFunction", row_filter: "RowFilter | None" = None) -> dict[str, float]:
+    def test(self, predict: "AnswerFunction", row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return the test metrics of a model that answers requests; empty without labels.
 
         With `row_filter` only the rows that it selects count.
@@ -129,9 +131,6 @@ class Task(Protocol):
     def requests(self, count: int, seed: int) -> Arrays:
         """Return up to `count` test rows."""
         ...
-
-
-RowFilter = Callable[[Arrays], np.ndarray]  # a request -> a mask of its rows, bool [N]
 
 
 class AnswerFunction(Protocol):
@@ -166,7 +165,7 @@ class _EvaluatedRows:
         """Whether more of the deciding metric is better."""
         return self.deciding.metric.greater_is_better
 
-    @property
+    @cached_property
     def metric_notes(self) -> tuple[str, ...]:
         """Sentences on metrics that are not defined."""
         return self.evaluator.notes({"valid": self.data.valid, "test": self.data.test})
@@ -188,14 +187,13 @@ class _EvaluatedRows:
 
     def test(self, predict: AnswerFunction, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return the metrics that are defined on the test rows; empty without rows."""
-        rows = _filter_rows(self.data.test, row_filter)
-        return self.evaluator.evaluate(self._by_label(predict), rows) if len(rows) else {}
+        return self.evaluator.evaluate(self._by_label(predict), self.data.test, row_filter)
 
     def observe_test(self, predict: AnswerFunction) -> dict[str, Observations]:
         """Return the answers of a model to the test rows beside their labels."""
         return self._observe(predict, self.data.test)
 
-    def _observe(self, predict: AnswerFunction, rows: Rows) -> dict[str, Observations]:
+    def _observe(self, predict: AnswerFunction, rows: RowSource) -> dict[str, Observations]:
         return observe(self._by_label(predict), rows, self.evaluator.kinds)
 
 
@@ -360,7 +358,7 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
 
 
 def read_encoded(
-    path: Path, encoder: Encoder | SequenceEncoder, settings: RowSettings = DEFAULT_ROW_SETTINGS
+    path: DataFile, encoder: Encoder | SequenceEncoder, settings: RowSettings = DEFAULT_ROW_SETTINGS
 ) -> ClickData | SequenceData:
     """Read rows for a reference recommender with the encoder of its training, split as they were then.
 
@@ -411,10 +409,6 @@ def find_answered_rows(program: Program, request: Mapping[str, np.ndarray]) -> n
             if values.dtype.kind == "f" and len(values) == len(answered[chunk]):
                 answered[chunk] &= ~np.isnan(values).reshape(len(values), -1).any(axis=1)
     return answered
-
-
-def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:
-    return rows if where is None else rows.take(np.flatnonzero(where(rows.inputs)))
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """`paired_change`: the change of a metric between two models on the same rows, with a confidence interval."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from typing import Any, Self
@@ -11,6 +11,7 @@ from recprune_export.codec import DictMixin, decode
 from recprune_export.evidence import Estimate, t_quantile
 from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.observations import Observations
+from recprune_export.metrics.row_arrays import make_row_array, split_rows_into_pieces, sum_over_rows
 
 LEVEL = 0.975  # of both ends: an interval of 95 %
 
@@ -76,13 +77,15 @@ def paired_change(
     Models with the same answers have an interval of 0; where answers differ and no pair of rows changed its order, a metric
     of the order still has the interval of a few pairs.
 
-    All N rows count, and none are drawn: O(N log N) time for metrics of the order, O(N) for others, and O(N) memory. A million
-    rows take 0.06 to 1.6 CPU seconds, less than the answers of any model to them.
+    All N rows count, and none are drawn: O(N log N) time for metrics of the order, O(N) for others. Up to half a million rows
+    are held in memory; numbers for each of more lie in files, and memory does not grow (docs/decisions/metrics-of-many-rows.md).
     """
     first, second = (_measure(deciding, observations) for observations in (before, after))
     low, high = (0.0, 0.0) if _same_answers(deciding, before, after) else _interval(deciding, first, second)
     change = second.value - first.value
-    error = sqrt(float(np.square(second.influence).sum()) * second.correction)
+    error = sqrt(
+        _measure_spread(lambda piece: second.influence[piece], len(second.influence)).variance * second.correction
+    )
     return MetricChange(
         deciding.name, first.value, second.value, change + low, change + high, error, first.rows,
         deciding.metric.greater_is_better,
@@ -109,18 +112,22 @@ def _measure(deciding: DecidingMetric, observations: Mapping[str, Observations])
     labels = [observations[label] for label in deciding.labels]
     metric, count = deciding.metric, len(labels)
     size = max(_count_places(deciding, observed) for observed in labels)
-    influence, has_label = np.zeros(size), np.zeros(labels[0].targets.total, dtype=bool)
+    influence = make_row_array(size, np.float64)
+    has_label = make_row_array(labels[0].targets.total, bool)
     shares = []
     for observed in labels:
         values, targets = metric.influence(observed), observed.targets
-        influence[np.arange(len(values)) if metric.by_group else targets.rows] += values / count
-        has_label[targets.rows] = True
-        shares.append(sqrt(float(np.square(targets.weight / targets.weight.sum()).mean())))
+        for piece in split_rows_into_pieces(len(values)):
+            influence[piece if metric.by_group else targets.rows[piece]] += values[piece] / count
+        for piece in split_rows_into_pieces(len(targets)):
+            has_label[targets.rows[piece]] = True
+        squares = targets.sum_over_rows(lambda piece: np.square(piece.weight))
+        shares.append(sqrt(squares / len(targets)) / targets.total_weight)
     return _Measurement(
         deciding.compute(observations),
         influence,
         min(metric.count_units(observed.targets) for observed in labels),
-        int(has_label.sum()),
+        int(sum_over_rows(lambda piece: has_label[piece], len(has_label))),
         float(np.mean(shares)),
     )
 
@@ -129,7 +136,8 @@ def _count_places(deciding: DecidingMetric, observed: Observations) -> int:
     if not deciding.metric.by_group:
         return observed.targets.total
     assert observed.targets.groups is not None
-    return int(observed.targets.groups.max()) + 1
+    groups = observed.targets.groups
+    return max(int(groups[piece].max(initial=-1)) for piece in split_rows_into_pieces(len(groups))) + 1
 
 
 def _same_answers(
@@ -144,7 +152,7 @@ def _interval(deciding: DecidingMetric, first: _Measurement, second: _Measuremen
     if units < 2:  # no spread can be seen
         half = 1.0 if metric.bounded or metric.steps else 10.0 * max(1.0, first.value, second.value)
         return -half, half
-    difference = second.influence - first.influence
+    difference = _measure_spread(lambda piece: second.influence[piece] - first.influence[piece], len(first.influence))
     half = _half_width_of_steps(difference, units, first.row_share) if metric.steps else _half_width(difference, units)
     if not metric.bounded:
         return -half, half
@@ -152,24 +160,45 @@ def _interval(deciding: DecidingMetric, first: _Measurement, second: _Measuremen
     left = (max(1.0 - m.value, smallest) for m in (first, second))
     below_before, below_after = left
     half = max(half, min(_half_width_of_pairs(first, by_group=metric.by_group), 1.0))
-    logs = first.influence / below_before - second.influence / below_after
+    logs = _measure_spread(
+        lambda piece: first.influence[piece] / below_before - second.influence[piece] / below_after,
+        len(first.influence),
+    )
     log_half = _half_width(logs, units, skewed=True)
     log_ratio, change = log(below_after / below_before), below_before - below_after
     low, high = (below_before * (1.0 - exp(log_ratio + sign * log_half)) - change for sign in (1.0, -1.0))
     return min(-half, low), max(half, high)
 
 
-def _half_width(influence: np.ndarray, units: int, *, skewed: bool = False) -> float:
-    """Return half the width of the interval of a sum of `influence`, [n].
+@dataclass(frozen=True)
+class _Spread:
+    """The sums of the squares and of the fourth powers of n influences."""
+
+    variance: float
+    fourth: float
+    count: int
+
+
+def _measure_spread(influence: Callable[[slice], np.ndarray], count: int) -> _Spread:
+    """Sum over `count` influences, of which the function returns those of a slice."""
+    variance = fourth = 0.0
+    for piece in split_rows_into_pieces(count):
+        squares = np.square(influence(piece))
+        variance += float(squares.sum())
+        fourth += float(np.square(squares).sum())
+    return _Spread(variance, fourth, count)
+
+
+def _half_width(influence: _Spread, units: int, *, skewed: bool = False) -> float:
+    """Return half the width of the interval of a sum of influences.
 
     The degrees of freedom follow from the spread of the squares: few rows with a large influence count as few. With
     `skewed` the Cornish-Fisher term of the largest skewness that the spread allows is added: q²/6 of a typical row.
     """
-    squares = np.square(influence)
-    variance, fourth = float(squares.sum()), float(np.square(squares).sum())
+    variance, fourth = influence.variance, influence.fourth
     if variance == 0.0:
         return 0.0
-    spread = fourth - variance**2 / len(squares)
+    spread = fourth - variance**2 / influence.count
     freedom = min(2.0 * variance**2 / spread if spread > 0.0 else units - 1.0, units - 1.0)
     quantile = t_quantile(LEVEL, max(freedom, 1.0))
     skewness = quantile**2 * sqrt(fourth / variance) / 6.0 if skewed else 0.0
@@ -186,15 +215,14 @@ def _half_width_of_pairs(measured: _Measurement, *, by_group: bool) -> float:
     return t_quantile(LEVEL, units - 1) ** 2 * pair
 
 
-def _half_width_of_steps(influence: np.ndarray, units: int, row_share: float) -> float:
+def _half_width_of_steps(influence: _Spread, units: int, row_share: float) -> float:
     """Return half the width where a row changes the metric by up to `row_share` or not at all, by the score interval.
 
     That no row of a few changed does not show that none would: the upper end is then about 3.84 rows, as that of a count
     of 0 (Rao's score interval of a Poisson mean). The step is the typical one, with one row of the largest among them.
     """
-    squares = np.square(influence)
-    variance = float(squares.sum())
-    step = (float(np.square(squares).sum()) + row_share**4) / (variance + row_share**2)
+    variance = influence.variance
+    step = (influence.fourth + row_share**4) / (variance + row_share**2)
     quantile = t_quantile(LEVEL, units - 1)
     half_step = quantile**2 * sqrt(step) / 2.0
     return half_step + quantile * sqrt(variance * units / (units - 1) + quantile**2 * step / 4.0)

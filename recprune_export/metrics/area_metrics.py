@@ -2,21 +2,34 @@
 
 Each function of influence returns the derivative of the metric with respect to the number of copies of each row: the values
 behind DeLong's variance (DeLong et al. 1988, "Comparing the Areas under Two or More Correlated ROC Curves") and the
-infinitesimal jackknife. Sorting is the most that any of them does.
+infinitesimal jackknife. Sorting is the most that any of them does. All are exact for any number of rows: beyond `MEMORY_ROWS`
+the sorted predictions and the sums over them lie in files (`make_row_array`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 
 from recprune_export.data.group_codes import NO_GROUP
+from recprune_export.metrics import row_arrays
 from recprune_export.metrics.observations import Observations
+from recprune_export.metrics.pointwise_metrics import compute_influence, has_torchmetrics_form
+from recprune_export.metrics.row_arrays import (
+    cumulate_in_place,
+    make_row_array,
+    sort_rows,
+    split_rows_into_pieces,
+    sum_over_rows,
+)
 
 
 def compute_auc(observed: Observations) -> float:
-    """Return the area under the ROC curve, of torchmetrics; with weights, the weighted share of pairs in order."""
-    if observed.targets.weights is not None:
-        return _auc_placements(observed).area
+    """Return the area under the ROC curve, of torchmetrics or as the weighted share of pairs in order."""
+    if not has_torchmetrics_form(observed):
+        return _Levels.of(observed).area
     import torch
     from torchmetrics.functional.classification import binary_auroc
 
@@ -25,9 +38,9 @@ def compute_auc(observed: Observations) -> float:
 
 
 def compute_pr_auc(observed: Observations) -> float:
-    """Return the average precision, of torchmetrics; with weights, its weighted form."""
-    if observed.targets.weights is not None:
-        return _average_precision(observed)[0]
+    """Return the average precision, of torchmetrics or its weighted form."""
+    if not has_torchmetrics_form(observed):
+        return _Precisions.of(observed).average
     import torch
     from torchmetrics.functional.classification import binary_average_precision
 
@@ -42,16 +55,28 @@ def compute_gauc(observed: Observations) -> float:
 
 
 def auc_influence(observed: Observations) -> np.ndarray:
-    """Return the influence of each row on the AUC, [N]."""
-    placements, weight = _auc_placements(observed), observed.targets.weight
-    positive = _positive(observed)
-    total = np.where(positive, weight[positive].sum(), weight[~positive].sum())
-    return weight * (placements.placement - placements.area) / total
+    """Return the influence of each row on the AUC, [N].
+
+    The placement of a positive row is the share of negative rows below it, that of a negative one the share of positive rows
+    above.
+    """
+    levels = _Levels.of(observed)
+    total = observed.targets.total_weight
+
+    def rows(piece: Observations) -> np.ndarray:
+        level, positive = levels.find(piece.predictions), _positive(piece)
+        below = levels.share(levels.negatives_below, level, levels.negatives)
+        above = 1.0 - levels.share(levels.positives_below, level, levels.positives)
+        own = np.where(positive, levels.positives, levels.negatives)
+        return (np.where(positive, below, above) - levels.area) * total / own
+
+    return compute_influence(rows, observed)
 
 
 def pr_auc_influence(observed: Observations) -> np.ndarray:
     """Return the influence of each row on the average precision, [N]."""
-    return _average_precision(observed)[1]
+    precisions = _Precisions.of(observed)
+    return compute_influence(lambda piece: precisions.influence(piece) * observed.targets.total_weight, observed)
 
 
 def gauc_influence(observed: Observations) -> np.ndarray:
@@ -68,57 +93,125 @@ def count_mixed_groups(labels: np.ndarray, groups: np.ndarray) -> int:
     >>> count_mixed_groups(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 0, 1, -1]))
     1
     """
-    known = groups != NO_GROUP
-    if not known.any():
-        return 0
-    positive, all_rows = (
-        np.bincount(groups[rows], minlength=groups.max() + 1) for rows in ((labels > 0.5) & known, known)
-    )
+    size = max(int(groups[piece].max(initial=-1)) for piece in split_rows_into_pieces(len(groups))) + 1
+    positive, all_rows = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    for piece in split_rows_into_pieces(len(groups)):
+        known = groups[piece] != NO_GROUP
+        all_rows += np.bincount(groups[piece][known], minlength=size)
+        positive += np.bincount(groups[piece][known & (labels[piece] > 0.5)], minlength=size)
     return int(((positive > 0) & (positive < all_rows)).sum())
-
-
-@dataclass(frozen=True)
-class _Placements:
-    """`placement`: of a positive row the share of negative rows below it, of a negative one that of positive rows above, [N]."""
-
-    area: float
-    placement: np.ndarray
 
 
 def _positive(observed: Observations) -> np.ndarray:
     return observed.targets.labels > 0.5
 
 
-def _auc_placements(observed: Observations) -> _Placements:
-    distinct, level = np.unique(observed.predictions, return_inverse=True)
-    positive, weight = _positive(observed), observed.targets.weight
-    positives, negatives = (
-        np.bincount(level[rows], weights=weight[rows], minlength=len(distinct)) for rows in (positive, ~positive)
-    )
-    below = (negatives.cumsum() - negatives / 2.0) / negatives.sum()
-    above = 1.0 - (positives.cumsum() - positives / 2.0) / positives.sum()
-    area = float((positives * below).sum() / positives.sum())
-    return _Placements(area, np.where(positive, below[level], above[level]))
+@dataclass(frozen=True)
+class _Levels:
+    """The rows by the levels of their predictions, each distinct one a level.
+
+    `ordered` are the predictions in order, [N]; a level has the place of its first row. `positives_below` and
+    `negatives_below`, [N + 1], are the weights of the rows below each place, so that those of a level at place p that
+    end before place q are the difference of both.
+    """
+
+    ordered: np.ndarray
+    positives_below: np.ndarray
+    negatives_below: np.ndarray
+
+    @classmethod
+    def of(cls, observed: Observations) -> Self:
+        ordered = sort_rows(observed.predictions)
+        sums = [make_row_array(len(ordered) + 1, np.float64) for _ in range(2)]
+        for _, piece in observed.pieces:
+            level, weight, positive = _find_places(ordered, piece.predictions), piece.targets.weight, _positive(piece)
+            for of_class, rows in zip(sums, (positive, ~positive), strict=True):
+                np.add.at(of_class, level[rows] + 1, weight[rows])
+        for of_class in sums:
+            cumulate_in_place(of_class)
+        return cls(ordered, *sums)
+
+    @property
+    def positives(self) -> float:
+        """The weight of all positive rows."""
+        return float(self.positives_below[-1])
+
+    @property
+    def negatives(self) -> float:
+        """The weight of all negative rows."""
+        return float(self.negatives_below[-1])
+
+    def find(self, predictions: np.ndarray) -> np.ndarray:
+        """Return the level of each prediction."""
+        return _find_places(self.ordered, predictions)
+
+    def share(self, below: np.ndarray, level: np.ndarray, total: float) -> np.ndarray:
+        """Return the share of a class that lies below each level, half of the rows of the level itself counted."""
+        return np.asarray((below[level] + below[level + 1]) / 2.0 / total)
+
+    def precision(self, level: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return for each level the weight of its positive rows, the precision at or above it, and the weight of all rows there."""
+        after = slice(level.start + 1, level.stop + 1) if isinstance(level, slice) else level + 1
+        positives = self.positives - self.positives_below[level]
+        selected = positives + self.negatives - self.negatives_below[level]
+        at_level = self.positives_below[after] - self.positives_below[level]
+        selected = np.where(selected > 0.0, selected, 1.0)  # none at places that no level has
+        return at_level, positives / selected, selected
+
+    @cached_property
+    def area(self) -> float:
+        """The share of pairs of a positive and a negative row that are in order; half of the equal ones count."""
+
+        def pairs(piece: slice) -> np.ndarray:
+            after = slice(piece.start + 1, piece.stop + 1)
+            at_level = self.positives_below[after] - self.positives_below[piece]
+            return np.asarray(at_level * (self.negatives_below[piece] + self.negatives_below[after]) / 2.0)
+
+        return sum_over_rows(pairs, len(self.ordered)) / self.positives / self.negatives
 
 
-def _average_precision(observed: Observations) -> tuple[float, np.ndarray]:
-    """Return the average precision and its influences.
+def _find_places(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the place of each value, its first one, in `ordered`; looked up in order, so that pages are read one after the other."""
+    order = values.argsort()
+    places = np.empty(len(values), dtype=np.int64)
+    places[order] = np.searchsorted(ordered, values[order])
+    return places
+
+
+@dataclass(frozen=True)
+class _Precisions:
+    """The average precision, with what its influences need at each level, [N].
 
     With the precision P of the rows at or above each level: AP is the mean of P over positive rows. A copy of a row changes
-    the number of positive rows, and the precision of every positive row at or below it.
+    the number of positive rows, and the precision of every positive row at or below it. `share` and `precision_share` are
+    sums over the positive rows at or below each level of 1 / selected and of precision / selected.
     """
-    distinct, level = np.unique(-observed.predictions, return_inverse=True)  # from the largest down
-    positive, weight = _positive(observed), observed.targets.weight
-    all_rows = np.bincount(level, weights=weight, minlength=len(distinct))
-    positives = np.bincount(level[positive], weights=weight[positive], minlength=len(distinct))
-    selected, total = all_rows.cumsum(), positives.sum()
-    precision = positives.cumsum() / selected
-    average = float((positives * precision).sum() / total)
-    # Sums over the positive rows at or below each level of 1 / selected and of precision / selected.
-    share = (positives / selected)[::-1].cumsum()[::-1]
-    precision_share = (positives * precision / selected)[::-1].cumsum()[::-1]
-    influence = np.where(positive, precision[level] - average + share[level], 0.0) - precision_share[level]
-    return average, weight * influence / total
+
+    levels: _Levels
+    average: float
+    share: np.ndarray
+    precision_share: np.ndarray
+
+    @classmethod
+    def of(cls, observed: Observations) -> Self:
+        levels = _Levels.of(observed)
+        share, precision_share = (make_row_array(len(levels.ordered), np.float64) for _ in range(2))
+        total = 0.0
+        for piece in split_rows_into_pieces(len(levels.ordered)):
+            at_level, precision, selected = levels.precision(piece)
+            share[piece] = at_level / selected
+            precision_share[piece] = at_level * precision / selected
+            total += float((at_level * precision).sum())
+        cumulate_in_place(share)
+        cumulate_in_place(precision_share)
+        return cls(levels, total / levels.positives, share, precision_share)
+
+    def influence(self, piece: Observations) -> np.ndarray:
+        """Return the influence of the rows of a piece, without their weights."""
+        level = self.levels.find(piece.predictions)
+        precision = self.levels.precision(level)[1]
+        influence = np.where(_positive(piece), precision - self.average + self.share[level], 0.0)
+        return np.asarray((influence - self.precision_share[level]) / self.levels.positives)
 
 
 @dataclass(frozen=True)
@@ -131,6 +224,54 @@ class _GroupAreas:
 
 
 def _group_areas(observed: Observations) -> _GroupAreas:
+    """Compute the AUC of the groups, as many at once as fit into memory.
+
+    Memory: a few numbers for each group, and the rows of one piece, or of one group that is larger.
+    """
+    areas = [_group_areas_in_memory(part) for part in _divide_by_group(observed)]
+    return _GroupAreas(
+        *(np.concatenate([getattr(part, name) for part in areas]) for name in ("group", "area", "weight"))
+    )
+
+
+def _divide_by_group(observed: Observations) -> Iterator[Observations]:
+    """Yield the rows that have a group, in parts of whole groups."""
+    targets = observed.targets
+    assert targets.groups is not None
+    if len(targets) <= row_arrays.PIECE_ROWS:
+        yield observed
+        return
+    sizes = np.zeros(0, dtype=np.int64)
+    for _, piece in observed.pieces:
+        counts = np.bincount(_known_groups(piece) + 1)[1:]
+        sizes = np.pad(sizes, (0, max(0, len(counts) - len(sizes))))
+        sizes[: len(counts)] += counts
+    starts = np.append(0, sizes.cumsum())
+    next_place, order = starts[:-1].copy(), make_row_array(int(starts[-1]), np.int64)  # the rows, group by group
+    for place, piece in observed.pieces:
+        groups = _known_groups(piece)
+        rows = np.flatnonzero(groups != NO_GROUP)
+        rows = rows[groups[rows].argsort(kind="stable")]
+        present, first, counts = np.unique(groups[rows], return_index=True, return_counts=True)
+        within = np.arange(len(rows)) - np.repeat(first, counts)
+        order[np.repeat(next_place[present], counts) + within] = place.start + rows
+        next_place[present] += counts
+    group = 0
+    while group < len(sizes):
+        following = max(
+            group + 1, int(np.searchsorted(starts, starts[group] + row_arrays.PIECE_ROWS, side="right")) - 1
+        )
+        if starts[following] > starts[group]:
+            yield observed.take(np.sort(order[starts[group] : starts[following]]))
+        group = following
+
+
+def _known_groups(piece: Observations) -> np.ndarray:
+    assert piece.targets.groups is not None
+    return piece.targets.groups
+
+
+def _group_areas_in_memory(observed: Observations) -> _GroupAreas:
     """Compute the AUC of all groups at once: rows are sorted by group and prediction, sums begin anew in each group."""
     assert observed.targets.groups is not None
     known = np.flatnonzero(observed.targets.groups != NO_GROUP)

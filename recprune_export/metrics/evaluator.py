@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from recprune_export.data.labels import LabelKind
-from recprune_export.data.rows import Rows
+from recprune_export.data.row_source import RowSource
 from recprune_export.errors import DataError, UsageError
 from recprune_export.metrics._paired_change import MetricChange, paired_change
 from recprune_export.metrics.deciding_metric import DecidingMetric
@@ -15,7 +15,14 @@ from recprune_export.metrics.metric_catalogue import (
     find_metric,
     list_metric_names,
 )
-from recprune_export.metrics.observations import LabelPredictor, Observations, Targets, observe, read_targets
+from recprune_export.metrics.observations import (
+    LabelPredictor,
+    Observations,
+    RowFilter,
+    Targets,
+    observe,
+    read_targets,
+)
 from recprune_export.settings import EvaluationSettings
 
 
@@ -53,13 +60,17 @@ class Evaluator:
                 changes[name] = paired_change(DecidingMetric(name, metric, (label,)), before, after)
         return changes
 
-    def evaluate(self, predict: LabelPredictor, rows: Rows) -> dict[str, float]:
-        """Return all metrics of a model that are defined on `rows`."""
-        return self.measure(observe(predict, rows, self.kinds))
+    def evaluate(
+        self, predict: LabelPredictor, rows: RowSource, row_filter: RowFilter | None = None
+    ) -> dict[str, float]:
+        """Return all metrics of a model that are defined on `rows`, or on those that `row_filter` selects."""
+        return self.measure(observe(predict, rows, self.kinds, row_filter))
 
-    def omissions(self, rows: Rows) -> tuple[Omission, ...]:
+    def omissions(self, rows: RowSource) -> tuple[Omission, ...]:
         """Return the metrics that are not defined on `rows`; no model is needed to know."""
-        targets = read_targets(rows, self.kinds)
+        return self._list_omissions(read_targets(rows, self.kinds))
+
+    def _list_omissions(self, targets: Mapping[str, Targets]) -> tuple[Omission, ...]:
         reasons = ((metric, label, metric.why_undefined(targets[label])) for label, metric in self._pairs())
         return tuple(Omission(m, label, reason, len(targets[label])) for m, label, reason in reasons if reason)
 
@@ -76,11 +87,11 @@ class Evaluator:
                 return DecidingMetric(name, metric, labels)
         return None
 
-    def decide(self, rows: Rows) -> DecidingMetric | None:
+    def decide(self, rows: RowSource) -> DecidingMetric | None:
         """Return the metric that decides on `rows`; None if none is defined."""
         return self.choose_deciding(read_targets(rows, self.kinds))
 
-    def require_deciding(self, rows: Rows, split: str) -> DecidingMetric:
+    def require_deciding(self, rows: RowSource, split: str) -> DecidingMetric:
         """Return the metric that decides on `rows`. Raises `DataError`, before any work, if none is defined."""
         deciding = self.decide(rows)
         if deciding is None:
@@ -92,7 +103,7 @@ class Evaluator:
             )
         return deciding
 
-    def _defined_names(self, rows: Rows) -> Iterator[str]:
+    def _defined_names(self, rows: RowSource) -> Iterator[str]:
         """Yield the names of all metrics of the catalogue that are defined on `rows`."""
         targets = read_targets(rows, self.kinds)
         for name in list_metric_names(self.kinds.values()):
@@ -103,7 +114,7 @@ class Evaluator:
             ):
                 yield name
 
-    def notes(self, splits: Mapping[str, Rows]) -> tuple[str, ...]:
+    def notes(self, splits: Mapping[str, RowSource]) -> tuple[str, ...]:
         """Return a sentence for each metric that is left out in a split, and one where another metric decides there."""
         first = self.metrics[0]
         unfit = tuple(
@@ -113,11 +124,12 @@ class Evaluator:
         )
         return (*unfit, *(note for split, rows in splits.items() for note in self._split_notes(split, rows)))
 
-    def _split_notes(self, split: str, rows: Rows) -> Iterator[str]:
-        omissions = self.omissions(rows)
+    def _split_notes(self, split: str, rows: RowSource) -> Iterator[str]:
+        targets = read_targets(rows, self.kinds)  # once: rows may lie in files
+        omissions = self._list_omissions(targets)
         for omission in omissions:
             yield f"{omission.metric.name} is left out: {_describe_omission(omission, split)}."
-        deciding = self.decide(rows)
+        deciding = self.choose_deciding(targets)
         if deciding is None and omissions:
             yield f"No quality is measured in {split}: no metric is defined there."
         elif deciding is not None and deciding.metric.name != self.metrics[0].name:

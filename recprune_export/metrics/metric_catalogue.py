@@ -49,10 +49,10 @@ class Metric:
             return "no row with the label"
         if self.needs == "rows":
             return None
-        positive = targets.labels > 0.5
-        if not positive.any():
+        positive = _count_positive(targets)
+        if not positive:
             return "no positive row"
-        if positive.all():
+        if positive == len(targets):
             return "no negative row"
         if self.by_group and not (targets.groups is not None and count_mixed_groups(targets.labels, targets.groups)):
             return "no group with a positive and a negative row"
@@ -64,15 +64,19 @@ class Metric:
             assert targets.groups is not None
             return count_mixed_groups(targets.labels, targets.groups)
         if self.needs == "both classes":
-            positive = int((targets.labels > 0.5).sum())
+            positive = _count_positive(targets)
             return min(positive, len(targets) - positive)
         return len(targets)
+
+
+def _count_positive(targets: Targets) -> int:
+    return int(targets.sum_over_rows(lambda piece: piece.labels > 0.5))
 
 
 def _mean_metric(
     name: str,
     kinds: Iterable[LabelKind],
-    rows: Callable[[Observations], np.ndarray],
+    rows: pointwise_metrics.RowValues,
     *,
     greater_is_better: bool,
     compute: Callable[[Observations], float] | None = None,
@@ -83,8 +87,8 @@ def _mean_metric(
         name,
         greater_is_better,
         frozenset(kinds),
-        compute or (lambda observed: pointwise_metrics.compute_mean(rows(observed), observed)),
-        lambda observed: pointwise_metrics.mean_influence(rows(observed), observed),
+        compute or partial(pointwise_metrics.compute_mean, rows),
+        partial(pointwise_metrics.mean_influence, rows),
         steps=steps,
     )
 

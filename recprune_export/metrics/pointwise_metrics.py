@@ -1,10 +1,18 @@
-"""Metrics that are means over rows, or follow from one: logloss, RMSE, MAE, accuracy, and the calibration error ECE."""
+"""Metrics that are means over rows, or follow from one: logloss, RMSE, MAE, accuracy, and the calibration error ECE.
+
+Of more than `MEMORY_ROWS` rows they are sums in float64 over pieces of the rows; of fewer without weights, those of torchmetrics.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from recprune_export.data.labels import LabelKind
+from recprune_export.metrics import row_arrays
 from recprune_export.metrics.observations import Observations
+from recprune_export.metrics.row_arrays import make_row_array
 
+RowValues = Callable[[Observations], np.ndarray]  # the observations of N rows -> a number for each, [N]
 CALIBRATION_BINS = 15  # of equal width, the default of torchmetrics
 
 
@@ -35,15 +43,20 @@ def correct_classes(observed: Observations) -> np.ndarray:
     return (chosen == labels).astype(np.float64)
 
 
-def compute_mean(rows: np.ndarray, observed: Observations) -> float:
+def has_torchmetrics_form(observed: Observations) -> bool:
+    """Return whether torchmetrics measures these rows: it knows no weights, and needs all rows in memory."""
+    return observed.targets.weights is None and len(observed.targets) <= row_arrays.MEMORY_ROWS
+
+
+def compute_mean(rows: RowValues, observed: Observations) -> float:
     """Return the weighted mean of a value of each row."""
-    return float(np.average(rows, weights=observed.targets.weights))
+    return observed.sum_over_rows(lambda piece: piece.targets.weight * rows(piece)) / observed.targets.total_weight
 
 
 def compute_rmse(observed: Observations) -> float:
-    """Return the root of the mean squared error, of torchmetrics; with weights, of the weighted mean."""
-    if observed.targets.weights is not None:
-        return float(np.sqrt(compute_mean(squared_errors(observed), observed)))
+    """Return the root of the mean squared error, of torchmetrics or of the weighted mean."""
+    if not has_torchmetrics_form(observed):
+        return float(np.sqrt(compute_mean(squared_errors, observed)))
     import torch
     from torchmetrics.functional.regression import mean_squared_error
 
@@ -52,9 +65,9 @@ def compute_rmse(observed: Observations) -> float:
 
 
 def compute_mae(observed: Observations) -> float:
-    """Return the mean absolute error, of torchmetrics; with weights, the weighted mean."""
-    if observed.targets.weights is not None:
-        return compute_mean(absolute_errors(observed), observed)
+    """Return the mean absolute error, of torchmetrics or the weighted mean."""
+    if not has_torchmetrics_form(observed):
+        return compute_mean(absolute_errors, observed)
     import torch
     from torchmetrics.functional.regression import mean_absolute_error
 
@@ -65,10 +78,10 @@ def compute_mae(observed: Observations) -> float:
 def compute_ece(observed: Observations) -> float:
     """Return the expected calibration error: the mean distance of predicted and observed rate in 15 bins of equal width.
 
-    Of torchmetrics; with weights, its weighted form. Of classes, the probability of the most probable one counts.
+    Of torchmetrics, or its weighted form. Of classes, the probability of the most probable one counts.
     """
-    if observed.targets.weights is not None:
-        return float(np.abs(_bin_gaps(observed)[0]).sum())
+    if not has_torchmetrics_form(observed):
+        return float(np.abs(_compute_bin_gaps(observed)).sum())
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
 
@@ -78,26 +91,37 @@ def compute_ece(observed: Observations) -> float:
     )
 
 
-def mean_influence(rows: np.ndarray, observed: Observations) -> np.ndarray:
+def compute_influence(rows: RowValues, observed: Observations) -> np.ndarray:
+    """Return the influence of each row, [N], from its value without the weight: weight * value / total weight."""
+    influence = make_row_array(len(observed.targets), np.float64)
+    for place, piece in observed.pieces:
+        influence[place] = piece.targets.weight * rows(piece) / observed.targets.total_weight
+    return influence
+
+
+def mean_influence(rows: RowValues, observed: Observations) -> np.ndarray:
     """Return the influence of each row on the weighted mean of `rows`, [N]."""
-    weight = observed.targets.weight
-    return weight * (rows - np.average(rows, weights=weight)) / weight.sum()
+    mean = compute_mean(rows, observed)
+    return compute_influence(lambda piece: rows(piece) - mean, observed)
 
 
 def rmse_influence(observed: Observations) -> np.ndarray:
     """Return the influence of each row on the RMSE, [N]."""
-    root = np.sqrt(compute_mean(squared_errors(observed), observed))
-    return (
-        mean_influence(squared_errors(observed), observed) / (2.0 * root) if root else np.zeros(len(observed.targets))
-    )
+    mean = compute_mean(squared_errors, observed)
+    scale = 0.5 / np.sqrt(mean) if mean else 0.0
+    return compute_influence(lambda piece: (squared_errors(piece) - mean) * scale, observed)
 
 
 def ece_influence(observed: Observations) -> np.ndarray:
     """Return the influence of each row on the ECE where no bin is perfectly calibrated, [N]."""
-    gaps, bins = _bin_gaps(observed)
-    predicted, actual = predicted_and_observed(observed)
-    weight = observed.targets.weight
-    return weight * (np.sign(gaps)[bins] * (predicted - actual) - np.abs(gaps).sum()) / weight.sum()
+    gaps = _compute_bin_gaps(observed)
+    signs, total = np.sign(gaps), np.abs(gaps).sum()
+
+    def rows(piece: Observations) -> np.ndarray:
+        predicted, actual = predicted_and_observed(piece)
+        return np.asarray(signs[assign_bins(predicted)] * (predicted - actual) - total)
+
+    return compute_influence(rows, observed)
 
 
 def predicted_and_observed(observed: Observations) -> tuple[np.ndarray, np.ndarray]:
@@ -115,9 +139,11 @@ def assign_bins(predicted: np.ndarray) -> np.ndarray:
     return np.minimum((predicted * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def _bin_gaps(observed: Observations) -> tuple[np.ndarray, np.ndarray]:
-    """Return predicted minus observed rate of each bin, times its share of the weight, [bins]; and the bin of each row, [N]."""
-    predicted, actual = predicted_and_observed(observed)
-    bins, weight = assign_bins(predicted), observed.targets.weight
-    sums = np.bincount(bins, weights=weight * (predicted - actual), minlength=CALIBRATION_BINS)
-    return sums / weight.sum(), bins
+def _compute_bin_gaps(observed: Observations) -> np.ndarray:
+    """Return predicted minus observed rate of each bin, times its share of the weight, [bins]."""
+    sums = np.zeros(CALIBRATION_BINS)
+    for _, piece in observed.pieces:
+        predicted, actual = predicted_and_observed(piece)
+        weights = piece.targets.weight * (predicted - actual)
+        sums += np.bincount(assign_bins(predicted), weights=weights, minlength=CALIBRATION_BINS)
+    return sums / observed.targets.total_weight

@@ -1,5 +1,6 @@
 """`PredictionCalibration`: mean predictions beside mean labels, over all rows and in bins of the prediction."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from recprune_export.metrics.pointwise_metrics import (
     compute_ece,
     predicted_and_observed,
 )
+from recprune_export.metrics.row_arrays import find_quantiles
 
 NUMBER_BINS = 10  # of equally many rows
 
@@ -45,26 +47,29 @@ def calibrate(observed: Observations) -> PredictionCalibration | None:
     kind = observed.targets.kind
     if kind is LabelKind.NEXT_ITEM or not len(observed.targets):
         return None
-    predicted, actual = predicted_and_observed(observed)
-    weight = observed.targets.weight
     is_number = kind is LabelKind.NUMBER
-    bins = _equal_count_bins(predicted) if is_number else assign_bins(predicted)
-    sums = [
-        np.bincount(bins, weights=values, minlength=CALIBRATION_BINS)
-        for values in (np.ones(len(predicted)), weight, weight * predicted, weight * actual)
-    ]
+    assign = _make_equal_count_bins(observed.predictions) if is_number else assign_bins
+    sums = np.zeros((4, CALIBRATION_BINS))
+    for _, piece in observed.pieces:
+        predicted, actual = predicted_and_observed(piece)
+        weight = piece.targets.weight
+        bins = assign(predicted)
+        for row, values in zip(
+            sums, (np.ones(len(predicted)), weight, weight * predicted, weight * actual), strict=True
+        ):
+            row += np.bincount(bins, weights=values, minlength=CALIBRATION_BINS)
     cells = tuple(
         CalibrationBin(int(rows), float(p / w), float(a / w)) for rows, w, p, a in zip(*sums, strict=True) if rows
     )
-    mean_prediction, mean_label = (float(np.average(values, weights=weight)) for values in (predicted, actual))
+    mean_prediction, mean_label = (float(total / sums[1].sum()) for total in (sums[2].sum(), sums[3].sum()))
     return PredictionCalibration(mean_prediction, mean_label, None if is_number else compute_ece(observed), cells)
 
 
-def _equal_count_bins(values: np.ndarray) -> np.ndarray:
-    """Return the decile of each value, [N]; equal values share a bin.
+def _make_equal_count_bins(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that gives the decile of each value among `values`, [N]; equal values share a bin.
 
-    >>> _equal_count_bins(np.arange(20.0)).tolist()[:5]
+    >>> _make_equal_count_bins(np.arange(20.0))(np.arange(5.0)).tolist()
     [0, 0, 1, 1, 2]
     """
-    edges = np.quantile(values, np.arange(1, NUMBER_BINS) / NUMBER_BINS)
-    return np.searchsorted(edges, values, side="right")
+    edges = find_quantiles(values, np.arange(1, NUMBER_BINS) / NUMBER_BINS)
+    return lambda predicted: np.searchsorted(edges, predicted, side="right")

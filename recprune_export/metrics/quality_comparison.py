@@ -10,6 +10,7 @@ from recprune_export.metrics._paired_change import MetricChange, paired_change
 from recprune_export.metrics.evaluator import Evaluator
 from recprune_export.metrics.observations import Observations
 from recprune_export.metrics.prediction_calibration import PredictionCalibration, calibrate
+from recprune_export.metrics.row_arrays import make_row_array, split_rows_into_pieces, sum_over_rows
 
 FREQUENCY_EDGES = (0, 1, 10, 100)  # the least number of training rows in each bucket
 ByModel = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
@@ -17,7 +18,7 @@ ByModel = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> va
 
 @dataclass(frozen=True)
 class IdFrequencies:
-    """For each of N rows the number of training rows with its id, [N]; `by` says which id of a row counts."""
+    """For each of N rows the number of training rows with its id, int64 [N]; `by` says which id of a row counts."""
 
     by: str
     counts: np.ndarray
@@ -89,11 +90,16 @@ def _split_by_frequency(
     evaluator: Evaluator, models: Mapping[str, Mapping[str, Observations]], frequencies: IdFrequencies
 ) -> tuple[FrequencyBucket, ...]:
     """Return the buckets that have rows."""
-    bucket = np.searchsorted(FREQUENCY_EDGES, frequencies.counts, side="right") - 1
+    counts = frequencies.counts
+    bucket, mask = make_row_array(len(counts), np.int8), make_row_array(len(counts), bool)
+    for piece in split_rows_into_pieces(len(counts)):
+        bucket[piece] = np.searchsorted(FREQUENCY_EDGES, counts[piece], side="right") - 1
     buckets = []
     for index, least in enumerate(FREQUENCY_EDGES):
-        mask = bucket == index
-        if not mask.any():
+        for piece in split_rows_into_pieces(len(counts)):
+            mask[piece] = bucket[piece] == index
+        rows = int(sum_over_rows(lambda piece: mask[piece], len(counts)))
+        if not rows:
             continue
         selected = {
             name: {label: observed.select(mask) for label, observed in observations.items()}
@@ -102,7 +108,7 @@ def _split_by_frequency(
         metrics = {name: evaluator.measure(observations) for name, observations in selected.items()}
         change = _change(evaluator, selected["dense"], selected["pruned"])
         most = FREQUENCY_EDGES[index + 1] - 1 if index + 1 < len(FREQUENCY_EDGES) else None
-        buckets.append(FrequencyBucket(least, most, int(mask.sum()), metrics, change))
+        buckets.append(FrequencyBucket(least, most, rows, metrics, change))
     return tuple(buckets)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.row_source import RowSource
+from recprune_export.data.rows import Ragged
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import LabeledRows, NextItems, SampledRequests, Task
 from recprune_export.program.program import Program
@@ -21,6 +22,7 @@ from recprune_export.program.row_chunks import row_chunks
 from recprune_export.settings import FineTuningSettings, PruningSettings
 
 VERSIONS = ("recprune-export", "torch", "numpy")
+BATCH_ROWS = 1 << 16
 
 
 def fingerprint(
@@ -34,8 +36,9 @@ def fingerprint(
 ) -> str:
     """Digest the model, the settings that a pruned program depends on, all rows, versions, and JSON values `extra`.
 
-    Batches and requests follow from the rows or from the signature, and from seeds, so none is drawn. Time: one reading of
-    the weights and of the rows. Memory: a chunk of rows of a tensor that is not contiguous, else nothing.
+    Batches and requests follow from the rows or from the signature, and from seeds, so none is drawn. Rows have the same digest
+    in memory and in files, for it is that of their content in order. Time: one reading of the weights and of the rows.
+    Memory: a batch of rows, and a chunk of rows of a tensor that is not contiguous.
     """
     digest = hashlib.sha256()
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
@@ -47,7 +50,10 @@ def fingerprint(
     elif isinstance(task, LabeledRows | NextItems):
         _add_values(digest, [type(task).__name__, task.deciding.name])  # the deciding metric selects the epoch
         for rows in (task.data.train, task.data.valid, task.data.test):
-            _add_rows(digest, rows)
+            if isinstance(rows, Ragged):
+                _add_lists(digest, rows)
+            else:
+                _add_rows(digest, rows)
     return digest.hexdigest()
 
 
@@ -57,17 +63,21 @@ def _add_program(digest: Any, program: Program, *, weights: bool = True) -> None
         _add_arrays(digest, program.module.state_dict())
 
 
-def _add_rows(digest: Any, rows: Rows | Ragged | None) -> None:
-    """Add rows, or lists, or a mark for none."""
-    if rows is None:
-        digest.update(b"none")
-    elif isinstance(rows, Ragged):
-        _add_arrays(digest, {"values": rows.values, "offsets": rows.offsets})
-    else:
-        optional = {"weights": rows.weights, "groups": rows.groups}
-        for arrays in (rows.inputs, rows.labels, {name: a for name, a in optional.items() if a is not None}):
+def _add_rows(digest: Any, rows: RowSource) -> None:
+    """Add rows batch by batch."""
+    digest.update(f"{len(rows)} rows".encode())
+    for batch in rows.batches(BATCH_ROWS):
+        optional = {"weights": batch.weights, "groups": batch.groups}
+        for arrays in (batch.inputs, batch.labels, {name: a for name, a in optional.items() if a is not None}):
             _add_arrays(digest, arrays)
-        _add_rows(digest, rows.excluded_items)
+        if batch.excluded_items is None:
+            digest.update(b"none")
+        else:
+            _add_lists(digest, batch.excluded_items)
+
+
+def _add_lists(digest: Any, lists: Ragged) -> None:
+    _add_arrays(digest, {"values": lists.values, "offsets": lists.offsets})
 
 
 def _add_values(digest: Any, values: Any) -> None:

@@ -17,6 +17,7 @@ from recprune_export.program.requests.random_requests import RequestArrays
 from recprune_export.program.signature import BATCH, Input, Signature
 
 TRIED_ROWS = 8
+BATCH_ROWS = 1 << 16
 MARGIN = 1000.0  # times the largest number of the rows: no number of traffic reaches the limit
 WITHOUT_ROWS = 1e12  # beyond timestamps in milliseconds
 RESERVE = 10.0  # answers are finite at so many times the limit, since the pruned program is another one
@@ -78,8 +79,10 @@ def _find_largest(task: Task, spec: Input) -> float | None:
     """Return the largest finite absolute number of an input in all rows; None where there are no rows."""
     if not isinstance(task, LabeledRows):
         return None
-    splits = (task.data.train, task.data.valid, task.data.test)
-    return max((_largest(rows.inputs[spec.name], spec) for rows in splits), default=0.0)
+    batches = (
+        batch for rows in (task.data.train, task.data.valid, task.data.test) for batch in rows.batches(BATCH_ROWS)
+    )
+    return max((_largest(rows.inputs[spec.name], spec) for rows in batches), default=0.0)
 
 
 def _largest(values: np.ndarray, spec: Input) -> float:

@@ -20,12 +20,12 @@ from recprune_export.data.encoding.unknown_values import (
     count_unknown,
     count_unknown_if_many,
     judge_unknown,
+    tally_unknown,
 )
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
-from recprune_export.prediction.batch_rows import BATCH_NAME
 from recprune_export.prediction.history_rows import HistoryRows, is_log, read_histories
 from recprune_export.prediction.open_model import AnyEncoder, read_bundle_encoder
 from recprune_export.program.requests.input_rules import find_bad_ids
@@ -122,9 +122,17 @@ def add_columns(frame: "pl.LazyFrame", added: Mapping[str, str | None]) -> "pl.L
 
 
 def make_requests(
-    source: DataFile, frame: "pl.LazyFrame", encoder: AnyEncoder | None, signature: Signature, allow_unknown: bool
+    source: DataFile,
+    frame: "pl.LazyFrame",
+    encoder: AnyEncoder | None,
+    signature: Signature,
+    allow_unknown: bool,
+    *,
+    counts_few: bool = True,
 ) -> RequestMaker:
     """Return what makes requests of rows with the columns of `frame`; `source` names the rows in messages.
+
+    Without `counts_few`, few unknown values of a request are not told from missing ones: that takes longer than its scores.
 
     Raises `DataError` if a column is missing or of another type.
     """
@@ -132,7 +140,7 @@ def make_requests(
         return ArrayRows(source, frame.collect_schema().names(), signature)
     if isinstance(encoder, SequenceEncoder):
         return HistoryRows(source, frame, encoder, allow_unknown)
-    return _VocabularyRows(source, frame, encoder, allow_unknown, signature)
+    return _VocabularyRows(source, frame, encoder, allow_unknown, signature, counts_few)
 
 
 def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
@@ -149,15 +157,21 @@ def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
 
 
 class _VocabularyRows:
-    """Makes requests of raw values. Of a batch, few unknown values are not told from missing ones: that takes longer than its scores."""
+    """Makes requests of raw values."""
 
     def __init__(
-        self, path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, allow_unknown: bool, signature: Signature
+        self,
+        path: DataFile,
+        frame: "pl.LazyFrame",
+        encoder: Encoder,
+        allow_unknown: bool,
+        signature: Signature,
+        counts_few: bool,
     ) -> None:
         self.columns = encoder.schema.fields
         self.unknown: Counter[str] = Counter()
         self._encoder, self._path, self._allow_unknown = encoder, path, allow_unknown
-        self._is_batch = path == BATCH_NAME
+        self._counts_few = counts_few
         self._number_limit = next((i.number_limit for i in signature.inputs if i.name == NUMERIC), None)
         self._counts = {name: UnknownValues(name) for name in encoder.vocabularies}
         check_columns(path, frame.collect_schema().names(), self.columns)
@@ -178,16 +192,13 @@ class _VocabularyRows:
         if self._number_limit is not None and NUMERIC in request:
             clipped = np.count_nonzero(np.abs(request[NUMERIC]) > self._number_limit, axis=0)
             self.unknown.update(dict(zip(schema.dense_columns, clipped.tolist(), strict=True)))
-        if self._is_batch:
-            counts = count_unknown_if_many(self._encoder, rows.lazy(), [request])
-            known = {
-                n: int(np.count_nonzero(request[n] > i))
-                for n, i in self._encoder.unknown_ids.items()
-                if n not in counts
-            }
-            counts |= {name: UnknownValues(name, 0, values) for name, values in known.items()}
-        else:
+        if self._counts_few:
             counts = count_unknown(self._encoder, rows, request)
+        else:
+            tallies = tally_unknown(self._encoder, [request])
+            counts = count_unknown_if_many(self._encoder, rows.lazy(), tallies)
+            few = {name: tally.ids - tally.unknown for name, tally in tallies.items() if name not in counts}
+            counts |= {name: UnknownValues(name, 0, values) for name, values in few.items()}
         for name, count in counts.items():
             self._counts[name] = self._counts[name].add(count)
         return request

@@ -122,7 +122,9 @@ class _OpenPredictor:
         frame = to_frame(batch, columns)
         kinds = tuple((name, str(kind)) for name, kind in frame.schema.items())
         if kinds not in self._makers:
-            self._makers[kinds] = make_requests(BATCH_NAME, frame.lazy(), encoder, self.model.signature, allow_unknown)
+            self._makers[kinds] = make_requests(
+                BATCH_NAME, frame.lazy(), encoder, self.model.signature, allow_unknown, counts_few=False
+            )
             while len(self._makers) > _MOST_SCHEMAS:
                 self._makers.popitem(last=False)
         maker = self._makers[kinds]

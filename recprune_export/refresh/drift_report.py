@@ -9,14 +9,15 @@ from typing import Annotated, Any, ClassVar
 from recprune_export.api import compress_loaded, data_name
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.codec import JsonForm, ToDictMixin, json_name
+from recprune_export.data.data_identity import identify_data
 from recprune_export.data.distribution.data_profile import Drift
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.errors import Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.finetuning.task import LabeledRows, run_program
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import CompressionResult
-from recprune_export.provenance import file_identity
 from recprune_export.refresh import plan_check
 from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
@@ -41,7 +42,7 @@ class DriftReport(ToDictMixin):
     PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"words": "verdict"}
 
     bundle: Annotated[OpenBundle, JsonForm(lambda bundle: str(bundle.path))]
-    data: Path
+    data: DataFile
     rows: NewRows
     dense: DenseModel | MissingModel
     quality: MetricComparison
@@ -102,7 +103,7 @@ class DriftReport(ToDictMixin):
 
 def make_drift_report(
     bundle: Path,
-    data: Path,
+    data: DataFile,
     *,
     labels: Sequence[str] = (),
     model: Path | None = None,
@@ -160,12 +161,12 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
             model_name=Path(report.dense.file["path"]).name,
             model_file=report.dense.file,
             data_name=data_name(report.data),
-            data_file=file_identity(report.data),
+            data_file=identify_data(report.data),
         ),
     )
 
 
-def _override(opened: OpenBundle, data: Path, rows: RowSettings, evaluation: EvaluationSettings) -> OpenBundle:
+def _override(opened: OpenBundle, data: DataFile, rows: RowSettings, evaluation: EvaluationSettings) -> OpenBundle:
     given = {name: value for name, value in asdict(rows.labels).items() if value is not None}
     given |= asdict(
         rows.split if rows.split.options else keep_column_of_data(opened.settings.split, data, rows.reading)
@@ -177,7 +178,7 @@ def _override(opened: OpenBundle, data: Path, rows: RowSettings, evaluation: Eva
 
 
 def _judge_plan(
-    opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
+    opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: DataFile
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
     if isinstance(dense, MissingModel):
         return DriftFinding(plan_check.MEASURE, Verdict.SKIPPED, dense.reason), ()
@@ -188,12 +189,13 @@ def _judge_plan(
     )
 
 
-def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path) -> MetricComparison:
+def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: DataFile) -> MetricComparison:
     answers = opened.dense
     if answers is None and isinstance(dense, DenseModel):
         answers = partial(run_program, dense.loaded.program)
     manifest = opened.manifest
     sections = [*manifest.changes.values(), *([manifest.change] if manifest.change else [])]
+    identity = identify_data(data)
     recorded_file = (manifest.provenance or {}).get("data") or {}
     return compare_metrics(
         opened.artifact,
@@ -202,11 +204,11 @@ def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows
         rows.count,
         manifest.metrics,
         recorded_changes={section["metric"]: MetricChange.from_dict(section) for section in sections},
-        is_same_file=recorded_file.get("sha256") == file_identity(data)["sha256"],
+        is_same_file=identity is not None and recorded_file.get("sha256") == identity["sha256"],
     )
 
 
-def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, data: Path) -> NewRows:
+def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, data: DataFile) -> NewRows:
     """Return the rows as the dense model takes them: a successor may have another encoding."""
     checkpoint, settings = dense.loaded.checkpoint, opened.settings
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import numpy as np
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.joined_rows import join_rows
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import open_columns
-from recprune_export.data.rows import Rows
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
+from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import read_column_names
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import read_field_values
@@ -56,7 +55,7 @@ class NewRows:
 
 
 def read_new_rows(
-    data: Path,
+    data: DataFile,
     program: Program,
     encoder: Encoder | SequenceEncoder | None,
     labels: tuple[str, ...],
@@ -89,14 +88,14 @@ def read_new_rows(
     return NewRows(task, evaluation_task, description, columns)
 
 
-def keep_column_of_data(split: SplitSettings, data: Path, reading: DataSettings) -> SplitSettings:
+def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSettings) -> SplitSettings:
     """Return the split of a bundle; at random where `data` does not have its column, as new rows seldom do."""
     column = split.split or split.split_by_time or split.split_by_user
     return split if column is None or column in open_columns(data, reading).names else SplitSettings()
 
 
 def _split_at_random_without_column(
-    encoder: Encoder | SequenceEncoder, data: Path, reading: DataSettings
+    encoder: Encoder | SequenceEncoder, data: DataFile, reading: DataSettings
 ) -> Encoder | SequenceEncoder:
     """Return the encoder without the column of its split where `data` has none, as new rows seldom do."""
     source = encoder.schema.split.source
@@ -110,23 +109,11 @@ def _select_evaluation_rows(task: LabeledRows | NextItems) -> tuple[LabeledRows 
     if isinstance(task, NextItems):
         description = "the test items of histories split " + task.data.split_description
         return replace(task, data=replace(task.data, valid=task.data.test)), description
-    data, rows = task.data, task.data.test
+    data: ClickData | ArrayData = task.data
+    rows: RowSource = data.test
     has_column = data.encoder.schema.split.source is not None if isinstance(data, ClickData) else data.has_split_column
     if not has_column:
-        rows = _concatenate([data.train, data.valid, data.test])
-    evaluation_data: ClickData | ArrayData = replace(data, valid=rows, test=rows)
+        rows = join_rows([data.train, data.valid, data.test])
+    evaluation_data = replace(data, valid=rows, test=rows)
     description = f"its test rows, split {data.split_description}" if has_column else "all of its rows"
     return replace(task, data=evaluation_data), description
-
-
-def _concatenate(splits: list[Rows]) -> Rows:
-    weights, groups = (
-        [values for values in column if values is not None]
-        for column in ([split.weights for split in splits], [split.groups for split in splits])
-    )
-    return Rows(
-        {name: np.concatenate([split.inputs[name] for split in splits]) for name in splits[0].inputs},
-        {name: np.concatenate([split.labels[name] for split in splits]) for name in splits[0].labels},
-        weights=np.concatenate(weights) if weights else None,
-        groups=np.concatenate(groups) if groups else None,
-    )

@@ -1,17 +1,19 @@
 """`compare_on_rows`: the metrics of two bundles on the same rows, side by side."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from recprune_export.data.row_source import RowSource
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import LabeledRows, NextItems
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.refresh.new_rows import read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
+
+BATCH_ROWS = 1 << 16
 
 
 def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange]:
@@ -35,11 +37,20 @@ def _read_task(bundle: OpenBundle, base: OpenBundle, data: Path) -> LabeledRows 
 
 
 def _check_same_rows(before: LabeledRows | NextItems, after: LabeledRows | NextItems, data: Path) -> None:
-    rows, others = before.data.test, after.data.test
-    labels: Mapping[str, np.ndarray] = {name: v for name, v in rows.labels.items() if name != NEXT_ITEM}
-    same = rows.labels.keys() == others.labels.keys() and len(rows) == len(others)
-    if not (same and all(np.array_equal(v, others.labels[name], equal_nan=True) for name, v in labels.items())):
+    rows, others = (task.data.test for task in (before, after))
+    labels, other_labels = (tuple(task.evaluator.kinds) for task in (before, after))
+    if set(labels) != set(other_labels) or not _have_same_labels(rows, others):
         raise UsageError(
-            f"The two bundles read different rows or labels from {data} ({len(rows):,} rows with {', '.join(rows.labels)}, and "
-            f"{len(others):,} with {', '.join(others.labels)}): leave out --data to compare what they record."
+            f"The two bundles read different rows or labels from {data} ({len(rows):,} rows with {', '.join(labels)}, and "
+            f"{len(others):,} with {', '.join(other_labels)}): leave out --data to compare what they record."
         )
+
+
+def _have_same_labels(rows: RowSource, others: RowSource) -> bool:
+    """Return whether two sources have as many rows with the same labels; the item that follows has another id in each."""
+    return len(rows) == len(others) and all(
+        np.array_equal(values, other.labels[name], equal_nan=True)
+        for batch, other in zip(rows.batches(BATCH_ROWS), others.batches(BATCH_ROWS), strict=True)
+        for name, values in batch.labels.items()
+        if name != NEXT_ITEM
+    )

@@ -97,10 +97,13 @@ def _measure_quality(
     def where(request: RequestArrays) -> np.ndarray:
         nonlocal count
         chosen: np.ndarray = rare(request) == with_rare
-        count = int(chosen.sum())
+        count += int(chosen.sum())
         return chosen
 
-    metrics = {name: task.test(answer, where) for name, answer in answers.items()}
+    metrics = {}
+    for name, answer in answers.items():
+        count = 0  # of the batches of one model
+        metrics[name] = task.test(answer, where)
     if any(metrics.values()) or count:
         return SubsetQuality(count, metrics)
     request = task.requests(4096, seed=0)  # there are no labels

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from recprune_export.data import ArrayData, LabelKind, Rows
 from recprune_export.finetuning import CLICK_DEFAULTS, LabeledRows, Objective
-from recprune_export.finetuning.id_frequency import count_id_frequencies, count_occurrences
+from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.program.signature import BATCH, Input, Signature
+from tests.row_sources import BatchesOnly
 
 INPUTS = (
     Input("user", "int64", (BATCH,), ((0, 99),)),
@@ -48,8 +49,14 @@ def test_without_ids_there_are_no_frequencies() -> None:
     assert count_id_frequencies(task, Signature(INPUTS[-1:], ())) is None
 
 
-@given(st.lists(st.integers(-3, 2**40), max_size=30), st.lists(st.integers(-3, 2**40), min_size=1, max_size=30))
-@settings(max_examples=40, deadline=None)
-def test_occurrences_are_counted(ids: list[int], queries: list[int]) -> None:
-    counted = count_occurrences(np.array(ids, dtype=np.int64), np.array(queries, dtype=np.int64))
-    assert counted.tolist() == [ids.count(query) for query in queries]
+@given(st.integers(1, 80), st.integers(1, 40), st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_rows_that_are_only_read_in_batches_have_the_same_frequencies(trained: int, tested: int, seed: int) -> None:
+    train, test = rows(trained, seed), rows(tested, seed + 1)
+    objective = Objective({}, {}, {"click": LabelKind.BINARY})
+    both = (
+        count_id_frequencies(LabeledRows(data, objective, CLICK_DEFAULTS), Signature(INPUTS, ()))
+        for data in (ArrayData(train, test, test), ArrayData(*map(BatchesOnly, (train, test, test))))
+    )
+    in_memory, in_batches = (frequencies.counts.tolist() for frequencies in both if frequencies is not None)
+    assert in_memory == in_batches

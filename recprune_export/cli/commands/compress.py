@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.import_torch import import_torch
-from recprune_export.cli.input_paths import DATA, PLAN
+from recprune_export.cli.input_paths import PLAN, ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option, format_job
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
@@ -67,7 +67,11 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of computing a plan.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and exit; nothing is written.")
 @click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
-@click.option("--data", type=DATA, help="Rows for fine-tuning and evaluation: CSV, Parquet or NPZ.")
+@click.option(
+    "--data",
+    type=ROWS_OR_ARRAYS,
+    help="Rows for fine-tuning and evaluation: CSV or Parquet (a file, a folder, a glob, s3://...), or NPZ.",
+)
 @click.option(
     "--pruning-stages", type=int, default=1, show_default=True, help="Number of rounds of pruning and fine-tuning."
 )

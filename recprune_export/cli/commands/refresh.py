@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.import_torch import import_torch
-from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
+from recprune_export.cli.input_paths import BUNDLE, MODEL, ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
@@ -48,7 +48,12 @@ _PRINTED_DRIFTS = 12
 
 @main.command(cls=GroupedCommand)
 @click.argument("bundle", type=BUNDLE)
-@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with new rows.")
+@click.option(
+    "--data",
+    type=ROWS_OR_ARRAYS,
+    required=True,
+    help="CSV or Parquet with new rows: a file, a folder, a glob, s3://...; or NPZ.",
+)
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
 @label_options
 @metric_options

@@ -10,7 +10,7 @@ import click
 from recprune_export.cli.commands.compress import compress
 from recprune_export.cli.headline import print_line
 from recprune_export.cli.import_torch import import_torch
-from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 @loading_options
 @job_options
 @reading_options
-@click.option("--data", type=DATA, required=True, help="Rows for fine-tuning and evaluation: CSV, Parquet or NPZ.")
+@click.option(
+    "--data",
+    type=ROWS_OR_ARRAYS,
+    required=True,
+    help="Rows for fine-tuning and evaluation: CSV or Parquet (a file, a folder, a glob, s3://...), or NPZ.",
+)
 @click.option(
     "--max-drop", type=float, metavar="DROP", help="Largest drop of the metric that the recommended point may have."
 )
