@@ -2,7 +2,7 @@
 
 import sys
 
-from recprune_export.installation import describe_missing_module, find_conflict
+from recprune_export.installation import describe_missing_module, find_conflict, is_whole
 
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 UNUSABLE = 2  # as `UsageError`
@@ -15,7 +15,12 @@ def run() -> None:
             _exit(f"Error: {conflict}", UNUSABLE)
         from recprune_export.cli import main
 
-        main()
+        if is_whole():
+            from recprune_export.distributed.command import run_command
+
+            run_command(main, main.commands)
+        else:
+            main()
     except ModuleNotFoundError as error:
         if (missing := describe_missing_module(error, "recprune-export")) is None:
             raise

@@ -1,0 +1,48 @@
+"""Gradients of all processes together, so that each takes the step of one process on the whole batch."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from recprune_export.distributed.collectives import gather_parts, sum_over_ranks
+from recprune_export.distributed.ranks import is_divided
+from recprune_export.distributed.row_shards import find_shard
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Set the gradient of each parameter to the sum of those of all processes, in place.
+
+    Those of row-sharded tables are complete already. Dense ones are summed in one collective for each dtype, the looked-up rows
+    of sparse ones are gathered.
+    """
+    if not is_divided():
+        return
+    held = [p for p in parameters if p.grad is not None and find_shard(p) is None]
+    for parameter in held:
+        gradient = parameter.grad
+        if gradient is not None and gradient.is_sparse:
+            parameter.grad = gather_sparse(gradient)
+    dense = [p.grad for p in held if p.grad is not None and not p.grad.is_sparse]
+    sum_tensors(dense)
+
+
+def sum_tensors(tensors: Iterable[Tensor]) -> None:
+    """Add the tensors of all processes, in place, by one collective for each dtype."""
+    if not is_divided():
+        return
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_dtype.values():
+        bucket = sum_over_ranks(torch.cat([tensor.reshape(-1) for tensor in group]))
+        for tensor, piece in zip(group, bucket.split([t.numel() for t in group]), strict=True):
+            tensor.copy_(piece.reshape(tensor.shape))
+
+
+def gather_sparse(gradient: Tensor) -> Tensor:
+    """Return a gradient that is sparse in its rows with the rows of all processes, each row once."""
+    gradient = gradient.coalesce()
+    indices = torch.cat(gather_parts(gradient.indices()[0]))
+    values = torch.cat(gather_parts(gradient.values()))
+    return torch.sparse_coo_tensor(indices[None], values, gradient.shape).coalesce()
