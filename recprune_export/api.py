@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
+from recprune_export.distributed.main_process import call_on_main, enter_on_main, leave_to_main
 from recprune_export.errors import CaptureError, ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
@@ -118,7 +120,8 @@ def compress(
     """
     settings = settings.with_options(**rename_former_options(options))
     check_budgets(settings)
-    with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
+    directory = Path(target) if target is not None else ARTIFACTS / _model_name(model)
+    with enter_on_main(partial(stage_bundle, directory), directory) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
         if plan is not None:
@@ -232,17 +235,18 @@ def sweep(
     trials are saved in `target`, from where an interrupted sweep goes on.
     """
     folder = Path(target)
-    check_output_file(folder / SWEEP)
+    call_on_main(partial(check_output_file, folder / SWEEP))
     loaded = load_model(model, example_inputs, source or {}, settings.export)
     check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
-    make_folder(folder)
+    call_on_main(partial(make_folder, folder))
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
     points = list_points(sparsities, byte_fractions if settings.pruning.score == OUTPUT_ERROR else ())
     result = run_sweep(trials, points, on_trial, max_drop=settings.search.max_drop, report_missing=print_status)
+    leave_to_main()
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
 

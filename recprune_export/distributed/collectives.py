@@ -6,6 +6,7 @@ exchange what goes to others. That is what the algorithms send at least; protoco
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -78,11 +79,11 @@ def broadcast_from_main(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def broadcast_module(module: torch.nn.Module) -> None:
-    """Give all processes the parameters and buffers that the module has in the first one."""
+def broadcast_module(module: torch.nn.Module, max_bytes: float = inf) -> None:
+    """Give all processes the parameters and buffers, of at most `max_bytes` each, that the module has in the first one."""
     if is_divided():
         for tensor in module.state_dict(keep_vars=True).values():
-            if isinstance(tensor, Tensor) and tensor.numel():
+            if isinstance(tensor, Tensor) and 0 < tensor.nbytes <= max_bytes:
                 broadcast_from_main(tensor)
 
 

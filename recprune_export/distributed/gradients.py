@@ -1,6 +1,6 @@
 """Gradients of all processes together, so that each takes the step of one process on the whole batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
             parameter.grad = gather_sparse(gradient)
     dense = [p.grad for p in held if p.grad is not None and not p.grad.is_sparse]
     sum_tensors(dense)
+
+
+def sum_gradient_list(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the sums over all processes of gradients, dense or sparse in their rows; None for those that are None everywhere."""
+    if not is_divided():
+        return list(gradients)
+    gathered = [g if g is None or not g.is_sparse else gather_sparse(g) for g in gradients]
+    summed = [g if g is None or g.is_sparse else g.clone() for g in gathered]
+    sum_tensors([g for g in summed if g is not None and not g.is_sparse])
+    return summed
 
 
 def sum_tensors(tensors: Iterable[Tensor]) -> None:

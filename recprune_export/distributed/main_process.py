@@ -1,13 +1,15 @@
 """Work of the first process alone, whose result or error the others get: files, measurements, decisions that depend on time."""
 
+import contextlib
 import io
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from recprune_export.distributed.lost_process import describe_failure, read_failure
-from recprune_export.distributed.ranks import current_run, is_divided, is_main
+from recprune_export.distributed.ranks import current_run, is_divided, is_main, work_alone
 
 T = TypeVar("T")
 FINISHED = "finished"  # key of the store: the first process has done everything
@@ -26,6 +28,7 @@ def leave_to_main() -> None:
     """Go on in the first process alone. The others raise `LeaveToMain`, which frees what they hold."""
     if not is_main():
         raise LeaveToMain
+    work_alone(True)
 
 
 def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
@@ -40,11 +43,14 @@ def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
     _calls += 1
     key, store = f"main/{_calls}", current_run().store
     if is_main():
+        work_alone(True)
         try:
             result = function()
         except Exception as error:
             store.set(key, pickle.dumps(_describe(error)))
             raise
+        finally:
+            work_alone(False)
         store.set(key, pickle.dumps((None, result if share else None)))
         return result
     wait_for_key(store, key)
@@ -53,6 +59,14 @@ def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
         raise _restore(*described)
     result_of_main: T = shared
     return result_of_main
+
+
+@contextlib.contextmanager
+def enter_on_main(make: Callable[[], AbstractContextManager[T]], otherwise: T) -> Iterator[T]:
+    """Enter a context in the first process alone, such as a lock; the others get `otherwise`, or the error of its beginning."""
+    with contextlib.ExitStack() as stack:
+        value = call_on_main(lambda: stack.enter_context(make()), share=False)
+        yield value if is_main() else otherwise
 
 
 def wait_for_key(store: Any, key: str) -> None:

@@ -19,8 +19,9 @@ class Run:
     store: Any = None
 
 
-_ALONE = Run(0, 1)
-_run = _ALONE
+_ONE_PROCESS = Run(0, 1)
+_run = _ONE_PROCESS
+_is_alone = False
 
 
 def rank() -> int:
@@ -29,8 +30,8 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return the number of processes of this run."""
-    return _run.world_size
+    """Return the number of processes of this run; 1 where the first one works without the others."""
+    return 1 if _is_alone else _run.world_size
 
 
 def is_main() -> bool:
@@ -39,8 +40,8 @@ def is_main() -> bool:
 
 
 def is_divided() -> bool:
-    """Return whether the run has several processes."""
-    return _run.world_size > 1
+    """Return whether several processes work together."""
+    return world_size() > 1
 
 
 def current_run() -> Run:
@@ -51,7 +52,15 @@ def current_run() -> Run:
 def set_run(run: Run | None) -> None:
     """Make this process one of `run`; None: one process alone."""
     global _run
-    _run = _ALONE if run is None else run
+    _run = _ONE_PROCESS if run is None else run
+    work_alone(False)
+
+
+def work_alone(alone: bool) -> bool:
+    """Let the first process work without the others, as one process does, or with them again; return how it was before."""
+    global _is_alone
+    before, _is_alone = _is_alone, alone
+    return before
 
 
 def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:

@@ -1,7 +1,7 @@
 """Shares of a batch: process r takes every N-th row from r on, and answers of all are put together again in the order of the batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -86,16 +86,20 @@ def add_parts(part: Tensor) -> Tensor:
 Predict = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
-def share_prediction(predict: Predict) -> Predict:
+class SharedPredict(Protocol):
+    """A predictor that all processes call together."""
+
+    def __call__(self, request: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]: ...
+
+
+def share_prediction(predict: Predict) -> SharedPredict:
     """Return a predictor that all processes call with the same request: each answers its share, and all get all answers.
 
     A request of fewer rows than processes is answered by each as a whole.
     """
-    if not is_divided():
-        return predict
 
     def answer(request: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        if min(len(values) for values in request.values()) < world_size():
+        if not is_divided() or min(len(values) for values in request.values()) < world_size():
             return predict(request)
         answers = predict({name: take_share(values) for name, values in request.items()})
         tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in answers.items()}

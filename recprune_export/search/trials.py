@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from recprune_export.codec import FLATTENED, DictMixin, decode
+from recprune_export.distributed.main_process import call_on_main
 from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.rounded_weights import with_rounded_weights
 from recprune_export.finetuning.task import Task, run_program
@@ -80,11 +81,12 @@ class Trials:
         extra = [asdict(settings.latency), asdict(settings.quantization)] if artifacts else []
         # Operating point and seed are those of each trial.
         pruning = replace(settings.pruning.at_sparsity(0.0), max_bytes=None, max_microseconds=None)
-        self._key = fingerprint(program, pruning, settings.finetuning, task, extra=extra)
+        self._key = call_on_main(lambda: fingerprint(program, pruning, settings.finetuning, task, extra=extra))
         self._prefixes: dict[int, SearchPrefix] = {}  # by the seed
         self._trials: dict[tuple[OperatingPoint, int], Trial] = {}
         if file is not None:
-            self._trials = {(t.point, t.seed): t for t in _read_trials(file, self._key)}
+            earlier = call_on_main(partial(_read_trials, file, self._key))
+            self._trials = {(t.point, t.seed): t for t in earlier}
 
     @cached_property
     def _dense_file(self) -> OnnxFile:
@@ -96,7 +98,7 @@ class Trials:
     @property
     def dense_bytes(self) -> int:
         """The bytes of the dense model as an ONNX file."""
-        return self._dense_file.bytes
+        return call_on_main(lambda: self._dense_file.bytes)
 
     @property
     def completed(self) -> tuple[Trial, ...]:
@@ -114,7 +116,9 @@ class Trials:
         """
         key = (point, self._settings.seed if seed is None else seed)
         if key not in self._trials:
-            self._save(key, self._compress(*key))
+            compressed = self._compress(*key)
+            self._trials[key] = call_on_main(partial(self._measure, key, compressed))
+            call_on_main(self._save)
         return self._trials[key]
 
     def settings_at(self, point: OperatingPoint) -> Settings:
@@ -137,7 +141,7 @@ class Trials:
         storage = pruned.plan.storage
         return _Compressed(pruned.program, settings, None if storage is None else storage.bits)
 
-    def _save(self, key: tuple[OperatingPoint, int], compressed: _Compressed) -> None:
+    def _measure(self, key: tuple[OperatingPoint, int], compressed: _Compressed) -> Trial:
         artifact, change = None, None
         if self._artifacts:
             settings = compressed.settings
@@ -148,7 +152,9 @@ class Trials:
         if change is None:
             served = compressed.served
             change = self._task.change(partial(run_program, self._program), partial(run_program, served))
-        self._trials[key] = Trial(*key, change, artifact)
+        return Trial(*key, change, artifact)
+
+    def _save(self) -> None:
         if self._file is not None:
             with optional_output(f"The file {self._file}, from which an interrupted search goes on,"):
                 write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.completed]})
