@@ -127,12 +127,20 @@ def exchange(parts: Tensor, sizes: Sequence[int], received: Sequence[int]) -> Te
 
 
 def _as_bytes(tensor: Tensor, width: int) -> Tensor:
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).reshape(len(tensor), width)
+    return _flatten(tensor.detach(), 1).view(torch.uint8).reshape(len(tensor), width)
 
 
 def _from_bytes(part: Tensor, like: Tensor) -> Tensor:
-    return part.contiguous().reshape(-1).view(like.dtype).reshape(len(part), *like.shape[1:])
+    flat = _flatten(part, like.element_size())
+    return flat.view(like.dtype).reshape(len(part), *like.shape[1:])
+
+
+def _flatten(tensor: Tensor, alignment: int) -> Tensor:
+    """Return the numbers of a tensor in a row, from a multiple of `alignment` numbers on in their storage."""
+    flat = tensor.contiguous().reshape(-1)
+    # One number counts as contiguous with any stride.
+    is_aligned = flat.stride(0) == 1 and flat.storage_offset() % alignment == 0
+    return flat if is_aligned else flat.new_empty(len(flat)).copy_(flat)
 
 
 def pack_rows(tensors: Sequence[Tensor]) -> Tensor:

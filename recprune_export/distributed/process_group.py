@@ -66,6 +66,7 @@ def distributed_run() -> Iterator[None]:
     a process fails or ends, all end: with its exit code, and one sentence.
     """
     number, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets of processes that are gone
     messages = _Messages()
     if number > 0:
         sys.stdout, sys.stderr = io.StringIO(), messages
