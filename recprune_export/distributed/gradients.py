@@ -55,4 +55,4 @@ def gather_sparse(gradient: Tensor) -> Tensor:
     gradient = gradient.coalesce()
     indices = torch.cat(gather_parts(gradient.indices()[0]))
     values = torch.cat(gather_parts(gradient.values()))
-    return torch.sparse_coo_tensor(indices[None], values, gradient.shape).coalesce()
+    return torch.sparse_coo_tensor(indices[None], values, gradient.shape, check_invariants=False).coalesce()

@@ -18,7 +18,7 @@ from recprune_export.distributed.row_shards import (
 )
 from recprune_export.distributed.sharded_lookup import BeforeRead, sharded_lookup
 
-CHUNK = 1 << 22  # numbers that are drawn at once; PyTorch draws them in blocks of 16
+CHUNK = 1 << 20  # numbers that are drawn at once; PyTorch draws them in blocks of 16
 _sharding: ContextVar[bool] = ContextVar("sharding", default=False)
 
 

@@ -87,7 +87,8 @@ class _ShardedLookup(torch.autograd.Function):
             known = rows != context.padding_id // context.shard.processes
             rows, received = rows[known], received[known]
         # Each row once: Adam is given the gradient of the whole batch.
-        return torch.sparse_coo_tensor(rows[None], received, context.shape).coalesce(), None, None, None, None
+        sparse = torch.sparse_coo_tensor(rows[None], received, context.shape, check_invariants=False)
+        return sparse.coalesce(), None, None, None, None
 
 
 def _check_ids(ids: Tensor, shard: RowShard) -> None:
