@@ -1,13 +1,13 @@
 """Training under torchrun: rows a second, bytes a step and memory of a process by the number of processes, and quality of whole jobs.
 
-    python benchmarks/bench_torchrun.py [--processes 1,2,4] [--rows 10000000] [--steps 20]
+    python benchmarks/bench_torchrun.py [--processes 1,2,4] [--rows 10000000] [--batches-per-round 20]
         [--data anime.parquet --label label --ignore rating]
 
 Memory: a DLRM with one table of `--rows` x 32, in shards where there are several processes; anonymous memory of the largest
-process after `--steps` steps of 1,024 rows with log-uniform ids (weights, and both moments of the rows that were looked up), and with both
-moments of all rows written. Rows a second and traffic: the same model, and one with a table of 100,000 rows, which each process holds
-whole; wall clock and CPU time of the slowest process, one thread each; bytes that a process sends, counted at the collectives. Two processes on one machine share
-its memory bandwidth, and more processes than cores take turns.
+process after rounds of 1,024 rows a batch with log-uniform ids (weights, and both moments of the rows that were looked up), and with
+both moments of all rows written. Rows a second and traffic: the same model, and one with a table of 100,000 rows, which each
+process holds whole; wall clock and CPU time of the slowest process, one thread each; bytes that a process sends, counted at the
+collectives. Processes on one machine share its memory bandwidth, and more of them than cores take turns.
 
 With `--data`: `train` and the main job with each number of processes, the test AUC of both, and whether the widths of the plans
 are equal. Prints tables, and JSON in the last line.
@@ -160,24 +160,25 @@ def run_jobs(processes: int, data: str, label: str, ignore: str, folder: Path) -
 @click.command()
 @click.option("--processes", default="1,2,4")
 @click.option("--rows", default=10_000_000)
-@click.option("--steps", default=20)
+@click.option("--batches-per-round", default=20)
 @click.option("--data", default="")
 @click.option("--label", default="label")
 @click.option("--ignore", default="")
 @click.option("--part", is_flag=True, hidden=True)
-def main(processes: str, rows: int, steps: int, data: str, label: str, ignore: str, part: bool) -> None:
+def main(processes: str, rows: int, batches_per_round: int, data: str, label: str, ignore: str, part: bool) -> None:
     """Measure with each number of processes."""
     if part:
-        return run_part(rows, steps)
+        return run_part(rows, batches_per_round)
     counts = [int(count) for count in processes.split(",")]
     measured = []
     print(
-        "| processes | table | rows a second | rows a CPU second of a process | bytes sent a step | collectives a step | memory, trained | memory, all moments |"
+        "| processes | table | rows a second | rows a CPU second of a process | bytes sent a step | collectives a step | "
+        "memory, trained | memory, all moments |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for size in (100_000, rows):
         for count in counts:
-            words = [__file__, "--part", "--rows", str(size), "--steps", str(steps)]
+            words = [__file__, "--part", "--rows", str(size), "--batches-per-round", str(batches_per_round)]
             measured.append(json.loads(start_together(count, words).splitlines()[-1]))
             m = measured[-1]
             print(

@@ -16,7 +16,7 @@ from recprune_export.distributed.ranks import is_divided, rank, world_size
 
 
 @dataclass
-class Traffic:
+class CollectiveTraffic:
     """The bytes that this process has sent, and the number of collectives."""
 
     sent_bytes: int = 0
@@ -28,7 +28,7 @@ class Traffic:
         self.calls += 1
 
 
-traffic = Traffic()
+traffic = CollectiveTraffic()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -87,52 +87,51 @@ def broadcast_module(module: torch.nn.Module, max_bytes: float = inf) -> None:
                 broadcast_from_main(tensor)
 
 
-def gather_bytes(part: Tensor) -> list[Tensor]:
-    """Return the parts of all processes by rank: uint8 [rows, k], each with its own number of rows and the same k."""
+def gather_bytes(rows: Tensor) -> list[Tensor]:
+    """Return the rows of all processes by rank: uint8 [rows, k], each with its own number of rows and the same k."""
     if not is_divided():
-        return [part]
+        return [rows]
     import torch.distributed as dist
 
-    counts = gather_integers(len(part))
+    counts = gather_integers(len(rows))
     most = max(counts)
-    padded = part.new_zeros(most, part.shape[1])
-    padded[: len(part)] = part
+    padded = rows.new_zeros(most, rows.shape[1])
+    padded[: len(rows)] = rows
     with explain_lost_process():
-        gathered = torch.empty(world_size() * most, part.shape[1], dtype=torch.uint8, device=_device())
+        gathered = torch.empty(world_size() * most, rows.shape[1], dtype=torch.uint8, device=_device())
         dist.all_gather_single(gathered, _to_device(padded))
     traffic.add(padded.nbytes * (world_size() - 1))
-    parts = gathered.to(part.device).reshape(world_size(), most, part.shape[1])
-    return [piece[:count] for piece, count in zip(parts, counts, strict=True)]
+    by_rank = gathered.to(rows.device).reshape(world_size(), most, rows.shape[1])
+    return [piece[:count] for piece, count in zip(by_rank, counts, strict=True)]
 
 
-def gather_parts(tensor: Tensor) -> list[Tensor]:
+def gather_rows(tensor: Tensor) -> list[Tensor]:
     """Return the tensors of all processes by rank, [rows, ...], each with its own number of rows."""
     if not is_divided():
         return [tensor]
     width = tensor[:1].nbytes if len(tensor) else tensor.new_zeros(1, *tensor.shape[1:]).nbytes
-    parts = gather_bytes(_as_bytes(tensor, width))
-    return [_from_bytes(part, tensor) for part in parts]
+    return [_from_bytes(packed, tensor) for packed in gather_bytes(_as_bytes(tensor, width))]
 
 
-def exchange(parts: Tensor, sizes: Sequence[int], received: Sequence[int]) -> Tensor:
-    """Send `sizes[r]` rows of `parts`, [sum, ...], to each rank r in their order, and return those of all, `received[r]` from r."""
+def exchange(rows: Tensor, sizes: Sequence[int], received: Sequence[int]) -> Tensor:
+    """Send `sizes[r]` of the `rows`, [sum, ...], to each rank r in their order, and return those of all, `received[r]` from r."""
     import torch.distributed as dist
 
-    result = torch.empty(sum(received), *parts.shape[1:], dtype=parts.dtype, device=_device())
+    result = torch.empty(sum(received), *rows.shape[1:], dtype=rows.dtype, device=_device())
     with explain_lost_process():
-        dist.all_to_all_single(result, _to_device(parts.contiguous()), list(received), list(sizes))
+        dist.all_to_all_single(result, _to_device(rows.contiguous()), list(received), list(sizes))
     away = sum(sizes) - sizes[rank()]
-    traffic.add(away * parts.nbytes / max(len(parts), 1))
-    return result.to(parts.device)
+    traffic.add(away * rows.nbytes / max(len(rows), 1))
+    return result.to(rows.device)
 
 
 def _as_bytes(tensor: Tensor, width: int) -> Tensor:
     return _flatten(tensor.detach(), 1).view(torch.uint8).reshape(len(tensor), width)
 
 
-def _from_bytes(part: Tensor, like: Tensor) -> Tensor:
-    flat = _flatten(part, like.element_size())
-    return flat.view(like.dtype).reshape(len(part), *like.shape[1:])
+def _from_bytes(packed: Tensor, like: Tensor) -> Tensor:
+    flat = _flatten(packed, like.element_size())
+    return flat.view(like.dtype).reshape(len(packed), *like.shape[1:])
 
 
 def _flatten(tensor: Tensor, alignment: int) -> Tensor:

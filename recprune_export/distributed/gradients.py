@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from recprune_export.distributed.collectives import gather_parts, sum_over_ranks
+from recprune_export.distributed.collectives import gather_rows, sum_over_ranks
 from recprune_export.distributed.ranks import is_divided
 from recprune_export.distributed.row_shards import find_shard
 
@@ -53,6 +53,6 @@ def sum_tensors(tensors: Iterable[Tensor]) -> None:
 def gather_sparse(gradient: Tensor) -> Tensor:
     """Return a gradient that is sparse in its rows with the rows of all processes, each row once."""
     gradient = gradient.coalesce()
-    indices = torch.cat(gather_parts(gradient.indices()[0]))
-    values = torch.cat(gather_parts(gradient.values()))
+    indices = torch.cat(gather_rows(gradient.indices()[0]))
+    values = torch.cat(gather_rows(gradient.values()))
     return torch.sparse_coo_tensor(indices[None], values, gradient.shape, check_invariants=False).coalesce()

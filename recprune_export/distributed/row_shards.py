@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.distributed.collectives import gather_parts
+from recprune_export.distributed.collectives import gather_rows
 from recprune_export.distributed.ranks import is_divided, rank, world_size
 from recprune_export.output_files import reserve_temporary_file
 
@@ -81,7 +81,7 @@ def gather_table(weight: Tensor, *, everywhere: bool) -> Tensor | None:
     assert shard is not None
     whole = _empty_table(shard.rows, weight) if everywhere or rank() == 0 else None
     for start, chunk in _chunks(weight, shard):
-        for number, part in enumerate(gather_parts(chunk)):
+        for number, part in enumerate(gather_rows(chunk)):
             if whole is not None:
                 first = start * shard.processes + number
                 whole[first : first + len(part) * shard.processes : shard.processes] = part

@@ -75,12 +75,12 @@ def gather_answers(groups: Sequence[Mapping[str, Tensor]], order: Tensor | None 
     return [{name: next(whole) for name in group} for group in groups]
 
 
-def add_parts(part: Tensor) -> Tensor:
-    """Return the sum over all processes of a part of the loss, whose gradient is that of this part alone."""
+def add_losses(own: Tensor) -> Tensor:
+    """Return the sum over all processes of the loss of their rows, whose gradient is that of the own rows alone."""
     if not is_divided():
-        return part
-    known = part.detach()
-    return part + (sum_over_ranks(known.clone()) - known)
+        return own
+    known = own.detach()
+    return own + (sum_over_ranks(known.clone()) - known)
 
 
 Predict = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]

@@ -33,7 +33,7 @@ from recprune_export.distributed.main_process import call_on_main, leave_to_main
 from recprune_export.distributed.ranks import is_divided, rank, world_size
 from recprune_export.distributed.row_shards import count_numbers
 from recprune_export.distributed.sharded_embedding import gather_state, sharded_tables
-from recprune_export.distributed.shares import add_parts, gather_answers, share_prediction, take_share
+from recprune_export.distributed.shares import add_losses, gather_answers, share_prediction, take_share
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
@@ -246,7 +246,7 @@ class _Sequences:
         assert isinstance(module, SASRec)
         if not is_divided():
             return module.training_loss(*batch)
-        return add_parts(module.training_loss(*batch, sum_integer(int((batch[1] > 0).sum()))))
+        return add_losses(module.training_loss(*batch, sum_integer(int((batch[1] > 0).sum()))))
 
 
 def _row_losses(scale: tuple[float, float] | None) -> RowLosses:

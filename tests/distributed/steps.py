@@ -15,7 +15,7 @@ from recprune_export.distributed.gradients import sum_gradient_list, sum_gradien
 from recprune_export.distributed.layers_over_ranks import layers_over_ranks
 from recprune_export.distributed.main_process import enter_on_main, leave_to_main
 from recprune_export.distributed.row_shards import RowShard, gather_table, mark_shard
-from recprune_export.distributed.shares import add_parts, gather_answers
+from recprune_export.distributed.shares import add_losses, gather_answers
 from recprune_export.errors import UsageError
 
 
@@ -53,7 +53,7 @@ def sums() -> tuple[Tensor, list[Tensor | None], float, float]:
     sum_gradients([dense, sparse, unused])
     listed = sum_gradient_list([torch.ones(2) * rank(), None])
     part = torch.tensor(rank() + 1.0, requires_grad=True)
-    total = add_parts(part * 3)
+    total = add_losses(part * 3)
     total.backward()
     assert part.grad is not None
     assert sparse.grad is not None
