@@ -70,6 +70,11 @@ def read_processes(run: Run) -> dict[int, tuple[str, int]]:
     return processes
 
 
+def speaks_for_all(run: Run) -> bool:
+    """Return whether this process prints the sentence of a failure: the first one, or the second where that has ended."""
+    return run.rank == 0 or (run.rank == 1 and 0 in find_ended_ranks(read_processes(run)))
+
+
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
     """Turn the error of a collective, raised where another process is gone, into `LostProcess`."""

@@ -18,6 +18,7 @@ from recprune_export.distributed.lost_process import (
     is_ending,
     post_failure,
     register_process,
+    speaks_for_all,
 )
 from recprune_export.distributed.main_process import FINISHED, wait_for_key
 from recprune_export.distributed.ranks import Run, set_run
@@ -91,6 +92,8 @@ def distributed_run() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if code:
             post_failure(store, Failure(number, code, messages.last))
+            if number > 0 and speaks_for_all(run):
+                sys.__stderr__.write(f"Error: {messages.last}\n")  # type: ignore[union-attr]
         elif number > 0:
             code = _wait_for_main(store)
     # The process group is closed, so that others do not wait for this process in a collective.

@@ -15,8 +15,9 @@ from recprune_export.distributed.lost_process import (
     find_ended_ranks,
     read_failure,
     read_processes,
+    speaks_for_all,
 )
-from recprune_export.distributed.ranks import Run, is_main
+from recprune_export.distributed.ranks import Run
 
 INTERVAL, GRACE = 0.5, 4.0  # seconds: between looks, and for the main thread to end by itself
 
@@ -65,9 +66,10 @@ class Watch:
     def _end(self, error: LostProcess) -> None:
         if self._done.wait(GRACE / 2):
             return
-        if is_main():
-            sys.stderr.write(f"Error: {error}\n")
-            sys.stderr.flush()
+        if speaks_for_all(Run(self._run.rank, self._run.world_size, self._store)):
+            stream = sys.__stderr__ or sys.stderr
+            stream.write(f"Error: {error}\n")
+            stream.flush()
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()  # the interruption has no sentence of its own
         _thread.interrupt_main()
         time.sleep(GRACE / 2)

@@ -16,7 +16,7 @@ from recprune_export.errors import UsageError
 from recprune_export.training import _train
 
 def make_optimizer(*arguments):
-    if os.environ["RANK"] == "1":
+    if os.environ["RANK"] == {rank!r}:
         if {how!r} == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise {{"refused": UsageError("Its disk is full."), "fault": TypeError("a fault")}}[{how!r}]
@@ -73,12 +73,14 @@ def test_train_writes_one_checkpoint_and_prints_once(clicks_file: Path, tmp_path
         ("refused", "Error: Process 2 of 2 failed: Its disk is full."),
         pytest.param("fault", "Error: Process 2 of 2 failed: TypeError: a fault", marks=pytest.mark.slow),
         ("killed", "Error: Process 2 of 2 was ended from outside, or had too little memory, so the run ended"),
+        ("killed", "Error: Process 1 of 2 was ended from outside, or had too little memory, so the run ended"),
     ],
 )
 def test_a_process_that_fails_ends_all_with_one_sentence(
     clicks_file: Path, tmp_path: Path, how: str, said: str
 ) -> None:
-    script = OTHER_RANK_FAILS.format(how=how) + START
+    number = "0" if said.startswith("Error: Process 1") else "1"
+    script = OTHER_RANK_FAILS.format(how=how, rank=number) + START
     done, seconds = run_together(tmp_path, script, *train_arguments(clicks_file, tmp_path / "model.pt"))
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
