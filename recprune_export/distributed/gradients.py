@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from recprune_export.distributed.collectives import gather_rows, sum_over_ranks
+from recprune_export.distributed.collectives import gather_bytes, pack_rows, sum_over_ranks, unpack_rows
 from recprune_export.distributed.ranks import is_divided
 from recprune_export.distributed.row_shards import find_shard
 
@@ -53,6 +53,7 @@ def sum_tensors(tensors: Iterable[Tensor]) -> None:
 def gather_sparse(gradient: Tensor) -> Tensor:
     """Return a gradient that is sparse in its rows with the rows of all processes, each row once."""
     gradient = gradient.coalesce()
-    indices = torch.cat(gather_rows(gradient.indices()[0]))
-    values = torch.cat(gather_rows(gradient.values()))
+    own = [gradient.indices()[0], gradient.values()]
+    by_rank = [unpack_rows(packed, own) for packed in gather_bytes(pack_rows(own))]
+    indices, values = (torch.cat(column) for column in zip(*by_rank, strict=True))
     return torch.sparse_coo_tensor(indices[None], values, gradient.shape, check_invariants=False).coalesce()

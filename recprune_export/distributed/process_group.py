@@ -32,12 +32,13 @@ INTERRUPTED = 130
 def joined_process_group(number: int, processes: int, address: str = "env://") -> Iterator[Run]:
     """Be process `number` of `processes` inside the block; they meet at `address`, by default that in torchrun's environment.
 
-    gloo carries tensors of the CPU; where CUDA is available NCCL carries those of the GPU, which is untested.
+    gloo carries tensors of the CPU; where each process has a GPU of its own they go through NCCL, which is untested.
     """
     import torch
     import torch.distributed as dist
 
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    backend = "nccl" if torch.cuda.is_available() and torch.cuda.device_count() >= local else "gloo"
     dist.init_process_group(
         backend,
         init_method=address,
