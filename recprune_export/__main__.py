@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
-from recprune_export.installation import describe_missing_module, find_conflict
+from recprune_export.installation import describe_missing_module, find_conflict, is_whole
 
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 UNUSABLE = 2  # as `UsageError`
@@ -21,7 +21,12 @@ def run() -> None:
         from recprune_export.cli import main
 
         try:
-            main()
+            if is_whole():
+                from recprune_export.distributed.command import run_command
+
+                run_command(main, main.commands)
+            else:
+                main()
         except SystemExit as end:
             _end_process(end.code if isinstance(end.code, int) else int(end.code is not None))
     except ModuleNotFoundError as error:

@@ -22,6 +22,8 @@ from recprune_export.data.data_identity import identify_data
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.data.streaming.data_files import as_data_source
+from recprune_export.distributed.main_process import call_on_main, enter_on_main, leave_to_main
+from recprune_export.distributed.ranks import is_divided
 from recprune_export.errors import CaptureError, ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
@@ -134,7 +136,8 @@ def compress(
     check_budgets(settings)
     if jobs != 1 and settings.search.max_drop is None:
         raise UsageError("--jobs runs the trials of --max-drop in several processes: give that as well.")
-    with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
+    directory = Path(target) if target is not None else ARTIFACTS / _model_name(model)
+    with enter_on_main(partial(stage_bundle, directory), directory) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
         if plan is not None:
@@ -255,15 +258,16 @@ def sweep(
     several `jobs` models are pruned and tuned in as many processes, and timed in this one afterwards.
     """
     folder = Path(target)
-    check_output_file(folder / SWEEP)
+    call_on_main(partial(check_output_file, folder / SWEEP))
     inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
     trials, points = _open_sweep(inputs, folder, sparsities, byte_fractions)
-    with hold_write_lock(folder / TRIALS):
+    with enter_on_main(partial(hold_write_lock, folder / TRIALS), None):
         with inputs.start_workers(jobs) as workers:
             if workers is not None:
                 tune_points(trials, points, workers, print_status)
         # No process is at work while files are timed.
         result = run_sweep(trials, points, on_trial, max_drop=settings.search.max_drop, report_missing=print_status)
+        leave_to_main()
         result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
         trials.folder.remove_partial()
     return result
@@ -304,7 +308,7 @@ def _open_sweep(
     check_space(loaded.program, None)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
-    make_folder(folder)
+    call_on_main(partial(make_folder, folder))
     settings = inputs.settings
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     trials = Trials(program, settings, task, folder / TRIALS, artifacts=True)
@@ -339,6 +343,8 @@ class JobInputs:
         """
         if jobs < 1:
             raise UsageError(f"--jobs must be 1 or more, got {jobs}.")
+        if jobs > 1 and is_divided():
+            raise UsageError("Under torchrun the processes share each trial: leave out --jobs.")
         return nullcontext() if jobs == 1 else TuningWorkers(self, self.settings, jobs)
 
 

@@ -12,7 +12,7 @@ import recprune_export
 
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
-    "data", "metrics", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
+    "distributed", "data", "metrics", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
     "quantization", "derived", "bundle", "prediction", "gate", "report", "pipeline",
 ]  # fmt: skip
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}

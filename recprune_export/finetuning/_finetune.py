@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import Curvature
+from recprune_export.finetuning.divided_student import divided_student, shard_curvature
 from recprune_export.finetuning.finetuning_constants import MASK_UPDATES, RAMP_SHARE
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, cubic_schedule
 from recprune_export.finetuning.rounded_weights import with_rounded_weights
@@ -133,7 +134,7 @@ def finetune(
 
     Memory beside the weights, for tables with sparse updates: a byte a weight for the masks, and two moments for the rows
     that batches look up, in whole pages; for other parameters also a gradient and two moments for each weight. The weights
-    to go back to lie in files (`WeightSnapshot`).
+    to go back to lie in files (`WeightSnapshot`). Of several processes each holds its rows of long tables and of their moments.
     """
     if schedule.epochs == 0:
         _MaskSchedule(student, tables, target, 0, curvature=curvature)
@@ -147,40 +148,42 @@ def finetune(
     steps = schedule.epochs * data.steps_per_epoch
     row_wise = find_sparse_update_tables(student, task.config.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
-    mask_schedule = _MaskSchedule(student, tables, target, ramp, row_wise, curvature)
     data.teacher.set_training(False)
+    with divided_student((student, served, data.student), row_wise) as in_shards:
+        at_rows = shard_curvature(curvature, in_shards, student)
+        mask_schedule = _MaskSchedule(student, tables, target, ramp, row_wise, at_rows)
 
-    def evaluate() -> float:
-        apply_masks(student, mask_schedule.masks)
-        served.set_training(False)
-        value = task.validate(served) if mask_schedule.complete else -math.inf
+        def evaluate() -> float:
+            apply_masks(student, mask_schedule.masks)
+            served.set_training(False)
+            value = task.validate(served) if mask_schedule.complete else -math.inf
+            data.student.set_training(True, dropout=False)
+            return value
+
+        def batches(epoch: int) -> Iterable[Batch]:
+            return data.batches(schedule.seed + epoch)
+
+        optimizers = _make_optimizers(student, row_wise, schedule.learning_rate)
         data.student.set_training(True, dropout=False)
-        return value
-
-    def batches(epoch: int) -> Iterable[Batch]:
-        return data.batches(schedule.seed + epoch)
-
-    optimizers = _make_optimizers(student, row_wise, schedule.learning_rate)
-    data.student.set_training(True, dropout=False)
-    try:
-        with sparse_gradients(data.student, row_wise):
-            fitted = fit(
-                student.module,
-                batches=batches,
-                loss=partial(data.loss, task.objective),
-                evaluate=evaluate,
-                greater_is_better=task.greater_is_better,
-                optimizers=optimizers,
-                schedulers=[_linear_decay(optimizer, steps) for optimizer in optimizers],
-                epochs=schedule.epochs,
-                patience=schedule.patience,
-                steps_per_epoch=data.steps_per_epoch,
-                after_step=mask_schedule.after_step,
-                description="Fine-tuning",
-            )
-    finally:
-        student.set_training(False)
-        apply_masks(student, mask_schedule.masks)
+        try:
+            with sparse_gradients(data.student, row_wise):
+                fitted = fit(
+                    student.module,
+                    batches=batches,
+                    loss=partial(data.loss, task.objective),
+                    evaluate=evaluate,
+                    greater_is_better=task.greater_is_better,
+                    optimizers=optimizers,
+                    schedulers=[_linear_decay(optimizer, steps) for optimizer in optimizers],
+                    epochs=schedule.epochs,
+                    patience=schedule.patience,
+                    steps_per_epoch=data.steps_per_epoch,
+                    after_step=mask_schedule.after_step,
+                    description="Fine-tuning",
+                )
+        finally:
+            student.set_training(False)
+            apply_masks(student, mask_schedule.masks)
     result = fitted.with_initial_metric(initial.metric)
     if result.best < 0:
         initial.restore()

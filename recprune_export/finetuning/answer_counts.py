@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 
 from recprune_export.data.batch import Batch
+from recprune_export.distributed.collectives import sum_integer
 from recprune_export.program.signature import Signature
 
 
@@ -17,10 +18,14 @@ def count_answers_of_row(signature: Signature) -> int:
     return max((prod(axis for axis in o.shape[1:-1] if isinstance(axis, int)) for o in signature.outputs), default=1)
 
 
-def take_answers(answers: int, batches: Iterable[Batch], of_row: int) -> Iterator[Batch]:
-    """Yield batches until they hold `answers` answers, `of_row` for each row of a request."""
+def take_answers(answers: int, batches: Iterable[Batch], of_row: int, *, divided: bool = False) -> Iterator[Batch]:
+    """Yield batches until they hold `answers` answers, `of_row` for each row of a request.
+
+    `divided`: they are the shares of this process, and answers those of all processes.
+    """
     for request, labels in batches:
         yield request, labels
-        answers -= of_row * max(len(values) for values in request.values())
+        rows = max(len(values) for values in request.values())
+        answers -= of_row * (sum_integer(rows) if divided else rows)
         if answers <= 0:
             return

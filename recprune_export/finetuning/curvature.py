@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.batch import Batch
+from recprune_export.distributed.gradients import sum_gradient_list
+from recprune_export.distributed.shares import ORDER, gather_answers
 from recprune_export.finetuning.finetuning_constants import ROW_SMOOTHING
 from recprune_export.finetuning.sparse_updates import find_table_lookups, sparse_gradients
 from recprune_export.program.program import Program
@@ -61,7 +63,8 @@ def weight_curvature(
     With `names` only those parameters are computed, with the same numbers. Time: a forward and a backward pass of each batch,
     which goes no further back than to these parameters.
     Frozen parameters are included: tuning does not change them, masks do. Memory: a number for each row of a table and for
-    each other weight; a table that is not only looked up has a gradient of its own size for each batch.
+    each other weight; a table that is not only looked up has a gradient of its own size for each batch. Of several processes each
+    is given its share of every batch; squares are those of the gradients of whole batches.
     """
     program.set_training(False)
     parameters = {name: p for name, p in program.parameters().items() if names is None or name in names}
@@ -76,9 +79,10 @@ def weight_curvature(
         _unfrozen(parameters.values()),
         sparse_gradients(program, frozenset(tables & parameters.keys() & find_table_lookups(program).keys())),
     ):
-        for request, _ in batches:
-            scalar = probe(program(request), generator)
-            gradients = torch.autograd.grad(scalar, list(parameters.values()), allow_unused=True)
+        for request, labels in batches:
+            (answers,) = gather_answers([program(request)], labels.get(ORDER))
+            scalar = probe(answers, generator)
+            gradients = sum_gradient_list(torch.autograd.grad(scalar, list(parameters.values()), allow_unused=True))
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is None:
                     continue

@@ -19,6 +19,7 @@ from recprune_export.channels.groups import Group
 from recprune_export.codec import FLATTENED, ToDictMixin
 from recprune_export.data.batch import Batch
 from recprune_export.finetuning._finetune import Schedule
+from recprune_export.finetuning.divided_student import divided_student
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
@@ -70,20 +71,21 @@ def regularize(program: Program, task: Task, strength: float, schedule: Schedule
         return distillation.batches(schedule.seed + epoch)
 
     distillation.student.set_training(True, dropout=False)
-    fitted = fit(
-        student.module,
-        batches=batches,
-        loss=partial(distillation.loss, task.objective),
-        evaluate=evaluate,
-        greater_is_better=task.greater_is_better,
-        optimizers=[optimizer],
-        schedulers=[torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)],
-        epochs=schedule.epochs,
-        patience=schedule.patience,
-        steps_per_epoch=distillation.steps_per_epoch,
-        after_step=after_step,
-        description="Group lasso",
-    )
+    with divided_student((student, distillation.student), ()):
+        fitted = fit(
+            student.module,
+            batches=batches,
+            loss=partial(distillation.loss, task.objective),
+            evaluate=evaluate,
+            greater_is_better=task.greater_is_better,
+            optimizers=[optimizer],
+            schedulers=[torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)],
+            epochs=schedule.epochs,
+            patience=schedule.patience,
+            steps_per_epoch=distillation.steps_per_epoch,
+            after_step=after_step,
+            description="Group lasso",
+        )
     student.set_training(False)
     zero_channels = {
         group.name: int((lasso.norms() == 0).sum())

@@ -5,6 +5,7 @@ Zeros make a file compress better; no operator of ONNX Runtime runs faster with 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import EllipsisType
 from typing import Self
 
@@ -12,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recprune_export.distributed.collectives import gather_integers, sum_number, sum_over_ranks
+from recprune_export.distributed.ranks import rank
+from recprune_export.distributed.row_shards import count_numbers, find_shard
 from recprune_export.finetuning.curvature import Curvature, OuterProduct
 from recprune_export.program.program import Program
 from recprune_export.program.row_chunks import row_chunks
@@ -42,12 +46,13 @@ class NonZeroTarget:
 
 
 def count_parameters(program: Program, tables: frozenset[str]) -> tuple[int, int]:
-    """Return the numbers of parameters in the tables and in the rest, zeros included."""
-    sizes = {name: p.numel() for name, p in program.parameters().items()}
+    """Return the numbers of parameters in the tables and in the rest, zeros and all shards included."""
+    sizes = {name: count_numbers(p) for name, p in program.parameters().items()}
     in_tables = sum(size for name, size in sizes.items() if name in tables)
     return in_tables, sum(sizes.values()) - in_tables
 
 
+@torch.no_grad()
 def compute_masks(
     program: Program,
     tables: frozenset[str],
@@ -61,10 +66,13 @@ def compute_masks(
     gains) stay whole as long as the matrices suffice. Of equally important weights the first stay, by the order of the
     parameters and then by position.
 
+    Of a table in shards each process returns the mask of its rows: histograms of all shards are added, so the numbers are exact.
+    There equally important weights stay by the order of the processes.
+
     Time: linear in the weights, three passes. Memory: the masks, a byte a weight, and less than 10 MiB.
     """
     masks: dict[str, Tensor] = {}
-    parameters = {name: p.detach() for name, p in program.parameters().items()}
+    parameters = program.parameters()
     for in_tables, allowed in ((True, target.tables), (False, target.rest)):
         weights = {name: p for name, p in parameters.items() if (name in tables) == in_tables}
         masks |= _mask_weights(weights, curvature, allowed)
@@ -73,7 +81,7 @@ def compute_masks(
 
 def _mask_weights(weights: Mapping[str, Tensor], curvature: Curvature | None, allowed: int) -> dict[str, Tensor]:
     """Return masks of the `allowed` most important of the `weights` by parameter."""
-    if allowed >= sum(p.numel() for p in weights.values()):
+    if allowed >= sum(count_numbers(p) for p in weights.values()):
         return {}
     vectors = {name: p for name, p in weights.items() if p.ndim < 2}
     matrices = {name: p for name, p in weights.items() if p.ndim >= 2}
@@ -90,18 +98,26 @@ def _keep_most_important(weights: Mapping[str, Tensor], curvature: Curvature | N
     }
     masks = {name: torch.empty(p.shape, dtype=torch.bool) for name, p in weights.items()}
 
-    def values() -> Iterator[Tensor]:
-        return (chunk.flatten() for weight in importance.values() for _, chunk in weight.chunks())
+    def values(in_shards: bool) -> Iterator[Tensor]:
+        chosen = (weight for weight in importance.values() if weight.in_shards == in_shards)
+        return (chunk.flatten() for weight in chosen for _, chunk in weight.chunks())
 
-    threshold = find_threshold(values, allowed)
-    ties = threshold.ties
+    shards = partial(values, True) if any(weight.in_shards for weight in importance.values()) else None
+    threshold = find_threshold(partial(values, False), allowed, shards)
+    ties_left = threshold.ties
     for name, weight in importance.items():
+        ties = ties_left
+        if weight.in_shards:
+            equals = gather_integers(sum(int((chunk == threshold.value).sum()) for _, chunk in weight.chunks()))
+            ties, ties_left = max(0, ties - sum(equals[: rank()])), max(0, ties - sum(equals))
         for rows, chunk in weight.chunks():
             above, equal = chunk > threshold.value, chunk == threshold.value
             if equal.any():
                 above |= equal & (equal.flatten().cumsum(0).reshape(equal.shape) <= ties)
                 ties = max(0, ties - int(equal.sum()))
             masks[name][rows] = above
+        if not weight.in_shards:
+            ties_left = ties
     return masks
 
 
@@ -117,6 +133,11 @@ class _Importance:
     def of(cls, weight: Tensor, curvature: Tensor | OuterProduct | None) -> Self:
         return cls(weight, curvature, _mean_square(weight) if curvature is None else None)
 
+    @property
+    def in_shards(self) -> bool:
+        """Whether these are the rows of this process."""
+        return find_shard(self.weight) is not None
+
     def chunks(self) -> Iterator[tuple[slice | EllipsisType, Tensor]]:
         """Yield rows, and their importance in float32, without a sign."""
         for rows in row_chunks(self.weight):
@@ -128,11 +149,12 @@ class _Importance:
 
 
 def _mean_square(weight: Tensor) -> Tensor:
-    chunks = list(row_chunks(weight))
-    if len(chunks) == 1:
+    chunks, shard = list(row_chunks(weight)), find_shard(weight)
+    if len(chunks) == 1 and shard is None:
         return weight.square().mean().clamp_min(1e-30)
     total = sum(float(weight[rows].double().square().sum()) for rows in chunks)
-    return torch.tensor(total / weight.numel(), dtype=weight.dtype).clamp_min(1e-30)
+    total = total if shard is None else sum_number(total)
+    return torch.tensor(total / count_numbers(weight), dtype=weight.dtype).clamp_min(1e-30)
 
 
 @dataclass(frozen=True)
@@ -143,24 +165,41 @@ class Threshold:
     ties: int
 
 
-def find_threshold(chunks: Callable[[], Iterator[Tensor]], count: int) -> Threshold:
+Chunks = Callable[[], Iterator[Tensor]]
+
+
+def find_threshold(chunks: Chunks, count: int, shards: Chunks | None = None) -> Threshold:
     """Return the threshold of the `count` largest numbers; `chunks` yields them, one-dimensional, float32, not negative.
+
+    `shards` yields those of this process, of numbers that are divided among all.
 
     Radix selection: the bits of such a float have its order as an integer. A histogram of the upper 16 bits finds those of
     the threshold, and one of the lower 16 bits, of the few numbers that share the upper ones, finds the rest (Knuth 1998,
     "The art of computer programming", volume 3, section 5.2.5). Time: two passes. Memory: two histograms and a chunk.
     """
-    upper, remaining = _select_bin((_bits(chunk) >> 16 for chunk in chunks()), count)
-    lower, remaining = _select_bin(((b := _bits(chunk))[b >> 16 == upper] & 0xFFFF for chunk in chunks()), remaining)
+
+    def histogram(digits: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        counts = _count_digits(digits(_bits(chunk)) for chunk in chunks())
+        if shards is not None:
+            own = _count_digits(digits(_bits(chunk)) for chunk in shards())
+            counts += sum_over_ranks(torch.from_numpy(own)).numpy()
+        return counts
+
+    upper, remaining = _select_bin(histogram(lambda bits: bits >> 16), count)
+    lower, remaining = _select_bin(histogram(lambda bits: bits[bits >> 16 == upper] & 0xFFFF), remaining)
     bits = np.array(upper << 16 | lower, dtype=np.int32)
     return Threshold(float(bits.view(np.float32)), remaining)
 
 
-def _select_bin(digits: Iterator[np.ndarray], count: int) -> tuple[int, int]:
-    """Return the digit that the `count`-th largest has, and how many of that digit are among the `count` largest."""
+def _count_digits(digits: Iterator[np.ndarray]) -> np.ndarray:
     histogram = np.zeros(1 << 16, dtype=np.int64)
     for chunk in digits:
         histogram += np.bincount(chunk, minlength=len(histogram))
+    return histogram
+
+
+def _select_bin(histogram: np.ndarray, count: int) -> tuple[int, int]:
+    """Return the digit that the `count`-th largest has, and how many of that digit are among the `count` largest."""
     at_least = histogram[::-1].cumsum()[::-1]
     digit = int((at_least >= max(count, 1)).sum()) - 1 if at_least[0] else 0
     digit = max(digit, 0)

@@ -23,6 +23,8 @@ from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.distributed.ranks import is_divided, rank, world_size
+from recprune_export.distributed.shares import ORDER, gather_answers, share_prediction, take_share
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS
@@ -35,6 +37,7 @@ from recprune_export.metrics.observations import LabelPredictor, Observations, R
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.requests.row_specs import make_array_spec
+from recprune_export.program.requests.share_request import share_request
 from recprune_export.program.signature import BATCH
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
@@ -62,7 +65,8 @@ RANKING_DEFAULTS = FineTuningConfig(epochs=6, learning_rate=1e-2, batch_size=128
 class DistillationData:
     """The training data of a student: batches by the seed of an epoch, their number, and the teacher.
 
-    `student` and `teacher` may be variants of the original programs with the same parameters and other inputs.
+    Of several processes each gets its share of every batch. `student` and `teacher` may be variants of the original programs with
+    the same parameters and other inputs.
     """
 
     student: Program
@@ -71,11 +75,15 @@ class DistillationData:
     steps_per_epoch: int
 
     def loss(self, objective: Objective, batch: Batch) -> Tensor:
-        """Return the loss of the student against labels and teacher on a batch, as a scalar."""
+        """Return the loss of the student against labels and teacher on a batch, as a scalar.
+
+        Of several processes each has its share of the batch, and gets the loss of the whole.
+        """
         request, labels = batch
         with torch.no_grad():
             targets = self.teacher(request)
-        return objective.loss(self.student(request), targets, labels)
+        answers, targets, labels = gather_answers([self.student(request), targets, labels], labels.get(ORDER))
+        return objective.loss(answers, targets, labels)
 
 
 class Task(Protocol):
@@ -91,8 +99,8 @@ class Task(Protocol):
         """The kinds of the outputs, and the loss of a response."""
         ...
 
-    def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield the training rows once, in the form of the inputs of a program."""
+    def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
+        """Yield the training rows once, in the form of the inputs of a program; `divided`: the share of this process of each batch."""
         ...
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
@@ -171,8 +179,9 @@ class _EvaluatedRows:
         return self.evaluator.notes({"valid": self.data.valid, "test": self.data.test})
 
     def validate(self, program: Program) -> float:
-        """Return the deciding metric on the validation rows."""
-        return self.deciding.compute(self._observe(lambda request: run_program(program, request), self.data.valid))
+        """Return the deciding metric on the validation rows; all processes of a run call it together, and answer a share each."""
+        predict = share_prediction(lambda request: run_program(program, request))
+        return self.deciding.compute(self._observe(predict, self.data.valid))
 
     def change(self, before: AnswerFunction, after: AnswerFunction) -> MetricChange:
         """Compare the deciding metric of two models on the validation rows."""
@@ -211,16 +220,17 @@ class LabeledRows(_EvaluatedRows):
         """Sentences on how labels were read and are used, and on metrics that are not defined."""
         return (*self.data.notes, *self.objective.notes, *self.metric_notes)
 
-    def training_batches(self, seed: int) -> Iterator[Batch]:
+    def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
         """Yield all training rows, shuffled."""
-        for rows in self.data.train.batches(self.config.batch_size, seed):
+        number, processes = (rank(), world_size()) if divided else (0, 1)
+        for rows in self.data.train.batches(self.config.batch_size, seed, rank=number, world_size=processes):
             weights = {} if rows.weights is None else {ROW_WEIGHTS: rows.weights}
             yield _tensors(rows.inputs), _tensors({**rows.labels, **weights})
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return all training rows."""
         steps = math.ceil(len(self.data.train) / self.config.batch_size)
-        return DistillationData(student, teacher, self.training_batches, steps)
+        return DistillationData(student, teacher, partial(self.training_batches, divided=True), steps)
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
@@ -246,14 +256,17 @@ class NextItems(_EvaluatedRows):
     config: FineTuningConfig
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
 
-    def training_batches(self, seed: int) -> Iterator[Batch]:
+    def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
         """Yield histories cut at random positions, each as many times as it has items, at most `CUTS` times; shuffled."""
         rng = np.random.default_rng(seed)
         users = np.repeat(np.arange(len(self.data.train)), self._cuts())
         rng.shuffle(users)
         length = self.data.encoder.columns.max_length
         for start in range(0, len(users), self.config.batch_size):
-            yield _truncate_histories(self.data.train.take(users[start : start + self.config.batch_size]), length, rng)
+            batch = _truncate_histories(
+                self.data.train.take(users[start : start + self.config.batch_size]), length, rng
+            )
+            yield _share_histories(batch) if divided else batch
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return whole histories with a target at each position; histories cut at random if the programs do not allow it.
@@ -263,7 +276,7 @@ class NextItems(_EvaluatedRows):
         student_all, teacher_all = make_all_positions_program(student), make_all_positions_program(teacher)
         if student_all is None or teacher_all is None:
             steps = math.ceil(int(self._cuts().sum()) / self.config.batch_size)
-            return DistillationData(student, teacher, self.training_batches, steps)
+            return DistillationData(student, teacher, partial(self.training_batches, divided=True), steps)
         steps = math.ceil(len(self.data.train) / self.config.batch_size)
         return DistillationData(student_all, teacher_all, self._whole_histories, steps)
 
@@ -272,9 +285,8 @@ class NextItems(_EvaluatedRows):
         most = max(self.config.batch_size, MAX_SCORES // self.data.encoder.items.rows)
         order = rng.permutation(len(self.data.train))
         for start in range(0, len(order), self.config.batch_size):
-            yield _take_all_positions(
-                self.data.train.take(order[start : start + self.config.batch_size]), length, most, rng
-            )
+            histories = self.data.train.take(order[start : start + self.config.batch_size])
+            yield _share_positions(_take_all_positions(histories, length, most, rng))
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
@@ -297,14 +309,15 @@ class SampledRequests:
     config: FineTuningConfig
     greater_is_better: bool = True  # of the negative distance
 
-    def training_batches(self, seed: int) -> Iterator[Batch]:
+    def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
         """Yield sampled requests."""
         for step in range(SAMPLED_STEPS):
-            yield self._draw(self.config.batch_size, seed * SAMPLED_STEPS + step + 1), {}
+            request = self._draw(self.config.batch_size, seed * SAMPLED_STEPS + step + 1)
+            yield (share_request(self.teacher.signature, request) if divided else request), {}
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return sampled requests."""
-        return DistillationData(student, teacher, self.training_batches, SAMPLED_STEPS)
+        return DistillationData(student, teacher, partial(self.training_batches, divided=True), SAMPLED_STEPS)
 
     def validate(self, program: Program) -> float:
         """Return the negative distance from the teacher on 2048 requests that are not used for training."""
@@ -438,6 +451,27 @@ def _take_all_positions(histories: Ragged, length: int, most: int, rng: np.rando
         places = places[np.sort(rng.choice(len(places), most, replace=False))]
     following = torch.cat([history[:, 1:], torch.zeros(len(history), 1, dtype=history.dtype)], dim=1)
     return {HISTORY: history, POSITIONS: places}, {NEXT_ITEM: following.flatten()[places]}
+
+
+def _share_histories(batch: Batch) -> Batch:
+    """Return the rows of this process."""
+    request, labels = batch
+    return {n: take_share(t) for n, t in request.items()}, {n: take_share(t) for n, t in labels.items()}
+
+
+def _share_positions(batch: Batch) -> Batch:
+    """Return the histories of this process and their positions, with the order of these in the whole batch."""
+    if not is_divided():
+        return batch
+    request, labels = batch
+    history, places = request[HISTORY], request[POSITIONS]
+    row, position = places // history.shape[1], places % history.shape[1]
+    own = (row % world_size() == rank()).nonzero().flatten()
+    local = row[own] // world_size() * history.shape[1] + position[own]
+    return (
+        {HISTORY: take_share(history), POSITIONS: local},
+        {**{name: values[own] for name, values in labels.items()}, ORDER: own},
+    )
 
 
 def predict_label(values: np.ndarray, kind: OutputKind) -> np.ndarray:

@@ -1,12 +1,16 @@
 """`prune`: remove fields, rows and channels and set zeros, in stages, each planned, applied, proved and fine-tuned."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.distributed.collectives import broadcast_module
+from recprune_export.distributed.main_process import call_on_main
+from recprune_export.distributed.row_shards import SHARD_BYTES
 from recprune_export.errors import UsageError
 from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.answer_counts import count_answers_of_row, take_answers
@@ -236,7 +240,9 @@ def _run_stage(
                 last_stage=pruning.at_stage(pruning.pruning_stages), candidates=context.candidates,
                 serving=context.serving,
             )  # fmt: skip
-        cut = _cut(context, start, planned.plan, planned.program, refit=pruning.refit)
+        # The processes of a run may have different processors, which round differently.
+        plan = call_on_main(partial(getattr, planned, "plan"))
+        cut = _cut(context, start, plan, planned.program, refit=pruning.refit)
         del planned  # its program may have tables that the dense one does not share
     else:
         cut = _cut(context, start, plan, refit=pruning.refit and checkpoint is None)
@@ -277,6 +283,7 @@ def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarge
     epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
     schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
     teacher = context.dense.with_copied_graph()
+    broadcast_module(student.module, SHARD_BYTES)
     storage = cut.plan.storage
     if storage is not None:  # no zeros: they would cost quality, and save no bytes
         schedule = schedule_rounded(schedule, context.finetuning)
@@ -365,7 +372,7 @@ def estimate_curvature(
         return None
     data = task.distillation_data(student, student)
     of_row = count_answers_of_row(student.signature)
-    batches = take_answers(CURVATURE_ANSWERS, islice(data.batches(seed), CURVATURE_BATCHES), of_row)
+    batches = take_answers(CURVATURE_ANSWERS, islice(data.batches(seed), CURVATURE_BATCHES), of_row, divided=True)
     return weight_curvature(data.student, tables, batches, task.objective.probe, seed)
 
 

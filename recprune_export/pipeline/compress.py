@@ -34,6 +34,7 @@ from recprune_export.bundle.write import Content, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.derived.derived_model import DeriveModel
 from recprune_export.derived.validate_derived import GOLDEN_ROWS
+from recprune_export.distributed.main_process import call_on_main, enter_on_main, leave_to_main
 from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
@@ -72,7 +73,12 @@ from recprune_export.pipeline.export_models import (
     make_predictor,
     make_serving_config,
 )
-from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
+from recprune_export.pipeline.stage_checkpoints import (
+    NO_CHECKPOINTS,
+    StageCheckpoints,
+    get_checkpoint_folder,
+    remove_when_done,
+)
 from recprune_export.program.program import Program
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
@@ -176,7 +182,7 @@ def compress_program(
     task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
     check_no_nan(program, task)
     program = with_input_rules(program, task, settings.export.bad_ids)
-    with stage_bundle(target) as target, tempfile.TemporaryDirectory() as scratch:
+    with enter_on_main(partial(stage_bundle, target), target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):
             run = partial(run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch))
@@ -218,7 +224,7 @@ def run_stages(
     search_prefix: SearchPrefix | None,
     folder: Path,
 ) -> Outcome:
-    """Prune, export to `folder` and measure.
+    """Prune, export to `folder` and measure. Of several processes all prune, and the first one alone does the rest of the job.
 
     Raises `SlowPlan` where the file of a plan within --max-bytes is slower than the same model in PyTorch, `SlowerThanPyTorch` where
     that of another one is.
@@ -228,6 +234,14 @@ def run_stages(
         seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
         serving=make_serving_config(settings),
     )  # fmt: skip
+    outcome = call_on_main(partial(_export_and_measure, program, pruned, settings, task, folder, plan), share=False)
+    leave_to_main()
+    return outcome
+
+
+def _export_and_measure(
+    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path, plan: Plan | None
+) -> Outcome:
     exported = export_and_quantize(program, pruned, settings, task, folder)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
@@ -247,8 +261,11 @@ def open_checkpoints(
     """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
     extra = None if plan is None else plan.to_dict()
     with show_status("Reading rows"):
-        key = fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)
-    return StageCheckpoints.open(get_checkpoint_folder(target), key, resume=resume)
+        key = call_on_main(
+            lambda: fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)
+        )
+    open_folder = partial(StageCheckpoints.open, get_checkpoint_folder(target), key, resume=resume)
+    return call_on_main(open_folder, share=False) or NO_CHECKPOINTS
 
 
 def export_and_quantize(
@@ -315,7 +332,8 @@ def check_space(program: Program, target: Path | None) -> None:
     """Raise `UsageError` where the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
     size = sum(p.nbytes for p in program.module.parameters())
     targets = () if target is None else (target,)
-    check_free_space(dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size), "the run")
+    needs = dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size)
+    call_on_main(partial(check_free_space, needs, "the run"))
 
 
 def check_no_nan(program: Program, task: Task) -> None:

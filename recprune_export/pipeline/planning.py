@@ -292,7 +292,7 @@ def share_planned_rows(program: Program, rows: Sequence[RowPlan], task: Task, se
 
 
 def _read_requests(task: Task, seed: int) -> Iterator[Mapping[str, torch.Tensor]]:
-    return (request for request, _ in task.training_batches(seed))
+    return (request for request, _ in task.training_batches(seed, divided=True))
 
 
 def make_projected_score_inputs(program: Program, task: Task, seed: int = 0) -> ScoreInputs:

@@ -20,6 +20,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from recprune_export.distributed.collectives import broadcast_module
+from recprune_export.distributed.main_process import call_on_main
+from recprune_export.distributed.ranks import is_main
 from recprune_export.errors import ModelError, UsageError, ValidationFailed
 from recprune_export.output_files import find_write_error
 from recprune_export.progress import print_status, print_warning
@@ -29,7 +32,10 @@ KEY = "work.json"
 
 @dataclass(frozen=True)
 class StageCheckpoint:
-    """A finished stage of an earlier run: plain values, and the tensors of a module by name."""
+    """A finished stage of an earlier run: plain values, and the tensors of a module by name.
+
+    Of several processes the first one has the tensors, and gives them to the others.
+    """
 
     values: Mapping[str, Any]
     state: Mapping[str, Tensor]
@@ -40,13 +46,15 @@ class StageCheckpoint:
 
         Raises `RuntimeError` where names or shapes are not those of `module`.
         """
-        module.load_state_dict(dict(self.state))
+        if is_main():
+            module.load_state_dict(dict(self.state))
+        broadcast_module(module)
         torch.set_rng_state(self.rng_state)
 
 
 @dataclass(frozen=True)
 class StageCheckpoints:
-    """Checkpoints by name in a folder; without a folder nothing is saved or loaded."""
+    """Checkpoints by name in a folder; without a folder nothing is saved or loaded. Of several processes the first one has the folder."""
 
     folder: Path | None = None
     key: str = ""
@@ -71,6 +79,11 @@ class StageCheckpoints:
 
     def load(self, name: str) -> StageCheckpoint | None:
         """Load a checkpoint; None where it is missing or damaged."""
+        found = self._read(name) if is_main() else None
+        known = call_on_main(lambda: None if found is None else (found.values, found.rng_state))
+        return found if is_main() or known is None else StageCheckpoint(known[0], {}, known[1])
+
+    def _read(self, name: str) -> StageCheckpoint | None:
         if self.folder is None:
             return None
         try:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.batch import Batch
+from recprune_export.distributed.shares import gather_answers
 from recprune_export.finetuning.answer_counts import count_answers_of_row, take_answers
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, count_parameters
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program
+from recprune_export.program.requests.share_request import share_batch
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
@@ -112,7 +114,7 @@ class StructuredFractionTrial:
     `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
     the dense program, two of the pruned one and a backward pass, besides the fits of the layers; its memory is that of the
     tables that its budget changes, once rotated and once narrowed. Of a program that answers at each position of a history, so
-    many batches are used as have an answer for each row of `batches`.
+    many batches are used as have an answer for each row of `batches`. Of several processes each answers its share of every batch.
     """
 
     def __init__(
@@ -129,7 +131,12 @@ class StructuredFractionTrial:
         self._program, self._rankings, self._dense = program, rankings, dense
         rows = sum(max(len(values) for values in request.values()) for request, _ in batches)
         of_row = count_answers_of_row(program.signature)
-        self._objective, self._batches = objective, list(take_answers(rows, batches, of_row))
+        whole = list(take_answers(rows, batches, of_row))
+        self._objective, self._batches, self._whole = (
+            objective,
+            [share_batch(program.signature, b) for b in whole],
+            whole,
+        )
         self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
         self._answers = _DenseAnswers(program, self._batches)
@@ -159,7 +166,7 @@ class StructuredFractionTrial:
         original = apply_transforms(self._program, self._rotatable, plan.transforms)
         student = apply_plan(original, plan, shared=unchanged)
         if self._refit:
-            reconstruct_layers(original, plan, student, self._batches[:REFIT_BATCHES])
+            reconstruct_layers(original, plan, student, self._whole[:REFIT_BATCHES])
         return student
 
     def _distance(self, student: Program) -> float:
@@ -168,7 +175,8 @@ class StructuredFractionTrial:
             return self._mean_distance(student(request) for request, _ in self._batches)
 
     def _mean_distance(self, answers: Iterable[Answers]) -> float:
-        distances = [self._objective.distillation(*pair) for pair in zip(answers, self._answers, strict=True)]
+        pairs = (gather_answers(pair) for pair in zip(answers, self._answers, strict=True))
+        distances = [self._objective.distillation(*pair) for pair in pairs]
         return float(torch.stack(distances).mean().detach())
 
 

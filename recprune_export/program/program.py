@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, fx
 
+from recprune_export.distributed.layers_over_ranks import batch_norm_over_ranks
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalize
 from recprune_export.program.lifting import lift
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SIGNATURE_FILE = "recprune_signature.json"
 
 # Position of the argument that switches an operator between training and inference.
-_TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
+_TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5, batch_norm_over_ranks: 5}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.encoding.input_encoding import NUMERIC
+from recprune_export.distributed.sharded_embedding import ShardedEmbedding, builds_in_shards
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 
@@ -47,9 +48,12 @@ def _key(position: int, name: str) -> str:
     return f"field{position}_{safe}"
 
 
-def _table(rows: int, dim: int, padded: bool) -> nn.Embedding:
+def _table(rows: int, dim: int, padded: bool) -> nn.Embedding | ShardedEmbedding:
+    std = 0.01  # dot products start near zero
+    if builds_in_shards(rows, dim):
+        return ShardedEmbedding(rows, dim, std, padded)
     table = nn.Embedding(rows, dim, padding_idx=0 if padded else None)
-    nn.init.normal_(table.weight, std=0.01)  # dot products start near zero
+    nn.init.normal_(table.weight, std=std)
     if padded:
         with torch.no_grad():
             table.weight[0] = 0.0  # stays zero: no gradient reaches the row of the padding

@@ -53,14 +53,17 @@ class SASRec(nn.Module):
             hidden = layer(hidden, known)
         return self.norm(hidden)
 
-    def training_loss(self, history: Tensor, following: Tensor) -> Tensor:
-        """Return the cross entropy over all items of `following` [B, L] at every position where it is not 0.
+    def training_loss(self, history: Tensor, following: Tensor, targets: int | None = None) -> Tensor:
+        """Return the cross entropy over all items of `following` [B, L], summed over the positions where it is not 0.
 
-        It uses the full softmax instead of one sampled negative: Klenitskiy and Vasilev 2023, section 3.
+        The sum is divided by `targets`, by default the number of these positions. It uses the full softmax instead of one
+        sampled negative: Klenitskiy and Vasilev 2023, section 3.
         """
         has_target = following > 0
         scores = self.encode(history)[has_target] @ self.items.weight.T
-        return F.cross_entropy(scores, following[has_target])
+        if targets is None:
+            return F.cross_entropy(scores, following[has_target])
+        return F.cross_entropy(scores, following[has_target], reduction="sum") / max(targets, 1)
 
 
 class _EncoderBlock(nn.Module):

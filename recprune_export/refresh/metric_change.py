@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import hypot
 
 from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.distributed.shares import share_prediction
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
 from recprune_export.finetuning.task import AnswerFunction, Task
 from recprune_export.metrics._paired_change import MetricChange
@@ -68,7 +69,9 @@ def compare_metrics(
     """Measure on the test rows of `task`, which are its validation rows as well.
 
     `recorded_changes` are those of the bundle, by metric; `is_same_file`: it was measured on rows of the same file.
+    Of several processes each answers a share of the rows.
     """
+    artifact, dense = share_prediction(artifact), None if dense is None else share_prediction(dense)
     models = {"dense": dense, "pruned": artifact}
     now = {name: task.test(model) for name, model in models.items() if model is not None}
     change = task.change(dense or artifact, artifact)

@@ -19,6 +19,7 @@ from math import floor, inf
 from pathlib import Path
 from typing import NoReturn
 
+from recprune_export.distributed.shares import share_prediction
 from recprune_export.errors import TooFewBytes, Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Verdict
 from recprune_export.finetuning.task import Task, run_program
@@ -157,7 +158,7 @@ def _list_targets(settings: Settings) -> list[SpeedTarget]:
 
 def _warn_of_few_rows(program: Program, task: Task, max_drop: float, report: Callable[[str], None]) -> None:
     """Report, before the trials, where the validation rows can hold the claim at no point."""
-    dense = partial(run_program, program)
+    dense = share_prediction(partial(run_program, program))
     change = task.change(dense, dense)
     warning = warn_of_few_rows(change.metric, change.rows, expected_resolution(change.error), max_drop)
     if warning is not None:

@@ -4,9 +4,11 @@ import shutil
 import tempfile
 import weakref
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from recprune_export.distributed.main_process import call_on_main
+from recprune_export.distributed.ranks import is_main
 from recprune_export.errors import TooFewBytes
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import OnnxFile, export_onnx
@@ -25,7 +27,8 @@ class Trials:
 
     The dense model is exported at most once, into a temporary folder that is removed with the object: with `artifacts` all
     files are timed against it, and its bytes are those of which byte limits are fractions. Models may be tuned in other
-    processes (`add_tuned`); all times are measured in this one, one after the other.
+    processes (`add_tuned`); all times are measured in this one, one after the other. Of the processes of torchrun all tune a model
+    together, and the first one has the folder and measures.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class Trials:
         self._program, self._settings, self._task = program, settings, task
         self._artifacts = artifacts
         self._tuner = Tuner(program, settings, task, artifacts=artifacts)
-        self.folder = TrialFolder(folder, self._tuner.key)
+        self.folder = TrialFolder(folder if is_main() else None, self._tuner.key)
         self.read_folder()
 
     @cached_property
@@ -57,7 +60,7 @@ class Trials:
     @property
     def dense_bytes(self) -> int:
         """The bytes of the dense model as an ONNX file."""
-        return self._dense_file.bytes
+        return call_on_main(lambda: self._dense_file.bytes)
 
     @property
     def completed(self) -> tuple[Trial, ...]:
@@ -66,7 +69,7 @@ class Trials:
 
     def read_folder(self) -> None:
         """Read the trials of the folder, where other processes may have saved more."""
-        records = self.folder.read()
+        records = call_on_main(self.folder.read)
         self._trials, self._too_few_bytes = records.trials, records.too_few_bytes
 
     def make_key(self, point: OperatingPoint, seed: int | None = None) -> TrialKey:
@@ -83,7 +86,7 @@ class Trials:
 
     def is_tuned(self, key: TrialKey) -> bool:
         """Return whether a trial is done, or needs nothing but measurements."""
-        return key in self._trials or key in self._too_few_bytes or self.folder.read_tuned(key) is not None
+        return key in self._trials or key in self._too_few_bytes or self._read_tuned(key) is not None
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
         """Return the common work of the trials of a seed; None where none of them was tuned in this process."""
@@ -98,7 +101,7 @@ class Trials:
         if key in self._too_few_bytes:
             raise TooFewBytes(self._too_few_bytes[key])
         if key not in self._trials:
-            tuned = self.folder.read_tuned(key) or self.tune(key)
+            tuned = self._read_tuned(key) or self.tune(key)
             if key not in self._trials:
                 self._add_trial(key, tuned)
         return self._trials[key]
@@ -112,12 +115,12 @@ class Trials:
                 self.add_too_few_bytes(key, error)
                 raise
             self.add_tuned(key, tuned, scratch)
-        return self.folder.read_tuned(key) or tuned
+        return self._read_tuned(key) or tuned
 
     def add_tuned(self, key: TrialKey, tuned: TunedModel, scratch: Path) -> None:
         """Take a model that was tuned into the folder `scratch`: a trial is done where no artifact has to be measured."""
         if self._artifacts:
-            self.folder.save_tuned(key, tuned, scratch)
+            call_on_main(partial(self.folder.save_tuned, key, tuned, scratch))
         else:
             self._add_trial(key, tuned)
 
@@ -130,7 +133,14 @@ class Trials:
         """Return the settings of a trial at a point."""
         return point.apply(self._settings, self.dense_bytes if point.kind == "bytes" else 0)
 
+    def _read_tuned(self, key: TrialKey) -> TunedModel | None:
+        return call_on_main(partial(self.folder.read_tuned, key))
+
     def _add_trial(self, key: TrialKey, tuned: TunedModel) -> None:
+        self._trials[key] = call_on_main(partial(self._measure, key, tuned))
+        call_on_main(partial(self.folder.save, self._trials[key]))
+
+    def _measure(self, key: TrialKey, tuned: TunedModel) -> Trial:
         artifact, change = None, tuned.change
         if self._artifacts:
             assert tuned.file is not None
@@ -141,5 +151,4 @@ class Trials:
             )  # fmt: skip
             change = change if quantized_change is None else quantized_change
         assert change is not None
-        self._trials[key] = Trial(*key, change, artifact)
-        self.folder.save(self._trials[key])
+        return Trial(*key, change, artifact)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from recprune_export.distributed.main_process import call_on_main
 from recprune_export.finetuning.rounded_weights import with_rounded_weights
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.metrics._paired_change import MetricChange
@@ -59,7 +60,8 @@ class Tuner:
         latency, quantization = self._settings.latency, self._settings.quantization
         extra = [asdict(latency), asdict(quantization)] if self._artifacts else []
         pruning = replace(self._settings.pruning.at_sparsity(0.0), max_bytes=None, max_microseconds=None)
-        return fingerprint(self._program, pruning, self._settings.finetuning, self._task, extra=extra)
+        finetuning, task = self._settings.finetuning, self._task
+        return call_on_main(lambda: fingerprint(self._program, pruning, finetuning, task, extra=extra))
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
         """Return the common work of the points of a seed; None where none was tuned here."""
@@ -71,6 +73,9 @@ class Tuner:
         Raises `TooFewBytes` where no plan is as small as the point asks for.
         """
         compressed = self._compress(point, settings, seed)
+        return call_on_main(partial(self._finish, compressed, settings, folder))
+
+    def _finish(self, compressed: _Compressed, settings: Settings, folder: Path) -> TunedModel:
         file = None
         if self._artifacts:
             serving = ServingConfig(settings.latency.latency_batch_sizes, runtime=settings.export.runtime)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recprune_export.data.batch import ROW_WEIGHTS
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.vocabulary import Vocabulary
@@ -28,6 +29,13 @@ from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.distributed.collectives import sum_integer
+from recprune_export.distributed.layers_over_ranks import layers_over_ranks
+from recprune_export.distributed.main_process import call_on_main, leave_to_main
+from recprune_export.distributed.ranks import is_divided, rank, world_size
+from recprune_export.distributed.row_shards import count_numbers
+from recprune_export.distributed.sharded_embedding import gather_state, sharded_tables
+from recprune_export.distributed.shares import add_losses, gather_answers, share_prediction, take_share
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
@@ -102,7 +110,7 @@ def train(
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
-    check_output_file(output)
+    call_on_main(partial(check_output_file, output))
     config = dict(config or {})
     sequential = is_sequential(recommender)
     if not sequential:
@@ -203,15 +211,17 @@ class _Clicks:
         return predict_label_means(self.data.train)
 
     def batches(self, size: int, seed: int) -> Iterator[Rows]:
-        return self.data.train.batches(size, seed)
+        return self.data.train.batches(size, seed, rank=rank(), world_size=world_size())
 
     @staticmethod
     def loss(module: nn.Module, batch: Rows, scales: Mapping[str, tuple[float, float]]) -> Tensor:
         outputs = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
-        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+        labels = {name: torch.from_numpy(label) for name, label in batch.labels.items()}
+        given = {} if batch.weights is None else {ROW_WEIGHTS: torch.from_numpy(batch.weights)}
+        outputs, labels, given = gather_answers([outputs, labels, given])
         losses = [
-            mean_label_loss(_row_losses(scales.get(name)), outputs[name], torch.from_numpy(label), weights)
-            for name, label in batch.labels.items()
+            mean_label_loss(_row_losses(scales.get(name)), outputs[name], label, given.get(ROW_WEIGHTS))
+            for name, label in labels.items()
         ]
         return torch.stack(losses).sum()
 
@@ -242,14 +252,15 @@ class _Sequences:
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = np.random.default_rng(seed).permutation(len(self.data.train))
         for start in range(0, len(order), size):
-            yield shift_histories(
-                self.data.train.take(order[start : start + size]), self.data.encoder.columns.max_length
-            )
+            histories = self.data.train.take(take_share(order[start : start + size]))
+            yield shift_histories(histories, self.data.encoder.columns.max_length)
 
     @staticmethod
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor], scales: Mapping[str, tuple[float, float]]) -> Tensor:
         assert isinstance(module, SASRec)
-        return module.training_loss(*batch)
+        if not is_divided():
+            return module.training_loss(*batch)
+        return add_losses(module.training_loss(*batch, sum_integer(int((batch[1] > 0).sum()))))
 
 
 def _row_losses(scale: tuple[float, float] | None) -> RowLosses:
@@ -284,9 +295,14 @@ def _train(
     spec, valid, test = data.spec, data.data.valid, data.data.test
     evaluator = make_evaluator(evaluation, data.label_kinds)
     deciding = evaluator.require_deciding(valid, "valid")
-    module = build_recommender(recommender, spec, config)
-    check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
-    predict, baseline = make_label_predictor(module, spec), observe(data.baseline, valid, evaluator.kinds)
+    with sharded_tables():
+        module = build_recommender(recommender, spec, config)
+    parameters = sum(count_numbers(p) for p in module.parameters())
+    call_on_main(partial(check_free_space, {output: 4 * parameters}, "the checkpoint"))
+    predict, baseline = (
+        share_prediction(make_label_predictor(module, spec)),
+        observe(data.baseline, valid, evaluator.kinds),
+    )
     optimizer = make_optimizer(module, hyperparameters.batch_size, hyperparameters.learning_rate)
 
     def loss(batch: Any) -> Tensor:
@@ -297,7 +313,7 @@ def _train(
         optimizer.catch_up()
         return deciding.compute(observe(predict, valid, evaluator.kinds))
 
-    with optimizer.deferred():
+    with optimizer.deferred(), layers_over_ranks(module):
         fitted = fit(
             module,
             batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
@@ -312,12 +328,12 @@ def _train(
             description=f"Training {recommender}",
         )
     metrics = evaluator.evaluate(predict, test)
-    checkpoint = Checkpoint(
-        recommender, config, spec, data.data.encoder, module.state_dict(), metrics, hyperparameters.seed
-    )
+    trained = observe(predict, valid, evaluator.kinds)
+    state = gather_state(module)
+    leave_to_main()
+    checkpoint = Checkpoint(recommender, config, spec, data.data.encoder, state, metrics, hyperparameters.seed)
     checkpoint.save(output)
-    parameters = sum(p.numel() for p in module.parameters())
-    failure = describe_failure_to_learn(deciding, baseline, observe(predict, valid, evaluator.kinds))
+    failure = describe_failure_to_learn(deciding, baseline, trained)
     notes = (*notes, *evaluator.notes({"valid": valid, "test": test}), *((failure,) if failure else ()))
     return TrainingResult(output, checkpoint, fitted, data.size, data.data.sizes, parameters, deciding.name, notes)
 

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from recprune_export.distributed.ranks import is_divided
+from recprune_export.distributed.sharded_embedding import ShardedEmbedding
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # the defaults of torch.optim.Adam
 _CHUNK = 1 << 15  # rows that catch up at once, which bounds the memory of temporary tensors
 
@@ -34,7 +37,9 @@ class DeferredAdam:
 
     # No subclass of torch.optim.Optimizer: that imports torch._dynamo, which takes longer than training a small model.
 
-    def __init__(self, tables: Iterable[nn.Embedding], others: Iterable[nn.Parameter], lr: float) -> None:
+    def __init__(
+        self, tables: Iterable[nn.Embedding | ShardedEmbedding], others: Iterable[nn.Parameter], lr: float
+    ) -> None:
         self._tables = {table.weight: table for table in tables}
         self._others = _WholeAdam(others, lr)
         self._rate, self._steps = lr, 0
@@ -53,14 +58,21 @@ class DeferredAdam:
         """Make gradients sparse and let rows catch up before lookups inside the block; all are up to date after it."""
         hooks = []
         for weight, table in self._tables.items():
+            if isinstance(table, ShardedEmbedding):  # its rows are read for other processes as well
+                table.before_read = partial(self._before_read, weight)
+                continue
             table.sparse = True
             hooks.append(table.register_forward_pre_hook(partial(self._before_lookup, weight)))
         try:
             yield
         finally:
-            for table, hook in zip(self._tables.values(), hooks, strict=True):
+            for hook in hooks:
                 hook.remove()
-                table.sparse = False
+            for table in self._tables.values():
+                if isinstance(table, ShardedEmbedding):
+                    table.before_read = None
+                else:
+                    table.sparse = False
             self.catch_up()
 
     @torch.no_grad()
@@ -75,19 +87,23 @@ class DeferredAdam:
     def step(self) -> None:
         """Update the rows and the other parameters that have a gradient."""
         self._others.step()
+        gradients = {w: _sum_by_row(w.grad) for w in self._rows if w.grad is not None}
+        if is_divided():  # rows that other processes alone have looked up
+            for weight, (rows, _) in gradients.items():
+                self._before_read(weight, rows)
         self._steps += 1
-        for weight, state in self._rows.items():
-            if weight.grad is not None:
-                rows, gradient = _sum_by_row(weight.grad)
-                self._update(weight, state, rows, gradient)
+        for weight, (rows, gradient) in gradients.items():
+            self._update(weight, self._rows[weight], rows, gradient)
 
     def _before_lookup(self, weight: Tensor, table: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        ids = arguments[0].detach().flatten()
-        last_step = self._rows[weight].last_step[ids]
-        rows = ids[(last_step > 0) & (last_step < self._steps)]  # duplicates catch up to the same values
-        if len(rows):
+        self._before_read(weight, arguments[0].detach().flatten())
+
+    def _before_read(self, weight: Tensor, rows: Tensor) -> None:
+        last_step = self._rows[weight].last_step[rows]
+        stale = rows[(last_step > 0) & (last_step < self._steps)]  # duplicates catch up to the same values
+        if len(stale):
             with torch.no_grad():
-                self._catch_up(weight, rows)
+                self._catch_up(weight, stale)
 
     def _catch_up(self, weight: Tensor, rows: Tensor) -> None:
         """Take the deferred steps of `rows`, [U], which may hold duplicates."""

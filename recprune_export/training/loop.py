@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.codec import OMIT_DEFAULT, DictMixin, JsonForm, finite_or_none, json_name
+from recprune_export.distributed.gradients import sum_gradients
 from recprune_export.errors import ModelError
 from recprune_export.progress import progress_bar
 from recprune_export.training.weight_snapshot import WeightSnapshot
@@ -105,7 +106,8 @@ def fit(
 ) -> FitResult:
     """Train for at most `epochs`; stop after `patience` epochs without a better metric; restore the best state of `module`.
 
-    `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` the validation metric (-inf: not
+    `batches(epoch)` returns the batches of an epoch, of several processes the share of this one, `loss` a scalar, that of the whole
+    batch in each process, `evaluate` the validation metric (-inf: not
     a candidate). While no metric is better than `baseline`, that of answers without a model, patience is
     `PLATEAU_PATIENCE` times as long: sequence models begin on a plateau. The `optimizers` together hold every trained
     parameter; `after_step` and the `schedulers` are called after each step. Memory beside the module and its optimizers:
@@ -125,6 +127,7 @@ def fit(
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
                 value.backward()
+                sum_gradients(parameters)
                 for parameter in parameters:
                     zero_nonfinite_gradient(parameter.grad)
                 for optimizer in optimizers:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,7 @@ def refresh(
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
+    from recprune_export.distributed.main_process import call_on_main
     from recprune_export.evidence import Verdict
     from recprune_export.settings import DataSettings, EvaluationSettings, LabelSettings, RowSettings, SplitSettings
 
@@ -120,7 +122,7 @@ def refresh(
     source["factory_args"] = parse_json_object(factory_args)
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
     if not check_only:
-        check_target(target)
+        call_on_main(partial(check_target, target))
     import_torch()
     from recprune_export.cli.compression_tables import print_result
     from recprune_export.refresh.drift_report import make_drift_report, recompress
@@ -136,7 +138,7 @@ def refresh(
     if not as_json:
         print_drift_report(report)
     try:
-        if report.verdict is Verdict.FAILS and not check_only:
+        if call_on_main(lambda: report.verdict) is Verdict.FAILS and not check_only:
             result = recompress(report, target, sys.argv[1:])
     finally:
         if as_json:

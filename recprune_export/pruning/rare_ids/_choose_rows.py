@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recprune_export.distributed.gradients import sum_tensors
 from recprune_export.program.program import Program
 from recprune_export.pruning.pruning_constants import RARE_LOOKUP_FRACTION
 from recprune_export.pruning.rare_ids.find_tables import IdReader, PrunableTable
@@ -17,13 +18,14 @@ IdCounts = Mapping[str, np.ndarray]  # table -> how often each of its ids is loo
 
 
 def count_ids(program: Program, tables: Iterable[PrunableTable], requests: Iterable[Mapping[str, Tensor]]) -> IdCounts:
-    """Count how often each id of each table is looked up. Counts are sums over requests, so those of shards can be added."""
+    """Count how often each id of each table is looked up; of several processes each has its share of the requests."""
     tables = list(tables)
     counts = {table.name: torch.zeros(table.rows, dtype=torch.int64) for table in tables}
     read = IdReader(program, tables)
     for request in requests:
         for name, ids in read(request):
             counts[name] += torch.bincount(ids.reshape(-1), minlength=len(counts[name]))
+    sum_tensors(counts.values())
     return {name: count.numpy() for name, count in counts.items()}
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.distributed.collectives import sum_integer, sum_number
+from recprune_export.distributed.gradients import sum_tensors
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
@@ -77,6 +79,8 @@ def recalibrate_batch_norm(
         (value,) = sample.pruned_inputs
         flat = value.movedim(1, -1).reshape(-1, len(mean)).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
+    sum_tensors([total, squares])
+    count = sum_integer(count)
     if count < 2:
         return None
     new_mean = total / count
@@ -115,7 +119,7 @@ def _error(
             expected = expected.index_select(axis, indices)
         difference = actual - expected
         total, count = total + float(difference.double().square().sum()), count + difference.numel()
-    return total / max(count, 1)
+    return sum_number(total) / max(sum_integer(count), 1)
 
 
 def _find_remaining_indices(analysis: Analysis, plan: Plan, call: str) -> dict[int, Tensor] | None:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.data.batch import Batch
+from recprune_export.distributed.collectives import sum_integer, sum_over_ranks
+from recprune_export.distributed.gradients import sum_tensors
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.program.requests.share_request import share_batch
 from recprune_export.pruning.apply.masking import make_mask
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.reconstruction.batch_norm import (
@@ -47,10 +50,12 @@ def reconstruct_layers(
     recalibrated in the same order, where that improves them.
 
     The time is that of one forward pass of each program on `batches`, and for a layer of K inputs and M outputs that is called
-    with N rows, O(N K (K + M) + K³). In memory are the values of both programs that are live at one layer, for all batches.
+    with N rows, O(N K (K + M) + K³). In memory are the values of both programs that are live at one layer, for all batches. Of several
+    processes each takes its share of every batch, and the sums of all are added in float64.
     """
     removed = make_mask(dense.analysis, plan.removed(dense.analysis)).slices
     pairs, norms = _find_pairs(dense, pruned), _find_norms(dense, pruned)
+    batches = [share_batch(dense.signature, batch) for batch in batches]
     runs = PairedRuns(
         dense, pruned, batches, [*(before.calls for before, _ in pairs.values()), *([n.call] for n in norms.values())]
     )
@@ -149,7 +154,8 @@ def _sum_squared_errors(
             inputs, expected = _make_rows(a, with_bias=before.shape[1] > a.shape[-1]), _select_outputs(y, remaining)
             errors += torch.stack([(inputs @ weight.T - expected).square().sum() for weight in (before, after)])
             count += expected.numel()
-    return float(errors[0]), float(errors[1]), count
+    sum_over_ranks(errors)
+    return float(errors[0]), float(errors[1]), sum_integer(count)
 
 
 def _make_rows(inputs: Tensor, *, with_bias: bool) -> Tensor:
@@ -179,4 +185,5 @@ def _normal_equations(
             gram = gram if gram.ndim else inputs.new_zeros(inputs.shape[1], inputs.shape[1])
             add_products(gram, inputs)
             cross = cross + inputs.T @ expected
+    sum_tensors([gram, cross])
     return mirror_upper(gram) if gram.ndim else gram, cross

@@ -14,8 +14,12 @@ from torch import Tensor
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.data.batch import Batch
+from recprune_export.distributed.collectives import sum_integer
+from recprune_export.distributed.gradients import sum_tensors
+from recprune_export.distributed.shares import gather_answers
 from recprune_export.program.program import Program
 from recprune_export.program.recorder import ValueRecorder
+from recprune_export.program.requests.share_request import share_request
 
 TINY = 1e-30
 # A map from a response to a scalar whose squared gradient has the curvature of the loss as its mean; see `Objective.probe`.
@@ -59,12 +63,14 @@ def gather_moments(
 
     For each site of width D, N rows take N · D² multiplications, for the upper triangles alone, and D² of memory. Values
     are multiplied in float64, because the covariance is a difference, and may be almost singular; gradients in float32, each
-    batch scaled by its largest one, and the batches are added in float64.
+    batch scaled by its largest one, and the batches are added in float64. Of several processes each takes its share of every batch,
+    and the sums of all are added in float64.
     """
     totals = _MomentSums(program, sites)
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches if totals.sums else ():
-        totals.add(request, probe, generator)
+        totals.add(share_request(program.signature, request), probe, generator)
+    totals.add_other_processes()
     return {
         name: _pool([totals.sums[name, site] for site in group_sites], group_sites, totals.rows)
         for name, group_sites in sites.items()
@@ -120,12 +126,21 @@ class _MomentSums:
         recording = self._recorder(request)
         values = recording.values
         with torch.enable_grad():
-            response = probe(recording.answers, generator)
+            (answers,) = gather_answers([recording.answers])
+            response = probe(answers, generator)
             gradients = torch.autograd.grad(response, list(values.values()), allow_unused=True)
         self.rows += len(request[self._first_input])
         for (node, value), gradient in zip(values.items(), gradients, strict=True):
             for name, site, positions in self._at[node]:
                 self._accumulate(self.sums[name, site], site.axis, positions, value.detach(), gradient)
+
+    def add_other_processes(self) -> None:
+        """Add the sums of other processes, which take other rows of the batches."""
+        sums = list(self.sums.values())
+        sum_tensors([matrix for s in sums for matrix in (s.values, s.total, s.gradients)])
+        self.rows = sum_integer(self.rows)
+        for s in sums:
+            s.places = sum_integer(s.places)
 
     @staticmethod
     def _accumulate(sums: _Sums, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:
@@ -137,7 +152,7 @@ class _MomentSums:
         if gradient is not None:
             # Gradients that are not finite, as of √x at 0, count as zero.
             slopes = _samples(gradient, axis, positions).nan_to_num(0.0, 0.0, 0.0)
-            largest = slopes.abs().max()
+            largest = slopes.abs().amax() if slopes.numel() else 0.0
             if largest > 0.0:
                 add_products(sums.gradients, slopes / largest, float(largest) ** 2)
 

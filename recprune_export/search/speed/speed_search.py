@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from typing import NoReturn
 
+from recprune_export.distributed.main_process import call_on_main
 from recprune_export.errors import TooLittleTime, Undecided, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
 from recprune_export.finetuning.task import Task
@@ -83,7 +85,8 @@ def find_point_for_speed(
             pruned = _prune_structure(program, at_point, task, fields, candidates, point.label)
             predicted.append(pruned.microseconds)
             if pruned.key not in timed:
-                timed[pruned.key] = _export_and_measure(dense, pruned, target, task, settings)
+                measured = partial(_export_and_measure, dense, pruned, target, task, settings)
+                timed[pruned.key] = call_on_main(measured)
             return timed[pruned.key]
 
         if max_bytes is None:

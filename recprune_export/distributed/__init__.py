@@ -1,0 +1,5 @@
+"""Several processes of one run, started by torchrun: ranks, collectives, row-sharded tables; nothing of it acts in one process."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

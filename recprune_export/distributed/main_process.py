@@ -1,0 +1,100 @@
+"""Work of the first process alone, whose result or error the others get: files, measurements, decisions that depend on time."""
+
+import contextlib
+import io
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from recprune_export.distributed.lost_process import describe_failure, read_failure
+from recprune_export.distributed.ranks import current_run, is_divided, is_main, work_alone
+
+T = TypeVar("T")
+FINISHED = "finished"  # key of the store: the first process has done everything
+_WAIT_SECONDS = 0.02
+_calls = 0
+
+
+class LeaveToMain(SystemExit):
+    """Ends the work of a process where only the first one has any left; it waits for that one then."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+def leave_to_main() -> None:
+    """Go on in the first process alone. The others raise `LeaveToMain`, which frees what they hold."""
+    if not is_main():
+        raise LeaveToMain
+    work_alone(True)
+
+
+def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
+    """Return what `function` returns in the first process, which alone calls it; it may take any time.
+
+    The others get a copy, which has to be picklable, or None without `share`. An error is raised in all of them. Processes of
+    a run trust each other, as in `torch.distributed`.
+    """
+    if not is_divided():
+        return function()
+    global _calls
+    _calls += 1
+    key, store = f"main/{_calls}", current_run().store
+    if is_main():
+        work_alone(True)
+        try:
+            result = function()
+        except Exception as error:
+            store.set(key, pickle.dumps(_describe(error)))
+            raise
+        finally:
+            work_alone(False)
+        store.set(key, pickle.dumps((None, result if share else None)))
+        return result
+    wait_for_key(store, key)
+    described, shared = pickle.loads(store.get(key))
+    if described is not None:
+        raise _restore(*described)
+    result_of_main: T = shared
+    return result_of_main
+
+
+@contextlib.contextmanager
+def enter_on_main(make: Callable[[], AbstractContextManager[T]], otherwise: T) -> Iterator[T]:
+    """Enter a context in the first process alone, such as a lock; the others get `otherwise`, or the error of its beginning."""
+    with contextlib.ExitStack() as stack:
+        value = call_on_main(lambda: stack.enter_context(make()), share=False)
+        yield value if is_main() else otherwise
+
+
+def wait_for_key(store: Any, key: str) -> None:
+    """Wait until a process has set `key`, however long that takes.
+
+    Raises `LostProcess` where a process has failed meanwhile.
+    """
+    waits = 0
+    while not store.check([key]):
+        time.sleep(_WAIT_SECONDS)
+        waits += 1
+        failure = read_failure(store) if waits % 10 == 0 else None
+        if failure is not None:
+            raise describe_failure(failure)
+
+
+def _describe(error: Exception) -> tuple[Any, None]:
+    """Return the class, arguments and attributes of an error, as far as they can be pickled."""
+    described = (type(error), error.args, error.__dict__)
+    try:
+        pickle.dump(described, io.BytesIO())
+    except Exception:
+        described = (RuntimeError, (str(error),), {})
+    return described, None
+
+
+def _restore(kind: type[Exception], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *arguments)  # constructors may take other arguments
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error

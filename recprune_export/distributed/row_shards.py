@@ -1,0 +1,107 @@
+"""`RowShard`: the rows of a table that this process holds, and tables put together again.
+
+Of N processes the one of rank r holds the rows r, r + N, r + 2·N, ... Vocabularies number frequent values first, so that blocks
+of rows would leave nearly all lookups to the first process (docs/decisions/tables-in-shards.md).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recprune_export.distributed.collectives import gather_rows
+from recprune_export.distributed.ranks import is_divided, rank, world_size
+from recprune_export.output_files import reserve_temporary_file
+
+# Tables of so many bytes are held in shards: docs/decisions/tables-in-shards.md
+SHARD_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 24  # of a table that is put together, at once
+
+
+@dataclass(frozen=True)
+class RowShard:
+    """Every `processes`-th row of a table of `rows` rows, from `number` on."""
+
+    rows: int
+    number: int
+    processes: int
+
+    @classmethod
+    def of(cls, rows: int) -> "RowShard":
+        """Return the shard of this process."""
+        return cls(rows, rank(), world_size())
+
+    def __len__(self) -> int:
+        """The number of rows in the shard.
+
+        >>> [len(RowShard(5, number, 2)) for number in (0, 1)]
+        [3, 2]
+        """
+        return len(range(self.number, self.rows, self.processes))
+
+    def take(self, table: Tensor) -> Tensor:
+        """Return a copy of the rows of the shard, of a table [rows, ...]."""
+        return table[self.number :: self.processes].clone()
+
+
+_ATTRIBUTE = "row_shard"
+
+
+def mark_shard(weight: Tensor, shard: RowShard) -> None:
+    """Say of a tensor that it holds the rows of a shard."""
+    setattr(weight, _ATTRIBUTE, shard)
+
+
+def find_shard(weight: Tensor) -> RowShard | None:
+    """Return the shard that a tensor holds, None for a whole tensor."""
+    return getattr(weight, _ATTRIBUTE, None)
+
+
+def count_numbers(weight: Tensor) -> int:
+    """Return the numbers of a tensor, those of all shards of a table."""
+    shard = find_shard(weight)
+    return weight.numel() if shard is None else shard.rows * prod(weight.shape[1:])
+
+
+def is_sharded_size(rows: int, width: int, itemsize: int = 4) -> bool:
+    """Return whether a table of this size is held in shards in this run."""
+    return is_divided() and rows * width * itemsize >= SHARD_BYTES
+
+
+def gather_table(weight: Tensor, *, everywhere: bool) -> Tensor | None:
+    """Return a row-sharded table as a whole, in the first process or in all; None in the others.
+
+    It lies in a temporary file without a name, which is mapped, where the disk has room for it: memory beside that is a chunk of
+    rows of each process.
+    """
+    shard = find_shard(weight)
+    assert shard is not None
+    whole = _empty_table(shard.rows, weight) if everywhere or rank() == 0 else None
+    for start, chunk in _chunks(weight, shard):
+        for number, part in enumerate(gather_rows(chunk)):
+            if whole is not None:
+                first = start * shard.processes + number
+                whole[first : first + len(part) * shard.processes : shard.processes] = part
+    return whole
+
+
+def _chunks(weight: Tensor, shard: RowShard) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first row in the shard, and rows, as often in each process: a last chunk may be empty."""
+    longest = -(-shard.rows // shard.processes)
+    step = max(1, CHUNK_BYTES // max(1, weight.element_size() * prod(weight.shape[1:]) * shard.processes))
+    for start in range(0, longest, step):
+        yield start, weight.detach()[start : start + step]
+
+
+def _empty_table(rows: int, like: Tensor) -> Tensor:
+    shape = (rows, *like.shape[1:])
+    size = prod(shape) * like.element_size()
+    file = reserve_temporary_file(size)
+    if file is None:
+        return torch.empty(shape, dtype=like.dtype)
+    with file:
+        pages = np.memmap(file, np.uint8, "r+", shape=(size,))
+    return torch.from_numpy(pages).view(like.dtype).reshape(shape)

@@ -1,0 +1,104 @@
+"""The command line under torchrun: one checkpoint, one sentence where a process fails or is killed, and other processes end soon."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recprune_export.training import load_checkpoint
+
+OTHER_RANK_FAILS = """
+import os, signal
+from recprune_export.errors import UsageError
+from recprune_export.training import _train
+
+def make_optimizer(*arguments):
+    if os.environ["RANK"] == {rank!r}:
+        if {how!r} == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {{"refused": UsageError("Its disk is full."), "fault": TypeError("a fault")}}[{how!r}]
+    return original(*arguments)
+
+original, _train.make_optimizer = _train.make_optimizer, make_optimizer
+"""
+START = "from recprune_export.__main__ import run\nrun()\n"
+
+
+def run_together(folder: Path, script: str, *arguments: object) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run a script in two processes of torchrun; return what it said, and the seconds."""
+    file = folder / "together.py"
+    file.write_text(script)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", file, *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=120, check=False,
+    )  # fmt: skip
+    return done, time.monotonic() - start
+
+
+def train_arguments(data: Path, output: Path) -> list[object]:
+    return [
+        "train",
+        "--data",
+        data,
+        "--label",
+        "clicked",
+        "--recommender",
+        "neumf",
+        "--epochs",
+        1,
+        "--dim",
+        8,
+        "-o",
+        output,
+    ]
+
+
+def test_train_writes_one_checkpoint_and_prints_once(clicks_file: Path, tmp_path: Path) -> None:
+    done, _ = run_together(tmp_path, START, *train_arguments(clicks_file, tmp_path / "model.pt"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Test: auc") == 1
+    assert load_checkpoint(tmp_path / "model.pt").metrics["auc"] > 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "together.py"}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("refused", "Error: Process 2 of 2 failed: Its disk is full."),
+        pytest.param("fault", "Error: Process 2 of 2 failed: TypeError: a fault", marks=pytest.mark.slow),
+        ("killed", "Error: Process 2 of 2 was ended from outside, or had too little memory, so the run ended"),
+        ("killed", "Error: Process 1 of 2 was ended from outside, or had too little memory, so the run ended"),
+    ],
+)
+def test_a_process_that_fails_ends_all_with_one_sentence(
+    clicks_file: Path, tmp_path: Path, how: str, said: str
+) -> None:
+    number = "0" if said.startswith("Error: Process 1") else "1"
+    script = OTHER_RANK_FAILS.format(how=how, rank=number) + START
+    done, seconds = run_together(tmp_path, script, *train_arguments(clicks_file, tmp_path / "model.pt"))
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(said)
+    assert seconds < 60
+    assert {path.name for path in tmp_path.iterdir()} == {"together.py"}
+
+
+@pytest.mark.slow
+def test_what_all_processes_refuse_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    done, _ = run_together(tmp_path, START, *train_arguments(tmp_path / "rows.csv", tmp_path / "model.pt"))
+    assert done.returncode == 1
+    assert sum(line.startswith("Error: ") for line in done.stderr.splitlines()) == 1
+
+
+def test_a_command_for_one_process_runs_in_the_first_alone(tmp_path: Path) -> None:
+    done, _ = run_together(tmp_path, START, "generate", "--rows", 100, "-o", tmp_path / "rows.parquet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote") + done.stderr.count("Wrote") == 1
