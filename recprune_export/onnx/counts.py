@@ -13,7 +13,7 @@ from recprune_export.codec import DictMixin, ToDictMixin
 from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
-from recprune_export.onnx.reading import find_weight_files, read_tensor
+from recprune_export.onnx.reading import find_weight_files, read_tensor, release_pages
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -261,7 +261,9 @@ def _count_nonzero_in_rows(rows: RowFormat, stored: np.ndarray, codes: np.ndarra
 
 def _iterate_chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     flat = values.reshape(-1)
-    return (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
+    for start in range(0, len(flat), _CHUNK):
+        yield flat[start : start + _CHUNK]
+        release_pages(values)
 
 
 def count_nonzero_nibbles(packed: np.ndarray) -> int:

@@ -1,5 +1,6 @@
 """Safe reading of untrusted ONNX files: complete, no weights from other folders, no sizes beyond the file's."""
 
+import mmap
 import os
 from collections.abc import Iterator
 from math import prod
@@ -57,6 +58,13 @@ def read_tensor(tensor: TensorProto, folder: Path = Path()) -> np.ndarray:
     entries, dtype = _read_location(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     offset = int(entries.get("offset", 0))
     return np.memmap(folder / entries["location"], dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Give back the pages of an array of `read_tensor` that were mapped into memory; others are left alone."""
+    content = getattr(array, "_mmap", None)
+    if content is not None and getattr(array, "mode", "") == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
