@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 
 from recprune_export.codec import DictMixin, ToDictMixin
+from recprune_export.mapped_pages import limit_mapped_pages
 from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
-from recprune_export.onnx.reading import find_weight_files, read_tensor, release_pages
+from recprune_export.onnx.reading import find_weight_files, read_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -263,7 +264,7 @@ def _iterate_chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     flat = values.reshape(-1)
     for start in range(0, len(flat), _CHUNK):
         yield flat[start : start + _CHUNK]
-        release_pages(values)
+        limit_mapped_pages()
 
 
 def count_nonzero_nibbles(packed: np.ndarray) -> int:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError
+from recprune_export.mapped_pages import register_map
 from recprune_export.number_formats import format_bytes
 from recprune_export.output_files import reserve_temporary_file
 from recprune_export.program.program import Program
 from recprune_export.program.row_chunks import row_chunks
 from recprune_export.program.streamed_tables.streamed_table import StreamedTable, find_streamed_tables
 
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 20
 
 
 def store_tables(program: Program) -> Program:
@@ -39,6 +40,7 @@ def _store(table: StreamedTable) -> nn.Parameter:
             file.write(_to_bytes(table.rows.read(rows.start, rows.stop)))  # type: ignore[union-attr]
         file.flush()
         pages = mmap.mmap(file.fileno(), table.nbytes)
+    register_map(pages)
     stored = torch.frombuffer(pages, dtype=table.dtype).reshape(table.shape)
     return nn.Parameter(stored, requires_grad=table.requires_grad)
 

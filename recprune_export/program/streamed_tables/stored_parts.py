@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from recprune_export.errors import ModelFileError
+from recprune_export.mapped_pages import limit_mapped_pages, register_map
 from recprune_export.program.streamed_tables.table_rows import TableRows
 
-_RESIDENT_BYTES = 1 << 28  # of mapped pages that lookups may leave in memory
-_PAGES_BYTES = 1 << 16  # that one page fault maps at most
+_LOOKUPS = 1 << 12  # after which mapped pages are counted; one fault maps up to 64 KiB
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,13 @@ class StoredParts(TableRows):
     """The rows of a table that is made up by parts, each number once.
 
     Slices are read from the files. Ids are looked up in maps of them that no process can write to, which count neither as
-    memory nor under a limit of data segments; the pages that lookups leave behind are given back beyond 256 MiB.
+    memory nor under a limit of data segments; the pages that lookups leave behind are given back (`mapped_pages.py`).
     """
 
     def __init__(self, name: str, shape: tuple[int, int], dtype: torch.dtype, parts: Sequence[StoredPart]) -> None:
         self.name, self.shape, self.dtype = name, shape, dtype
         self._parts = sorted((p for p in parts if p.rows and p.columns), key=lambda part: (part.row, part.column))
         self._maps: dict[Path, mmap.mmap] = {}
-        self._resident = 0
 
     def read(self, start: int, stop: int) -> Tensor:
         result = torch.empty(max(0, stop - start), self.shape[1], dtype=self.dtype)
@@ -69,28 +68,26 @@ class StoredParts(TableRows):
 
     def gather(self, ids: Tensor) -> Tensor:
         result = torch.empty(len(ids), self.shape[1], dtype=self.dtype)
+        for some_ids, rows in zip(ids.split(_LOOKUPS), result.split(_LOOKUPS), strict=True):
+            self._gather(some_ids, rows)
+            limit_mapped_pages()
+        return result
+
+    def _gather(self, ids: Tensor, result: Tensor) -> None:
+        """Write the rows of `ids` to `result`."""
         for part in self._parts:
             places = ((ids >= part.row) & (ids < part.row + part.rows)).nonzero().squeeze(1)
             if len(places):
                 found = self._map(part)[(ids[places] - part.row).numpy()]
                 rows = torch.from_numpy(found).view(self.dtype)
                 result[places, part.column : part.column + part.columns] = rows
-                self._resident += len(places) * _PAGES_BYTES
-                if self._resident > _RESIDENT_BYTES:
-                    self.release()
-        return result
-
-    def release(self) -> None:
-        """Give back the pages that lookups have mapped; they are mapped again when they are needed."""
-        self._resident = 0
-        for content in self._maps.values():
-            content.madvise(mmap.MADV_DONTNEED)
 
     def _map(self, part: StoredPart) -> np.ndarray:
         """Return the bytes of a part, [rows, bytes of a row]."""
         if part.file not in self._maps:
             with part.file.open("rb") as file:
                 self._maps[part.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            register_map(self._maps[part.file])
         row_bytes = part.columns * self.dtype.itemsize
         content = np.frombuffer(self._maps[part.file], np.uint8, part.rows * row_bytes, part.start)
         return content.reshape(part.rows, row_bytes)

@@ -36,7 +36,11 @@ class TableRows(ABC):
         The products are computed in float64, and rounded to the dtype of the table.
         """
 
+        whole = torch.equal(positions, torch.arange(self.shape[1]).reshape(1, -1))
+
         def multiply(rows: Tensor) -> Tensor:
+            if whole:
+                return (rows.double() @ matrix).to(rows.dtype)
             for indices in positions:
                 rows[:, indices] = (rows[:, indices].double() @ matrix).to(rows.dtype)
             return rows
