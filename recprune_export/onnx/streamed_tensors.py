@@ -38,7 +38,7 @@ class StreamedTensor(ir.TensorProtocol):
         return np.asarray(read_whole(self._table, "the ONNX graph is changed by all of its rows").numpy())
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
-        return self.numpy() if dtype is None else self.numpy().astype(dtype)  # type: ignore[call-overload, no-any-return]
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)  # type: ignore[call-overload]
 
     def __dlpack__(self, *, stream: object = None) -> object:
         return self.numpy().__dlpack__(stream=stream)

@@ -167,6 +167,12 @@ if TYPE_CHECKING:
     help="The most rows of a batch that a server forms or takes.",
 )
 @click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model folder.")
+@click.option(
+    "--shards",
+    type=FILE,
+    metavar="DIR",
+    help="Also write the pruned weights as a folder of torch.distributed.checkpoint, to train them further.",
+)
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
@@ -196,6 +202,7 @@ def compress(
     item_ids: Path | None,
     no_dense: bool,
     mlflow: Path | None,
+    shards: Path | None,
     prune_rows: str | None,
     resume: bool,
     sign: Path | None,
@@ -231,6 +238,10 @@ def compress(
         from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
 
         check_mlflow_target(mlflow)
+    if shards is not None:
+        from recprune_export.program.streamed_tables.write_shards import check_shards_folder
+
+        check_shards_folder(shards)
     with silently(quiet or as_json):
         source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
         if plan_only:
@@ -252,7 +263,19 @@ def compress(
         )
         if mlflow is not None:
             write_mlflow_model(result.target, mlflow)
+        if shards is not None:
+            write_bundle_shards(result.target, shards)
     print_result(result, as_json=as_json, advice=make_loss_advice(context, result))
+
+
+def write_bundle_shards(bundle: Path, folder: Path) -> None:
+    """Write the weights of the program of a bundle to `folder`, in shards."""
+    from recprune_export.bundle.manifest.manifest import PROGRAM
+    from recprune_export.program.program import Program
+    from recprune_export.program.streamed_tables.write_shards import write_shards
+
+    program = Program.load(bundle / PROGRAM)
+    write_shards({name: tensor.detach() for name, tensor in program.parameters().items()}, folder)
 
 
 def print_planned_point(plan: str) -> None:

@@ -4,3 +4,5 @@ from .stored_parts import StoredParts as StoredParts
 from .streamed_table import StreamedTable as StreamedTable
 from .streamed_table import find_streamed_tables as find_streamed_tables
 from .table_rows import TableRows as TableRows
+from .write_shards import check_shards_folder as check_shards_folder
+from .write_shards import write_shards as write_shards

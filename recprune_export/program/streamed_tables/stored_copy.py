@@ -46,4 +46,4 @@ def _store(table: StreamedTable) -> nn.Parameter:
 
 
 def _to_bytes(rows: Tensor) -> memoryview:
-    return memoryview(rows.contiguous().view(torch.uint8).reshape(-1).numpy())
+    return rows.contiguous().view(torch.uint8).reshape(-1).numpy().data

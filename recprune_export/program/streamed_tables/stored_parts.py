@@ -56,7 +56,7 @@ class StoredParts(TableRows):
 
     def _read_rows(self, part: StoredPart, first: int, rows: Tensor) -> None:
         """Read rows of a part, from its row `first` on, into a contiguous tensor."""
-        content = memoryview(rows.view(torch.uint8).reshape(-1).numpy())
+        content = rows.view(torch.uint8).reshape(-1).numpy().data
         with part.file.open("rb", buffering=0) as file:
             file.seek(part.start + first * part.columns * self.dtype.itemsize)
             done = 0

@@ -30,11 +30,13 @@ class StreamedTable(Tensor):
 
     rows: TableRows
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, rows: TableRows) -> "StreamedTable":
-        table: StreamedTable = Tensor._make_wrapper_subclass(cls, rows.shape, dtype=rows.dtype, device="cpu")  # type: ignore[attr-defined]
+        table: StreamedTable = Tensor._make_wrapper_subclass(
+            cls, rows.shape, dtype=rows.dtype, device=torch.device("cpu")
+        )
         table.rows = rows
         return table
 
@@ -44,11 +46,11 @@ class StreamedTable(Tensor):
     def __deepcopy__(self, memo: Any) -> "StreamedTable":
         return self  # it cannot be changed
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"StreamedTable('{self.rows.name}', {list(self.shape)}, {self.dtype})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
