@@ -239,7 +239,7 @@ def compress(
 
         check_mlflow_target(mlflow)
     if shards is not None:
-        from recprune_export.program.streamed_tables.write_shards import check_shards_folder
+        from recprune_export.program.streamed_tables._write_shards import check_shards_folder
 
         check_shards_folder(shards)
     with silently(quiet or as_json):
@@ -272,7 +272,7 @@ def write_bundle_shards(bundle: Path, folder: Path) -> None:
     """Write the weights of the program of a bundle to `folder`, in shards."""
     from recprune_export.bundle.manifest.manifest import PROGRAM
     from recprune_export.program.program import Program
-    from recprune_export.program.streamed_tables.write_shards import write_shards
+    from recprune_export.program.streamed_tables._write_shards import write_shards
 
     program = Program.load(bundle / PROGRAM)
     write_shards({name: tensor.detach() for name, tensor in program.parameters().items()}, folder)

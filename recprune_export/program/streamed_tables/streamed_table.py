@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from recprune_export.errors import ModelError
-from recprune_export.memory_limit import fits_in_memory
+from recprune_export.memory_limit import COPIES, fits_in_memory
 from recprune_export.number_formats import format_bytes
 from recprune_export.program.streamed_tables.table_rows import TableRows
 
@@ -76,8 +76,8 @@ def read_whole(table: StreamedTable, reason: str) -> Tensor:
     """Return all numbers of a table. Raises `ModelError` with the `reason` for reading them where they do not fit into memory."""
     if not fits_in_memory(table.nbytes):
         raise ModelError(
-            f"The table '{table.rows.name}' of {format_bytes(table.nbytes)} is larger than the memory that this process may take "
-            f"allows, and {reason}: take a machine with more memory, or raise the limit of `ulimit`."
+            f"The table '{table.rows.name}' of {format_bytes(table.nbytes)} does not fit into memory, of which {COPIES} times as much "
+            f"should be free, and {reason}: take a machine with more memory, or raise the limit of `ulimit`."
         )
     return table.rows.read(0, len(table))
 
