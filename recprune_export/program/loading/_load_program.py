@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recprune_export.error_text import first_line, summarize_error
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
+from recprune_export.memory_limit import fits_in_memory
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
@@ -197,7 +198,8 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
         return module, notes
     try:
         if streams and weights.stream is not None:
-            state = weights.stream(chosen.tensors)
+            fits = fits_in_memory(sum(tensor.nbytes for tensor in chosen.tensors.values()))  # without the optimizer
+            state = weights.load(chosen.tensors) if fits else weights.stream(chosen.tensors)
             assign_weights(module, state, expected, str(path))
             return module, (*chosen.notes, *_describe_precision(module, state))
         state = weights.load(chosen.tensors)
