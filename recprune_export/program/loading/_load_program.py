@@ -34,7 +34,11 @@ from recprune_export.program.loading.streamed_weights import assign_weights, mus
 from recprune_export.program.loading.transformers_module import load_transformers_module
 from recprune_export.program.loading.unlogged import unlogged
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
-from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch
+from recprune_export.program.loading.weights.choose_weights import (
+    choose_weights,
+    load_as_pytorch,
+    refuse_different_ties,
+)
 from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.distributed_checkpoint import LEAST_STREAMED
 from recprune_export.program.loading.weights.match_names import expected_tensors
@@ -200,9 +204,11 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
         if streams and weights.stream is not None:
             fits = fits_in_memory(sum(tensor.nbytes for tensor in chosen.tensors.values()))  # without the optimizer
             state = weights.load(chosen.tensors) if fits else weights.stream(chosen.tensors)
+            refuse_different_ties(state, expected, str(path), f"the module of {factory}")
             assign_weights(module, state, expected, str(path))
             return module, (*chosen.notes, *_describe_precision(module, state))
         state = weights.load(chosen.tensors)
+        refuse_different_ties(state, expected, str(path), f"the module of {factory}")
         has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
         # Every name was matched; the rest may be missing.
         module.load_state_dict(state, strict=False, assign=not has_values)

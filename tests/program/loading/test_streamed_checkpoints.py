@@ -1,7 +1,7 @@
 """Checkpoints larger than memory: what is read of them, and that a job on them equals the one in memory."""
 
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch import nn
 
-from recprune_export import memory_limit
+from recprune_export import compress, memory_limit
+from recprune_export.cli.commands.compress import write_bundle_shards
 from recprune_export.errors import ModelError, ModelFileError, RecpruneError, UsageError
 from recprune_export.finetuning import _finetune
 from recprune_export.finetuning.task import SampledRequests
@@ -126,6 +128,38 @@ def test_options_that_need_whole_tables_are_refused(files: Path, options: dict[s
         settle_settings(program, Settings(**options))
 
 
+class _Tied(nn.Module):
+    """A table of 1.3 MB that is also a layer."""
+
+    def __init__(self, tie: bool = True) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(20_000, 16), nn.Linear(16, 20_000, bias=False)
+        if tie:
+            self.layer.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.table(ids))  # type: ignore[no-any-return]
+
+
+def make_tied() -> nn.Module:
+    return _Tied()
+
+
+@pytest.mark.parametrize("free", [1 << 40, 4_000_000])
+def test_tied_tensors_under_both_names_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(memory_limit, "available_memory", lambda: free)
+    np.savez(tmp_path / "request.npz", ids=np.arange(3))
+    for number, (module, right) in enumerate(((_Tied(), True), (_Tied(tie=False), False))):
+        dcp.save(module.state_dict(), checkpoint_id=tmp_path / str(number), no_dist=True)
+        with nullcontext() if right else pytest.raises(ModelFileError, match="are one tensor in the module of"):
+            program = load_program(
+                tmp_path / str(number), factory=f"{__name__}:make_tied", inputs=tmp_path / "request.npz"
+            ).program
+            assert len(program.parameters()) == 1
+            with torch.no_grad():
+                assert torch.equal(program.module(torch.tensor([1, 5]))[0], module(torch.tensor([1, 5])))
+
+
 @pytest.fixture
 def copied(files: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(files / "dtensor", tmp_path / "model"))
@@ -203,3 +237,20 @@ def test_the_factory_makes_no_long_tables() -> None:
         model = make()
     assert [name for name, tensor in model.named_parameters() if tensor.is_meta] == LONG
     assert model.scale.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_memory")
+def test_a_whole_job_writes_a_bundle_and_shards(files: Path, tmp_path: Path) -> None:
+    source = {"factory": FACTORY, "inputs": files / "request.npz"}
+    options = {"epochs": 0, "quick": True, "latency_batch_sizes": (16,), "triton": False}
+    result = compress(files / "sharded_tensor", target=tmp_path / "bundle", source=source, sparsity=0.7, **options)
+    assert result.reduction.tables >= 0.7
+    assert result.reduction.zeroed.tables == 0.0
+    assert not (tmp_path / "bundle" / "dense.onnx").exists()
+    assert any("larger than memory" in note for note in result.notes)
+    write_bundle_shards(tmp_path / "bundle", tmp_path / "smaller")
+    weights = Program.load(tmp_path / "bundle" / "model.pt2").parameters()
+    read = {name: torch.zeros_like(weight).detach() for name, weight in weights.items()}
+    dcp.load(read, checkpoint_id=tmp_path / "smaller", no_dist=True)
+    assert all(torch.equal(read[name], weight) for name, weight in weights.items())
