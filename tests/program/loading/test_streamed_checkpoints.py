@@ -1,6 +1,7 @@
 """Checkpoints larger than memory: what is read of them, and that a job on them equals the one in memory."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,14 @@ from recprune_export.finetuning.task import SampledRequests
 from recprune_export.onnx import export_onnx
 from recprune_export.pipeline._prune import PrunedModel, prune
 from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import make_score_inputs
 from recprune_export.pipeline.streamed_models import settle_settings
 from recprune_export.program import Program, load_program
 from recprune_export.program.program import sample_request_rows
 from recprune_export.program.streamed_tables import find_streamed_tables
 from recprune_export.program.streamed_tables._write_shards import write_shards as write_row_shards
+from recprune_export.pruning.importance.scores.magnitude import magnitude_l1, magnitude_l2
+from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.settings import Settings
 from tests.program.loading.sharded_models import FACTORY, LONG, make, write_request, write_shards
 
@@ -91,6 +95,21 @@ def test_the_cut_model_is_that_of_the_job_in_memory_bit_for_bit(
         assert file.data is not None
         contents.append((file.path.read_bytes(), file.data.read_bytes()))
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("score", [magnitude_l1, magnitude_l2])
+def test_magnitudes_of_streamed_tables_are_those_of_all_rows(
+    files: Path, monkeypatch: pytest.MonkeyPatch, score: Callable[[ScoreInputs], dict[str, torch.Tensor]]
+) -> None:
+    whole = load(files / "whole.pt", files / "request.npz")
+    monkeypatch.setattr(memory_limit, "available_memory", lambda: FREE)
+    streamed = load(files / "dtensor", files / "request.npz")
+    expected, actual = (
+        score(make_score_inputs(p, make_sampled_task(p, Settings().finetuning))) for p in (whole, streamed)
+    )
+    assert expected.keys() == actual.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(actual[name], values, rtol=1e-4, atol=0.0)
 
 
 @pytest.mark.usefixtures("small_memory")
