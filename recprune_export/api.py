@@ -49,6 +49,7 @@ from recprune_export.pipeline.compress import (
 from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
+from recprune_export.pipeline.streamed_models import settle_settings
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import forward_parameters, unwrap_module
@@ -181,6 +182,7 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search."""
     checkpoint = loaded.checkpoint
+    settings = settle_settings(loaded.program, settings)
     check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_folder = target.with_name(f"{target.name}.search")
@@ -364,6 +366,7 @@ def dump_plan(
     """
     _refuse_searches(settings, "A plan is made for one point")
     loaded = load_model(model, example_inputs, source or {}, settings.export)
+    settings = settle_settings(loaded.program, settings)
     task = make_task(loaded, data, labels, settings)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")

@@ -9,7 +9,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model": ("factory", "factory_args", "inputs", "key", "unsafe_unpickle", "model", "recommender", "dim", "hidden"),
     "Data": (
         "data", "labels", "weight", "missing_label", "split", "split_by_time", "split_by_user", "separator", "encoding",
-        "allow_unknown", "ignore", "categorical", "numeric", "multi_valued", "missing", "sequence", "max_length",
+        "allow_unknown", "ignore", "categorical", "numeric", "multi_valued", "missing", "sequence", "max_length", "stream", "readers",
     ),
     "Pruning": (
         "sparsity", "embedding_sparsity", "hidden_sparsity", "max_bytes", "prune_fields", "prune_rows", "structured_fraction",
@@ -23,7 +23,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     "Quantization": ("quantize", "max_quantize_drop"),
     "Export": (
         "outputs", "shared_inputs", "bad_ids", "padded", "opset", "runtime_min", "operators", "raw_inputs", "vocabularies",
-        "top_k", "item_ids", "exclude_seen", "max_batch", "no_dense", "triton", "mlflow", "license", "sign",
+        "top_k", "item_ids", "exclude_seen", "max_batch", "no_dense", "triton", "mlflow", "shards", "license", "sign",
     ),
     "Measuring": ("metrics", "group", "latency_batch_sizes", "threads", "quick"),
     "Job": ("output", "config", "resume", "jobs", "shard", "seed", "verbose", "as_json", "quiet"),

@@ -17,6 +17,7 @@ from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import ExportError
 from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.optimizer._simplify import simplify
+from recprune_export.onnx.streamed_tensors import replace_streamed_tables
 from recprune_export.onnx.translations import missing_translations
 from recprune_export.program.nodes import ancestors, find_source_line
 from recprune_export.program.program import Program
@@ -51,6 +52,7 @@ def translate(program: Program, opset: int = DEFAULT_OPSET) -> ir.Model:
             "operators of PyTorch in the exported model, or compute it before the request."
         ) from error
     assert exported is not None
+    replace_streamed_tables(exported.model)
     with _suppress_messages():
         simplify(exported.model)
     return exported.model

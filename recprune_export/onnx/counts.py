@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from recprune_export.codec import DictMixin, ToDictMixin
+from recprune_export.mapped_pages import limit_mapped_pages
 from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
@@ -261,7 +262,9 @@ def _count_nonzero_in_rows(rows: RowFormat, stored: np.ndarray, codes: np.ndarra
 
 def _iterate_chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     flat = values.reshape(-1)
-    return (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
+    for start in range(0, len(flat), _CHUNK):
+        yield flat[start : start + _CHUNK]
+        limit_mapped_pages()
 
 
 def count_nonzero_nibbles(packed: np.ndarray) -> int:

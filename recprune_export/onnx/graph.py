@@ -31,7 +31,9 @@ def _make_string_tensor(array: np.ndarray, name: str) -> ir.StringTensor:
 
 def get_constant_array(value: ir.Value | None) -> np.ndarray | None:
     """Return the array of a constant; None for a value that depends on the request."""
-    return None if value is None or value.const_value is None else value.const_value.numpy()
+    if value is None or value.const_value is None or getattr(value.const_value, "is_streamed", False):
+        return None
+    return value.const_value.numpy()
 
 
 def get_constant_integers(value: ir.Value | None) -> list[int] | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from recprune_export.mapped_pages import limit_mapped_pages, register_map
 from recprune_export.output_files import reserve_temporary_file
 
 CHUNK_BYTES = 1 << 24  # of one chunk of rows
@@ -31,7 +32,7 @@ def make_mapped_tensor(
 
 
 def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
-    """Write chunks to an unnamed temporary file and return its content as a private map.
+    """Write chunks to an unnamed temporary file and return its content as a map.
 
     A small array is in memory, as is one for which no temporary file can be reserved.
     """
@@ -45,7 +46,9 @@ def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.nd
         for chunk in chunks:
             file.write(np.ascontiguousarray(chunk, dtype=dtype).data)
         file.flush()
-        return np.memmap(file, dtype=dtype, mode="c", shape=tuple(shape))
+        array = np.memmap(file, dtype=dtype, mode="r+", shape=tuple(shape))
+    register_map(array._mmap)  # type: ignore[attr-defined]
+    return array
 
 
 def _concatenate(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
@@ -104,6 +107,7 @@ def split_rows(rows: int, row_bytes: int) -> Iterator[slice]:
     step = max(1, CHUNK_BYTES // max(row_bytes, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
+        limit_mapped_pages()
 
 
 def iterate_rows(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from recprune_export.errors import ModelFileError
+from recprune_export.mapped_pages import register_map
 from recprune_export.onnx.inner_graphs import iterate_graphs, list_inner_graphs
 
 
@@ -56,7 +57,9 @@ def read_tensor(tensor: TensorProto, folder: Path = Path()) -> np.ndarray:
         return numpy_helper.to_array(tensor, base_dir=str(folder))
     entries, dtype = _read_location(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     offset = int(entries.get("offset", 0))
-    return np.memmap(folder / entries["location"], dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
+    array = np.memmap(folder / entries["location"], dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
+    register_map(array._mmap)  # type: ignore[attr-defined]
+    return array
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:

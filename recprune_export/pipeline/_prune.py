@@ -1,5 +1,6 @@
 """`prune`: remove fields, rows and channels and set zeros, in stages, each planned, applied, proved and fine-tuned."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -16,6 +17,7 @@ from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.answer_counts import count_answers_of_row, take_answers
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetuning_constants import ROUNDED_EPOCHS, ROUNDED_LEARNING_RATE
+from recprune_export.finetuning.frozen_tables import freeze_tables
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
 from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.task import FineTuningConfig, Task
@@ -29,6 +31,8 @@ from recprune_export.pipeline.planning import (
 )
 from recprune_export.pipeline.stage_checkpoints import NO_CHECKPOINTS, StageCheckpoints
 from recprune_export.program.program import Program
+from recprune_export.program.streamed_tables.stored_copy import store_tables
+from recprune_export.program.streamed_tables.streamed_table import find_streamed_tables
 from recprune_export.progress import show_status
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.allocation.storage_candidates import Candidate
@@ -210,7 +214,10 @@ class _Context:
 
 @dataclass(frozen=True)
 class _CutProgram:
-    """The `student` that remains after `plan`, before tuning, its tables, and the analysis of the program that was cut."""
+    """The `student` that remains after `plan`, before tuning, its tables, and the analysis of the program that was cut.
+
+    `frozen` are the tables of a model larger than memory, which tuning leaves as they are.
+    """
 
     student: Program
     analysis: Analysis
@@ -218,6 +225,7 @@ class _CutProgram:
     tables: frozenset[str]
     soundness: Soundness
     shared_row_proof: Soundness | None
+    frozen: frozenset[str] = frozenset()
 
 
 def _run_stage(
@@ -271,15 +279,20 @@ def _cut(
     original = _apply_transforms(projected, plan) if projected is not None else rotate_channels(smaller, plan)
     student = apply_plan(original, plan)
     soundness = check_soundness(original, plan, student).combine(without_fields.soundness)
+    frozen = frozenset(find_streamed_tables(student.module))
+    with show_status("Cutting tables") if frozen else nullcontext():
+        student = store_tables(student)
     if refit:
         with show_status("Refitting layers"):
             reconstruct_layers(original, plan, student, read_calibration_batches(task, seed))
-    return _CutProgram(student, original.analysis, plan, tables_left(original, student), soundness, shared_row_proof)
+    tables = tables_left(original, student)
+    return _CutProgram(student, original.analysis, plan, tables, soundness, shared_row_proof, frozen)
 
 
 def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarget | None) -> FitResult | None:
     """Tune the student in place."""
-    task, student, tables, seed = context.task, cut.student, cut.tables, context.seed
+    task, seed = context.task, context.seed
+    student, tables = freeze_tables(cut.student, cut.frozen), cut.tables - cut.frozen
     epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
     schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
     teacher = context.dense.with_copied_graph()
@@ -291,6 +304,8 @@ def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarge
         return finetune(student, teacher, task, tables, weights, schedule, bits=storage.bits)
     if target is None:
         target = count_all_weights(student, tables)
+    elif cut.frozen:  # removed dimensions are all of the sparsity of tables
+        target = replace(target, tables=count_all_weights(student, tables).tables)
     curvature = estimate_curvature(student, cut.plan, tables, task, seed)
     return finetune(student, teacher, task, tables, target, schedule, curvature)
 

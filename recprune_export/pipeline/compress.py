@@ -79,6 +79,7 @@ from recprune_export.pipeline.stage_checkpoints import (
     get_checkpoint_folder,
     remove_when_done,
 )
+from recprune_export.pipeline.streamed_models import settle_settings
 from recprune_export.program.program import Program
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
@@ -176,6 +177,7 @@ def compress_program(
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail; a plan within --max-bytes whose
     file is slower than PyTorch is first made again, with less predicted time.
     """
+    settings = settle_settings(program, settings)
     check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
     refuse_foreign_operators(program)

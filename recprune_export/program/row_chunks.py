@@ -5,6 +5,8 @@ from types import EllipsisType
 
 from torch import Tensor
 
+from recprune_export.mapped_pages import limit_mapped_pages
+
 CHUNK_ELEMENTS = 1 << 18  # the operands of a chunk fit in the caches of a core
 
 
@@ -19,5 +21,7 @@ def row_chunks(tensor: Tensor, elements: int = CHUNK_ELEMENTS) -> Iterator[slice
         yield ...
         return
     count = max(1, elements * len(tensor) // max(1, tensor.numel()))
-    for start in range(0, len(tensor), count):
+    for number, start in enumerate(range(0, len(tensor), count)):
         yield slice(start, min(start + count, len(tensor)))
+        if number % 64 == 63:
+            limit_mapped_pages()

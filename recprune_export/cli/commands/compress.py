@@ -175,6 +175,12 @@ if TYPE_CHECKING:
     help="Largest batch that a server forms or accepts.",
 )
 @click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model to this folder.")
+@click.option(
+    "--shards",
+    type=FILE,
+    metavar="DIR",
+    help="Also write the pruned weights as a folder of torch.distributed.checkpoint, to train them further.",
+)
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option(
@@ -210,6 +216,7 @@ def compress(
     item_ids: Path | None,
     no_dense: bool,
     mlflow: Path | None,
+    shards: Path | None,
     prune_rows: str | None,
     resume: bool,
     jobs: int,
@@ -246,6 +253,10 @@ def compress(
         from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
 
         check_mlflow_target(mlflow)
+    if shards is not None:
+        from recprune_export.program.streamed_tables._write_shards import check_shards_folder
+
+        check_shards_folder(shards)
     source = model_source(factory, factory_args, inputs, unsafe_unpickle, key)
     if plan_only:
         plan = dump_plan(model, data=data, labels=labels, settings=settings, source=source)
@@ -268,7 +279,19 @@ def compress(
     )
     if mlflow is not None:
         write_mlflow_model(result.target, mlflow)
+    if shards is not None:
+        write_bundle_shards(result.target, shards)
     print_result(result, as_json=as_json, verbose=verbose, advice=make_loss_advice(context, result))
+
+
+def write_bundle_shards(bundle: Path, folder: Path) -> None:
+    """Write the weights of the program of a bundle to `folder`, in shards."""
+    from recprune_export.bundle.manifest.manifest import PROGRAM
+    from recprune_export.program.program import Program
+    from recprune_export.program.streamed_tables._write_shards import write_shards
+
+    program = Program.load(bundle / PROGRAM)
+    write_shards({name: tensor.detach() for name, tensor in program.parameters().items()}, folder)
 
 
 def print_planned_point(plan: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from recprune_export.codec import DictMixin
 from recprune_export.error_text import first_line
 from recprune_export.errors import ExportError, UsageError
+from recprune_export.onnx.runtime.mapped_initializers import map_initializers
 from recprune_export.program.requests.jagged_inputs import (
     METADATA,
     is_packed,
@@ -97,7 +98,10 @@ def make_session(
     """
     session_options = (options if threads is None else replace(options, threads=threads)).to_onnxruntime()
     session_options.log_severity_level = 3
-    return load_session(str(path), session_options, str(path))
+    alive = map_initializers(path, session_options)
+    session = load_session(str(path), session_options, str(path))
+    session.mapped_initializers = alive  # the session reads them without owning them
+    return session
 
 
 def load_session(

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from recprune_export.errors import CaptureError
+from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 
 TORCHSCRIPT_ADVICE = "capture the original module with torch.export.export and save that with torch.export.save"
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "bitsandbytes.")
@@ -60,7 +61,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise CaptureError(
             f"'{name}' is sharded (DTensor): replace it by its full_tensor(), or load a whole state dict."
         )
-    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if not isinstance(tensor, StreamedTable) and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise CaptureError(
             f"'{name}' is a {type(tensor).__name__}, not a plain tensor: give the model as it was trained, in float32."
         )

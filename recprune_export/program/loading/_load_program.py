@@ -1,6 +1,7 @@
 """Load a model of any accepted kind as a `Program`; no pickle runs without the user's permission."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 
 from recprune_export.error_text import first_line, summarize_error
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
+from recprune_export.memory_limit import fits_in_memory
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
 from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading.detect import detect_model_kind
 from recprune_export.program.loading.example_request import example_call
+from recprune_export.program.loading.long_tensors_on_meta import LongTensorsOnMeta
 from recprune_export.program.loading.model_kind import (
     HUGGING_FACE_CONFIG,
     HUGGING_FACE_WEIGHTS,
@@ -27,11 +30,17 @@ from recprune_export.program.loading.module_factory import make_module
 from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
+from recprune_export.program.loading.streamed_weights import assign_weights, must_stream, settle_streamed_tables
 from recprune_export.program.loading.transformers_module import load_transformers_module
 from recprune_export.program.loading.unlogged import unlogged
 from recprune_export.program.loading.unpickle_module import refuse_to_unpickle, unpickle_module
-from recprune_export.program.loading.weights.choose_weights import choose_weights, load_as_pytorch
+from recprune_export.program.loading.weights.choose_weights import (
+    choose_weights,
+    load_as_pytorch,
+    refuse_different_ties,
+)
 from recprune_export.program.loading.weights.describe_mismatch import list_some
+from recprune_export.program.loading.weights.distributed_checkpoint import LEAST_STREAMED
 from recprune_export.program.loading.weights.match_names import expected_tensors
 from recprune_export.program.loading.weights.read_weights import WEIGHT_KINDS, read_weights
 from recprune_export.program.mapped_archive import share_stored_weights
@@ -130,7 +139,8 @@ def _load_file(path: Path, kind: ModelKind, source: ModelSource) -> LoadedModel:
     check_supported(module)
     check_finite(module, path)
     args, kwargs = example_call(module, _require_inputs(path, kind, source.inputs))
-    return LoadedModel(capture(module, args, kwargs).with_notes(notes), None, kind)
+    program = settle_streamed_tables(capture(module, args, kwargs))
+    return LoadedModel(program.with_notes(notes), None, kind)
 
 
 def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.Module, tuple[str, ...]]:
@@ -179,7 +189,9 @@ def _load_checkpoint(path: Path) -> LoadedModel:
 def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource) -> tuple[nn.Module, tuple[str, ...]]:
     """Make the module of `factory` and load the weights of the file that fit it."""
     weights = read_weights(path, kind)
-    module = unwrap_module(make_module(factory, source.factory_args or {}))
+    streams = must_stream(weights)
+    with LongTensorsOnMeta(LEAST_STREAMED) if streams else nullcontext():
+        module = unwrap_module(make_module(factory, source.factory_args or {}))
     expected = expected_tensors(module)
     try:
         chosen = choose_weights(weights.content, expected, str(path), f"the module of {factory}", source.key)
@@ -189,7 +201,14 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
             raise
         return module, notes
     try:
+        if streams and weights.stream is not None:
+            fits = fits_in_memory(sum(tensor.nbytes for tensor in chosen.tensors.values()))  # without the optimizer
+            state = weights.load(chosen.tensors) if fits else weights.stream(chosen.tensors)
+            refuse_different_ties(state, expected, str(path), f"the module of {factory}")
+            assign_weights(module, state, expected, str(path))
+            return module, (*chosen.notes, *_describe_precision(module, state))
         state = weights.load(chosen.tensors)
+        refuse_different_ties(state, expected, str(path), f"the module of {factory}")
         has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
         # Every name was matched; the rest may be missing.
         module.load_state_dict(state, strict=False, assign=not has_values)

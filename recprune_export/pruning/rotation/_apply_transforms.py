@@ -10,6 +10,7 @@ from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.row_chunks import row_chunks
+from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.rotation.eligibility import RotatableGroup
 from recprune_export.pruning.rotation.transform import Transform
@@ -65,6 +66,11 @@ def _transform(
                 raise PruningError(f"The plan transforms the channels of '{name}', which this model does not allow.")
             group = program.analysis.group(name)
             for (tensor, axis), side in rotatable[name].sides.items():
+                streamed = tensors.get(tensor, tensor_at(program.module, tensor))
+                if isinstance(streamed, StreamedTable):
+                    positions, matrix = slice_positions(group, tensor, axis), transform.matrix_for_side(side)
+                    tensors[tensor] = _multiply_streamed(streamed, axis, positions, matrix, dtype)
+                    continue
                 if tensor not in tensors:
                     tensors[tensor] = _empty_like(tensor_at(program.module, tensor), dtype)
                     source = tensor_at(program.module, tensor)
@@ -73,6 +79,16 @@ def _transform(
                 positions, matrix = slice_positions(group, tensor, axis), transform.matrix_for_side(side)
                 _multiply(source, tensors[tensor], axis, positions, matrix)
     return program.with_tensors(tensors)
+
+
+def _multiply_streamed(
+    table: StreamedTable, axis: int, positions: Tensor, matrix: Tensor, dtype: torch.dtype | None
+) -> nn.Parameter:
+    """Return the product of a streamed table, which is computed for each row when it is read."""
+    if axis != 1:
+        raise PruningError(f"The rows of '{table.rows.name}' cannot be transformed: the table is larger than memory.")
+    rows = table.rows.to_dtype(dtype or table.dtype).multiply_columns(positions, matrix)
+    return nn.Parameter(StreamedTable(rows), requires_grad=table.requires_grad)
 
 
 def _empty_like(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

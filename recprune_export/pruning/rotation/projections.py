@@ -21,6 +21,7 @@ from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
 from recprune_export.program.row_chunks import row_chunks
+from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 from recprune_export.pruning.pruning_constants import MAX_PROJECTIONS_PER_GROUP, MIN_ROWS_PER_DIMENSION
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.rotation_walk import RotationWalk
@@ -263,12 +264,23 @@ def fold_diagonals(program: Program, groups: Sequence[str]) -> Program:
             factors = row[..., indices].reshape(-1).clone()
             for tensor, axis in diagonal.scaled:
                 scaled = copy_once(tensor)
+                if isinstance(scaled, StreamedTable):
+                    copies[tensor] = _scale_streamed(scaled, axis, slice_positions(group, tensor, axis), factors)
+                    continue
                 for rows in row_chunks(scaled) if axis else (...,):
                     view = scaled[rows].movedim(axis, -1)
                     for positions in slice_positions(group, tensor, axis):
                         view[..., positions] = view[..., positions] * factors
             row[..., indices] = 1.0
     return program.with_tensors(copies)
+
+
+def _scale_streamed(table: StreamedTable, axis: int, positions: Tensor, factors: Tensor) -> torch.nn.Parameter:
+    """Return a streamed table with each copy of the channels multiplied by `factors`."""
+    if axis != 1:
+        raise PruningError(f"The rows of '{table.rows.name}' cannot be scaled: the table is larger than memory.")
+    rows = table.rows.multiply_columns(positions, torch.diag(factors.double()))
+    return torch.nn.Parameter(StreamedTable(rows), table.requires_grad)
 
 
 class _ProjectionWalk(RotationWalk):

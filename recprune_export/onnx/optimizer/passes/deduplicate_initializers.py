@@ -14,6 +14,8 @@ _FIRST = 256  # elements; most different constants differ there
 def deduplicate_initializers(model: ir.Model) -> None:
     """Replace each constant by an earlier one of the same type, shape and bytes.
 
+    Streamed tables stay.
+
     Time: reads a constant only where another has its type, shape and first elements. Memory: two chunks. (The pass of
     onnx-ir holds the bytes of all constants.)
     """
@@ -21,7 +23,9 @@ def deduplicate_initializers(model: ir.Model) -> None:
         candidates: dict[Hashable, list[ir.Value]] = {}
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.dtype != ir.DataType.STRING and not _is_interface(value):
+            if tensor is None or getattr(tensor, "is_streamed", False):
+                continue
+            if tensor.dtype != ir.DataType.STRING and not _is_interface(value):
                 candidates.setdefault((tensor.dtype, tuple(tensor.shape.numpy())), []).append(value)
         for values in candidates.values():
             if len(values) > 1:

@@ -1,6 +1,6 @@
 """The one state dict of a file that fits a module, with what was done to its names; or why none does, or more than one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from recprune_export.program.loading.weights.state_dicts import (
     list_mappings,
     select_key,
 )
+from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
             f"{source} holds several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
         )
     tensors = certain[0].tensors
-    for tie in expected.ties:
-        _refuse_different([name for name in tensors if name in tie], tensors, source, module)
+    if not any(tensor.is_meta for tensor in tensors.values()):  # else the caller compares them when it has read them
+        refuse_different_ties(tensors, expected, source, module)
     others = [c.key or "the outermost dict" for c in (different[0], *equal) if equal and c is not certain[0]]
     copies = f"{list_some(others)} holds the same values." if others else ""
     return ChosenWeights(tensors, tuple(note for note in (*_describe(certain[0], key), copies) if note))
@@ -86,8 +87,13 @@ def _refuse_sharded(content: Any, source: str) -> None:
         refuse_shards(entries, source)
 
 
-def _refuse_different(tied: Sequence[str], tensors: dict[str, Tensor], source: str, module: str) -> None:
+def refuse_different_ties(tensors: Mapping[str, Tensor], expected: ExpectedTensors, source: str, module: str) -> None:
     """Raise `ModelFileError` where a file has several values for one tensor of the module."""
+    for tie in expected.ties:
+        _refuse_different([name for name in tensors if name in tie], tensors, source, module)
+
+
+def _refuse_different(tied: Sequence[str], tensors: Mapping[str, Tensor], source: str, module: str) -> None:
     first, *others = tied
     for name in others:
         one, other = tensors[first], tensors[name]
@@ -185,7 +191,8 @@ def _share_tensors(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 
 
 def _locate(tensor: Tensor) -> tuple[object, ...]:
-    address = tensor.data_ptr() if not tensor.is_meta and tensor.layout == _STRIDED else id(tensor)
+    stored = not tensor.is_meta and tensor.layout == _STRIDED and not isinstance(tensor, StreamedTable)
+    address = tensor.data_ptr() if stored else id(tensor)
     return address, tuple(tensor.shape), tensor.dtype
 
 

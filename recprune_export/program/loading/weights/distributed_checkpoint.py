@@ -18,7 +18,11 @@ from recprune_export.errors import ModelFileError
 from recprune_export.program.loading.model_kind import DISTRIBUTED_METADATA
 from recprune_export.program.loading.weights.inert_objects import InertObject
 from recprune_export.program.loading.weights.inert_unpickler import InertPickleError, find_dtype, unpickle_inert
+from recprune_export.program.loading.weights.stream_windows import FileWindow, locate_numbers
+from recprune_export.program.streamed_tables.stored_parts import StoredPart, StoredParts
+from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 
+LEAST_STREAMED = 1 << 20  # bytes of a table whose numbers stay in the files
 _MAX_CHUNKS = 4096  # of one tensor; one for each process that saved a part of it
 
 
@@ -70,6 +74,28 @@ class DistributedCheckpoint:
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the numbers of some tensors of `content`, under the same names."""
         return {name: self._read(*self._stored[id(tensor)]) for name, tensor in tensors.items()}
+
+    def stream(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return some tensors of `content`: long matrices as streamed tables, whose numbers stay in the files, and others loaded.
+
+        Raises `ModelFileError` where a file holds something else than it should.
+        """
+        return {name: self._open(name, *self._stored[id(tensor)]) for name, tensor in tensors.items()}
+
+    def _open(self, name: str, declared: Tensor, stored_name: str, chunks: Sequence[_Chunk]) -> Tensor:
+        if declared.ndim != 2 or not declared.is_floating_point() or declared.nbytes < LEAST_STREAMED:
+            return self._read(declared, stored_name, chunks)
+        parts = [
+            StoredPart(
+                chunk.file,
+                locate_numbers(chunk.file, chunk.start, chunk.length, chunk.sizes, declared.dtype),
+                *chunk.offsets,
+                *chunk.sizes,
+            )
+            for chunk in chunks
+            if chunk.numel
+        ]
+        return StreamedTable(StoredParts(name, (declared.shape[0], declared.shape[1]), declared.dtype, parts))
 
     def _declare(self, name: str, entry: InertObject) -> Tensor:
         """Return a tensor without numbers, after checking that all of its chunks are stored."""
@@ -133,10 +159,8 @@ def _check_cover(name: str, size: tuple[int, ...], chunks: Sequence[_Chunk], dty
 
 
 def _read_chunk(name: str, chunk: _Chunk, dtype: torch.dtype) -> Tensor:
-    with chunk.file.open("rb") as file:
-        file.seek(chunk.start)
-        content = file.read(chunk.length)
-    tensor = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    with FileWindow(chunk.file, chunk.start, chunk.length) as window:
+        tensor = torch.load(window, weights_only=True, map_location="cpu")
     if not isinstance(tensor, Tensor) or (tuple(tensor.shape), tensor.dtype) != (chunk.sizes, dtype):
         raise ModelFileError(
             f"{chunk.file} holds something else than the part of '{name}' at {list(chunk.offsets)}: copy it again."

@@ -17,10 +17,14 @@ from recprune_export.program.loading.weights.torch_files import read_archive_rec
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Nested dicts of tensors; `load` gives chosen ones their numbers, where `content` has them without."""
+    """Nested dicts of tensors; `load` gives chosen ones their numbers, where `content` has them without.
+
+    `stream` does the same, but leaves those of long tables in their files, where the kind of file allows that.
+    """
 
     content: Any
     load: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    stream: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 def read_weights(path: Path, kind: ModelKind) -> StoredWeights:
@@ -49,7 +53,7 @@ def _read_folder(folder: Path) -> StoredWeights:
 
 def _read_distributed(folder: Path) -> StoredWeights:
     checkpoint = DistributedCheckpoint(folder)
-    return StoredWeights(checkpoint.content, checkpoint.load)
+    return StoredWeights(checkpoint.content, checkpoint.load, checkpoint.stream)
 
 
 _READERS: dict[ModelKind, Callable[[Path], StoredWeights]] = {

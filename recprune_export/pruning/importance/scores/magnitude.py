@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from recprune_export.channels.groups import Group
+from recprune_export.program.row_chunks import row_chunks
+from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
 
@@ -17,7 +19,7 @@ def random(inputs: ScoreInputs) -> dict[str, Tensor]:
 
 def magnitude_l1(inputs: ScoreInputs) -> dict[str, Tensor]:
     """Sum the absolute weights of the channel's slices (Li et al. 2017, "Pruning Filters for Efficient ConvNets", 3.1)."""
-    return _over_weights(inputs, lambda weight: weight.abs())
+    return _over_weights(inputs, torch.abs)
 
 
 def magnitude_l2(inputs: ScoreInputs) -> dict[str, Tensor]:
@@ -25,7 +27,7 @@ def magnitude_l2(inputs: ScoreInputs) -> dict[str, Tensor]:
 
     Otherwise a large table would dominate the layers that it is tied to.
     """
-    return _over_weights(inputs, lambda weight: weight.square() / weight.square().mean().clamp_min(1e-30))
+    return _over_weights(inputs, torch.square, relative=True)
 
 
 def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
@@ -46,12 +48,27 @@ def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
     return totals
 
 
-def _over_weights(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def _over_weights(
+    inputs: ScoreInputs, measure: Callable[[Tensor], Tensor], *, relative: bool = False
+) -> dict[str, Tensor]:
     with torch.no_grad():
         parameters = inputs.program.parameters()
         touched = {tensor for group in inputs.program.analysis.groups for tensor, _ in group.axes()}
-        measured = {name: measure(p) for name, p in parameters.items() if name in touched}
+        measured = {name: _measure(p, measure, relative) for name, p in parameters.items() if name in touched}
         return {g.name: _per_channel(g, measured, square=False) for g in inputs.program.analysis.groups}
+
+
+def _measure(weight: Tensor, measure: Callable[[Tensor], Tensor], relative: bool) -> Tensor:
+    """Return the measure of each weight, over their mean if `relative`; of a streamed table the sums of its columns, [1, columns]."""
+    if isinstance(weight, StreamedTable):
+        values = torch.zeros(1, weight.shape[1], dtype=torch.float64)
+        for rows in row_chunks(weight):
+            values += measure(weight[rows].double()).sum(0, keepdim=True)
+        mean = values.sum() / weight.numel()
+    else:
+        values = measure(weight)
+        mean = values.mean()
+    return values / mean.clamp_min(1e-30) if relative else values
 
 
 def _per_channel(group: Group, values: Mapping[str, Tensor], square: bool) -> Tensor:

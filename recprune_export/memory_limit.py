@@ -1,0 +1,68 @@
+"""How much memory this process may still take: of the machine, of its container, and of its own limits."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_KIB = 1 << 10
+COPIES = 3  # of a model, which a job holds in memory at its peak
+
+
+def available_memory() -> int:
+    """Return the bytes that this process may still take.
+
+    The least of what the system has free, of the limit of the control group (version 2), and of the limits of data and of
+    addresses that `ulimit -d` and `ulimit -v` set. Half of all memory where the system does not say what is free.
+    """
+    return max(0, min(_list_limits()))
+
+
+def fits_in_memory(size: int) -> bool:
+    """Return whether a job on weights of `size` bytes, which holds them `COPIES` times, fits into the available memory."""
+    return COPIES * size <= available_memory()
+
+
+def read_data_limit() -> int | None:
+    """Return the bytes that `ulimit -d` leaves to this process for memory that it may write to; None without a limit."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # not on Windows
+
+        most, present = resource.getrlimit(resource.RLIMIT_DATA)[0], _read_kib(Path("/proc/self/status"), "VmData")
+        if most != resource.RLIM_INFINITY and present is not None:
+            return max(0, most - present)
+    return None
+
+
+def _list_limits() -> Iterator[int]:
+    free = _read_kib(Path("/proc/meminfo"), "MemAvailable")
+    if free is not None:
+        yield free
+    else:
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 1 << 33
+    yield from _read_group_limit()
+    data = read_data_limit()
+    if data is not None:
+        yield data
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # not on Windows
+
+        most, present = resource.getrlimit(resource.RLIMIT_AS)[0], _read_kib(Path("/proc/self/status"), "VmSize")
+        if most != resource.RLIM_INFINITY and present is not None:
+            yield most - present
+
+
+def _read_group_limit() -> Iterator[int]:
+    folder = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError, IndexError):
+        own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        folder = folder / own.removeprefix("0::").lstrip("/")
+        yield int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+
+
+def _read_kib(path: Path, name: str) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * _KIB
+    return None

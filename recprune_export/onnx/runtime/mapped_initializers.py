@@ -1,0 +1,46 @@
+"""External weights that a session reads from a map of ours, where the process may not take a private map of them.
+
+ONNX Runtime maps external weights so that it could write to them, and such a map counts under the limit of data segments
+(`ulimit -d`) with all of its bytes. A map that nobody can write to does not count.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recprune_export.memory_limit import read_data_limit
+from recprune_export.onnx.reading import find_weight_files, read_tensor
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_SHARE = 0.25  # of the data segment that is left, which one session may take with its weights
+_LEAST = 1 << 20  # bytes of a weight that is mapped
+
+
+def map_initializers(path: Path, options: "onnxruntime.SessionOptions") -> list[Any]:
+    """Let a session of the file `path` read its long weights from maps, where the limit of data segments asks for that.
+
+    Return what has to live as long as the session. A file that cannot be read is left to ONNX Runtime, which says why.
+    """
+    left = read_data_limit()
+    if left is None or not path.is_file():
+        return []
+    import onnx
+    import onnxruntime
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+        size = sum((path.parent / name).stat().st_size for name in find_weight_files(model))
+    except Exception:  # protobuf and the file system have no common base
+        return []
+    if size <= _SHARE * left:
+        return []
+    alive: list[Any] = []
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            array = read_tensor(tensor, path.parent)
+            if array.nbytes >= _LEAST and array.dtype.kind in "fiu":
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+                options.add_initializer(tensor.name, value)
+                alive += [array, value]
+    return alive

@@ -1,0 +1,35 @@
+"""What a job does with a model whose tables are larger than memory, and what it refuses."""
+
+from recprune_export.errors import UsageError
+from recprune_export.program.program import Program
+from recprune_export.program.streamed_tables.streamed_table import find_streamed_tables
+from recprune_export.settings import PruningSettings, Settings
+
+
+def settle_settings(program: Program, settings: Settings) -> Settings:
+    """Return the settings of a job on `program`: without zeros and without a dense file in the bundle, if its tables are streamed.
+
+    Raises `UsageError` for an option that would need a whole table, or a second copy of it.
+    """
+    if not find_streamed_tables(program.module):
+        return settings
+    _refuse(settings.pruning, settings.finetuning.regularize)
+    return settings.with_options(structured_fraction=1.0, keep_dense=False)
+
+
+def _refuse(pruning: PruningSettings, regularize: float) -> None:
+    refused = {
+        "--regularize": (bool(regularize), "it trains a second copy of the tables"),
+        "--prune-rows": (pruning.prune_rows is not None, "shared rows are a second copy of a table"),
+        "--max-bytes": (pruning.max_bytes is not None, "it compares dimensions with bits by rounding all rows"),
+        "--score": (pruning.score in ("taylor", "cosine"), f"{pruning.score} needs a second copy of the tables"),
+        "--structured-fraction": (
+            pruning.structured_fraction not in (None, 1.0),
+            "zeros in a table need a mask and a copy of it",
+        ),
+    }
+    for option, (given, reason) in refused.items():
+        if given:
+            raise UsageError(
+                f"{option} is not for a model larger than memory, for {reason}: leave it out, or take a machine with more memory."
+            )
