@@ -49,7 +49,7 @@ from recprune_export.pipeline.compress import (
 from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
-from recprune_export.pipeline.streamed_models import settle_settings
+from recprune_export.pipeline.streamed_models import refuse_streamed, settle_settings
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import forward_parameters, unwrap_module
@@ -307,6 +307,7 @@ def _open_sweep(
 ) -> tuple[Trials, tuple[OperatingPoint, ...]]:
     """Open the model and the rows of a sweep; return its trials in `folder`, and all of its points."""
     loaded, task = inputs.load()
+    refuse_streamed(loaded.program, "A sweep, with its int8 of the dense model,")
     check_space(loaded.program, None)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
@@ -394,6 +395,7 @@ def compute_sensitivity(
     Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {}, settings.export)
+    refuse_streamed(loaded.program, "The ranking by every score")
     task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 

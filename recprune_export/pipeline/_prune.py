@@ -298,6 +298,8 @@ def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarge
     teacher = context.dense.with_copied_graph()
     broadcast_module(student.module, SHARD_BYTES)
     storage = cut.plan.storage
+    if storage is not None and cut.frozen:
+        raise UsageError("This plan chooses bits for tables that are larger than memory: make it by --sparsity.")
     if storage is not None:  # no zeros: they would cost quality, and save no bytes
         schedule = schedule_rounded(schedule, context.finetuning)
         weights = count_all_weights(student, tables)

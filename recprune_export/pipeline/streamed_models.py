@@ -3,7 +3,7 @@
 from recprune_export.errors import UsageError
 from recprune_export.program.program import Program
 from recprune_export.program.streamed_tables.streamed_table import find_streamed_tables
-from recprune_export.settings import PruningSettings, Settings
+from recprune_export.settings import Settings
 
 
 def settle_settings(program: Program, settings: Settings) -> Settings:
@@ -13,13 +13,24 @@ def settle_settings(program: Program, settings: Settings) -> Settings:
     """
     if not find_streamed_tables(program.module):
         return settings
-    _refuse(settings.pruning, settings.finetuning.regularize)
+    _refuse(settings)
     return settings.with_options(structured_fraction=1.0, keep_dense=False)
 
 
-def _refuse(pruning: PruningSettings, regularize: float) -> None:
+def refuse_streamed(program: Program, work: str) -> None:
+    """Raise `UsageError` for `work` that makes whole tables, or their gradients, where those of `program` are streamed."""
+    if find_streamed_tables(program.module):
+        raise UsageError(f"{work} is not for a model larger than memory: take a machine with more memory.")
+
+
+def _refuse(settings: Settings) -> None:
+    pruning, search = settings.pruning, settings.search
     refused = {
-        "--regularize": (bool(regularize), "it trains a second copy of the tables"),
+        "--max-drop": (
+            search.max_drop is not None and search.minimize == "bytes",
+            "it searches bytes, unless --minimize latency is given",
+        ),
+        "--regularize": (bool(settings.finetuning.regularize), "it trains a second copy of the tables"),
         "--prune-rows": (pruning.prune_rows is not None, "shared rows are a second copy of a table"),
         "--max-bytes": (pruning.max_bytes is not None, "it compares dimensions with bits by rounding all rows"),
         "--score": (pruning.score in ("taylor", "cosine"), f"{pruning.score} needs a second copy of the tables"),

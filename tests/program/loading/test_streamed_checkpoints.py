@@ -21,7 +21,7 @@ from recprune_export.onnx import export_onnx
 from recprune_export.pipeline._prune import PrunedModel, prune
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import make_score_inputs
-from recprune_export.pipeline.streamed_models import settle_settings
+from recprune_export.pipeline.streamed_models import refuse_streamed, settle_settings
 from recprune_export.program import Program, load_program
 from recprune_export.program.program import sample_request_rows
 from recprune_export.program.streamed_tables import find_streamed_tables
@@ -139,12 +139,20 @@ def test_a_table_that_is_multiplied_is_refused(files: Path) -> None:
         ({"regularize": 1.0}, "--regularize"),
         ({"max_bytes": "1MB"}, "--max-bytes"),
         ({"score": "taylor"}, "--score"),
+        ({"max_drop": 0.001}, "--max-drop"),
     ],
 )
 def test_options_that_need_whole_tables_are_refused(files: Path, options: dict[str, object], named: str) -> None:
     program = load(files / "dtensor", files / "request.npz")
     with pytest.raises(UsageError, match=f"^{named} is not for a model larger than memory"):
         settle_settings(program, Settings(**options))
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_work_on_whole_tables_is_refused(files: Path) -> None:
+    program = load(files / "dtensor", files / "request.npz")
+    with pytest.raises(UsageError, match=r"^A sweep is not for a model larger than memory"):
+        refuse_streamed(program, "A sweep")
 
 
 class _Tied(nn.Module):
