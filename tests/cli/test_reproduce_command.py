@@ -87,7 +87,7 @@ def test_every_option_of_a_job_is_tried_above() -> None:
     given = {parameter.name for parameter in main.commands["sweep"].params if set(parameter.opts) & set(EVERY_OPTION)}
     one_of_the_split = {"split_by_time", "split_by_user"}  # with --split they would be refused
     assert common - given - one_of_the_split == {
-        "model", "data", "unsafe_unpickle", "output", "as_json", "quiet", "max_drop"
+        "model", "data", "unsafe_unpickle", "output", "as_json", "quiet", "max_drop", "jobs"
     }  # fmt: skip
 
 
