@@ -73,8 +73,10 @@ def list_rows(figures: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def list_results(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return the scalar figures of a list of results as a table."""
-    scalars = [{k: v for k, v in r.items() if isinstance(v, int | float | str)} for r in results]
+    """Return the scalar figures of a list of results as a table, without the time by the clock, in which other work counts."""
+    scalars = [
+        {k: v for k, v in r.items() if isinstance(v, int | float | str) and k != "wall_seconds"} for r in results
+    ]
     head = list(dict.fromkeys(name for r in scalars for name in r))
     return format_table(head, ([_format_cell(r.get(name, "")) for name in head] for r in scalars))
 
