@@ -142,7 +142,20 @@ def run_jobs(processes: int, data: str, label: str, ignore: str, folder: Path) -
     # All compress the same model.
     first = folder / "model1.pt"
     start_together(
-        processes, ["-m", "recprune_export", str(first), *common, "--sparsity", "0.8", "--epochs", "1", "--quick", "-o", str(bundle)]
+        processes,
+        [
+            "-m",
+            "recprune_export",
+            str(first),
+            *common,
+            "--sparsity",
+            "0.8",
+            "--epochs",
+            "1",
+            "--quick",
+            "-o",
+            str(bundle),
+        ],
     )
     done = time.perf_counter()
     metrics = json.loads((bundle / "manifest.json").read_text())["metrics"]
