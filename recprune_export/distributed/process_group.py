@@ -23,6 +23,7 @@ from recprune_export.distributed.lost_process import (
 from recprune_export.distributed.main_process import FINISHED, wait_for_key
 from recprune_export.distributed.ranks import Run, set_run
 from recprune_export.distributed.watch import Watch
+from recprune_export.progress import quiet
 
 COLLECTIVE_MINUTES, SECONDS_AFTER_FAILURE = 30, 5
 INTERRUPTED = 130
@@ -76,7 +77,8 @@ def distributed_run() -> Iterator[None]:
     with joined_process_group(number, processes) as run, Watch(run):
         store = run.store
         try:
-            yield
+            with quiet(number > 0):
+                yield
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -93,7 +95,7 @@ def distributed_run() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if code:
             post_failure(store, Failure(number, code, messages.last))
-            if number > 0 and speaks_for_all(run):
+            if number > 0 and messages.last and speaks_for_all(run):
                 sys.__stderr__.write(f"Error: {messages.last}\n")  # type: ignore[union-attr]
         elif number > 0:
             code = _wait_for_main(store)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -229,8 +230,8 @@ class LabeledRows(_EvaluatedRows):
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return all training rows."""
-        steps = math.ceil(len(self.data.train) / self.config.batch_size)
-        return DistillationData(student, teacher, partial(self.training_batches, divided=True), steps)
+        steps = count_tuning_steps(len(self.data.train), self.config.batch_size)
+        return DistillationData(student, teacher, partial(take_steps, steps, self.training_batches), steps)
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
@@ -275,8 +276,8 @@ class NextItems(_EvaluatedRows):
         """
         student_all, teacher_all = make_all_positions_program(student), make_all_positions_program(teacher)
         if student_all is None or teacher_all is None:
-            steps = math.ceil(int(self._cuts().sum()) / self.config.batch_size)
-            return DistillationData(student, teacher, partial(self.training_batches, divided=True), steps)
+            steps = count_tuning_steps(int(self._cuts().sum()), self.config.batch_size)
+            return DistillationData(student, teacher, partial(take_steps, steps, self.training_batches), steps)
         steps = math.ceil(len(self.data.train) / self.config.batch_size)
         return DistillationData(student_all, teacher_all, self._whole_histories, steps)
 
@@ -360,6 +361,20 @@ class SampledRequests:
             rows = finite.repeat(-(-count // len(finite)))[:count]
             tensors = tuple(t[rows] if i.shape[:1] == (BATCH,) else t for i, t in zip(inputs, tensors, strict=True))
         return dict(zip((i.name for i in inputs), tensors, strict=True))
+
+
+def count_tuning_steps(rows: int, batch_size: int) -> int:
+    """Return the number of batches of an epoch, without a last one of a single row, of which a batch-norm has no variance.
+
+    >>> count_tuning_steps(18, 9), count_tuning_steps(19, 9), count_tuning_steps(20, 9), count_tuning_steps(1, 9)
+    (2, 2, 3, 1)
+    """
+    return max(1, math.ceil((rows - 1) / batch_size))
+
+
+def take_steps(steps: int, batches: Callable[..., Iterator[Batch]], seed: int) -> Iterator[Batch]:
+    """Yield the first `steps` batches of this process in the epoch of a seed."""
+    return islice(batches(seed, divided=True), steps)
 
 
 def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """`DecidingMetric`: the metric that selects an epoch and judges a change, as its mean over labels."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,9 @@ class DecidingMetric:
     labels: tuple[str, ...]
 
     def compute(self, observations: Mapping[str, Observations]) -> float:
-        """Return the value for the answers of a model, by label."""
+        """Return the value for the answers of a model, by label; NaN where one of them is NaN, which has no place in an order."""
+        if any(observations[label].has_nan for label in self.labels):
+            return math.nan
         values = [self.metric.compute(observations[label]) for label in self.labels]
         return values[0] if len(values) == 1 else float(np.mean(values).round(12))
 

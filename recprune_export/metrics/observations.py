@@ -95,6 +95,14 @@ class Observations:
         """Return the sum over all rows of what `values` computes for those of a piece."""
         return sum_over_rows(lambda piece: values(self.take(piece)), len(self.targets))
 
+    @property
+    def has_nan(self) -> bool:
+        """Whether the model answered NaN."""
+        arrays = [self.predictions, *([] if self.scores is None else [self.scores])]
+        return any(
+            bool(np.isnan(array[piece]).any()) for array in arrays for piece in split_rows_into_pieces(len(array))
+        )
+
     def same_answers(self, other: "Observations") -> bool:
         """Return whether the other model gave the same answers, bit for bit."""
         scores = self.scores is None or other.scores is None or are_equal(self.scores, other.scores)

@@ -8,7 +8,11 @@ import atexit, sys, threading, time
 from recprune_export import __main__, cli
 atexit.register(print, "closed")
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread ended"))).start()
-cli.main = lambda: sys.exit({code})
+def main():
+    sys.exit({code})
+
+main.commands = {{}}
+cli.main = main
 __main__.run()
 """
 

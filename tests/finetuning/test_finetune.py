@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -72,6 +73,23 @@ def test_tuning_learns_from_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "TEACHER_SHARE", 0.0)  # the teacher of this test knows nothing
     before, after = tune(epochs=0)[1], tune(epochs=12)[1]
     assert before < 0.85 < after
+
+
+def test_a_last_batch_of_one_row_leaves_the_variances_of_a_batch_norm_finite() -> None:
+    data = rows(3 * (RECIPE.batch_size + 1))
+    assert len(data.train) % RECIPE.batch_size == 1
+    student, teacher = program(1), program(2)
+    task = LabeledRows(data, make_objective(student, ("click",)), RECIPE)
+    finetune(student, teacher, task, TABLES, NonZeroTarget(10**9, 10**9), Schedule(1, 1e-2, gradual=False, seed=0))
+    assert all(bool(value.isfinite().all()) for value in student.module.state_dict().values())
+    assert math.isfinite(task.validate(student))
+
+
+def test_a_model_that_answers_nan_has_no_metric() -> None:
+    student = program(1)
+    student.parameters()["table.weight"].data[3] = math.nan
+    task = LabeledRows(rows(), make_objective(student, ("click",)), RECIPE)
+    assert math.isnan(task.validate(student))
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
