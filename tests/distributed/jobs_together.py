@@ -97,7 +97,7 @@ class Tuned:
 
 
 def tune(rows: int, epochs: int, target: NonZeroTarget | None, with_curvature: bool) -> Tuned:
-    """Fine-tune with the long table in shards; 10 rows are one batch of nine: a last one of a single row is left out."""
+    """Fine-tune with the long table in shards; 11 rows are a batch of nine and one of two, of which a third process has none."""
     with sharded_from(SHARDED):
         student, teacher = make_program(1), make_program(2)
         task = make_task(student, rows)

@@ -22,16 +22,19 @@ from tests.distributed.processes import Processes
 ROUNDING_ALONE = frozenset({"mlp.0.bias", "mlp.1.running_mean"})
 
 
-@pytest.mark.parametrize("rows", [9, 10])
-def test_a_step_of_tuning_with_a_table_in_shards_is_that_of_one_process(two: Processes, rows: int) -> None:
+# One step; and a second one on two rows, over which a batch-norm enlarges differences.
+@pytest.mark.parametrize(("rows", "tolerance"), [(9, 1e-6), (11, 1e-5)])
+def test_a_step_of_tuning_with_a_table_in_shards_is_that_of_one_process(
+    three: Processes, rows: int, tolerance: float
+) -> None:
     alone = tune(rows, 1, None, False)
-    for tuned in two.call(tune, rows, 1, None, False):
+    for tuned in three.call(tune, rows, 1, None, False):
         for name, value in alone.weights.items():
             if name in ROUNDING_ALONE:
                 continue
-            torch.testing.assert_close(tuned.weights[name], value, rtol=1e-6, atol=1e-6)
-        assert tuned.losses == pytest.approx(alone.losses, rel=1e-6)
-        assert tuned.metrics == pytest.approx(alone.metrics, abs=1e-6)
+            torch.testing.assert_close(tuned.weights[name], value, rtol=tolerance, atol=tolerance)
+        assert tuned.losses == pytest.approx(alone.losses, rel=tolerance)
+        assert tuned.metrics == pytest.approx(alone.metrics, abs=tolerance)
 
 
 @pytest.mark.parametrize("with_curvature", [False, True])
