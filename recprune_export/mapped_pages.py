@@ -10,6 +10,9 @@ from pathlib import Path
 from weakref import WeakSet
 
 MOST_MAPPED = 1 << 30  # bytes of mapped pages that stay in memory
+MOST_MAPPED_WHILE_TIMED = (
+    1 << 32
+)  # the same between turns of a measurement, of which a call should not map its pages again
 
 _STATUS = Path("/proc/self/statm")
 _MAPS: "WeakSet[mmap.mmap]" = WeakSet()

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from recprune_export.mapped_pages import limit_mapped_pages
+from recprune_export.mapped_pages import MOST_MAPPED_WHILE_TIMED, limit_mapped_pages
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import (
     BUSY_PATIENCE,
@@ -190,7 +190,7 @@ class _TurnTaker:
 
     def take_turn(self, first: int, most: int) -> None:
         """Answer up to `most` requests from number `first` on, after the preceding ones, untimed."""
-        limit_mapped_pages()
+        limit_mapped_pages(MOST_MAPPED_WHILE_TIMED)
         calls = min(self._timed, most)
         requests = [self._requests[n % len(self._requests)] for n in range(first - self._untimed, first + calls)]
         for request in requests[: self._untimed]:
