@@ -17,7 +17,7 @@ from recprune_export.onnx.optimizer._rewrite import NonzeroLimits
 from recprune_export.onnx.runtime.session import make_session, refuses, run
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline._quantize_export import QuantizedExport
-from recprune_export.pipeline.float32_tolerance import MOST_IF_INFINITE, widen_tolerances
+from recprune_export.pipeline.float32_tolerance import MOST_IF_INFINITE, ROUNDED_RUNS, widen_tolerances
 from recprune_export.program.program import Program
 from recprune_export.program.requests.input_rules import apply_input_rules
 from recprune_export.program.requests.random_requests import sample_request
@@ -138,7 +138,9 @@ def validate_parity(
         allowed = widen_tolerances(program, answers, full, report.tolerances)
         of_far = allowed
         if far is not None:
-            of_far = widen_tolerances(program, answers, {INFINITE_NUMBERS: far}, report.tolerances, MOST_IF_INFINITE)
+            of_far = widen_tolerances(
+                program, answers, {INFINITE_NUMBERS: far}, report.tolerances, MOST_IF_INFINITE, ROUNDED_RUNS
+            )
         if (allowed, of_far) != (report.tolerances, report.tolerances):
             report = check_parity(by_program, predict, requests, allowed, {INFINITE_NUMBERS: of_far})
     if not report.passed:

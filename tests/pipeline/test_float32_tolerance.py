@@ -11,7 +11,7 @@ from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import run_program
 from recprune_export.onnx import export_onnx
 from recprune_export.pipeline import export_models, make_sampled_task
-from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, widen_tolerances
+from recprune_export.pipeline.float32_tolerance import MOST, MOST_IF_INFINITE, ROUNDED_RUNS, TWO_WAYS, widen_tolerances
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
 from recprune_export.pruning import Float64Interpreter
@@ -73,6 +73,21 @@ def test_what_loses_digits_is_held_to_those_it_has() -> None:
 
 def test_what_has_no_digits_left_is_held_to_what_is_stated() -> None:
     assert widened(1e6) == Tolerances()
+
+
+def test_a_sum_that_pytorch_takes_without_an_error_by_chance_may_be_rounded_in_another_order() -> None:
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1e5, -1e5, 1.0]])  # in this order it is exact
+    program = capture(layer, (torch.ones(2, 3),))
+    (name,) = (i.name for i in program.signature.inputs)
+    request = {name: np.ones((4, 3), dtype=np.float32)}
+    rounded = run_program(program, request)
+    in_another_order = (np.float32(1e5) * np.float32(1.0) + np.float32(0.3)) - np.float32(1e5)
+    lost = abs(float(in_another_order) - 0.3)
+    answers, requests = {"ones": rounded}, {"ones": request}
+    assert widen_tolerances(program, answers, requests, Tolerances(), MOST_IF_INFINITE) == Tolerances()
+    found = widen_tolerances(program, answers, requests, Tolerances(), MOST_IF_INFINITE, ROUNDED_RUNS)
+    assert lost < found.allowed(np.array([1.0]))[0] < 1000 * lost
 
 
 @pytest.mark.parametrize(("times", "passes"), [(2.0, True), (50.0, False)])
