@@ -41,6 +41,7 @@ EXTRAS = {
     "examples": "the example with DeepCTR-Torch",
     "benchmarks": "the project's own benchmarks",
     "dev": "the project's own tests",
+    "docs": "the project's own documentation site",
 }
 CGROUP = Path("/sys/fs/cgroup")
 
