@@ -23,6 +23,7 @@ extensions = [
     "_extensions.docstrings",
     "_extensions.own_files",
     "_extensions.source_pages",
+    "_extensions.tables",
 ]
 external_toc_path = "contents.yml"
 exclude_patterns = ["_build", "decisions/renames.csv"]

@@ -41,8 +41,8 @@ class CommandReference(SphinxDirective):
 
     def render(self, paragraph: str) -> nodes.Node:
         """Return a paragraph of help text; click shows one that begins with `\\b` as it stands."""
-        if paragraph.startswith("\b"):
-            text = paragraph.removeprefix("\b\n")
+        if paragraph.lstrip().startswith("\b"):
+            text = paragraph.partition("\b")[2].strip("\n")
             return nodes.literal_block(text, text, language="text")
         return nodes.paragraph("", "", *mark_options(" ".join(paragraph.split())))
 
@@ -63,7 +63,7 @@ def list_options(command: click.Command, context: click.Context) -> Iterator[tup
     else:
         groups = {"Options": command.get_params(context)}
     for title, parameters in groups.items():
-        options = [p for p in parameters if isinstance(p, click.Option) and not p.hidden]
+        options = [p for p in parameters if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
         if options:
             yield title, options
 

@@ -8,6 +8,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 SINGLE = re.compile(r"(?<![`:\\\w])`([^`]+)`(?!`)")
+BEFORE = " \t([{<'\"-/:"  # after these, and at the beginning, markup may begin
 NAME = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*[a-z]\w*")  # a class, perhaps with its module
 
 
@@ -20,7 +21,10 @@ def mark_code(text: str) -> str:
 
     def mark(match: re.Match[str]) -> str:
         code = match[1]
-        return f":name:`{code}`" if NAME.fullmatch(code) else f"``{code}``"
+        before, after = text[: match.start()][-1:], text[match.end() :][:1]
+        marked = f":name:`{code}`" if NAME.fullmatch(code) else f"``{code}``"
+        # An escaped space is where markup may begin and end, and is not shown.
+        return ("" if before in BEFORE else "\\ ") + marked + ("\\ " if after.isalnum() else "")
 
     return SINGLE.sub(mark, text)
 
