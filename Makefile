@@ -78,6 +78,7 @@ schema: $(READY)  ## write docs/manifest.schema.json and docs/encoding.schema.js
 	$(BIN)/python -m recprune_export.bundle.encoding_schema docs/encoding.schema.json
 
 docs: $(READY_DOCS)  ## the documentation site in build/docs; a broken link or a missing reference is an error
+	$(BIN)/python -m pytest -q docs/_extensions
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
 
 tutorials: $(READY_DOCS)  ## execute the notebooks of docs/tutorials and store their outputs

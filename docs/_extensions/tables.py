@@ -19,7 +19,7 @@ class MarkFigures(SphinxPostTransform):
     def run(self, **options: Any) -> None:
         for cell in self.document.findall(nodes.entry):
             text = cell.astext()
-            if len(text) <= MOST_CHARACTERS and FIGURES.fullmatch(text):
+            if len(text) <= MOST_CHARACTERS and ", " not in text and FIGURES.fullmatch(text):
                 cell["classes"].append("figures")
 
 
