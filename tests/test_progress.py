@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, *, silent: bool = False) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm-256color")
-    with quiet(silent), show_status("Choosing what goes"), progress_bar("Tuning", 2) as advance:
+    with quiet(silent), show_status("Choosing channels"), progress_bar("Tuning", 2) as advance:
         advance("Tuning, epoch 1")
         assert list(track([1, 2], "Fields")) == [1, 2]
         print_status("a line")
@@ -35,7 +35,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, *, silent: bool 
 
 def test_a_terminal_is_told_of_all_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     text = shown(monkeypatch, Terminal())
-    assert all(word in text for word in ("Choosing what goes", "Tuning, epoch 1", "Fields", "a line"))
+    assert all(word in text for word in ("Choosing channels", "Tuning, epoch 1", "Fields", "a line"))
 
 
 def test_a_pipe_gets_lines_but_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +49,8 @@ def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_log_gets_a_line_for_each_outermost_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     with print_stages():
         lines = shown(monkeypatch, io.StringIO()).splitlines()
-    assert [line.partition("] ")[2] or line for line in lines] == ["Choosing what goes", "a line"]
-    assert lines[0].endswith(" s] Choosing what goes")
+    assert [line.partition("] ")[2] or line for line in lines] == ["Choosing channels", "a line"]
+    assert lines[0].endswith(" s] Choosing channels")
 
 
 def test_a_log_is_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ class GroupedCommand(click.Command):
         for title, options in group_options(self, ctx).items():
             rows = [record for option in options if (record := option.get_help_record(ctx)) is not None]
             if rows:
-                with formatter.section(f"{title} options"):
+                name = "Training" if ctx.command.name == "train" and title == "Fine-tuning" else title
+                with formatter.section(f"{name} options"):
                     formatter.write_dl(rows)
 
 

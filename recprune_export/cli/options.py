@@ -22,24 +22,26 @@ def source_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the module that takes the weights of MODEL."
+                "--factory",
+                metavar="PACKAGE.MODULE:FUNCTION",
+                help="Function that builds the module into which the weights of MODEL are loaded.",
             ),
-            click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
+            click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory, as a JSON object."),
             click.option(
                 "--inputs",
                 type=REQUEST,
                 metavar="NPZ",
-                help="An example request, for all but programs and checkpoints.",
+                help="An example request. Required unless MODEL is a .pt2 program or a checkpoint of `train`.",
             ),
             click.option(
                 "--key",
                 metavar="NAME",
-                help="Which state dict, or module of a pickle, is taken where several fit: ema, state_dict.teacher.",
+                help="Name of the state dict or module to load if the file has several, such as ema or state_dict.teacher.",
             ),
             click.option(
                 "--unsafe-unpickle",
                 is_flag=True,
-                help="Open a pickled nn.Module. This runs whatever code the file holds.",
+                help="Load a pickled nn.Module. This executes any code that the file contains.",
             ),
         )
     ):
@@ -53,15 +55,17 @@ def outputs_option(command: F) -> F:
         "--outputs",
         default="",
         metavar="NAME,...",
-        help="Serve these outputs alone; what only the others need is removed before the analysis.  [default: all]",
+        help="Outputs to serve. Parts of the model that only other outputs need are removed.  [default: all]",
     )(command)
 
 
 def label_options(command: F) -> F:
     """Add the options that say how labels and weights of rows are read."""
     for option in (
-        click.option("--missing-label", metavar="VALUE", help="A value that stands for a missing label."),
-        click.option("--weight", metavar="COLUMN", help="The weight of each row in loss and metrics, 0 or more."),
+        click.option("--missing-label", metavar="VALUE", help="Value that marks a missing label."),
+        click.option(
+            "--weight", metavar="COLUMN", help="Column with the weight of each row in losses and metrics (0 or more)."
+        ),
     ):
         command = option(command)
     return command
@@ -70,9 +74,7 @@ def label_options(command: F) -> F:
 def metric_options(command: F) -> F:
     """Add the options that choose the metrics."""
     for option in (
-        click.option(
-            "--group", metavar="COLUMN", help="The column over whose values gauc is a mean, such as the user's."
-        ),
+        click.option("--group", metavar="COLUMN", help="Column over whose values gauc is averaged, such as the user."),
         click.option(
             "--metric",
             "metrics",
@@ -90,7 +92,7 @@ def undecided_option(command: F) -> F:
     """Add the option of what the verdict counts for where rows or measurements cannot tell."""
     choice = click.Choice(["fail", "pass"])
     return click.option(
-        "--undecided", type=choice, help="How a verdict counts that cannot be told.  [default: exit code 5]"
+        "--undecided", type=choice, help="How to treat inconclusive measurements.  [default: exit code 5]"
     )(command)
 
 
@@ -104,17 +106,17 @@ def split_options(command: F) -> F:
             click.option(
                 "--split",
                 metavar="COLUMN",
-                help="Holds train, valid or test for each row.  [default: a column called split; else at random]",
+                help="Column that assigns each row to train, valid or test.  [default: the column named split, otherwise random]",
             ),
             click.option(
                 "--split-by-time",
                 metavar="COLUMN",
-                help="Numbers, dates or times: the last tenth of the rows is test, the tenth before valid.",
+                help="Split by this column of numbers, dates or times: the last 10% of the rows are test, the 10% before them valid.",
             ),
             click.option(
                 "--split-by-user",
                 metavar="COLUMN",
-                help="All rows of a user are on one side: a tenth of the users is test, a tenth valid.",
+                help="Split by this column of user ids: 10% of the users are test, 10% valid.",
             ),
         )
     ):
@@ -135,29 +137,32 @@ def job_options(command: F) -> F:
                 type=click.Choice(list(SCORE_DESCRIPTIONS)),
                 default=OUTPUT_ERROR,
                 show_default=True,
-                help="Which channels go first.",
+                help="Importance score that ranks the channels.",
             ),
             click.option(
-                "--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints."
+                "--label",
+                "labels",
+                multiple=True,
+                metavar="COLUMN",
+                help="Label column. Not needed for checkpoints of `train`.",
             ),
             label_options,
             metric_options,
-            click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]"),
-            click.option("--learning-rate", type=float, help="[default: by the kind of model]"),
-            click.option(
-                "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
-            ),
+            click.option("--epochs", type=click.IntRange(0), help="[default: depends on the kind of model]"),
+            click.option("--learning-rate", type=float, help="[default: depends on the kind of model]"),
+            click.option("--batch-size", type=click.IntRange(1), help="[default: depends on the kind of model]"),
             click.option(
                 "--structured-fraction",
                 type=float,
-                help="Fraction for removed channels; zeros take the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
+                help="Fraction of the sparsity that removed channels contribute; zeroed weights contribute the rest.  "
+                "[default: chosen by trials; at most 0.8 in tables, 0.95 elsewhere]",
             ),
             click.option(
                 "--quantize",
                 type=click.Choice(QUANTIZE),
                 default="none",
                 show_default=True,
-                help="Store tables in fewer bits; int8 and int4: multiply in int8 where that is measured to be faster.",
+                help="Store tables in fewer bits. int8 and int4 also compute linear layers in int8 where this is measurably faster.",
             ),
             click.option(
                 "--max-quantize-drop",
@@ -165,22 +170,26 @@ def job_options(command: F) -> F:
                 default=0.001,
                 show_default=True,
                 metavar="DROP",
-                help="Drop of the validation metric that is allowed; beyond it weights get more bits again.",
+                help="Largest allowed drop of the validation metric by quantization; beyond it, weights are stored in more bits.",
             ),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option(
-                "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement."
+                "--threads",
+                type=click.IntRange(1),
+                default=1,
+                show_default=True,
+                help="Number of threads for the latency measurement.",
             ),
             click.option(
                 "--latency-batch-sizes",
                 default="1,32,256,1024",
                 show_default=True,
-                help="Batch sizes of the latency measurement.",
+                help="Batch sizes for the latency measurement.",
             ),
             click.option(
                 "--quick",
                 is_flag=True,
-                help="Measure latency at one batch size; no cold starts, no report page: for notebooks and CI.",
+                help="Measure latency at one batch size only, without cold starts and report page. For notebooks and CI.",
             ),
         )
     ):
@@ -192,10 +201,12 @@ def csv_options(command: F) -> F:
     """Add the options of how a CSV file is written."""
     for option in reversed(
         (
+            click.option("--separator", metavar="CHARACTER", help="Separator of a CSV file.  [default: detected]"),
             click.option(
-                "--separator", metavar="CHARACTER", help="Between the fields of a CSV file.  [default: detected]"
+                "--encoding",
+                metavar="NAME",
+                help="Character encoding of a CSV file, such as utf-16.  [default: detected]",
             ),
-            click.option("--encoding", metavar="NAME", help="Of a CSV file, such as utf-16.  [default: detected]"),
         )
     ):
         command = option(command)
@@ -205,7 +216,7 @@ def csv_options(command: F) -> F:
 def reading_options(command: F) -> F:
     """Add the options of reading rows for a model that was trained before."""
     command = click.option(
-        "--allow-unknown", is_flag=True, help="Accept rows of which nearly all ids are unknown to the model."
+        "--allow-unknown", is_flag=True, help="Accept rows even if nearly all of their ids are unknown to the model."
     )(command)
     return csv_options(command)
 
@@ -219,27 +230,32 @@ def data_options(command: F) -> F:
                 "labels",
                 multiple=True,
                 metavar="COLUMN",
-                help="A column of 0 and 1, or of numbers; may be repeated.",
+                help="Label column with 0 and 1, or numbers. May be repeated.",
             ),
             label_options,
             metric_options,
-            click.option(
-                "--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."
-            ),
+            click.option("--ignore", multiple=True, metavar="COLUMN", help="Column to ignore. May be repeated."),
             click.option("--categorical", multiple=True, metavar="COLUMN", help="Read as a categorical field."),
             click.option("--numeric", multiple=True, metavar="COLUMN", help="Read as a numeric field."),
             click.option(
-                "--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."
+                "--multi-valued",
+                multiple=True,
+                metavar="COLUMN:SEPARATOR",
+                help="Column with several values in one string, and their separator.",
             ),
             click.option(
                 "--missing",
                 multiple=True,
                 metavar="WORD",
-                help="A word for a missing value, beside NA, null, -, ...; may be repeated.",
+                help="Word for a missing value, in addition to NA, null, -, ... May be repeated.",
             ),
-            click.option("--sequence", metavar="USER,ITEM,ORDER", help="Columns of a log of user actions."),
             click.option(
-                "--max-length", type=click.IntRange(1), help="Items of a history that are used.  [default: 50]"
+                "--sequence",
+                metavar="USER,ITEM,ORDER",
+                help="Columns of an interaction log: user, item and order (time).",
+            ),
+            click.option(
+                "--max-length", type=click.IntRange(1), help="Number of last items of a history to use.  [default: 50]"
             ),
         )
     ):

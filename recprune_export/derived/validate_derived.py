@@ -77,7 +77,7 @@ def validate_derived(
 
     signature = model.file.signature
     golden = squeeze_shared_inputs(take_first_rows(model.rows, GOLDEN_ROWS), signature)
-    with show_status(f"Comparing answers of {model.name}"):
+    with show_status(f"Comparing outputs of {model.name}"):
         requests = {"rows": squeeze_shared_inputs(model.rows, signature), "golden rows": golden, **model.requests}
         parity = check_parity(model.expected, answer, requests, model.tolerances)
     if not parity.passed:

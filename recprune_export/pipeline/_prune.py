@@ -179,7 +179,7 @@ def plan_all_stages(
         stage = _run_stage(context, start, number)
         plans.append(stage.plan)
         start = stage.program
-    with show_status("Choosing what goes"):
+    with show_status("Choosing channels"):
         last = plan_pruning(
             start, pruning.at_stage(pruning.pruning_stages), task, seed=seed, dense=context.sizes, serving=serving
         ).plan
@@ -230,7 +230,7 @@ def _run_stage(
     if checkpoint is not None:
         plan = Plan.from_dict(checkpoint.values["plan"])
     if plan is None:
-        with show_status("Choosing what goes"):
+        with show_status("Choosing channels"):
             planned = plan_pruning(
                 start, pruning.at_stage(number), task, seed=context.seed, dense=context.sizes, fields=fields,
                 last_stage=pruning.at_stage(pruning.pruning_stages), candidates=context.candidates,

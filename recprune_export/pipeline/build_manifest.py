@@ -203,9 +203,7 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
         notes.append(f"Regularized training left {zero} of {channels} channels without any weight before one was cut.")
     fitted = pruned.stages[-1].fitted
     if fitted is not None and fitted.best < 0:
-        notes.append(
-            "No epoch of tuning was better on validation rows than what there was before: the weights are those."
-        )
+        notes.append("Fine-tuning did not improve the validation metric; the weights before it were kept.")
     dense = outcome.measurements.counts["dense"]
     sparsities = (
         ("tables", dense.tables, pruning.table_sparsity, reduction.tables),

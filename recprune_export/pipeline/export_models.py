@@ -82,7 +82,7 @@ def export_models(
         plain = ServingConfig(runtime=serving.runtime)
         dense = export_onnx(program, folder / "dense.onnx", rewrites=(), serving=plain)
         file = export_pruned(pruned, serving, folder / MODEL)
-    with show_status("Comparing answers with PyTorch's"):
+    with show_status("Comparing outputs with PyTorch"):
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
         validate_parity(program, dense, task, model="dense")
     row_wise = file

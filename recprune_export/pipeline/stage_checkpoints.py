@@ -56,8 +56,8 @@ class StageCheckpoints:
         """Open the folder of a run; checkpoints of a run with another key, or of any without `resume`, are removed."""
         earlier_key = _read_key(folder)
         if resume and earlier_key != key:
-            reason = "there is none" if earlier_key is None else "its model, settings, rows or versions were others"
-            print_status(f"Nothing of an earlier run can be used, for {reason}: begun from the start.")
+            reason = "there is none" if earlier_key is None else "its model, settings, rows or versions differ"
+            print_status(f"No stage of an earlier run can be reused, since {reason}; starting from the beginning.")
         checkpoints = cls(folder, key)
         if not resume or earlier_key != key:
             checkpoints.remove()
@@ -83,7 +83,7 @@ class StageCheckpoints:
             checkpoint = StageCheckpoint(values["values"], content["state"], content["random"])
         except Exception:  # a stage whose checkpoint cannot be read is run again
             return None
-        print_status(f"An earlier run finished {values['said']}: taken from there.")
+        print_status(f"Reusing {values['title']} of an earlier run.")
         return checkpoint
 
     def save(self, name: str, title: str, values: Mapping[str, Any], module: nn.Module) -> None:
@@ -99,7 +99,7 @@ class StageCheckpoints:
                 torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, file)
             digest = _sync_and_rename(partial, weights)
             _write(
-                self.folder / f"{name}.json", json.dumps({"said": title, "sha256": digest, "values": values}).encode()
+                self.folder / f"{name}.json", json.dumps({"title": title, "sha256": digest, "values": values}).encode()
             )
         except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
             self._remove_failed(name)
@@ -144,7 +144,7 @@ def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints
         raise
     except BaseException:
         if checkpoints.names:
-            print_status("What was finished is kept: give the same command with --resume to go on from there.")
+            print_status("The finished stages are kept; repeat the command with --resume to continue after them.")
         else:
             with contextlib.suppress(OSError, UsageError):
                 checkpoints.remove()

@@ -191,7 +191,7 @@ def _prune_structure(
     candidates: Sequence[Candidate] | None,
     label: str,
 ) -> _Structure:
-    with show_status(f"Choosing what to remove at {label}"):
+    with show_status(f"Choosing channels at {label}"):
         plan = plan_pruning(
             program, settings.pruning, task,
             seed=settings.seed, fields=fields, candidates=candidates, serving=make_serving_config(settings),

@@ -179,7 +179,7 @@ def test_work_of_another_run_is_removed(tmp_path: Path, capsys: pytest.CaptureFi
     work = StageCheckpoints.open(folder, "other" if resume else "one", resume=resume)
     assert work.names == ()
     assert work.load("part") is None
-    assert ("begun from the start" in capsys.readouterr().err) == resume
+    assert ("starting from the beginning" in capsys.readouterr().err) == resume
 
 
 @pytest.mark.parametrize("name", ["part.pt", "part.json"])

@@ -28,33 +28,47 @@ if TYPE_CHECKING:
 
 @main.command(context_settings={"allow_extra_args": True})
 @click.argument("new", type=ARTIFACT)
-@click.option("--against", "base", type=ARTIFACT, metavar="BASE", help="The artifact that NEW is to replace.")
-@click.option("--calibrate", is_flag=True, help="Tell the smallest regression that this machine can resolve.")
-@click.option("--max-regression", default="5%", show_default=True, help="Of latency, counts and sizes.")
-@click.option("--max-drop", type=float, default=0.001, show_default=True, help="Of each quality metric.")
+@click.option("--against", "base", type=ARTIFACT, metavar="BASE", help="The artifact that NEW replaces.")
+@click.option("--calibrate", is_flag=True, help="Report the smallest regression that this machine can detect.")
+@click.option(
+    "--max-regression", default="5%", show_default=True, help="Largest allowed regression of latency, counts and sizes."
+)
+@click.option(
+    "--max-drop", type=float, default=0.001, show_default=True, help="Largest allowed drop of each quality metric."
+)
 @click.option(
     "--data",
     type=DATA,
-    help="Rows with labels on which both answer, side by side; needs PyTorch.  [default: as recorded]",
+    help="Labeled rows on which both artifacts are evaluated; requires PyTorch.  [default: the recorded metrics]",
 )
-@click.option("--limit", "limits", multiple=True, metavar="GATE=5%|off", help="Of one gate; may be repeated.")
+@click.option("--limit", "limits", multiple=True, metavar="GATE=5%|off", help="Limit of one gate. May be repeated.")
 @click.option(
-    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
+    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes for the latency measurement."
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of threads for the latency measurement.",
+)
 @click.option(
     "--time-limit",
     type=click.FloatRange(0),
     default=40.0,
     show_default=True,
-    help="Seconds for latency, and as many for loading.",
+    help="Seconds for the latency measurement, and for the load times.",
 )
 @undecided_option
-@click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
-@click.option("--markdown", "markdown_file", type=FILE, help="Write Markdown.")
-@click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
-@click.option("--history", "history_file", type=FILE, help="Append a row, .jsonl; --report draws the trend.")
-@click.option("--benchmark-json", "benchmark_file", type=FILE, help="Write figures for github-action-benchmark.")
+@click.option("--junit", "junit_file", type=FILE, help="Write the result as JUnit XML to this file.")
+@click.option("--markdown", "markdown_file", type=FILE, help="Write the result as Markdown to this file.")
+@click.option("--report", "report_file", type=FILE, help="Write the result as an HTML page to this file.")
+@click.option(
+    "--history", "history_file", type=FILE, help="Append the result to this .jsonl file; --report plots the trend."
+)
+@click.option(
+    "--benchmark-json", "benchmark_file", type=FILE, help="Write the figures for github-action-benchmark to this file."
+)
 @screen_options("Print JSON instead of a table.")
 @click.pass_context
 def check(

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     type=float,
     default=0.7,
     show_default=True,
-    help="Fraction of the parameters that is removed or zeroed.",
+    help="Fraction of the parameters to remove or set to zero.",
 )
-@click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
-@click.option("--hidden-sparsity", type=float, help="The same for everything else.")
+@click.option("--embedding-sparsity", type=float, help="Sparsity of the embedding tables only.")
+@click.option("--hidden-sparsity", type=float, help="Sparsity of all other parameters.")
 @click.option(
     "--max-bytes",
     metavar="SIZE",
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="First remove the N fields that the loss needs least; their inputs stay and are ignored.",
+    help="First remove the N least important fields. Their inputs remain and are ignored.",
 )
 @click.option(
     "--prune-rows",
     metavar="SHARE|auto",
-    help="Let this share of all ids, the rarest in --data, share a row of their table.",
+    help="Fraction of ids, the rarest in --data, that share one row of their table.",
 )
 @click.option(
-    "--width-multiple", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this."
+    "--width-multiple", type=int, default=16, show_default=True, help="Keep hidden widths at a multiple of this number."
 )
 @click.option(
     "--regularize",
@@ -64,117 +64,119 @@ if TYPE_CHECKING:
     metavar="STRENGTH",
     help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
 )
-@click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of making one.")
-@click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
+@click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of computing a plan.")
+@click.option("--plan-only", is_flag=True, help="Print the plan as JSON and exit; nothing is written.")
 @click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
-@click.option("--data", type=DATA, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--data", type=DATA, help="Rows for fine-tuning and evaluation: CSV, Parquet or NPZ.")
 @click.option(
-    "--pruning-stages", type=int, default=1, show_default=True, help="Number of rounds of pruning and tuning."
+    "--pruning-stages", type=int, default=1, show_default=True, help="Number of rounds of pruning and fine-tuning."
 )
 @job_options
 @reading_options
 @click.option(
-    "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
+    "--shared-inputs", default="", metavar="NAME,...", help="Inputs with one value for all candidates of a request."
 )
 @click.option(
     "--bad-ids",
     type=click.Choice(BAD_IDS),
     default="unknown",
     show_default=True,
-    help="An id outside of its table becomes the id of unknown values, or the whole request is refused.",
+    help="How to treat ids outside their table: as unknown values, or as an error.",
 )
 @click.option(
     "--padded",
     type=int,
     metavar="N",
-    help="For rows with different numbers of ids: the file takes a matrix of N columns, padded with -1, instead of all ids with "
-    "their lengths or offsets.",
+    help="For jagged inputs: take a matrix of N columns, padded with -1, instead of values with lengths or offsets.",
 )
-@click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set of the files.")
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set version of the files.")
 @click.option(
     "--runtime-min",
     metavar="RELEASE",
-    help="The oldest ONNX Runtime that has to load the files, such as 1.18.  [default: the bundle states what they need]",
+    help="Oldest ONNX Runtime release that must load the files, such as 1.18.  [default: any; the bundle states the release it requires]",
 )
 @click.option(
     "--operators",
     type=click.Choice(OPERATORS),
     default="all",
     show_default=True,
-    help="all: operators of com.microsoft where they are faster; onnx: standard ones alone, for OpenVINO and other runtimes.",
+    help="all: use com.microsoft operators where they are faster. onnx: standard operators only, for OpenVINO and other runtimes.",
 )
 @click.option(
     "--top-k",
     type=int,
     metavar="K",
-    help="Also write model.top_k.onnx, which answers with the K best items and their scores; with --shared-inputs, the K best candidates.",
+    help="Also write model.top_k.onnx, which returns the K best items and their scores, or with --shared-inputs the K best candidates.",
 )
 @click.option(
     "--item-ids",
     type=FILE,
     metavar="FILE",
-    help="For --top-k: CSV or Parquet with your `id` for each `column` of the scores.  "
-    "[default: the vocabulary, else the numbers of the columns]",
+    help="For --top-k: CSV or Parquet with your item `id` for each `column` of the scores.  "
+    "[default: the vocabulary, otherwise column numbers]",
 )
-@click.option("--exclude-seen", is_flag=True, help="For --top-k: leave out the items of the history.")
+@click.option("--exclude-seen", is_flag=True, help="For --top-k: exclude items of the history.")
 @click.option(
     "--max-drop",
     type=float,
     metavar="DROP",
-    help="Search the least bytes, within --max-bytes if that is given, at which quality falls by no more than this.",
+    help="Search for the smallest file, within --max-bytes if given, whose metric drops by at most this much.",
 )
 @click.option(
     "--minimize",
     type=click.Choice(MINIMIZE),
     default="bytes",
     show_default=True,
-    help="What --max-drop makes least; latency: by the largest sparsity, beginning at --sparsity.",
+    help="What --max-drop minimizes. latency searches for the largest sparsity, starting at --sparsity.",
 )
 @click.option(
     "--target-speedup",
     type=float,
     metavar="TIMES",
-    help="Search the least pruning with which the file is so many times as fast as the dense one.",
+    help="Search for the smallest sparsity at which the file is this many times as fast as the dense file.",
 )
 @click.option(
     "--target-latency",
     metavar="0.5ms@256",
-    help="The same for the time of a request: 0.5 ms at 256 rows, on this machine; several with commas; ms or us.",
+    help="Search for the smallest sparsity at which a request of 256 rows takes 0.5 ms on this machine. "
+    "Separate several by commas; units ms or us.",
 )
 @click.option(
     "--target-batch-sizes",
     metavar="1,256",
-    help="Batch sizes whose mean speed-up reaches the target.  [default: --latency-batch-sizes]",
+    help="Batch sizes whose mean speed-up must reach the target.  [default: --latency-batch-sizes]",
 )
 @click.option(
     "--undecided",
     type=click.Choice(["pass", "fail"]),
-    help="How a search counts trials whose verdict the rows leave open.  [default: exit code 5 if none holds]",
+    help="How a search treats inconclusive trials.  [default: exit code 5 if no trial is conclusive]",
 )
 @click.option(
-    "--raw-inputs", is_flag=True, help="Add model.raw.onnx, which takes raw values: for models that `train` made."
+    "--raw-inputs", is_flag=True, help="Also write model.raw.onnx, which takes raw values. For checkpoints of `train`."
 )
 @click.option(
     "--vocabulary",
     "vocabularies",
     multiple=True,
     metavar="INPUT=FILE",
-    help="The same for other models: CSV or Parquet with the columns raw and id; may be repeated.",
+    help="Also write model.raw.onnx, with the vocabulary of this input: CSV or Parquet with the columns raw and id. May be repeated.",
 )
-@click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
-@click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
+@click.option("--no-dense", is_flag=True, help="Do not write dense.onnx, the baseline, into the bundle.")
+@click.option("--no-triton", "triton", flag_value=False, default=True, help="Do not write a Triton model repository.")
 @click.option(
     "--max-batch",
     type=int,
     default=4096,
     show_default=True,
-    help="The most rows of a batch that a server forms or takes.",
+    help="Largest batch that a server forms or accepts.",
 )
-@click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model folder.")
+@click.option("--mlflow", type=FILE, metavar="DIR", help="Also write model.onnx as an MLflow model to this folder.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
-@click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
+@click.option(
+    "--resume", is_flag=True, help="Continue after the finished stages of the same command, interrupted before."
+)
 @config_option
 @verbose_option
 @screen_options("Print the manifest as JSON instead of tables.")

@@ -26,15 +26,24 @@ if TYPE_CHECKING:
 @main.command()
 @loading_options
 @click.option(
-    "--latency-batch-sizes", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs."
+    "--latency-batch-sizes",
+    default="1,32,256,1024",
+    show_default=True,
+    help="For a bundle: batch sizes for which costs are estimated.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
-@click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
-@click.option("--data", type=DATA, help="For --scores: rows; without, requests are drawn from the signature.")
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: number of threads."
+)
+@click.option(
+    "--scores", is_flag=True, help="Also rank the channels of each group by every score and compare the rankings."
+)
+@click.option("--data", type=DATA, help="For --scores: rows.  [default: random requests]")
+@click.option(
+    "--label", "labels", multiple=True, metavar="COLUMN", help="Label column. Not needed for checkpoints of `train`."
+)
 @reading_options
 @outputs_option
-@click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
+@click.option("--fields", is_flag=True, help="Also list the fields that can be removed.")
 @screen_options()
 def inspect(
     model: Path,

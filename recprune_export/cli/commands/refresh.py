@@ -53,23 +53,27 @@ _PRINTED_DRIFTS = 12
 @label_options
 @metric_options
 @click.option(
-    "--model", type=MODEL, help="The dense model, or its successor.  [default: the file the bundle was made of]"
+    "--model", type=MODEL, help="The dense model or its successor.  [default: the model from which the bundle was made]"
 )
 @source_options
 @split_options
 @reading_options
 @click.option(
-    "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further behind the dense model."
+    "--max-drop",
+    type=click.FloatRange(0),
+    default=0.002,
+    show_default=True,
+    help="Largest additional drop compared with the dense model.",
 )
 @click.option(
     "--max-fall",
     type=click.FloatRange(0),
     default=0.01,
     show_default=True,
-    help="Worse than the metric that was recorded.",
+    help="Largest drop compared with the recorded metric.",
 )
 @undecided_option
-@click.option("--check-only", is_flag=True, help="Do not compress again; exit code 1 where the plan does not hold.")
+@click.option("--check-only", is_flag=True, help="Do not compress again; exit with code 1 if the plan does not hold.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
 @config_option
 @verbose_option

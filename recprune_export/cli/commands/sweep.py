@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 @loading_options
 @job_options
 @reading_options
-@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
-@click.option("--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended point may cost.")
-@click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True, help="Or none.")
+@click.option("--data", type=DATA, required=True, help="Rows for fine-tuning and evaluation: CSV, Parquet or NPZ.")
+@click.option(
+    "--max-drop", type=float, metavar="DROP", help="Largest drop of the metric that the recommended point may have."
+)
+@click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True, help="Sparsities to try, or none.")
 @click.option(
     "--byte-fractions",
     default="0.3,0.2,0.1,0.07,0.05,0.03",
     show_default=True,
-    help="Of the bytes of the dense file, at each of which widths and bits are chosen together; or none.",
+    help="Fractions of the size of the dense file to try, with widths and bits chosen together; or none.",
 )
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @config_option

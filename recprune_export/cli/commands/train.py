@@ -61,10 +61,14 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @data_options
 @click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
 @click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
-@click.option("--epochs", type=click.IntRange(1), help="At most; training stops early.")
+@click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs; training stops early.")
 @click.option("--batch-size", type=click.IntRange(1))
 @click.option("--learning-rate", type=float)
-@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    help="Epochs without improvement of the validation metric before training stops.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
 @config_option

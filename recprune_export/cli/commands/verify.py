@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
 @click.option(
-    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
+    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes for the latency measurement."
 )
 @click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
 @click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")

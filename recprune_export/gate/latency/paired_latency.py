@@ -73,7 +73,7 @@ def collect_samples(
     """
     evidence = {batch: Evidence() for batch in batches}
     start, longest = time.perf_counter(), 0.0
-    with progress_bar("Measuring latency in fresh processes", None) as advance:
+    with progress_bar("Measuring latency in new processes", None) as advance:
         for number in count():
             undecided = [b for b, e in evidence.items() if e.verdict(tolerance) is Verdict.UNDECIDED]
             now = time.perf_counter() - start

@@ -25,7 +25,7 @@ def field_importance(
     dense = _mean_loss(program, Mask(), batches, loss)
     return [
         _mean_loss(program, make_mask(program.analysis, frozenset((channel.identity,))), batches, loss) - dense
-        for channel in track(channels, "Fields")
+        for channel in track(channels, "Measuring fields")
     ]
 
 

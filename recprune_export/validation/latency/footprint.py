@@ -82,7 +82,7 @@ def measure_footprints(
     threads = sum(options.threads for _, options in models.values())
     workers = len(models) if models and count_cores() >= threads else 1
     with (
-        progress_bar("Loading in fresh processes", repeats * len(models)) as advance,
+        progress_bar("Measuring load times in new processes", repeats * len(models)) as advance,
         ThreadPoolExecutor(workers) as executor,
     ):
         for turn in range(repeats):

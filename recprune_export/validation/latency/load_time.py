@@ -16,7 +16,7 @@ from recprune_export.validation.latency.latency_constants import REPEATS
 def measure_load_times(files: Mapping[str, Path], options: SessionOptions) -> dict[str, float]:
     """Return ms to make a session of each file: the median over fresh processes, in which the files take turns."""
     times: dict[str, list[float]] = {name: [] for name in files}
-    with progress_bar("Loading in fresh processes", REPEATS * len(files)) as advance:
+    with progress_bar("Measuring load times in new processes", REPEATS * len(files)) as advance:
         for _ in range(REPEATS):
             for name, path in files.items():
                 times[name].append(call_fresh(f"{__name__}:load_here", path=str(path), options=options.to_dict()))
