@@ -77,8 +77,13 @@ def refer_to_name(
 
 
 def keep_code(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Element) -> nodes.Node | None:
-    """Return plain code for a name of a docstring that has no page."""
-    return content if node.get("refwarn") is False and node.get("reftype") == "obj" else None
+    """Return plain code for a name of a docstring or a type of a signature that has no page; other names are warnings."""
+    if node.get("refdomain") != "py":
+        return None
+    ancestor = node.parent
+    while ancestor is not None and not isinstance(ancestor, addnodes.desc_signature):
+        ancestor = ancestor.parent
+    return content if ancestor is not None or node.get("refwarn") is False else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
+from sphinx.errors import SphinxError
 
 LOADED = {
     "script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src",
@@ -14,6 +14,12 @@ LOADED = {
 NOT_LOADED = {"canonical", "index", "search", "next", "prev", "author"}  # relations of <link>
 OTHER_HOST = re.compile(r"\s*(https?:)?//")
 STYLE_URL = re.compile(r"(?:url\(|@import)\s*['\"]?\s*((?:https?:)?//[^'\")\s]+)")
+
+
+class ForeignFile(SphinxError):
+    """A file of the site loads one of another host."""
+
+    category = "The site must load its own files alone"
 
 
 class LoadedFiles(HTMLParser):
@@ -55,9 +61,9 @@ def find_foreign_files(folder: Path) -> list[str]:
 
 
 def check_site(app: Sphinx, error: Exception | None) -> None:
-    """Raise `ExtensionError` where the site is not complete in itself."""
+    """Raise `ForeignFile` where the site is not complete in itself."""
     if error is None and (found := find_foreign_files(Path(app.outdir))):
-        raise ExtensionError("\n".join(["The site must load its own files alone:", *found]))
+        raise ForeignFile("\n".join(found))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
