@@ -70,7 +70,14 @@ def refer_to_name(
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
     """Return a link to the name, wherever it is defined, and code where it has no page."""
     reference = addnodes.pending_xref(
-        rawtext, refdomain="py", reftype="obj", reftarget=text, refspecific=True, refwarn=False, refexplicit=False
+        rawtext,
+        refdomain="py",
+        reftype="obj",
+        reftarget=text,
+        refspecific=True,
+        refwarn=False,
+        refexplicit=False,
+        in_docstring=True,
     )
     reference += nodes.literal(text, text, classes=["xref", "py", "py-obj"])
     return [reference], []
@@ -83,7 +90,7 @@ def keep_code(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes
     ancestor = node.parent
     while ancestor is not None and not isinstance(ancestor, addnodes.desc_signature):
         ancestor = ancestor.parent
-    return content if ancestor is not None or node.get("refwarn") is False else None
+    return content if ancestor is not None or node.get("in_docstring") else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
