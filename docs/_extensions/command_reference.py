@@ -63,7 +63,7 @@ def list_options(command: click.Command, context: click.Context) -> Iterator[tup
     else:
         groups = {"Options": command.get_params(context)}
     for title, parameters in groups.items():
-        options = [p for p in parameters if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
+        options = [p for p in parameters if isinstance(p, click.Option) and not p.hidden and "--help" not in p.opts]
         if options:
             yield title, options
 
