@@ -50,6 +50,29 @@ def convert_docstring(app: Sphinx, what: str, name: str, obj: object, options: o
     lines[:] = converted
 
 
+def shorten_defaults(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write `...` for defaults that are no code, such as <factory>: with them Sphinx reads no signature."""
+    return signature and strip_annotations(re.sub(r"= ?<[^<>]*>", "= ...", signature)), returns
+
+
+def strip_annotations(signature: str) -> str:
+    """Leave out what `Annotated` adds to a type.
+
+    >>> strip_annotations("(sizes: ~typing.Annotated[tuple[int, ...], JsonForm(write=<lambda>)] = (), name: str)")
+    '(sizes: tuple[int, ...] = (), name: str)'
+    """
+    while match := re.search(r"[~\w.]*Annotated\[", signature):
+        depth, comma, end = 0, None, match.end()
+        while depth >= 0:
+            depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(signature[end], 0)
+            comma = end if comma is None and depth == 0 and signature[end] == "," else comma
+            end += 1
+        signature = signature[: match.start()] + signature[match.end() : comma or end - 1] + signature[end:]
+    return signature
+
+
 def is_item(line: str) -> bool:
     """Return whether a line begins an item of a list."""
     return line.lstrip().startswith("- ")
@@ -96,6 +119,7 @@ def keep_code(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the conversion."""
     app.connect("autodoc-process-docstring", convert_docstring)
+    app.connect("autodoc-process-signature", shorten_defaults)
     app.connect("missing-reference", keep_code, priority=900)
     app.add_role("name", refer_to_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
