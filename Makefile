@@ -13,12 +13,13 @@ WHEEL ?= ./runtime
 FLOORS := .venv-floors
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+READY_DOCS := $(VENV)/.ready-docs
 DEMO := artifacts/demo
 DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/generated-clicks.parquet)
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torchrec check slow floors runtime wheels bench lint types schema clean
+.PHONY: help demo test torchrec check slow floors runtime wheels bench lint types schema docs tutorials clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -76,6 +77,13 @@ schema: $(READY)  ## write docs/manifest.schema.json and docs/encoding.schema.js
 	$(BIN)/python -m recprune_export.bundle.manifest.manifest_schema docs/manifest.schema.json
 	$(BIN)/python -m recprune_export.bundle.encoding_schema docs/encoding.schema.json
 
+docs: $(READY_DOCS)  ## the documentation site in build/docs; a broken link or a missing reference is an error
+	$(BIN)/python -m pytest -q docs/_extensions
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
+
+tutorials: $(READY_DOCS)  ## execute the notebooks of docs/tutorials and store their outputs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/tutorials/execute.py
+
 clean:  ## remove what the other targets made, except data and models of yours
 	rm -rf $(VENV) $(FLOORS) $(DEMO) build dist *.egg-info runtime/build runtime/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -89,4 +97,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DEV): $(READY)
 	$(PIP) --no-build-isolation -e '.[dev]'
+	touch $@
+
+$(READY_DOCS): $(READY_DEV)
+	$(PIP) --no-build-isolation -e '.[dev,docs]'
 	touch $@

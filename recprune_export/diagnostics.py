@@ -43,6 +43,7 @@ EXTRAS = {
     "spark": "the example with Spark",
     "benchmarks": "the project's own benchmarks",
     "dev": "the project's own tests",
+    "docs": "the project's own documentation site",
 }
 CGROUP = Path("/sys/fs/cgroup")
 

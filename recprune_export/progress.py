@@ -79,7 +79,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     console = Console(stderr=True)
     if _quiet.get():
         yield lambda text: None
-    elif console.is_terminal:
+    elif console.is_terminal and sys.stderr.isatty():  # FORCE_COLOR makes a terminal of any log
         with _show_bar(console, description, total) as advance:
             yield advance
     else:

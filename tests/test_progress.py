@@ -73,3 +73,8 @@ def test_errors_only_hides_warnings_too(capsys: pytest.CaptureFixture[str]) -> N
         print_warning("busy")
         print_status("a line")
     assert capsys.readouterr().err == ""
+
+
+def test_forced_color_makes_no_bars_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter and many CI systems set it
+    assert shown(monkeypatch, io.StringIO()) == "a line\n"

@@ -134,6 +134,10 @@ class CompressionResult:
         lines += [f"Warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, f"Bundle:  {self.target}"])
 
+    def __repr__(self) -> str:
+        """The same in an interpreter: all fields together have thousands of lines."""
+        return str(self)
+
     def _repr_html_(self) -> str:
         """The same for notebooks, with a link to the report page where there is one."""
         rows = [line.partition(":") for line in str(self).splitlines()]

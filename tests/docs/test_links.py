@@ -13,6 +13,9 @@ PAGES = sorted(
         ROOT / "docs",
         ROOT / "docs/decisions",
         ROOT / "docs/extending",
+        ROOT / "docs/how-to",
+        ROOT / "docs/reference",
+        ROOT / "docs/tutorials",
         ROOT / "examples",
         ROOT / "runtime",
     )

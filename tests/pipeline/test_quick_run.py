@@ -91,6 +91,7 @@ def test_the_screen_has_the_key_figures_first_and_the_tables_on_request(
 def test_a_printed_result_is_its_key_figures(result: CompressionResult) -> None:
     lines = str(result).splitlines()
     assert [line.partition(":")[0] for line in (*lines[:2], lines[-1])] == ["Size", "Speed", "Bundle"]
+    assert repr(result) == str(result)
     assert str(result.target) in result._repr_html_()
     assert "<th>Size</th>" in result._repr_html_()
 
