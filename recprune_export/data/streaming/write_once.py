@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from recprune_export.data.streaming.streamed_rows import StreamedRows
-from recprune_export.distributed.main_process import call_on_main
+from recprune_export.distributed.main_process import call_on_main, meet
 from recprune_export.distributed.ranks import is_divided, on_one_host
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def write_once(write: Callable[[], D], readers: int) -> D:
     if not (is_divided() and on_one_host()):
         return write()
     data = call_on_main(write)
+    meet()  # the first process keeps its files until the others have opened them
     train, valid, test = (_open(rows, readers) for rows in (data.train, data.valid, data.test))
     return replace(data, train=train, valid=valid, test=test)
 

@@ -26,7 +26,9 @@ SPECS = (
     ArraySpec("shares", "float32", (), jagged="tags"),
     ArraySpec("old", "bool", ()),
 )
-LABELS: list[list[Any]] = [[0, 1], [-1, 1], [0, 1, None], ["yes", "no", None], [0.5, 9.25, None], [True, False], [True, False, None]]  # fmt: skip
+LABELS: list[list[Any]] = [
+    [0, 1], [-1, 1], [0, 1, None], ["yes", "no", None], [0.5, 9.25, None], [True, False], [True, False, None],
+]  # fmt: skip
 ROWS = 300
 DIRT = (
     "id", "fraction", "no id", "text", "inf", "inf in list", "NaN", "NaN answered", "longer", "uneven", "no list", "no element",
