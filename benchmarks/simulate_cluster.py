@@ -120,6 +120,7 @@ def compare_with_product(ranks: int = 2, rows: int = 100_000, width: int = 16, l
 
 def _look_up(rank: int, ranks: int, port: int, rows: int, width: int, ids: Sequence[np.ndarray], folder: str) -> None:
     import torch.distributed as dist
+
     from recprune_export.distributed.collectives import traffic
     from recprune_export.distributed.ranks import Run, set_run
     from recprune_export.distributed.row_shards import RowShard
