@@ -216,13 +216,13 @@ def main(
                 command = [sys.executable, __file__, "--measure", name, str(int(stream))]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found = json.loads(done.stdout.splitlines()[-1])
-                memory.append({"rows": count, "streamed": stream, **found})
+                memory.append({"rows": count, "kept": "in files" if stream else "in memory", **found})
                 print(f"{count:>12,} rows {'streamed' if stream else 'in memory':>10}: " + ", ".join(
                     f"{key} {value:,.0f}" for key, value in found.items() if math.isfinite(value)
                 ))  # fmt: skip
     print(json.dumps({
         "benchmark": "streaming", "rows": rows, "batch_size": batch_size, "steps": steps, "rounds": rounds,
-        "speed": speed, "memory": memory, "environment": environment(),
+        "speed": speed, "results": memory, "environment": environment(),
     }))  # fmt: skip
 
 

@@ -66,8 +66,10 @@ def print_warning(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
+def progress_bar(description: str, total: int | None, rows_per_step: float | None = None) -> Iterator[Advance]:
     """Show a bar inside the block; the yielded function advances it by one step and, unless empty, changes the text.
+
+    With `rows_per_step` the bar shows rows a second as well.
 
     Without a terminal nothing is shown, or inside `print_stages` lines with the seconds since the start.
 
@@ -80,7 +82,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     if _quiet.get():
         yield lambda text: None
     elif console.is_terminal and sys.stderr.isatty():  # FORCE_COLOR makes a terminal of any log
-        with _show_bar(console, description, total) as advance:
+        with _show_bar(console, description, total, rows_per_step) as advance:
             yield advance
     else:
         lines = _lines.get()
@@ -89,18 +91,29 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
 
 
 @contextmanager
-def _show_bar(console: "Console", description: str, total: int | None) -> Iterator[Advance]:
+def _show_bar(
+    console: "Console", description: str, total: int | None, rows_per_step: float | None
+) -> Iterator[Advance]:
     from rich.progress import (
         BarColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class RowRateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed * (rows_per_step or 0):,.0f} rows/s")
 
     text, times = TextColumn("{task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
     columns = (text, BarColumn(), times[0]) if total is None else (text, BarColumn(), TaskProgressColumn(), *times)
+    columns = columns if rows_per_step is None else (*columns, RowRateColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(escape_line(description), total=total)
 

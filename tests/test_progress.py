@@ -1,7 +1,9 @@
 """Progress is on stderr, on terminals alone, and bars may stand inside of one another."""
 
 import io
+import re
 import sys
+import time
 
 import pytest
 
@@ -66,6 +68,23 @@ def test_a_log_is_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
         advance("")
     texts = [line.partition("] ")[2] for line in stream.getvalue().splitlines()]
     assert texts == ["Choosing", "Tuning, epoch 1 (25%)", "Tuning, epoch 1 (75%)"]
+
+
+def test_a_bar_shows_rows_a_second_where_a_step_is_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bar(rows_per_step: int | None) -> str:
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("COLUMNS", "120")
+        with progress_bar("Tuning", 3, rows_per_step) as advance:
+            for _ in range(3):
+                time.sleep(0.01)
+                advance("")
+        return stream.getvalue()
+
+    rates = [float(text.replace(",", "")) for text in re.findall(r"([\d,]+) rows/s", bar(50))]
+    assert any(0 < rate <= 5000 for rate in rates)  # 50 rows take 10 ms or longer
+    assert "rows/s" not in bar(None)
 
 
 def test_errors_only_hides_warnings_too(capsys: pytest.CaptureFixture[str]) -> None:

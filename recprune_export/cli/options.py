@@ -221,6 +221,28 @@ def reading_options(command: F) -> F:
     return csv_options(command)
 
 
+def streaming_options(command: F) -> F:
+    """Add the options of rows that are kept in files."""
+    for option in reversed(
+        (
+            click.option(
+                "--stream/--no-stream",
+                default=None,
+                help="Keep the encoded rows in temporary files, not in memory.  [default: where they are many]",
+            ),
+            click.option(
+                "--readers",
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                help="Processes that read streamed rows; 0: a thread does.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def data_options(command: F) -> F:
     command = split_options(command)
     for option in reversed(

@@ -1,6 +1,6 @@
+from .array_checks import check_input_array as check_input_array
+from .array_spec import ArraySpec as ArraySpec
 from .arrays import ArrayData as ArrayData
-from .arrays import ArraySpec as ArraySpec
-from .arrays import check_input_array as check_input_array
 from .arrays import find_input_columns as find_input_columns
 from .arrays import load_arrays as load_arrays
 from .batch import Batch as Batch

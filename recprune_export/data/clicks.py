@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from recprune_export.column_names import check_columns_exist
@@ -26,6 +27,7 @@ from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.label_rules import judge_labels, read_group_codes
 from recprune_export.data.streaming.memory_limit import is_large
 from recprune_export.data.streaming.row_sides import SIDE, add_sides, choose_sides
+from recprune_export.data.streaming.write_once import write_once
 from recprune_export.data.streaming.write_rows import write_rows
 from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
@@ -84,7 +86,8 @@ def load_clicks(
         require_group_column(path, group, columns)
     count = int(collect(frame.select(pl.len()), path).item())
     if reading.stream if reading.stream is not None else is_large(count, len(columns)):
-        return _stream_clicks(path, frame, count, schema, encoder, group, reading)
+        write = partial(_stream_clicks, path, frame, count, schema, encoder, group, reading)
+        return write_once(write, reading.readers)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
     schema = replace(schema, value_labels=tuple(numbers))

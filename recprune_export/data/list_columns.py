@@ -41,26 +41,33 @@ def find_present(values: Any) -> Any:
 
 def read_lists(path: str, column: "pl.Series") -> np.ndarray:
     """Return a column of lists of numbers as a matrix [rows, most]. Raises `DataError` for a row or an element without a value."""
+    check_lists(path, column.to_frame().lazy())
+    counts = column.list.len().to_numpy().astype(np.int64)
+    values = column.filter(column.list.len() > 0).explode().to_numpy()
+    values = values.astype(np.float64) if values.dtype.kind == "O" else values
+    return to_matrix(values.astype(np.int64) if values.dtype.kind in "iu" else values, counts)
+
+
+def check_lists(path: object, column: "pl.LazyFrame") -> None:
+    """Raise `DataError` for a row or an element without a value, or one that is no number of 0 or more; `column` is one of lists."""
     import polars as pl
 
-    name = column.name
-    if column.null_count():
-        row = int(np.argmax(column.is_null().to_numpy()))
+    name, dtype = next(iter(column.collect_schema().items()))
+    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    row = column.with_row_index("__row").filter(pl.col(name).is_null()).select(pl.col("__row").min())
+    first = row.collect(engine="streaming").item()
+    if first is not None:
         raise DataError(
-            f"'{name}' in {path} has no list in row {row}: write an empty list where there are no elements."
+            f"'{name}' in {path} has no list in row {first}: write an empty list where there are no elements."
         )
-    counts = column.list.len().to_numpy().astype(np.int64)
-    elements = column.filter(column.list.len() > 0).explode()
-    if elements.null_count() or isinstance(elements.dtype, pl.List):
+    elements = column.filter(pl.col(name).list.len() > 0).explode(name)
+    is_list = isinstance(inner, pl.List)
+    if is_list or elements.select(pl.col(name).null_count()).collect(engine="streaming").item():
         raise DataError(
             f"The lists of '{name}' in {path} hold missing values or lists: write one number for each element."
         )
-    if not elements.dtype.is_numeric():
-        raise DataError(
-            f"The lists of '{name}' in {path} hold {elements.dtype}: write the numbers that the model takes."
-        )
-    values = elements.to_numpy()
-    values = values.astype(np.float64) if values.dtype.kind == "O" else values
-    if values.dtype.kind in "iu" and values.size and int(values.min()) < 0:
-        raise DataError(f"The lists of '{name}' in {path} hold the number {int(values.min())}: elements are 0 or more.")
-    return to_matrix(values.astype(np.int64) if values.dtype.kind in "iu" else values, counts)
+    if not (isinstance(inner, pl.DataType) and inner.is_numeric()):
+        raise DataError(f"The lists of '{name}' in {path} hold {inner}: write the numbers that the model takes.")
+    least = elements.select(pl.col(name).min()).collect(engine="streaming").item() if inner.is_integer() else None
+    if least is not None and least < 0:
+        raise DataError(f"The lists of '{name}' in {path} hold the number {least}: elements are 0 or more.")

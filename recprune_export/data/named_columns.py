@@ -10,7 +10,7 @@ import numpy as np
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.list_columns import read_lists
 from recprune_export.data.npz import read_npz
-from recprune_export.data.streaming.data_files import as_data_source
+from recprune_export.data.streaming.data_files import DataFile, as_data_source
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError, UsageError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -25,11 +25,16 @@ IN_MEMORY = "the data"
 
 @dataclass(frozen=True)
 class NamedColumns:
-    """Columns of a file, arrays of an `.npz`, or arrays in memory: their names, and a function that reads some of them."""
+    """Columns of a file, arrays of an `.npz`, or arrays in memory: their names, and a function that reads some of them.
+
+    Tables in files also have their `source` and its rows as a `frame`.
+    """
 
     path: str
     names: tuple[str, ...]
     read: Callable[[Sequence[str]], Mapping[str, Any]]
+    source: DataFile | None = None
+    frame: "pl.LazyFrame | None" = None
 
 
 def open_columns(data: Path | str | Columns, reading: DataSettings = DEFAULT_DATA_SETTINGS) -> NamedColumns:
@@ -47,6 +52,8 @@ def open_columns(data: Path | str | Columns, reading: DataSettings = DEFAULT_DAT
             str(path),
             tuple(frame.collect_schema().names()),
             lambda names: {series.name: series for series in collect(frame.select(names), path)},
+            path,
+            frame,
         )
     columns = data if isinstance(data, Mapping) else _frame_columns(data)
     return NamedColumns(IN_MEMORY, tuple(columns), lambda names: columns)
@@ -120,13 +127,18 @@ def _column(name: str, values: Any) -> np.ndarray:
         if isinstance(values, np.ndarray):
             return values
     if isinstance(values.dtype, pl.List):
-        lengths = values.list.len().drop_nulls().unique().to_list()
-        if len(lengths) != 1:
-            raise DataError(f"The lists in column '{values.name}' must all have the same length.")
-        values = values.list.to_array(lengths[0])
+        length = refuse_uneven_lists(values.name, values.list.len().drop_nulls().unique().to_list())
+        values = values.list.to_array(length)
     if values.dtype.is_decimal() or (values.dtype == pl.Boolean and values.null_count()):
         values = values.cast(pl.Float64)
     return values.to_numpy(writable=True)  # torch warns of arrays that it could not write to
+
+
+def refuse_uneven_lists(name: str, lengths: Sequence[int]) -> int:
+    """Return the length of the lists of a column, of which `lengths` are the different ones. Raises `DataError` for several."""
+    if len(lengths) != 1:
+        raise DataError(f"The lists in column '{name}' must all have the same length.")
+    return lengths[0]
 
 
 def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":

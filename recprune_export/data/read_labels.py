@@ -55,7 +55,8 @@ def read_labels(
     Raises `DataError` for labels or weights that are no numbers, are infinite or do not fit their kind.
     """
     kinds = kinds or {}
-    occurrences = occurrences or Occurrences.once(len(next(iter(columns.values()), ())))
+    first = next(iter(columns.values()), () if weights is None else weights[1])
+    occurrences = occurrences or Occurrences.once(len(first))
     read = {
         name: _read_label(source, name, column, missing, kinds.get(name), occurrences)
         for name, column in columns.items()

@@ -61,6 +61,18 @@ def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
     return result_of_main
 
 
+def meet() -> None:
+    """Wait until all processes of the run are here. Raises `LostProcess` where one has failed."""
+    if not is_divided():
+        return
+    global _calls
+    _calls += 1
+    run = current_run()
+    run.store.set(f"meet/{_calls}/{run.rank}", b"")
+    for number in range(run.world_size):
+        wait_for_key(run.store, f"meet/{_calls}/{number}")
+
+
 @contextlib.contextmanager
 def enter_on_main(make: Callable[[], AbstractContextManager[T]], otherwise: T) -> Iterator[T]:
     """Enter a context in the first process alone, such as a lock; the others get `otherwise`, or the error of its beginning."""

@@ -74,6 +74,11 @@ def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
     return "TORCHELASTIC_RUN_ID" in environment and int(environment.get("WORLD_SIZE", "1")) > 1
 
 
+def on_one_host(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether all processes of this run are on one machine, by what torchrun tells them."""
+    return int(environment.get("LOCAL_WORLD_SIZE", "0")) == _run.world_size
+
+
 def describe_rank(number: int) -> str:
     """Return the name of a process in messages.
 

@@ -178,6 +178,7 @@ def finetune(
                     epochs=schedule.epochs,
                     patience=schedule.patience,
                     steps_per_epoch=data.steps_per_epoch,
+                    rows_per_step=task.config.batch_size,
                     after_step=mask_schedule.after_step,
                     description="Fine-tuning",
                 )

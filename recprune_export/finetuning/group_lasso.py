@@ -83,6 +83,7 @@ def regularize(program: Program, task: Task, strength: float, schedule: Schedule
             epochs=schedule.epochs,
             patience=schedule.patience,
             steps_per_epoch=distillation.steps_per_epoch,
+            rows_per_step=task.config.batch_size,
             after_step=after_step,
             description="Group lasso",
         )

@@ -79,7 +79,8 @@ def predict(
     scorer = make_scorer(open_model(bundle, file, threads), probability, rows)
     scored = open_file(scorer, data, reading, keep)
     scored.check_format(output)
-    with progress_bar(f"Scoring {scored.count:,} rows", -(-scored.count // scorer.rows_per_read)) as advance:
+    steps = -(-scored.count // scorer.rows_per_read)
+    with progress_bar(f"Scoring {scored.count:,} rows", steps, scorer.rows_per_read) as advance:
         write_batches(output, lambda: scored.score(lambda rows: advance("")), scored.schema)
     seconds = time.perf_counter() - start
     return Prediction(

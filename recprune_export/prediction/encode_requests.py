@@ -9,7 +9,8 @@ import numpy as np
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.column_names import check_columns_exist
-from recprune_export.data.arrays import check_input_array, check_jagged_rows, find_input_columns
+from recprune_export.data.array_checks import check_input_array, check_jagged_rows
+from recprune_export.data.arrays import find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder, Request

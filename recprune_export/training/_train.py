@@ -325,6 +325,7 @@ def _train(
             epochs=hyperparameters.epochs,
             patience=hyperparameters.patience,
             steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
+            rows_per_step=min(hyperparameters.batch_size, data.size),
             description=f"Training {recommender}",
         )
     metrics = evaluator.evaluate(predict, test)

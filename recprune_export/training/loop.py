@@ -99,6 +99,7 @@ def fit(
     patience: int,
     steps_per_epoch: int,
     description: str,
+    rows_per_step: float | None = None,
     greater_is_better: bool = True,
     baseline: float = -math.inf,
     after_step: Callable[[], None] = lambda: None,
@@ -119,7 +120,7 @@ def fit(
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     best = -1
     snapshot: WeightSnapshot | None = None
-    with progress_bar(description, epochs * steps_per_epoch) as advance:
+    with progress_bar(description, epochs * (steps_per_epoch + 1), rows_per_step) as advance:
         for epoch in range(epochs):
             total, steps = 0.0, 0
             for batch in batches(epoch):

@@ -32,3 +32,12 @@ def test_help_shows_every_option_under_its_group(name: str) -> None:
     options = [option for option in main.commands[name].params if isinstance(option, click.Option)]
     for option in options:
         assert len({*option.opts, *option.secondary_opts} & set(shown)) == 1, option.name
+
+
+@pytest.mark.parametrize("name", ["train", "compress", "sweep", "refresh"])
+def test_commands_that_read_rows_for_training_can_keep_them_in_files(name: str) -> None:
+    options = {option.name: option for option in main.commands[name].params}
+    stream, readers = options["stream"], options["readers"]
+    assert stream.opts == ["--stream"]
+    assert stream.secondary_opts == ["--no-stream"]
+    assert (stream.default, readers.default) == (None, 0)

@@ -1,5 +1,6 @@
 """What each process does in the tests of collectives, layers and gradients."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.bundle.write import stage_bundle
+from recprune_export.data import ArraySpec, load_arrays
+from recprune_export.data.streaming.streamed_rows import StreamedRows
 from recprune_export.distributed import call_on_main, gather_shares, is_divided, rank, share_prediction, take_share
 from recprune_export.distributed.gradients import sum_gradient_list, sum_gradients
 from recprune_export.distributed.layers_over_ranks import layers_over_ranks
@@ -17,6 +20,7 @@ from recprune_export.distributed.main_process import enter_on_main, leave_to_mai
 from recprune_export.distributed.row_shards import RowShard, gather_table, mark_shard
 from recprune_export.distributed.shares import add_losses, gather_answers
 from recprune_export.errors import UsageError
+from recprune_export.settings import DataSettings, RowSettings
 
 
 def gather_rows(rows: int) -> tuple[list[int], list[str], Tensor]:
@@ -99,6 +103,26 @@ def work_on_main() -> tuple[list[Any], bool]:
 
 def _fail(number: Callable[[], int]) -> None:
     raise UsageError(f"failed in {number()}")
+
+
+def set_local_processes(count: int) -> None:
+    """Say, as torchrun does, how many processes this machine has."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(count)
+
+
+_held: list[StreamedRows] = []
+
+
+def load_streamed_rows(folder: Path) -> tuple[int, list[int], int]:
+    """Return the inode of the rows, the users of an epoch, and the readers."""
+    spec = ArraySpec("user", "int64", (), ((0, 999),))
+    reading = DataSettings(stream=True, readers=2)
+    rows = load_arrays(folder, [spec], ["y"], 0, RowSettings(reading=reading)).train
+    assert isinstance(rows, StreamedRows)
+    assert rows.file is not None
+    _held.append(rows)  # so that no other file gets its inode
+    users = [user for batch in rows.batches(50) for user in batch.inputs["user"].tolist()]
+    return os.stat(rows.file.path).st_ino, users, rows.readers
 
 
 def leave() -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -14,9 +15,11 @@ from tests.distributed.steps import (
     gather_rows,
     gather_whole_table,
     leave,
+    load_streamed_rows,
     lock,
     make_layers,
     predict,
+    set_local_processes,
     sums,
     train_layers,
     work_on_main,
@@ -73,6 +76,16 @@ def test_a_table_is_put_together_in_the_first_process_or_in_all(two: Processes) 
 def test_what_the_first_process_does_alone_ends_for_all_alike(two: Processes) -> None:
     assert two.call(work_on_main) == [([False, "failed in 0", "again"], True)] * 2
     assert two.call(leave) == ["goes on, divided: False", "left with 0"]
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_rows_are_written_once_a_host(two: Processes, tmp_path: Path, hosts: int) -> None:
+    pl.DataFrame({"user": range(400), "y": [0, 1] * 200}).write_parquet(tmp_path / "rows.parquet")
+    two.call(set_local_processes, 2 // hosts)
+    (file, users, readers), (other_file, other_users, other_readers) = two.call(load_streamed_rows, tmp_path)
+    assert users == other_users
+    assert (readers, other_readers) == (2, 2)
+    assert (file == other_file) is (hosts == 1)
 
 
 def test_a_lock_that_another_run_holds_is_refused_in_all(two: Processes, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from recprune_export.cli.job_file import config_option, format_job
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
-from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
+from recprune_export.cli.options import FILE, job_options, loading_options, reading_options, streaming_options
 from recprune_export.cli.parse_values import model_source, parse_names
 from recprune_export.cli.screen_options import screen_options, verbose_option
 from recprune_export.cli.tables import echo
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 )
 @job_options
 @reading_options
+@streaming_options
 @click.option(
     "--shared-inputs", default="", metavar="NAME,...", help="Inputs with one value for all candidates of a request."
 )

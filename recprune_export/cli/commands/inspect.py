@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.import_torch import import_torch
-from recprune_export.cli.input_paths import DATA
+from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import loading_options, outputs_option, reading_options
 from recprune_export.cli.parse_values import parse_json_object, parse_names
@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 @click.option(
     "--scores", is_flag=True, help="Also rank the channels of each group by every score and compare the rankings."
 )
-@click.option("--data", type=DATA, help="For --scores: rows.  [default: random requests]")
+@click.option(
+    "--data",
+    type=ROWS_OR_ARRAYS,
+    help="For --scores: rows, a file, a folder, a glob or an address.  [default: random requests]",
+)
 @click.option(
     "--label", "labels", multiple=True, metavar="COLUMN", help="Label column. Not needed for checkpoints of `train`."
 )

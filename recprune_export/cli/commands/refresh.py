@@ -21,6 +21,7 @@ from recprune_export.cli.options import (
     reading_options,
     source_options,
     split_options,
+    streaming_options,
     undecided_option,
 )
 from recprune_export.cli.parse_values import parse_json_object
@@ -64,6 +65,7 @@ _PRINTED_DRIFTS = 12
 @source_options
 @split_options
 @reading_options
+@streaming_options
 @click.option(
     "--max-drop",
     type=click.FloatRange(0),
@@ -97,6 +99,8 @@ def refresh(
     separator: str | None,
     encoding: str | None,
     allow_unknown: bool,
+    stream: bool | None,
+    readers: int,
     max_drop: float,
     max_fall: float,
     undecided: str | None,
@@ -130,7 +134,9 @@ def refresh(
     report = make_drift_report(
         bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
         row_settings=RowSettings(
-            LabelSettings(weight, missing_label), split, reading=DataSettings(separator, encoding, allow_unknown)
+            LabelSettings(weight, missing_label),
+            split,
+            reading=DataSettings(separator, encoding, allow_unknown, stream, readers),
         ),
         evaluation=EvaluationSettings(metrics, group), undecided=Verdict(undecided or "undecided"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
-from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
+from recprune_export.cli.options import FILE, job_options, loading_options, reading_options, streaming_options
 from recprune_export.cli.parse_values import model_source, parse_fractions, parse_names
 from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
 from recprune_export.cli.screen_options import screen_options
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @loading_options
 @job_options
 @reading_options
+@streaming_options
 @click.option(
     "--data",
     type=ROWS_OR_ARRAYS,

@@ -11,7 +11,7 @@ from recprune_export.cli.input_paths import ROWS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
-from recprune_export.cli.options import FILE, data_options
+from recprune_export.cli.options import FILE, data_options, streaming_options
 from recprune_export.cli.parse_values import parse_integers
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import (
@@ -71,16 +71,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "str
     help="Epochs without improvement of the validation metric before training stops.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--stream/--no-stream",
-    default=None,
-    help="Keep the encoded rows in temporary files, not in memory.  [default: where they are many]",
-)
-@click.option(
-    "--readers",
-    type=click.IntRange(0),
-    help="Processes that read streamed rows; 0: a thread does.  [default: 0]",
-)
+@streaming_options
 @click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
 @config_option
 @screen_options("Print the metrics as JSON.")

@@ -1,6 +1,6 @@
 """`LabelRules`: the labels and weights of a stream, judged once over all rows and then read chunk by chunk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from recprune_export.data.streaming.distinct_values import (
     summarize_numbers,
 )
 from recprune_export.data.streaming.value_codes import ValueCodes
+from recprune_export.data.tabular_files import collect
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,6 +84,8 @@ def judge_labels(
     Raises `DataError` for the labels and weights for which `read_labels` does.
     """
     missing_numbers = parse_missing_label(missing)
+    if not labels and weight is None:
+        return LabelRules(read_labels(path, {}, missing=missing), (), None, {}, missing_numbers, frozenset())
     distinct = find_distinct_labels(path, frame, labels, weight, missing_numbers)
     table = distinct.table
     columns = {name: table[name].to_numpy() for name in labels}
@@ -104,6 +107,17 @@ def judge_labels(
     words = {name: ValueCodes.of(table[name], read.labels[name]) for name in labels if _is_text(table[name])}
     signs = {name for name in labels if name not in words and _has_signs(columns[name], read.labels[name])}
     return LabelRules(replace(read, values=values), labels, weight, words, missing_numbers, frozenset(signs))
+
+
+def as_labels(path: DataFile, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":
+    """Return the frame with decimals, and booleans of which some are missing, as numbers."""
+    import polars as pl
+
+    types = frame.collect_schema()
+    booleans = [name for name in names if types[name] == pl.Boolean]
+    missing = collect(frame.select(pl.col(booleans).null_count()), path).row(0, named=True) if booleans else {}
+    numbers = [name for name in names if types[name].is_decimal() or missing.get(name)]
+    return frame.with_columns(pl.col(list(dict.fromkeys(numbers))).cast(pl.Float64)) if numbers else frame
 
 
 def read_group_codes(path: DataFile, frame: "pl.LazyFrame", name: str) -> ValueCodes:

@@ -8,7 +8,7 @@ import errno
 import os
 import tempfile
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -25,8 +25,14 @@ class RecordFile:
     descriptor: int
     handle: IO[bytes] | None = None
 
-    def __reduce__(self) -> tuple[type["RecordFile"], tuple[np.dtype, int, int, int]]:
-        return RecordFile, (self.dtype, self.count, self.owner, self.descriptor)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordFile.attach, (self.dtype, self.count, self.path)
+
+    @classmethod
+    def attach(cls, dtype: np.dtype, count: int, path: str) -> "RecordFile":
+        """Open the file of another process of this machine; it stays open when that process ends."""
+        file = open(path, "rb", buffering=0)  # noqa: SIM115
+        return cls(dtype, count, os.getpid(), file.fileno(), file)
 
     @property
     def path(self) -> str:

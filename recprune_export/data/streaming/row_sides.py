@@ -128,6 +128,13 @@ def _gather(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
+def draw_numbers(seed: int, first_row: int, count: int) -> np.ndarray:
+    """Return the numbers from 0 to 1 that a generator of `seed` draws for `count` rows from `first_row` on, [count]."""
+    generator = np.random.PCG64(seed)
+    generator.advance(first_row)
+    return np.random.Generator(generator).random(count)
+
+
 def draw_sides(split: Split, first_row: int, count: int) -> np.ndarray:
     """Return the sides of `count` rows from `first_row` on, as `split_at_random` draws them for all rows.
 
@@ -135,8 +142,6 @@ def draw_sides(split: Split, first_row: int, count: int) -> np.ndarray:
     >>> bool((np.concatenate([whole[:30], draw_sides(Split(), 30, 70)]) == whole).all())
     True
     """
-    generator = np.random.PCG64(split.seed)
-    generator.advance(first_row)
-    draw = np.random.Generator(generator).random(count)
+    draw = draw_numbers(split.seed, first_row, count)
     sides: np.ndarray = 2 - (draw >= split.test).astype(np.int8) - (draw >= split.test + split.valid).astype(np.int8)
     return sides

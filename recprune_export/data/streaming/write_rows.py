@@ -25,7 +25,7 @@ from recprune_export.progress import print_status, track
 if TYPE_CHECKING:
     import polars as pl
 
-_LARGEST_INT32 = 2**31 - 1
+LARGEST_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,7 @@ def write_rows(
     Raises `DataError` if rows cannot be read, `UsageError` if the disk of temporary files has too little space.
     """
     layout = _make_layout(encoder, labels, has_groups=groups is not None)
-    folder = Path(tempfile.gettempdir())
-    size = layout.dtype.itemsize * count
-    check_free_space({folder / "rows": size}, "the encoded rows")
-    print_status(
-        f"{count:,} rows are encoded once into temporary files in {folder}: {layout.dtype.itemsize} bytes each, "
-        f"{size / 1e9:.1f} GB, which go when this process ends."
-    )
-    writers = [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
+    writers = open_writers(layout, count)
     unknown: dict[str, dict[str, UnknownTally]] = {name: {} for name in SPLIT_NAMES}
     columns = list(dict.fromkeys((*encoder.schema.fields, *labels.columns, *((groups.name,) if groups else ()), SIDE)))
     chunks = read_chunks(path, frame, columns)
@@ -94,11 +87,23 @@ def write_rows(
     return WrittenRows(streamed, unknown)
 
 
+def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
+    """Open a temporary file for each side of `count` rows. Raises `UsageError` if the disk has too little space."""
+    folder = Path(tempfile.gettempdir())
+    size = layout.dtype.itemsize * count
+    check_free_space({folder / "rows": size}, "the encoded rows")
+    print_status(
+        f"{count:,} rows are encoded once into temporary files in {folder}: {layout.dtype.itemsize} bytes each, "
+        f"{size / 1e9:.1f} GB, which go when this process ends."
+    )
+    return [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
+
+
 def _make_layout(encoder: Encoder, labels: LabelRules, *, has_groups: bool) -> RowLayout:
     schema, lengths = encoder.schema, {field.name: field.max_length for field in encoder.schema.multi_valued}
     inputs: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(schema.categorical, ("int64", ()))
     inputs |= {name: ("int64", (length,)) for name, length in lengths.items()}
     if schema.dense_columns:
         inputs[NUMERIC] = ("float32", (len(schema.dense_columns),))
-    narrow = frozenset(name for name, rows in encoder.rows.items() if rows <= _LARGEST_INT32)
+    narrow = frozenset(name for name, rows in encoder.rows.items() if rows <= LARGEST_INT32)
     return RowLayout(inputs, labels.names, schema.weight is not None, has_groups, narrow)

@@ -1,6 +1,6 @@
 """What rows of a file have to be for the inputs of a program."""
 
-from recprune_export.data.arrays import ArraySpec
+from recprune_export.data.array_spec import ArraySpec
 from recprune_export.program.signature import IdRange, Input
 
 
