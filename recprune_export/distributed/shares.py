@@ -75,12 +75,12 @@ def gather_answers(groups: Sequence[Mapping[str, Tensor]], order: Tensor | None 
     return [{name: next(whole) for name in group} for group in groups]
 
 
-def add_losses(own: Tensor) -> Tensor:
+def add_losses(loss: Tensor) -> Tensor:
     """Return the sum over all processes of the loss of their rows, whose gradient is that of the own rows alone."""
     if not is_divided():
-        return own
-    known = own.detach()
-    return own + (sum_over_ranks(known.clone()) - known)
+        return loss
+    known = loss.detach()
+    return loss + (sum_over_ranks(known.clone()) - known)
 
 
 Predict = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
