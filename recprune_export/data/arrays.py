@@ -36,7 +36,7 @@ from recprune_export.data.splits.row_split import (
 from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.streaming.distinct_values import find_distinct
 from recprune_export.data.streaming.label_rules import as_labels, judge_labels, read_group_codes
-from recprune_export.data.streaming.memory_limit import is_large
+from recprune_export.data.streaming.large_tables import is_large
 from recprune_export.data.streaming.stream_arrays import (
     ArrayColumns,
     can_stream,

@@ -25,7 +25,7 @@ from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitMixin, split_at_random, split_rows
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.label_rules import judge_labels, read_group_codes
-from recprune_export.data.streaming.memory_limit import is_large
+from recprune_export.data.streaming.large_tables import is_large
 from recprune_export.data.streaming.row_sides import SIDE, add_sides, choose_sides
 from recprune_export.data.streaming.write_once import write_once
 from recprune_export.data.streaming.write_rows import write_rows

@@ -79,8 +79,8 @@ def add_losses(loss: Tensor) -> Tensor:
     """Return the sum over all processes of the loss of their rows, whose gradient is that of the own rows alone."""
     if not is_divided():
         return loss
-    value = loss.detach()
-    return loss + (sum_over_ranks(value.clone()) - value)
+    known = loss.detach()
+    return loss + (sum_over_ranks(known.clone()) - known)
 
 
 Predict = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
