@@ -171,7 +171,7 @@ def test_a_foreign_model_is_tuned_on_arrays_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_bundle_holds_the_plans_and_proofs_of_all_steps(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--pruning-stages", "2", "--score", "magnitude-l2", "--data", clicks_file]
+    options = ["--pruning-stages", "2", "--score", "magnitude-l2", "--data", clicks_file, "--verbose"]
     made = invoke(checkpoint, *options, "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
     assert made.stdout.count("Pruned equals masked to") == 2

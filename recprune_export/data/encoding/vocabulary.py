@@ -65,7 +65,9 @@ class Vocabulary:
 
     @classmethod
     def count(cls, frame: "pl.LazyFrame", column: "pl.Expr", first: int, missing: Collection[str] = ()) -> Self:
-        """Return the vocabulary of a text column of `frame`, the most frequent values first.
+        """Return the vocabulary of a text made of one column of `frame`, the most frequent values first.
+
+        Values are counted as they are stored before they become texts: then memory and most of the time are those of different values.
 
         A word in `missing` has no id, nor has a usual word for a missing value where all other values are numbers.
 
@@ -76,8 +78,11 @@ class Vocabulary:
         """
         import polars as pl
 
-        counted = frame.select(column.alias("value")).drop_nulls().group_by("value").len()
-        ordered = counted.sort("len", "value", descending=[True, False]).collect(engine="streaming")
+        (stored,) = set(column.meta.root_names())
+        counted = frame.select(stored).group_by(stored).agg(pl.len().alias("__len"))
+        texts = counted.select(column.alias("value"), pl.col("__len").alias("len")).drop_nulls("value")
+        summed = texts.group_by("value").agg(pl.col("len").sum())
+        ordered = summed.sort("len", "value", descending=[True, False]).collect(engine="streaming")
         values = ordered["value"].cast(pl.String)
         return cls(values.filter(~_is_missing(values, missing)), first)
 

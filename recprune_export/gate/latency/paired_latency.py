@@ -82,7 +82,9 @@ def collect_samples(
             for batch, batch_sample in sample(undecided, number).items():
                 evidence[int(batch)].add(batch_sample)
             longest = max(longest, time.perf_counter() - start - now)
-            advance(f"Measuring latency: process {number + 1}, {time.perf_counter() - start:.0f} s (limit {seconds:.0f} s)")
+            advance(
+                f"Measuring latency: process {number + 1}, {time.perf_counter() - start:.0f} s (limit {seconds:.0f} s)"
+            )
     raise AssertionError("count() does not end")
 
 
