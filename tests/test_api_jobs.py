@@ -51,7 +51,8 @@ def test_a_plan_can_be_looked_at_and_given_back(checkpoint: Path, clicks_file: P
 
 @pytest.mark.slow
 def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    made = invoke(checkpoint, "--prune-fields", 2, "--data", clicks_file, "-o", tmp_path / "out", *QUICK_OPTIONS)
+    options = ["--prune-fields", 2, "--data", clicks_file, "--verbose", *QUICK_OPTIONS]
+    made = invoke(checkpoint, *options, "-o", tmp_path / "out")
     assert made.exit_code == 0, made.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     removed, importance = manifest["plan"]["fields"]["removed"], manifest["plan"]["fields"]["importance"]
@@ -77,7 +78,7 @@ def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_
 @pytest.mark.slow
 def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     options = ["--prune-rows", "0.4", "--pruning-stages", "2", *QUICK_OPTIONS]
-    made = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "out", *options)
+    made = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "out", *options, "--verbose")
     assert made.exit_code == 0, made.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     rows, signature = manifest["plan"]["rows"], load_model(checkpoint, None, {}).program.signature

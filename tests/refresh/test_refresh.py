@@ -164,7 +164,7 @@ def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, permuted: Path, tmp_path: Path) -> None:
-    done = invoke("refresh", bundle, "--data", permuted, "-o", tmp_path / "new")
+    done = invoke("refresh", bundle, "--data", permuted, "-o", tmp_path / "new", "--verbose")
     assert done.exit_code == 0, done.output
     assert "Pruned equals masked" in done.stdout
     verify(tmp_path / "new")
