@@ -81,7 +81,9 @@ def _check_values(
         if isinstance(parameter, click.Option) and parameter.is_flag:
             if not isinstance(value, bool):
                 raise InputFileError(f"'{key}' in {path} must be true or false.")
-            if value:
+            if parameter.secondary_opts:
+                yield key, value
+            elif value:
                 yield key, parameter.flag_value is not False  # it is False for --no-triton, and not set for others
         elif isinstance(value, bool):
             raise InputFileError(f"'{key}' in {path} takes a value, not {str(value).lower()}.")
@@ -104,5 +106,5 @@ def _format_value(parameter: click.Parameter, value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(_format_value(parameter, item) for item in value)}]"
     if isinstance(parameter, click.Option) and parameter.is_flag:
-        return "true"
+        return "false" if parameter.secondary_opts and not value else "true"
     return json.dumps(value if isinstance(value, int | float) else str(value))

@@ -38,7 +38,7 @@ def _format_parameter(parameter: click.Parameter, value: Any) -> Iterator[str]:
     if not isinstance(parameter, click.Option):
         yield str(value)
     elif parameter.is_flag:
-        yield parameter.opts[0]
+        yield parameter.secondary_opts[0] if parameter.secondary_opts and not value else parameter.opts[0]
     else:
         for item in value if parameter.multiple else (value,):
             yield from (parameter.opts[0], str(item))

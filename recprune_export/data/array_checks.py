@@ -244,7 +244,7 @@ def _find_rows(bad: Any, first_row: int) -> _BadRows | None:
 
 def _find_places(places: np.ndarray, first_row: int) -> _BadRows | None:
     """Return the rows of a mask of numbers, bool [N, ...], with the position of the first number in its row."""
-    found = _find_rows(places.reshape(len(places), -1).any(axis=1), first_row)
+    found = _find_rows(places.any(axis=tuple(range(1, places.ndim))), first_row)
     if found is None or places.ndim == 1:
         return found
     return replace(found, detail=int(np.argmax(places[found.first - first_row].reshape(-1))))

@@ -34,6 +34,7 @@ EVERY_OPTION = [
     *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--latency-batch-sizes", "1,64"),
     *("--split", "the part", "--metric", "gauc", "--group", "user"),
     *("--separator", ";", "--encoding", "latin-1", "--allow-unknown", "--quick", "--outputs", "score,probability"),
+    *("--no-stream", "--readers", "2"),
 ]
 
 
@@ -84,7 +85,11 @@ def test_a_sweep_goes_on_with_the_same_job(options: list[str], tmp_path: Path, m
 def test_every_option_of_a_job_is_tried_above() -> None:
     common = {parameter.name for parameter in main.commands["sweep"].params}
     common &= {parameter.name for parameter in main.commands["compress"].params}
-    given = {parameter.name for parameter in main.commands["sweep"].params if set(parameter.opts) & set(EVERY_OPTION)}
+    given = {
+        parameter.name
+        for parameter in main.commands["sweep"].params
+        if {*parameter.opts, *parameter.secondary_opts} & set(EVERY_OPTION)
+    }
     one_of_the_split = {"split_by_time", "split_by_user"}  # with --split they would be refused
     assert common - given - one_of_the_split == {
         "model", "data", "unsafe_unpickle", "output", "as_json", "quiet", "config", "max_drop", "jobs"
