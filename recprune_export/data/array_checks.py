@@ -58,9 +58,7 @@ class ArrayChecks:
         missing = {i.name: np.isnan(requests[i.name]) for i in floats}
         if not missing:
             return
-        rows = np.flatnonzero(
-            np.logical_or.reduce([mask.reshape(len(mask), -1).any(axis=1) for mask in missing.values()])
-        )
+        rows = np.flatnonzero(np.logical_or.reduce([_any_in_row(mask) for mask in missing.values()]))
         if not len(rows):
             return
         refused = np.ones(len(rows), dtype=bool)
@@ -103,7 +101,7 @@ class InputCheck:
             self._shape = f"has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
             return None
         elif is_integer and values.dtype.kind == "f":
-            missing = np.isnan(values).reshape(len(values), -1).any(axis=1)
+            missing = _any_in_row(np.isnan(values))
             _merge(self._bad, "missing", _find_rows(missing, first_row))
             if missing.any():
                 return None
@@ -168,7 +166,7 @@ class InputCheck:
         return values[:, :width]
 
     def _check_ids(self, values: np.ndarray, first_row: int) -> None:
-        ids_by_column = self._spec.ids
+        ids_by_column = self._spec.ids if len(values) else ()
         for column, pair in enumerate(ids_by_column):
             if pair is None:
                 continue
@@ -178,7 +176,7 @@ class InputCheck:
             if self._spec.jagged is not None:
                 outside &= ids != ABSENT
             if outside.any():
-                found = _find_rows(outside.reshape(len(values), -1).any(axis=1), first_row)
+                found = _find_rows(_any_in_row(outside), first_row)
                 _merge(self._bad, column, None if found is None else replace(found, detail=ids[outside].flat[0]))
 
 
@@ -242,9 +240,14 @@ def _find_rows(bad: Any, first_row: int) -> _BadRows | None:
     return _BadRows(count, first_row + int(np.argmax(bad))) if count else None
 
 
+def _any_in_row(mask: np.ndarray) -> np.ndarray:
+    """Return whether any number of each row is in a mask, bool [N, ...]; N may be 0."""
+    return np.asarray(mask.any(axis=tuple(range(1, mask.ndim))))
+
+
 def _find_places(places: np.ndarray, first_row: int) -> _BadRows | None:
     """Return the rows of a mask of numbers, bool [N, ...], with the position of the first number in its row."""
-    found = _find_rows(places.any(axis=tuple(range(1, places.ndim))), first_row)
+    found = _find_rows(_any_in_row(places), first_row)
     if found is None or places.ndim == 1:
         return found
     return replace(found, detail=int(np.argmax(places[found.first - first_row].reshape(-1))))

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from recprune_export.data import ArraySpec, SplitSizes, load_arrays
+from recprune_export.data.array_checks import check_input_array
 from recprune_export.errors import DataError, UsageError
 from recprune_export.settings import RowSettings, SplitSettings
 
@@ -211,3 +212,18 @@ def test_columns_of_several_lengths_are_refused() -> None:
 def test_other_objects_are_refused() -> None:
     with pytest.raises(UsageError, match="of type list: give the path of a file, or arrays by name"):
         load_arrays([1, 2], SPECS, ["click"], seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ArraySpec("x", "float32", (3,)),
+        ArraySpec("x", "int64", (), ((0, 4),)),
+        ArraySpec("x", "int64", (2,), ((0, 4), (0, 9))),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_no_rows_are_no_fault(spec: ArraySpec, dtype: type) -> None:
+    checked = check_input_array("rows", spec, np.zeros((0, *spec.shape), dtype))
+    assert checked.shape == (0, *spec.shape)
+    assert checked.dtype == spec.dtype
