@@ -118,8 +118,8 @@ def install_recorder() -> Recorder:
 
     def with_stage(bar: Callable[..., Any]) -> Callable[..., Any]:
         @contextmanager
-        def recorded(description: str, total: int | None) -> Iterator[Any]:
-            with recorder.stage(description), bar(description, total) as advance:
+        def recorded(description: str, *arguments: Any) -> Iterator[Any]:
+            with recorder.stage(description), bar(description, *arguments) as advance:
                 yield advance
 
         return recorded

@@ -71,8 +71,11 @@ def read_processes(run: Run) -> dict[int, tuple[str, int]]:
 
 
 def speaks_for_all(run: Run) -> bool:
-    """Return whether this process prints the sentence of a failure: the first one, or the second where that has ended."""
-    return run.rank == 0 or (run.rank == 1 and 0 in find_ended_ranks(read_processes(run)))
+    """Return whether this process prints the sentence of a failure: the first one, or the second where that ended without a word."""
+    if run.rank != 1:
+        return run.rank == 0
+    failure = read_failure(run.store)
+    return 0 in find_ended_ranks(read_processes(run)) and (failure is None or failure.rank != 0)
 
 
 @contextmanager
