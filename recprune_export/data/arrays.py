@@ -145,7 +145,7 @@ def _make_data(
     """Return the rows of the three sides. Raises `DataError` if one has none, or nothing can be learned."""
     if not all(len(side) for side in splits):
         raise DataError(f"{path} has {sum(map(len, splits))} rows, too few to fill train, valid and test.")
-    check_training_rows(path, splits[0])
+    measured = check_training_rows(path, splits[0])
     return ArrayData(
         splits[0],
         splits[1],
@@ -153,7 +153,7 @@ def _make_data(
         has_split_column=rule.source is not None,
         label_values=read.values,
         split_description=description,
-        notes=(*split_notes, *read.notes, *describe_constant_labels(splits[0])),
+        notes=(*split_notes, *read.notes, *describe_constant_labels(measured)),
     )
 
 

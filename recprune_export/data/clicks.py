@@ -110,8 +110,8 @@ def load_clicks(
             counts = count_unknown_if_many(encoder, partitioned, tallies)
             notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
             notes = (*describe_encoding(path, options), *notes)
-    check_training_rows(path, splits["train"])
-    notes = (*label_notes, *describe_constant_labels(splits["train"]), *notes)
+    measured = check_training_rows(path, splits["train"])
+    notes = (*label_notes, *describe_constant_labels(measured), *notes)
     return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
@@ -159,8 +159,8 @@ def _stream_clicks(
         if not is_fitted:
             notes = (*describe_encoding(path, CsvOptions(reading.separator, reading.encoding)), *notes)
     train = written.sides["train"]
-    check_training_rows(path, train)
-    notes = (*labels.read.notes, *describe_constant_labels(train), *notes)
+    measured = check_training_rows(path, train)
+    notes = (*labels.read.notes, *describe_constant_labels(measured), *notes)
     return ClickData(
         encoder,
         train,

@@ -11,10 +11,10 @@ import numpy as np
 
 from recprune_export.column_names import list_names
 from recprune_export.data.encoding.canonical_text import MISSING_WORDS
-from recprune_export.data.label_moments import measure_labels
+from recprune_export.data.label_moments import RowMoments, measure_labels
 from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
 from recprune_export.data.occurrences import Occurrences
-from recprune_export.data.rows import Rows
+from recprune_export.data.row_source import RowSource
 from recprune_export.errors import DataError
 
 _MISSING_WORDS = frozenset(word.casefold() for word in MISSING_WORDS)
@@ -104,8 +104,11 @@ def _suggest_codes(words: Sequence[str]) -> str:
     return f"1 for one of them and 0 for {'the other' if len(words) == 2 else 'the rows without it'}"
 
 
-def check_training_rows(source: object, rows: Rows) -> None:
-    """Raise `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all training rows."""
+def check_training_rows(source: object, rows: RowSource) -> RowMoments:
+    """Return the moments of the labels of training rows, which are read once.
+
+    Raises `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all of them.
+    """
     measured = measure_labels(rows)
     empty = next((name for name, moments in measured.labels.items() if not moments.count), None)
     if empty is not None:
@@ -115,14 +118,15 @@ def check_training_rows(source: object, rows: Rows) -> None:
         )
     if not measured.any_weight:
         raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
+    return measured
 
 
-def describe_constant_labels(rows: Rows) -> tuple[str, ...]:
-    """Return a note for each label that has one value in all training rows."""
+def describe_constant_labels(measured: RowMoments) -> tuple[str, ...]:
+    """Return a note for each label that has one value in all training rows, of which `measured` are the moments."""
     return tuple(
         f"The label '{name}' is {moments.low:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
         "with other values, or another column by --label."
-        for name, moments in measure_labels(rows).labels.items()
+        for name, moments in measured.labels.items()
         if moments.count and moments.low == moments.high
     )
 
