@@ -65,8 +65,7 @@ def find_distinct_labels(
     joined = tuple(
         name for name in numbers if (groups[f"__key {name}"].abs() > _EXACT_UNTIL).fill_null(value=False).any()
     )
-    occurrences = Occurrences(groups["__len"].to_numpy().astype(np.int64), groups[_ROW].to_numpy().astype(np.int64))
-    return DistinctValues(first.select(columns), occurrences, joined)
+    return DistinctValues(first.select(columns), _occurrences(groups), joined)
 
 
 def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares: Collection[float]) -> DistinctValues:
@@ -161,5 +160,8 @@ def _number_key(column: "pl.Expr", missing: Collection[float]) -> "pl.Expr":
 
 def _in_file_order(groups: "pl.DataFrame", names: list[str]) -> DistinctValues:
     groups = groups.sort(_ROW)
-    occurrences = Occurrences(groups["__len"].to_numpy().astype(np.int64), groups[_ROW].to_numpy().astype(np.int64))
-    return DistinctValues(groups.select(names), occurrences)
+    return DistinctValues(groups.select(names), _occurrences(groups))
+
+
+def _occurrences(groups: "pl.DataFrame") -> Occurrences:
+    return Occurrences(groups["__len"].to_numpy().astype(np.int64), groups[_ROW].to_numpy().astype(np.int64))

@@ -12,13 +12,12 @@ from recprune_export.data.list_columns import absent_value, check_lists
 from recprune_export.data.named_columns import refuse_uneven_lists, stack_columns
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
-from recprune_export.data.splits.row_split import SPLIT_NAMES
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.label_rules import LabelRules
 from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SideRule, choose_sides, draw_numbers, read_chunks
 from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.streaming.value_codes import ValueCodes
-from recprune_export.data.streaming.write_rows import LARGEST_INT32, open_writers
+from recprune_export.data.streaming.write_rows import LARGEST_INT32, open_writers, open_written
 from recprune_export.data.tabular_files import collect
 from recprune_export.progress import track
 
@@ -158,10 +157,7 @@ def write_arrays(
         known = ~np.logical_and.reduce([np.isnan(values) for values in rows.labels.values()]) if rows.labels else True
         for side, writer in enumerate(writers):
             writer.write(records[(sides == side) & known])
-    return {
-        name: StreamedRows.open(writer.finish(), layout, readers)
-        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
-    }
+    return open_written(writers, layout, readers)
 
 
 def choose_array_sides(columns: ArrayColumns, split: Split, remedy: str) -> SideRule:

@@ -80,11 +80,7 @@ def write_rows(
             request = {column: ids[chosen] for column, ids in rows.inputs.items()}
             for column, tally in tally_unknown(encoder, [request]).items():
                 unknown[name][column] = unknown[name].get(column, UnknownTally()) + tally
-    streamed = {
-        name: StreamedRows.open(writer.finish(), layout, readers)
-        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
-    }
-    return WrittenRows(streamed, unknown)
+    return WrittenRows(open_written(writers, layout, readers), unknown)
 
 
 def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
@@ -97,6 +93,14 @@ def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
         f"{size / 1e9:.1f} GB, which go when this process ends."
     )
     return [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
+
+
+def open_written(writers: Sequence[RecordWriter], layout: RowLayout, readers: int) -> dict[str, StreamedRows]:
+    """Return the rows of each side, all of which are written. Raises `UsageError` if the disk is full."""
+    return {
+        name: StreamedRows.open(writer.finish(), layout, readers)
+        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
+    }
 
 
 def _make_layout(encoder: Encoder, labels: LabelRules, *, has_groups: bool) -> RowLayout:
