@@ -48,7 +48,7 @@ from recprune_export.data.streaming.stream_arrays import (
     write_arrays,
 )
 from recprune_export.data.streaming.write_once import write_once
-from recprune_export.data.tabular_files import collect
+from recprune_export.data.tabular_files import count_frame_rows
 from recprune_export.errors import DataError, UsageError
 from recprune_export.settings import DEFAULT_ROW_SETTINGS, RowSettings
 
@@ -165,13 +165,11 @@ def _find_streamed(
     stream: bool | None,
 ) -> ArrayColumns | None:
     """Return the columns of the inputs if the rows are to be streamed; None if they are read into memory."""
-    import polars as pl
-
     if columns.frame is None or columns.source is None or stream is False:
         return None
     if not can_stream(columns.frame.collect_schema(), inputs, sources, others):
         return None
-    count = int(collect(columns.frame.select(pl.len()), columns.source).item())
+    count = count_frame_rows(columns.frame, columns.source)
     if not count or not (stream or is_large(count, count_values(columns.source, columns.frame, inputs, sources))):
         return None
     return ArrayColumns(columns.source, columns.frame, count, tuple(inputs), sources)

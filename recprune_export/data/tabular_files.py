@@ -107,6 +107,13 @@ def collect(frame: "pl.LazyFrame", path: DataFile) -> "pl.DataFrame":
         return frame.collect(engine="streaming")
 
 
+def count_frame_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
+    """Return the number of rows of a query. Raises `DataError` if the rows cannot be read."""
+    import polars as pl
+
+    return int(collect(frame.select(pl.len()), path).item())
+
+
 def _open(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
     """Return the rows, those of CSV files as texts, and the names of the columns; of those of one name the first."""
     import polars as pl
