@@ -215,7 +215,7 @@ def _read_numbers(source: object, name: str, column: np.ndarray, missing: str | 
         numbers = np.array([float(value) for value in values])
     else:
         numbers = column.astype(np.float64)
-    value = _parse(missing)
+    value = parse_number(missing)
     stated = np.zeros(len(numbers), dtype=bool) if value is None else numbers == value
     return _Label(np.where(stated, np.nan, numbers), stated=bool(stated.any()))
 
@@ -238,14 +238,14 @@ def _read_texts(source: object, name: str, texts: np.ndarray, missing: str | Non
 
 def _is_class(word: str) -> bool:
     """Return whether a text is neither a number nor a word for 0 or 1."""
-    return _parse(word) is None and word.casefold() not in YES_WORDS | NO_WORDS
+    return parse_number(word) is None and word.casefold() not in YES_WORDS | NO_WORDS
 
 
 def _code_words(
     source: object, name: str, words: Sequence[str], kind: LabelKind | None
 ) -> tuple[list[float], str, tuple[str, ...]]:
     """Return the number of each word, a note, and the words of classes."""
-    parsed = [_parse(word) for word in words]
+    parsed = [parse_number(word) for word in words]
     if all(number is not None for number in parsed):
         return (
             [float(n or 0.0) for n in parsed],
@@ -343,7 +343,12 @@ def _count(rows: np.ndarray, occurrences: Occurrences) -> str:
     return f"1 row, row {first}" if count == 1 else f"{count:,} rows, the first is row {first}"
 
 
-def _parse(text: str | None) -> float | None:
+def parse_number(text: str | None) -> float | None:
+    """Return the number that a text names, None if it names none.
+
+    >>> parse_number("-1"), parse_number("none"), parse_number(None)
+    (-1.0, None, None)
+    """
     try:
         return None if text is None else float(text)
     except ValueError:
@@ -353,5 +358,5 @@ def _parse(text: str | None) -> float | None:
 def _equals(word: str, stated: str | None) -> bool:
     if stated is None:
         return False
-    number = _parse(stated)
-    return word == stated.strip() or (number is not None and _parse(word) == number)
+    number = parse_number(stated)
+    return word == stated.strip() or (number is not None and parse_number(word) == number)

@@ -103,18 +103,6 @@ def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares
     return _in_file_order(table, [name])
 
 
-def parse_missing_label(text: str | None) -> tuple[float, ...]:
-    """Return the number that a text names, if it does.
-
-    >>> parse_missing_label("-1"), parse_missing_label("none"), parse_missing_label(None)
-    ((-1.0,), (), ())
-    """
-    try:
-        return () if text is None else (float(text),)
-    except ValueError:
-        return ()
-
-
 def summarize_numbers(
     path: DataFile, frame: "pl.LazyFrame", names: Collection[str], missing: Collection[float]
 ) -> Mapping[str, dict[str, float]]:
