@@ -25,6 +25,7 @@ from recprune_export.data.read_labels import (
 from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.random_sides import describe_random_sides, draw_array_sides
 from recprune_export.data.splits.row_split import (
     RowSplit,
     SplitMixin,
@@ -37,13 +38,12 @@ from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.streaming.distinct_values import find_distinct
 from recprune_export.data.streaming.label_rules import as_labels, judge_labels, read_group_codes
 from recprune_export.data.streaming.large_tables import is_large
+from recprune_export.data.streaming.row_sides import choose_sides
 from recprune_export.data.streaming.stream_arrays import (
     ArrayColumns,
     can_stream,
     check_arrays,
-    choose_array_sides,
     count_values,
-    draw_array_sides,
     even_lists,
     write_arrays,
 )
@@ -194,7 +194,7 @@ def _stream_arrays(
     check_any_label(path, rules.read)
     shapes = check_arrays(columns, has_answer)
     groups = None if group is None else read_group_codes(path, columns.frame, group)
-    sides = choose_array_sides(columns, split, _REMEDY)
+    sides = choose_sides(path, columns.frame, split, _REMEDY, draw_array_sides)
     written = write_arrays(columns, shapes, rules, groups, sides, settings.reading.readers)
     return _make_data(path, list(written.values()), split, sides.description, rules.read, split_notes)
 
@@ -281,7 +281,7 @@ def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dic
 
 def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:
     if split.source is None:
-        return RowSplit(draw_array_sides(split.seed, 0, count), f"at random with seed {split.seed}")
+        return RowSplit(draw_array_sides(split, 0, count), describe_random_sides(split))
     values = _read_split_column(columns, split.source)
     if len(values) != count:
         raise DataError(
