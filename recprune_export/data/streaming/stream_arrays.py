@@ -1,7 +1,7 @@
 """`stream_arrays`: rows for a third-party model, checked in one pass over a file and written as records in a second one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,7 +99,7 @@ def even_lists(columns: ArrayColumns) -> ArrayColumns:
             lengths = columns.frame.select(pl.col(name).list.len().drop_nulls().unique())
             length = refuse_uneven_lists(name, collect(lengths, columns.path)[name].to_list())
             frame = frame.with_columns(pl.col(name).list.to_array(length))
-    return ArrayColumns(columns.path, frame, columns.count, columns.inputs, columns.sources)
+    return replace(columns, frame=frame)
 
 
 def check_arrays(columns: ArrayColumns, has_answer: HasAnswer | None) -> dict[str, tuple[int, ...]]:

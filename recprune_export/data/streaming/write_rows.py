@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +33,12 @@ class WrittenRows:
     """The rows of each side, and by side and field how many of their ids are unknown."""
 
     sides: dict[str, StreamedRows]
-    unknown: dict[str, dict[str, UnknownTally]] = field(default_factory=dict)
+    unknown: dict[str, dict[str, UnknownTally]]
 
     def tally(self, sides: Sequence[str]) -> dict[str, UnknownTally]:
         """Return by field how many ids of some sides are unknown."""
-        fields = {name for side in sides for name in self.unknown[side]}
         return {
-            name: sum((self.unknown[side].get(name, UnknownTally()) for side in sides), UnknownTally())
-            for name in self.unknown[sides[0]]
-            if name in fields
+            name: sum((self.unknown[side][name] for side in sides), UnknownTally()) for name in self.unknown[sides[0]]
         }
 
 
