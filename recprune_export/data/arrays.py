@@ -25,6 +25,7 @@ from recprune_export.data.read_labels import (
 from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.random_sides import describe_random_sides, draw_array_sides
 from recprune_export.data.splits.row_split import (
     RowSplit,
     SplitMixin,
@@ -37,18 +38,17 @@ from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.streaming.distinct_values import find_distinct
 from recprune_export.data.streaming.label_rules import as_labels, judge_labels, read_group_codes
 from recprune_export.data.streaming.large_tables import is_large
+from recprune_export.data.streaming.row_sides import choose_sides
 from recprune_export.data.streaming.stream_arrays import (
     ArrayColumns,
     can_stream,
     check_arrays,
-    choose_array_sides,
     count_values,
-    draw_array_sides,
     even_lists,
     write_arrays,
 )
 from recprune_export.data.streaming.write_once import write_once
-from recprune_export.data.tabular_files import collect
+from recprune_export.data.tabular_files import count_frame_rows
 from recprune_export.errors import DataError, UsageError
 from recprune_export.settings import DEFAULT_ROW_SETTINGS, RowSettings
 
@@ -145,7 +145,7 @@ def _make_data(
     """Return the rows of the three sides. Raises `DataError` if one has none, or nothing can be learned."""
     if not all(len(side) for side in splits):
         raise DataError(f"{path} has {sum(map(len, splits))} rows, too few to fill train, valid and test.")
-    check_training_rows(path, splits[0])
+    measured = check_training_rows(path, splits[0])
     return ArrayData(
         splits[0],
         splits[1],
@@ -153,7 +153,7 @@ def _make_data(
         has_split_column=rule.source is not None,
         label_values=read.values,
         split_description=description,
-        notes=(*split_notes, *read.notes, *describe_constant_labels(splits[0])),
+        notes=(*split_notes, *read.notes, *describe_constant_labels(measured)),
     )
 
 
@@ -165,13 +165,11 @@ def _find_streamed(
     stream: bool | None,
 ) -> ArrayColumns | None:
     """Return the columns of the inputs if the rows are to be streamed; None if they are read into memory."""
-    import polars as pl
-
     if columns.frame is None or columns.source is None or stream is False:
         return None
     if not can_stream(columns.frame.collect_schema(), inputs, sources, others):
         return None
-    count = int(collect(columns.frame.select(pl.len()), columns.source).item())
+    count = count_frame_rows(columns.frame, columns.source)
     if not count or not (stream or is_large(count, count_values(columns.source, columns.frame, inputs, sources))):
         return None
     return ArrayColumns(columns.source, columns.frame, count, tuple(inputs), sources)
@@ -196,7 +194,7 @@ def _stream_arrays(
     check_any_label(path, rules.read)
     shapes = check_arrays(columns, has_answer)
     groups = None if group is None else read_group_codes(path, columns.frame, group)
-    sides = choose_array_sides(columns, split, _REMEDY)
+    sides = choose_sides(path, columns.frame, split, _REMEDY, draw_array_sides)
     written = write_arrays(columns, shapes, rules, groups, sides, settings.reading.readers)
     return _make_data(path, list(written.values()), split, sides.description, rules.read, split_notes)
 
@@ -283,7 +281,7 @@ def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dic
 
 def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:
     if split.source is None:
-        return RowSplit(draw_array_sides(split.seed, 0, count), f"at random with seed {split.seed}")
+        return RowSplit(draw_array_sides(split, 0, count), describe_random_sides(split))
     values = _read_split_column(columns, split.source)
     if len(values) != count:
         raise DataError(

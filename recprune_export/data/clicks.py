@@ -9,7 +9,12 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.numeric_columns import as_number, can_be_number, is_no_number
-from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown, tally_unknown
+from recprune_export.data.encoding.unknown_values import (
+    UnknownTally,
+    count_unknown_if_many,
+    judge_unknown,
+    tally_unknown,
+)
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.read_labels import (
@@ -29,7 +34,7 @@ from recprune_export.data.streaming.large_tables import is_large
 from recprune_export.data.streaming.row_sides import SIDE, add_sides, choose_sides
 from recprune_export.data.streaming.write_once import write_once
 from recprune_export.data.streaming.write_rows import write_rows
-from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
+from recprune_export.data.tabular_files import collect, count_frame_rows, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
@@ -84,15 +89,14 @@ def load_clicks(
     check_types(path, frame, schema)
     if group is not None:
         require_group_column(path, group, columns)
-    count = int(collect(frame.select(pl.len()), path).item())
+    count = count_frame_rows(frame, path)
     if reading.stream if reading.stream is not None else is_large(count, len(columns)):
         write = partial(_stream_clicks, path, frame, count, schema, encoder, group, reading)
         return write_once(write, reading.readers)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
-    numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
-    schema = replace(schema, value_labels=tuple(numbers))
+    schema = _with_value_labels(schema, label_values)
     frame = frame if group is None else _add_groups(path, frame, group)
-    partitioned, description = _add_partition_column(path, frame, schema.split)
+    partitioned, description = _add_partition_column(path, frame, count, schema.split)
     if KNOWN_COLUMN in frame.collect_schema().names():
         partitioned = _select_known(partitioned)
     with raise_data_errors(path):
@@ -100,18 +104,12 @@ def load_clicks(
         is_fitted = encoder is None
         encoder = encoder or Encoder.fit(_select_partition(partitioned, "train"), schema)
         splits = {name: _rows(path, _select_partition(partitioned, name), encoder, name) for name in SPLIT_NAMES}
-        held_out = [splits[name].inputs for name in ("valid", "test")]
-        if is_fitted:
-            rows = partitioned.filter(pl.col(PARTITION_COLUMN) > 0)
-            counts = count_unknown_if_many(encoder, rows, tally_unknown(encoder, held_out))
-            notes = judge_unknown(counts.values(), encoder.vocabularies, f"the held-out rows of {path}", allow=True)
-        else:
-            tallies = tally_unknown(encoder, [splits["train"].inputs, *held_out])
-            counts = count_unknown_if_many(encoder, partitioned, tallies)
-            notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
-            notes = (*describe_encoding(path, options), *notes)
-    check_training_rows(path, splits["train"])
-    notes = (*label_notes, *describe_constant_labels(splits["train"]), *notes)
+        judged = SPLIT_NAMES[1:] if is_fitted else SPLIT_NAMES
+        rows = partitioned.filter(pl.col(PARTITION_COLUMN) > 0) if is_fitted else partitioned
+        tallies = tally_unknown(encoder, [splits[name].inputs for name in judged])
+        notes = _describe_unknown(path, encoder, rows, tallies, reading, is_fitted=is_fitted)
+    measured = check_training_rows(path, splits["train"])
+    notes = (*label_notes, *describe_constant_labels(measured), *notes)
     return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
@@ -137,8 +135,7 @@ def _stream_clicks(
     )
     check_any_label(path, labels.read)
     refuse_texts(path, labels.read)
-    numbers = (name for name, values in labels.read.values.items() if values.kind(1) is LabelKind.NUMBER)
-    schema = replace(schema, value_labels=tuple(numbers))
+    schema = _with_value_labels(schema, labels.read.values)
     groups = None if group is None else read_group_codes(path, frame, group)
     if schema.split.source is not None:
         names = frame.collect_schema().names()
@@ -153,14 +150,10 @@ def _stream_clicks(
             _refuse_no_rows(path, name, len(side))
         judged = SPLIT_NAMES[1:] if is_fitted else SPLIT_NAMES
         rows = sided.filter(pl.col(SIDE).is_between(1 if is_fitted else 0, 2))
-        counts = count_unknown_if_many(encoder, rows, written.tally(judged))
-        source = f"the held-out rows of {path}" if is_fitted else str(path)
-        notes = judge_unknown(counts.values(), encoder.vocabularies, source, is_fitted or reading.allow_unknown)
-        if not is_fitted:
-            notes = (*describe_encoding(path, CsvOptions(reading.separator, reading.encoding)), *notes)
+        notes = _describe_unknown(path, encoder, rows, written.tally(judged), reading, is_fitted=is_fitted)
     train = written.sides["train"]
-    check_training_rows(path, train)
-    notes = (*labels.read.notes, *describe_constant_labels(train), *notes)
+    measured = check_training_rows(path, train)
+    notes = (*labels.read.notes, *describe_constant_labels(measured), *notes)
     return ClickData(
         encoder,
         train,
@@ -170,6 +163,32 @@ def _stream_clicks(
         split_description=rule.description,
         notes=notes,
     )
+
+
+def _with_value_labels(schema: Schema, labels: Mapping[str, LabelValues]) -> Schema:
+    """Return the schema with the labels whose values are numbers, and not 0 and 1."""
+    numbers = (name for name, values in labels.items() if values.kind(1) is LabelKind.NUMBER)
+    return replace(schema, value_labels=tuple(numbers))
+
+
+def _describe_unknown(
+    path: DataFile,
+    encoder: Encoder,
+    rows: "pl.LazyFrame",
+    tallies: Mapping[str, UnknownTally],
+    reading: DataSettings,
+    *,
+    is_fitted: bool,
+) -> tuple[str, ...]:
+    """Return notes on unknown values of `rows`, which are held out where the encoder was fitted on the others of `path`.
+
+    Of a given encoder also those on the encoding of the file. Raises `DataError` if it knows nearly no value of a field.
+    """
+    counts = count_unknown_if_many(encoder, rows, tallies)
+    if is_fitted:
+        return judge_unknown(counts.values(), encoder.vocabularies, f"the held-out rows of {path}", allow=True)
+    notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
+    return (*describe_encoding(path, CsvOptions(reading.separator, reading.encoding)), *notes)
 
 
 def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
@@ -240,13 +259,15 @@ def _no_number_error(
     )
 
 
-def _add_partition_column(path: DataFile, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
+def _add_partition_column(
+    path: DataFile, frame: "pl.LazyFrame", count: int, split: Split
+) -> "tuple[pl.LazyFrame, str]":
     """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
     import polars as pl
 
     source = split.source
     if source is None:
-        row_split = split_at_random(int(collect(frame.select(pl.len()), path).item()), split)
+        row_split = split_at_random(count, split)
     else:
         check_columns_exist(path, [source], frame.collect_schema().names(), "by which the model's rows are split")
         row_split = split_rows(path, collect(frame.select(source), path)[source], split, _REMEDY)
@@ -283,7 +304,6 @@ def _add_groups(path: DataFile, frame: "pl.LazyFrame", name: str) -> "pl.LazyFra
     """Add a column of the codes of the groups."""
     import polars as pl
 
-    require_group_column(path, name, frame.collect_schema().names())
     values = collect(frame.select(name), path)[name].to_numpy()
     return frame.with_columns(pl.Series(GROUP_COLUMN, encode_groups(path, name, values)))
 

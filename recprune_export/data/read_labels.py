@@ -11,10 +11,10 @@ import numpy as np
 
 from recprune_export.column_names import list_names
 from recprune_export.data.encoding.canonical_text import MISSING_WORDS
-from recprune_export.data.label_moments import measure_labels
+from recprune_export.data.label_moments import RowMoments, measure_labels
 from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
 from recprune_export.data.occurrences import Occurrences
-from recprune_export.data.rows import Rows
+from recprune_export.data.row_source import RowSource
 from recprune_export.errors import DataError
 
 _MISSING_WORDS = frozenset(word.casefold() for word in MISSING_WORDS)
@@ -104,8 +104,11 @@ def _suggest_codes(words: Sequence[str]) -> str:
     return f"1 for one of them and 0 for {'the other' if len(words) == 2 else 'the rows without it'}"
 
 
-def check_training_rows(source: object, rows: Rows) -> None:
-    """Raise `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all training rows."""
+def check_training_rows(source: object, rows: RowSource) -> RowMoments:
+    """Return the moments of the labels of training rows, which are read once.
+
+    Raises `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all of them.
+    """
     measured = measure_labels(rows)
     empty = next((name for name, moments in measured.labels.items() if not moments.count), None)
     if empty is not None:
@@ -115,14 +118,15 @@ def check_training_rows(source: object, rows: Rows) -> None:
         )
     if not measured.any_weight:
         raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
+    return measured
 
 
-def describe_constant_labels(rows: Rows) -> tuple[str, ...]:
-    """Return a note for each label that has one value in all training rows."""
+def describe_constant_labels(measured: RowMoments) -> tuple[str, ...]:
+    """Return a note for each label that has one value in all training rows, of which `measured` are the moments."""
     return tuple(
         f"The label '{name}' is {moments.low:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
         "with other values, or another column by --label."
-        for name, moments in measure_labels(rows).labels.items()
+        for name, moments in measured.labels.items()
         if moments.count and moments.low == moments.high
     )
 
@@ -211,7 +215,7 @@ def _read_numbers(source: object, name: str, column: np.ndarray, missing: str | 
         numbers = np.array([float(value) for value in values])
     else:
         numbers = column.astype(np.float64)
-    value = _parse(missing)
+    value = parse_number(missing)
     stated = np.zeros(len(numbers), dtype=bool) if value is None else numbers == value
     return _Label(np.where(stated, np.nan, numbers), stated=bool(stated.any()))
 
@@ -234,14 +238,14 @@ def _read_texts(source: object, name: str, texts: np.ndarray, missing: str | Non
 
 def _is_class(word: str) -> bool:
     """Return whether a text is neither a number nor a word for 0 or 1."""
-    return _parse(word) is None and word.casefold() not in YES_WORDS | NO_WORDS
+    return parse_number(word) is None and word.casefold() not in YES_WORDS | NO_WORDS
 
 
 def _code_words(
     source: object, name: str, words: Sequence[str], kind: LabelKind | None
 ) -> tuple[list[float], str, tuple[str, ...]]:
     """Return the number of each word, a note, and the words of classes."""
-    parsed = [_parse(word) for word in words]
+    parsed = [parse_number(word) for word in words]
     if all(number is not None for number in parsed):
         return (
             [float(n or 0.0) for n in parsed],
@@ -339,7 +343,12 @@ def _count(rows: np.ndarray, occurrences: Occurrences) -> str:
     return f"1 row, row {first}" if count == 1 else f"{count:,} rows, the first is row {first}"
 
 
-def _parse(text: str | None) -> float | None:
+def parse_number(text: str | None) -> float | None:
+    """Return the number that a text names, None if it names none.
+
+    >>> parse_number("-1"), parse_number("none"), parse_number(None)
+    (-1.0, None, None)
+    """
     try:
         return None if text is None else float(text)
     except ValueError:
@@ -349,5 +358,5 @@ def _parse(text: str | None) -> float | None:
 def _equals(word: str, stated: str | None) -> bool:
     if stated is None:
         return False
-    number = _parse(stated)
-    return word == stated.strip() or (number is not None and _parse(word) == number)
+    number = parse_number(stated)
+    return word == stated.strip() or (number is not None and parse_number(word) == number)

@@ -1,6 +1,6 @@
 """Lazy reading of CSV and Parquet files, distinguished by their content: of one file, or of all that a folder or glob names."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -49,14 +49,15 @@ def scan(
     """
     import polars as pl
 
-    frame, names = _open(path, options)
+    files = find_data_files(path)
+    frame, names = _open(path, files, options)
     names = tuple(name for name in names if columns is None or name in columns)
-    if is_parquet(path):
+    if is_parquet_file(files[0]):
         return frame if columns is None else frame.select(names)
-    _refuse_repeated(path, options, names)
+    _refuse_repeated(files[0], options, names)
     typed = tuple(name for name in names if name not in text)
     with raise_data_errors(path):
-        types = _infer_types(path, options, typed, tuple(missing))
+        types = _infer_types(path, files, frame, options, typed, tuple(missing))
     return frame.select(cast_text(name, types[name].dtype if name in types else pl.String(), missing) for name in names)
 
 
@@ -64,15 +65,18 @@ def count_texts(
     path: DataFile, options: CsvOptions, columns: Collection[str], missing: Collection[str]
 ) -> Mapping[str, TextCounts]:
     """Return the counts of numbers, words for missing values and other texts in columns of texts; CSV has no others."""
+    files = find_data_files(path)
     with raise_data_errors(path):
-        return _infer_types(path, options, tuple(columns), tuple(missing))
+        frame, _ = _open(path, files, options)
+        return _infer_types(path, files, frame, options, tuple(columns), tuple(missing))
 
 
 def describe_encoding(path: DataFile, options: CsvOptions) -> tuple[str, ...]:
     """Return a note for each CSV file whose encoding is a guess."""
-    if is_parquet(path):
+    files = find_data_files(path)
+    if is_parquet_file(files[0]):
         return ()
-    forms = {file: detect_csv_format(file, options) for file in find_data_files(path)}
+    forms = {file: detect_csv_format(file, options) for file in files}
     return tuple(
         f"{Path(file).name} is not UTF-8 and is read as {form.encoding}; --encoding names another encoding."
         for file, form in forms.items()
@@ -82,7 +86,7 @@ def describe_encoding(path: DataFile, options: CsvOptions) -> tuple[str, ...]:
 
 def read_column_names(path: DataFile, options: CsvOptions = AS_WRITTEN) -> tuple[str, ...]:
     """Return the names of the columns of `path`; only the heads of files are read. Raises `DataError` as `scan` does."""
-    return _open(path, options)[1]
+    return _open(path, find_data_files(path), options)[1]
 
 
 def is_parquet(path: DataFile) -> bool:
@@ -107,16 +111,26 @@ def collect(frame: "pl.LazyFrame", path: DataFile) -> "pl.DataFrame":
         return frame.collect(engine="streaming")
 
 
-def _open(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
-    """Return the rows, those of CSV files as texts, and the names of the columns; of those of one name the first."""
+def count_frame_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
+    """Return the number of rows of a query. Raises `DataError` if the rows cannot be read."""
     import polars as pl
 
-    files = find_data_files(path)
+    return int(collect(frame.select(pl.len()), path).item())
+
+
+def _open(path: DataFile, files: Sequence[DataFile], options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
+    """Return the rows of the `files` that `path` names, those of CSV as texts, and the names of the columns.
+
+    Of several columns of one name the first is taken.
+    """
+    import polars as pl
+
     if len(files) == 1 and not hive_values(path, files[0]):
         return _open_file(files[0], options)
-    opened = [_open_file(file, options) for file in (files if not is_parquet_file(files[0]) else files[:1])]
+    are_parquet = is_parquet_file(files[0])
+    opened = [_open_file(file, options) for file in (files[:1] if are_parquet else files)]
     check_same_columns(path, files, [names for _, names in opened])
-    if is_parquet_file(files[0]):
+    if are_parquet:
         names = tuple(dict.fromkeys((*opened[0][1], *hive_values(path, files[0]))))
         frame = pl.scan_parquet(
             [str(file) for file in files], hive_partitioning=len(names) > len(opened[0][1]), glob=False
@@ -187,7 +201,6 @@ def _name_as_written(
 
 
 def _refuse_repeated(path: DataFile, options: CsvOptions, names: Collection[str]) -> None:
-    path = find_data_files(path)[0]
     header = read_csv_header(path, detect_csv_format(path, options))
     repeated = next((name for name in names if header.count(name) > 1), None)
     if repeated is not None:
@@ -199,11 +212,16 @@ def _refuse_repeated(path: DataFile, options: CsvOptions, names: Collection[str]
 
 
 def _infer_types(
-    path: DataFile, options: CsvOptions, columns: tuple[str, ...], missing: tuple[str, ...]
+    path: DataFile,
+    files: Sequence[DataFile],
+    frame: "pl.LazyFrame",
+    options: CsvOptions,
+    columns: tuple[str, ...],
+    missing: tuple[str, ...],
 ) -> Mapping[str, TextCounts]:
-    known = _inferred_types(path, options, missing, tuple(map(file_state, find_data_files(path))))
+    known = _inferred_types(path, options, missing, tuple(map(file_state, files)))
     new = [name for name in columns if name not in known]
-    known.update(infer_csv_types(_open(path, options)[0], new, missing))
+    known.update(infer_csv_types(frame, new, missing))
     return {name: known[name] for name in columns}
 
 

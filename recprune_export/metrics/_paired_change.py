@@ -11,7 +11,7 @@ from recprune_export.codec import DictMixin, decode
 from recprune_export.evidence import Estimate, t_quantile
 from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.observations import Observations
-from recprune_export.metrics.row_arrays import make_row_array, split_rows_into_pieces, sum_over_rows
+from recprune_export.metrics.row_arrays import count_codes, make_row_array, split_rows_into_pieces, sum_over_rows
 
 LEVEL = 0.975  # of both ends: an interval of 95 %
 
@@ -136,8 +136,7 @@ def _count_places(deciding: DecidingMetric, observed: Observations) -> int:
     if not deciding.metric.by_group:
         return observed.targets.total
     assert observed.targets.groups is not None
-    groups = observed.targets.groups
-    return max(int(groups[piece].max(initial=-1)) for piece in split_rows_into_pieces(len(groups))) + 1
+    return count_codes(observed.targets.groups)
 
 
 def _same_answers(

@@ -18,6 +18,8 @@ from recprune_export.metrics import row_arrays
 from recprune_export.metrics.observations import Observations
 from recprune_export.metrics.pointwise_metrics import compute_influence, has_torchmetrics_form
 from recprune_export.metrics.row_arrays import (
+    count_by_code,
+    count_codes,
     cumulate_in_place,
     make_row_array,
     sort_rows,
@@ -93,12 +95,9 @@ def count_mixed_groups(labels: np.ndarray, groups: np.ndarray) -> int:
     >>> count_mixed_groups(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 0, 1, -1]))
     1
     """
-    size = max(int(groups[piece].max(initial=-1)) for piece in split_rows_into_pieces(len(groups))) + 1
-    positive, all_rows = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-    for piece in split_rows_into_pieces(len(groups)):
-        known = groups[piece] != NO_GROUP
-        all_rows += np.bincount(groups[piece][known], minlength=size)
-        positive += np.bincount(groups[piece][known & (labels[piece] > 0.5)], minlength=size)
+    size = count_codes(groups)
+    all_rows = count_by_code(lambda piece: groups[piece], len(groups), size)
+    positive = count_by_code(lambda piece: groups[piece][labels[piece] > 0.5], len(groups), size)
     return int(((positive > 0) & (positive < all_rows)).sum())
 
 
@@ -241,11 +240,8 @@ def _divide_by_group(observed: Observations) -> Iterator[Observations]:
     if len(targets) <= row_arrays.PIECE_ROWS:
         yield observed
         return
-    sizes = np.zeros(0, dtype=np.int64)
-    for _, piece in observed.pieces:
-        counts = np.bincount(_known_groups(piece) + 1)[1:]
-        sizes = np.pad(sizes, (0, max(0, len(counts) - len(sizes))))
-        sizes[: len(counts)] += counts
+    all_groups = targets.groups
+    sizes = count_by_code(lambda piece: all_groups[piece], len(targets), count_codes(all_groups))
     starts = np.append(0, sizes.cumsum())
     next_place, order = starts[:-1].copy(), make_row_array(int(starts[-1]), np.int64)  # the rows, group by group
     for place, piece in observed.pieces:

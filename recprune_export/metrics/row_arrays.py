@@ -44,13 +44,16 @@ def sum_over_rows(values: Callable[[slice], np.ndarray], rows: int) -> float:
     return float(sum(float(values(piece).sum()) for piece in split_rows_into_pieces(rows)))
 
 
-def count_by_code(
-    codes: Callable[[slice], np.ndarray], rows: int, size: int, weights: Callable[[slice], np.ndarray] | None = None
-) -> np.ndarray:
-    """Return how many rows have each code from 0 to `size` - 1, or the sum of their weights, [size]."""
-    counts: np.ndarray = np.zeros(size, dtype=np.int64 if weights is None else np.float64)
+def count_codes(codes: np.ndarray) -> int:
+    """Return the number of codes from 0 to the largest one in an array, [N]; negative ones do not count."""
+    return max(int(codes[piece].max(initial=-1)) for piece in split_rows_into_pieces(len(codes))) + 1
+
+
+def count_by_code(codes: Callable[[slice], np.ndarray], rows: int, size: int) -> np.ndarray:
+    """Return how often each code from 0 to `size` - 1 occurs, [size]; -1 is none. `codes` returns those of a slice of `rows`."""
+    counts: np.ndarray = np.zeros(size, dtype=np.int64)
     for piece in split_rows_into_pieces(rows):
-        counts += np.bincount(codes(piece), None if weights is None else weights(piece), minlength=size)
+        counts += np.bincount(codes(piece) + 1, minlength=size + 1)[1:]
     return counts
 
 

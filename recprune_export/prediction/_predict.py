@@ -13,7 +13,7 @@ from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.same_columns import hive_values
-from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
+from recprune_export.data.tabular_files import count_frame_rows, raise_data_errors, read_column_names, scan
 from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction.encode_requests import EncodedRows, add_columns, encode_file
@@ -148,13 +148,17 @@ def open_file(
     added = {} if within is None else hive_values(within, data)
     requests = encode_file(data, scorer.model.encoder, scorer.model.signature, reading, typed, added)
     keep = tuple(dict.fromkeys((*requests.identity, *keep)))
-    types = dict(requests.frame.collect_schema() if requests.identity else _read_types(data, reading, typed, added))
+    types: dict[str, pl.DataType] = {}
+    if keep:
+        types |= requests.frame.collect_schema() if requests.identity else _read_types(data, reading, typed, added)
     for name in keep:
         if name not in types:
             raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
         if name in {column.column for column in scorer.columns}:
             raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
-    return ScoredFile(scorer, data, requests, {name: types[name] for name in keep}, _count_rows(requests.frame, data))
+    return ScoredFile(
+        scorer, data, requests, {name: types[name] for name in keep}, count_frame_rows(requests.frame, data)
+    )
 
 
 def _read_types(
@@ -164,13 +168,6 @@ def _read_types(
     options = CsvOptions(reading.separator, reading.encoding)
     texts = [name for name in read_column_names(data, options) if name not in keep]
     return add_columns(scan(data, options, text=texts), added).collect_schema()
-
-
-def _count_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
-    import polars as pl
-
-    with raise_data_errors(path):
-        return int(frame.select(pl.len()).collect(engine="streaming").item())
 
 
 def _cast(column: "pl.Series", dtype: "pl.DataType") -> "pl.Series":

@@ -15,6 +15,7 @@ from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction._predict import ScoredFile, open_file
 from recprune_export.prediction.finished_scores import (
+    ScoredOf,
     count_parquet_rows,
     describe_scores,
     is_finished,
@@ -86,7 +87,7 @@ def predict_folder(
     files = find_data_files(data)
     targets = mirror_paths(data, files, folder)
     scorer = make_scorer(open_model(bundle, file, threads), probability, rows)
-    job = _Job(scorer, tuple(keep), probability, reading, data, folder)
+    job = _Job(scorer, tuple(keep), probability, reading, data)
     chosen = shard.select(files) if shard else files
     for target in (targets[each] for each in chosen):
         if target.exists() and read_description(target) is None:
@@ -116,11 +117,10 @@ class _Job:
         probability: bool,
         reading: DataSettings,
         data: DataFile,
-        folder: Path,
     ) -> None:
         self.unknown, self.notes, self.schema = Counter[str](), list[str](), dict[str, object]()
         self._scorer, self._keep, self._probability, self._reading = scorer, keep, probability, reading
-        self._data, self._folder, self._checksum = data, folder, scorer.model.manifest.checksum
+        self._data, self._checksum = data, scorer.model.manifest.checksum
 
     def score(self, data: DataFile, target: Path, bar: "_ProgressOfFiles") -> FileScores:
         """Score one file, unless that is done."""
@@ -128,28 +128,31 @@ class _Job:
             self._checksum, self._scorer.model.file, data, self._keep, self._probability, self._reading
         )
         bar.begin(data)
-        if is_finished(read_description(target), made_of):
-            bar.end()
-            return FileScores(str(data), target, count_parquet_rows(target), finished=True)
-        _make_folder(target.parent)
-        with hold_write_lock(target):
-            if is_finished(read_description(target), made_of):  # by another process, in the meantime
-                bar.end()
-                return FileScores(str(data), target, count_parquet_rows(target), finished=True)
-            for partial in target.parent.glob(f".{target.name}.*.partial"):
-                partial.unlink(missing_ok=True)  # of a process that was killed
-            scored = open_file(self._scorer, data, self._reading, self._keep, within=self._data)
-            self._check_schema(data, scored)
-            write_batches(
-                target,
-                lambda: scored.score(lambda rows: bar.move(rows / scored.count)),
-                scored.schema,
-                made_of.to_metadata(),
-            )
+        scored = None
+        if not is_finished(read_description(target), made_of):
+            _make_folder(target.parent)
+            with hold_write_lock(target):
+                if not is_finished(read_description(target), made_of):  # by another process, in the meantime
+                    scored = self._write(data, target, made_of, bar)
         bar.end()
+        if scored is None:
+            return FileScores(str(data), target, count_parquet_rows(target), finished=True)
         self.unknown.update(scored.count_unknown())
         self.notes += [note if str(data) in note else f"{data}: {note}" for note in scored.notes]
         return FileScores(str(data), target, scored.rows, finished=False)
+
+    def _write(self, data: DataFile, target: Path, made_of: ScoredOf, bar: "_ProgressOfFiles") -> ScoredFile:
+        for partial in target.parent.glob(f".{target.name}.*.partial"):
+            partial.unlink(missing_ok=True)  # of a process that was killed
+        scored = open_file(self._scorer, data, self._reading, self._keep, within=self._data)
+        self._check_schema(data, scored)
+        write_batches(
+            target,
+            lambda: scored.score(lambda rows: bar.move(rows / scored.count)),
+            scored.schema,
+            made_of.to_metadata(),
+        )
+        return scored
 
     def _check_schema(self, data: DataFile, scored: ScoredFile) -> None:
         if scored.requests.identity:

@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,7 @@ class _OpenPredictor:
     def __init__(self, model: OpenModel) -> None:
         self.model = model
         self._makers: OrderedDict[tuple[tuple[str, str], ...], RequestMaker] = OrderedDict()
-        self._rows = 0
+        self._rows = Counter[tuple[tuple[str, str], ...]]()  # that each has counted the unknown values of
 
     @cached_property
     def shared_columns(self) -> frozenset[str]:
@@ -123,14 +123,15 @@ class _OpenPredictor:
         kinds = tuple((name, str(kind)) for name, kind in frame.schema.items())
         if kinds not in self._makers:
             self._makers[kinds] = make_requests(
-                BATCH_NAME, frame.lazy(), encoder, self.model.signature, allow_unknown, counts_few=False
+                BATCH_NAME, frame.lazy(), encoder, self.model.signature, allow_unknown=False, counts_few=False
             )
             while len(self._makers) > _MOST_SCHEMAS:
-                self._makers.popitem(last=False)
+                oldest, _ = self._makers.popitem(last=False)
+                del self._rows[oldest]
         maker = self._makers[kinds]
         request = maker.request(frame, 0)
-        self._rows += len(frame)
-        if self._rows >= JUDGED_ROWS and not allow_unknown:
+        self._rows[kinds] += len(frame)
+        if self._rows[kinds] >= JUDGED_ROWS and not allow_unknown:
             maker.judge()
         return request
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from recprune_export.data.batch import ROW_WEIGHTS
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.vocabulary import Vocabulary
-from recprune_export.data.label_moments import measure_labels
+from recprune_export.data.label_moments import RowMoments, measure_labels
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import (
@@ -192,11 +192,14 @@ class _Clicks:
             value_scales=self._scales(),
         )
 
+    @cached_property
+    def _moments(self) -> RowMoments:
+        return measure_labels(self.data.train)
+
     def _scales(self) -> dict[str, tuple[float, float]]:
         """Return mean and standard deviation of the labels that are numbers."""
         names = self.data.encoder.schema.value_labels
-        moments = measure_labels(self.data.train).labels if names else {}
-        return {name: (moments[name].mean, moments[name].deviation) for name in names}
+        return {name: (self._moments.labels[name].mean, self._moments.labels[name].deviation) for name in names}
 
     @property
     def label_kinds(self) -> dict[str, LabelKind]:
@@ -208,7 +211,7 @@ class _Clicks:
 
     @property
     def baseline(self) -> LabelPredictor:
-        return predict_label_means(self.data.train)
+        return predict_label_means(self._moments)
 
     def batches(self, size: int, seed: int) -> Iterator[Rows]:
         return self.data.train.batches(size, seed, rank=rank(), world_size=world_size())

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Request
-from recprune_export.data.label_moments import measure_labels
-from recprune_export.data.row_source import RowSource
+from recprune_export.data.label_moments import RowMoments
 from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.metrics._paired_change import paired_change
@@ -14,9 +13,9 @@ from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.observations import LabelPredictor, Observations
 
 
-def predict_label_means(train: RowSource) -> LabelPredictor:
+def predict_label_means(train: RowMoments) -> LabelPredictor:
     """Return a predictor that answers each row with the mean of each label over the training rows."""
-    means = {label: moments.mean for label, moments in measure_labels(train).labels.items()}
+    means = {label: moments.mean for label, moments in train.labels.items()}
 
     def predict(request: Request) -> Mapping[str, np.ndarray]:
         rows = len(next(iter(request.values())))

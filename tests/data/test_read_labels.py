@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recprune_export.data import LabelKind, infer_label_kind, read_labels
+from recprune_export.data.label_moments import measure_labels
 from recprune_export.data.read_labels import (
     LabelColumns,
     check_training_rows,
@@ -166,7 +167,7 @@ def test_training_rows_need_each_label_and_a_weight() -> None:
 
 def test_a_label_with_one_value_in_training_is_noted() -> None:
     labels = {"a": np.array([1.0, np.nan, 1.0]), "b": np.array([0.0, 1.0, np.nan]), "c": np.full(3, np.nan)}
-    notes = describe_constant_labels(Rows({"user": np.arange(3)}, labels))
+    notes = describe_constant_labels(measure_labels(Rows({"user": np.arange(3)}, labels)))
     assert [note.partition(" in all")[0] for note in notes] == ["The label 'a' is 1"]
 
 

@@ -200,6 +200,23 @@ def test_a_job_of_unknown_values_is_refused_unless_allowed(tmp_path: Path) -> No
     assert len(Predictor(path, allow_unknown=True)(strange)) == 300
 
 
+def test_unknown_values_are_refused_after_a_predictor_that_allows_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "bundle")
+    strange = ROWS.with_columns(user=pl.lit("U") + pl.col("row").cast(pl.String))
+    for _ in range(3):
+        Predictor(path, allow_unknown=True)(strange)
+    with pytest.raises(DataError, match=r"1,200 of 1,200 values of 'user' in the batch"):
+        Predictor(path)(strange)
+
+
+def test_a_few_unknown_values_in_another_type_are_too_few_to_tell(tmp_path: Path) -> None:
+    path = write(tmp_path / "bundle")
+    score, known = Predictor(path), pl.concat([ROWS] * 4)
+    assert len(score(known)) == len(known)
+    strange = ROWS.with_columns(user=pl.lit("new").cast(pl.Categorical))
+    assert len(score(strange)) == 300
+
+
 def test_a_process_makes_one_session_of_a_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     opened = predictor.open_model

@@ -11,6 +11,7 @@ from recprune_export.codec import DictMixin
 from recprune_export.data.occurrences import Occurrences
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.order import parse_order
+from recprune_export.data.splits.random_sides import describe_random_sides, draw_sides
 from recprune_export.errors import DataError
 from recprune_export.settings import SplitSettings
 
@@ -88,9 +89,7 @@ def split_rows(
 
 def split_at_random(count: int, split: Split) -> RowSplit:
     """Split `count` rows at random by the seed."""
-    draw = np.random.default_rng(split.seed).random(count)
-    codes = 2 - (draw >= split.test).astype(np.int8) - (draw >= split.test + split.valid).astype(np.int8)
-    return RowSplit(codes, f"at random with seed {split.seed}")
+    return RowSplit(draw_sides(split, 0, count), describe_random_sides(split))
 
 
 def holds_split_words(column: "pl.Series") -> bool:

@@ -65,8 +65,7 @@ def find_distinct_labels(
     joined = tuple(
         name for name in numbers if (groups[f"__key {name}"].abs() > _EXACT_UNTIL).fill_null(value=False).any()
     )
-    occurrences = Occurrences(groups["__len"].to_numpy().astype(np.int64), groups[_ROW].to_numpy().astype(np.int64))
-    return DistinctValues(first.select(columns), occurrences, joined)
+    return DistinctValues(first.select(columns), _occurrences(groups), joined)
 
 
 def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares: Collection[float]) -> DistinctValues:
@@ -102,18 +101,6 @@ def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares
     values = groups["__key"].cast(dtype) if dtype.is_numeric() else groups["__key"].cast(pl.Int64).cast(dtype)
     table = values.alias(name).to_frame().with_columns(groups["__len"], groups[_ROW])
     return _in_file_order(table, [name])
-
-
-def parse_missing_label(text: str | None) -> tuple[float, ...]:
-    """Return the number that a text names, if it does.
-
-    >>> parse_missing_label("-1"), parse_missing_label("none"), parse_missing_label(None)
-    ((-1.0,), (), ())
-    """
-    try:
-        return () if text is None else (float(text),)
-    except ValueError:
-        return ()
 
 
 def summarize_numbers(
@@ -161,5 +148,8 @@ def _number_key(column: "pl.Expr", missing: Collection[float]) -> "pl.Expr":
 
 def _in_file_order(groups: "pl.DataFrame", names: list[str]) -> DistinctValues:
     groups = groups.sort(_ROW)
-    occurrences = Occurrences(groups["__len"].to_numpy().astype(np.int64), groups[_ROW].to_numpy().astype(np.int64))
-    return DistinctValues(groups.select(names), occurrences)
+    return DistinctValues(groups.select(names), _occurrences(groups))
+
+
+def _occurrences(groups: "pl.DataFrame") -> Occurrences:
+    return Occurrences(groups["__len"].to_numpy().astype(np.int64), groups[_ROW].to_numpy().astype(np.int64))

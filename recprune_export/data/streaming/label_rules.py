@@ -8,12 +8,11 @@ import numpy as np
 
 from recprune_export.data.group_codes import encode_groups
 from recprune_export.data.labels import LabelKind
-from recprune_export.data.read_labels import LabelColumns, read_labels
+from recprune_export.data.read_labels import LabelColumns, parse_number, read_labels
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.distinct_values import (
     find_distinct,
     find_distinct_labels,
-    parse_missing_label,
     summarize_numbers,
 )
 from recprune_export.data.streaming.value_codes import ValueCodes
@@ -31,11 +30,15 @@ class LabelRules:
     """
 
     read: LabelColumns
-    names: tuple[str, ...]
     weight: str | None
     words: Mapping[str, ValueCodes]
     missing: tuple[float, ...]
     signs: frozenset[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels."""
+        return tuple(self.read.labels)
 
     @property
     def all_known(self) -> bool:
@@ -83,9 +86,10 @@ def judge_labels(
 
     Raises `DataError` for the labels and weights for which `read_labels` does.
     """
-    missing_numbers = parse_missing_label(missing)
+    number = parse_number(missing)
+    missing_numbers = () if number is None else (number,)
     if not labels and weight is None:
-        return LabelRules(read_labels(path, {}, missing=missing), (), None, {}, missing_numbers, frozenset())
+        return LabelRules(read_labels(path, {}, missing=missing), None, {}, missing_numbers, frozenset())
     distinct = find_distinct_labels(path, frame, labels, weight, missing_numbers)
     table = distinct.table
     columns = {name: table[name].to_numpy() for name in labels}
@@ -106,7 +110,7 @@ def judge_labels(
         )
     words = {name: ValueCodes.of(table[name], read.labels[name]) for name in labels if _is_text(table[name])}
     signs = {name for name in labels if name not in words and _has_signs(columns[name], read.labels[name])}
-    return LabelRules(replace(read, values=values), labels, weight, words, missing_numbers, frozenset(signs))
+    return LabelRules(replace(read, values=values), weight, words, missing_numbers, frozenset(signs))
 
 
 def as_labels(path: DataFile, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":

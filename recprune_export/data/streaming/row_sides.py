@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.random_sides import DrawSides, describe_random_sides, draw_sides
 from recprune_export.data.splits.row_split import split_rows
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.distinct_values import find_distinct, find_distinct_times
@@ -28,21 +29,26 @@ _FILE_ROWS = 1 << 22
 
 @dataclass(frozen=True)
 class SideRule:
-    """How rows get their side: by a column, whose values have the sides `codes`, or at random where there is no column.
+    """How rows get their side: by the values of a column, which have the sides `codes`, or without one by `draw`, at random.
 
     In time, of numbers and times, the sides begin at the `borders` of valid and test.
     """
 
     split: Split
     description: str
-    column: str | None = None
     codes: ValueCodes | None = None
     borders: tuple[Any, ...] = ()
+    draw: DrawSides = draw_sides
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column that is read, if there is one."""
+        return () if self.codes is None else (self.codes.name,)
 
     def sides(self, rows: "pl.DataFrame", first_row: int) -> np.ndarray:
         """Return the side of each row, int8 [N]; `first_row` is the position of the first in the file."""
         if self.codes is None:
-            return draw_sides(self.split, first_row, len(rows))
+            return self.draw(self.split, first_row, len(rows))
         if self.borders:
             column = rows[self.codes.name]
             is_later = [(column >= border).to_numpy().astype(np.int8) for border in self.borders]
@@ -50,14 +56,18 @@ class SideRule:
         return self.codes.encode(rows)
 
 
-def choose_sides(path: DataFile, frame: "pl.LazyFrame", split: Split, remedy: str) -> SideRule:
+def choose_sides(
+    path: DataFile, frame: "pl.LazyFrame", split: Split, remedy: str, draw: DrawSides = draw_sides
+) -> SideRule:
     """Decide by all rows which side each has, as `split_rows` does; memory: the different values of the column.
+
+    Without a column `draw` decides.
 
     Raises `DataError` where `split_rows` does.
     """
     name = split.source
     if name is None:
-        return SideRule(split, f"at random with seed {split.seed}")
+        return SideRule(split, describe_random_sides(split), draw=draw)
     shares = (split.test, split.valid + split.test)
     distinct = (
         find_distinct(path, frame, name) if split.time is None else find_distinct_times(path, frame, name, shares)
@@ -67,7 +77,7 @@ def choose_sides(path: DataFile, frame: "pl.LazyFrame", split: Split, remedy: st
     borders: tuple[Any, ...] = ()
     if split.time is not None and (values.dtype.is_numeric() or values.dtype.is_temporal()):
         borders = tuple(values.filter(row_split.codes == code).min() for code in (1, 2))
-    return SideRule(split, row_split.description, name, ValueCodes.of(values, row_split.codes), borders)
+    return SideRule(split, row_split.description, ValueCodes.of(values, row_split.codes), borders)
 
 
 def read_chunks(
@@ -101,13 +111,11 @@ def add_sides(
 def _read_sides(
     path: DataFile, frame: "pl.LazyFrame", count: int, rule: SideRule, labels: LabelRules
 ) -> Iterator[np.ndarray]:
-    if rule.column is None and labels.all_known:
+    if rule.codes is None and labels.all_known:
         for first_row in range(0, count, _FILE_ROWS):
-            yield draw_sides(rule.split, first_row, min(_FILE_ROWS, count - first_row))
+            yield rule.draw(rule.split, first_row, min(_FILE_ROWS, count - first_row))
         return
-    needed = list(
-        dict.fromkeys((*((rule.column,) if rule.column else ()), *(() if labels.all_known else labels.names)))
-    )
+    needed = list(dict.fromkeys((*rule.columns, *(() if labels.all_known else labels.names))))
     for first_row, chunk in read_chunks(path, frame, needed):
         sides = rule.sides(chunk, first_row)
         if not labels.all_known:
@@ -126,22 +134,3 @@ def _gather(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             held = []
     if held:
         yield np.concatenate(held)
-
-
-def draw_numbers(seed: int, first_row: int, count: int) -> np.ndarray:
-    """Return the numbers from 0 to 1 that a generator of `seed` draws for `count` rows from `first_row` on, [count]."""
-    generator = np.random.PCG64(seed)
-    generator.advance(first_row)
-    return np.random.Generator(generator).random(count)
-
-
-def draw_sides(split: Split, first_row: int, count: int) -> np.ndarray:
-    """Return the sides of `count` rows from `first_row` on, as `split_at_random` draws them for all rows.
-
-    >>> whole = draw_sides(Split(), 0, 100)
-    >>> bool((np.concatenate([whole[:30], draw_sides(Split(), 30, 70)]) == whole).all())
-    True
-    """
-    draw = draw_numbers(split.seed, first_row, count)
-    sides: np.ndarray = 2 - (draw >= split.test).astype(np.int8) - (draw >= split.test + split.valid).astype(np.int8)
-    return sides

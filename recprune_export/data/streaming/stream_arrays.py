@@ -1,7 +1,7 @@
 """`stream_arrays`: rows for a third-party model, checked in one pass over a file and written as records in a second one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +11,12 @@ from recprune_export.data.array_spec import ArraySpec
 from recprune_export.data.list_columns import absent_value, check_lists
 from recprune_export.data.named_columns import refuse_uneven_lists, stack_columns
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema.schema import Split
-from recprune_export.data.splits.row_split import SPLIT_NAMES
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.label_rules import LabelRules
-from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SideRule, choose_sides, draw_numbers, read_chunks
+from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SideRule, read_chunks
 from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.streaming.value_codes import ValueCodes
-from recprune_export.data.streaming.write_rows import LARGEST_INT32, open_writers
+from recprune_export.data.streaming.write_rows import LARGEST_INT32, open_writers, open_written
 from recprune_export.data.tabular_files import collect
 from recprune_export.progress import track
 
@@ -101,7 +99,7 @@ def even_lists(columns: ArrayColumns) -> ArrayColumns:
             lengths = columns.frame.select(pl.col(name).list.len().drop_nulls().unique())
             length = refuse_uneven_lists(name, collect(lengths, columns.path)[name].to_list())
             frame = frame.with_columns(pl.col(name).list.to_array(length))
-    return ArrayColumns(columns.path, frame, columns.count, columns.inputs, columns.sources)
+    return replace(columns, frame=frame)
 
 
 def check_arrays(columns: ArrayColumns, has_answer: HasAnswer | None) -> dict[str, tuple[int, ...]]:
@@ -141,7 +139,7 @@ def write_arrays(
     )
     writers = open_writers(layout, columns.count)
     checks = ArrayChecks(str(columns.path), columns.inputs)  # which give arrays their dtype
-    others = [*labels.columns, *((groups.name,) if groups else ()), *((rule.column,) if rule.column else ())]
+    others = [*labels.columns, *((groups.name,) if groups else ()), *rule.columns]
     chunks = read_chunks(columns.path, columns.frame, list(dict.fromkeys((*columns.names, *others))))
     for first_row, chunk in track(chunks, "Encoding rows", -(-columns.count // CHUNK_ROWS)):
         requests = checks.add(columns.read(chunk), first_row)
@@ -158,29 +156,7 @@ def write_arrays(
         known = ~np.logical_and.reduce([np.isnan(values) for values in rows.labels.values()]) if rows.labels else True
         for side, writer in enumerate(writers):
             writer.write(records[(sides == side) & known])
-    return {
-        name: StreamedRows.open(writer.finish(), layout, readers)
-        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
-    }
-
-
-def choose_array_sides(columns: ArrayColumns, split: Split, remedy: str) -> SideRule:
-    """Decide which side each row has: by the column of `split`, else at random. Raises `DataError` as `choose_sides` does."""
-    if split.source is None:
-        return _RandomSides(split, f"at random with seed {split.seed}")
-    return choose_sides(columns.path, columns.frame, split, remedy)
-
-
-def draw_array_sides(seed: int, first_row: int, count: int) -> np.ndarray:
-    """Return the sides of `count` rows from `first_row` on, drawn at random, 80/10/10: int8 [count]."""
-    draw = draw_numbers(seed, first_row, count)
-    sides: np.ndarray = (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
-    return sides
-
-
-class _RandomSides(SideRule):
-    def sides(self, rows: "pl.DataFrame", first_row: int) -> np.ndarray:
-        return draw_array_sides(self.split.seed, first_row, len(rows))
+    return open_written(writers, layout, readers)
 
 
 def _holds_lists_of_numbers(dtype: "pl.DataType") -> bool:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +33,12 @@ class WrittenRows:
     """The rows of each side, and by side and field how many of their ids are unknown."""
 
     sides: dict[str, StreamedRows]
-    unknown: dict[str, dict[str, UnknownTally]] = field(default_factory=dict)
+    unknown: dict[str, dict[str, UnknownTally]]
 
     def tally(self, sides: Sequence[str]) -> dict[str, UnknownTally]:
         """Return by field how many ids of some sides are unknown."""
-        fields = {name for side in sides for name in self.unknown[side]}
         return {
-            name: sum((self.unknown[side].get(name, UnknownTally()) for side in sides), UnknownTally())
-            for name in self.unknown[sides[0]]
-            if name in fields
+            name: sum((self.unknown[side][name] for side in sides), UnknownTally()) for name in self.unknown[sides[0]]
         }
 
 
@@ -80,11 +77,7 @@ def write_rows(
             request = {column: ids[chosen] for column, ids in rows.inputs.items()}
             for column, tally in tally_unknown(encoder, [request]).items():
                 unknown[name][column] = unknown[name].get(column, UnknownTally()) + tally
-    streamed = {
-        name: StreamedRows.open(writer.finish(), layout, readers)
-        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
-    }
-    return WrittenRows(streamed, unknown)
+    return WrittenRows(open_written(writers, layout, readers), unknown)
 
 
 def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
@@ -97,6 +90,14 @@ def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
         f"{size / 1e9:.1f} GB, which go when this process ends."
     )
     return [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
+
+
+def open_written(writers: Sequence[RecordWriter], layout: RowLayout, readers: int) -> dict[str, StreamedRows]:
+    """Return the rows of each side, all of which are written. Raises `UsageError` if the disk is full."""
+    return {
+        name: StreamedRows.open(writer.finish(), layout, readers)
+        for name, writer in zip(SPLIT_NAMES, writers, strict=True)
+    }
 
 
 def _make_layout(encoder: Encoder, labels: LabelRules, *, has_groups: bool) -> RowLayout:
