@@ -13,9 +13,10 @@ from recprune_export.column_names import suggest_name
 from recprune_export.errors import InputFileError
 
 # These run code, or say how one run goes on: they are given on the command line alone.
-COMMAND_LINE_ONLY = frozenset(
-    {"factory", "factory_args", "unsafe_unpickle", "sign", "config", "help", "output", "resume", "plan_only", "verbose", "as_json", "quiet"}
-)  # fmt: skip
+RUNS_CODE = frozenset({"factory", "factory_args", "unsafe_unpickle"})
+COMMAND_LINE_ONLY = RUNS_CODE | {
+    "sign", "config", "help", "output", "resume", "plan_only", "verbose", "as_json", "quiet",
+}  # fmt: skip
 JOB_FILE = InputPath(InputFileError, "a TOML file of options, such as the job.toml of a bundle")
 
 
@@ -42,7 +43,7 @@ def format_job(context: click.Context) -> str:
         name = parameter.name or ""
         if name not in context.params or context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
             continue
-        if name in ("factory", "factory_args", "unsafe_unpickle"):
+        if name in RUNS_CODE:
             given = "" if context.params[name] is True else f" {context.params[name]}"
             lines.append("# On the command line: " + json.dumps(f"{parameter.opts[0]}{given}"))
         elif name not in COMMAND_LINE_ONLY:
