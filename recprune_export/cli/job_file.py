@@ -12,11 +12,12 @@ from recprune_export.cli.input_paths import InputPath
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import InputFileError
 
-# These run code, or say how one run goes on: they are given on the command line alone.
-RUNS_CODE = frozenset({"factory", "factory_args", "unsafe_unpickle"})
-COMMAND_LINE_ONLY = RUNS_CODE | {
-    "sign", "config", "help", "output", "resume", "plan_only", "verbose", "as_json", "quiet",
-}  # fmt: skip
+# These run code or write elsewhere: a job file, which may be that of somebody else, holds them as comments.
+COMMENTED = ("factory", "factory_args", "unsafe_unpickle", "mlflow", "shards")
+# Those, a key, and how one run goes on are given on the command line alone.
+COMMAND_LINE_ONLY = frozenset(
+    {*COMMENTED, "sign", "config", "help", "output", "resume", "plan_only", "verbose", "as_json", "quiet"}
+)
 JOB_FILE = InputPath(InputFileError, "a TOML file of options, such as the job.toml of a bundle")
 
 
@@ -36,14 +37,14 @@ def config_option(command: Any) -> Any:
 def format_job(context: click.Context) -> str:
     """Return the arguments and options that differ from their default as TOML; `read_job` reads it.
 
-    Options of `COMMAND_LINE_ONLY` are left out; those that name code are comments.
+    Options of `COMMAND_LINE_ONLY` are left out; those of `COMMENTED` are comments.
     """
     lines = []
     for parameter in context.command.params:
         name = parameter.name or ""
         if name not in context.params or context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
             continue
-        if name in RUNS_CODE:
+        if name in COMMENTED:
             given = "" if context.params[name] is True else f" {context.params[name]}"
             lines.append("# On the command line: " + json.dumps(f"{parameter.opts[0]}{given}"))
         elif name not in COMMAND_LINE_ONLY:

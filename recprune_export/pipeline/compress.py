@@ -266,7 +266,7 @@ def open_checkpoints(
 ) -> StageCheckpoints:
     """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
     extra = None if plan is None else plan.to_dict()
-    with show_status("Reading rows"):
+    with show_status("Hashing the model and the rows"):
         key = call_on_main(
             lambda: fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)
         )

@@ -49,8 +49,19 @@ def without_code(options: list[str]) -> list[str]:
     return kept
 
 
-@pytest.mark.parametrize("words", [["--factory", "shop.models:make"], ["--unsafe-unpickle"], ["--sign", "key.pem"]])
-def test_a_job_file_names_no_code_and_no_key(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--factory", "shop.models:make"],
+        ["--unsafe-unpickle"],
+        ["--sign", "key.pem"],
+        ["--mlflow", "elsewhere"],
+        ["--shards", "elsewhere"],
+    ],
+)
+def test_a_job_file_names_no_code_no_key_and_no_place_to_write(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, job = job_of(["ctr.pt", *words], monkeypatch)
     assert all(line.startswith(("#", "model")) for line in job.splitlines())
 
@@ -62,6 +73,7 @@ def test_a_job_file_names_no_code_and_no_key(words: list[str], monkeypatch: pyte
         ("sparsty = 0.5", "Did you mean 'sparsity'"),
         ('factory = "os:system"', "give --factory on the command line"),
         ("unsafe-unpickle = true", "give --unsafe-unpickle on the command line"),
+        ('mlflow = "/elsewhere"', "give --mlflow on the command line"),
         ("sparsity = [0.1, 0.2]", "must be one value"),
         ('quick = "yes"', "must be true or false"),
         ("sparsity = true", "takes a value"),
