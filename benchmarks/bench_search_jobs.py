@@ -12,7 +12,6 @@ CPU seconds do not. Prints a table, and JSON in the last line.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,16 +30,22 @@ TIMES = ("milliseconds", "speedup")
 
 def run_command(words: list[str]) -> dict[str, float]:
     """Run the command line in a process, and return its wall and CPU seconds and the memory of its largest process."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-m", "recprune_export", *words, "--quiet"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryFile("w+") as errors:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        # The memory that `getrusage` gives is the most of all children so far, also of those of earlier commands.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(errors.read())
     return {
         "wall_seconds": time.perf_counter() - begun,
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "largest_process_bytes": after.ru_maxrss * 1024,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "largest_process_bytes": usage.ru_maxrss * 1024,
     }
 
 

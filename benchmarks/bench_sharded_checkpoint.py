@@ -4,10 +4,11 @@
 
 For each size: six tables of 64 dimensions, of effective rank 12, and an MLP; a folder of torch.distributed.checkpoint with row,
 column and table shards in several files, written shard by shard; then `recprune-export FOLDER` in a process with `ulimit -d`
-of `--limit` GB, at most two thirds of the checkpoint. Memory is sampled from outside, every 20 ms, over the process and those that
-it starts: anonymous pages and pages of files that are mapped into memory, from `/proc/PID/smaps_rollup`. Afterwards another
-process with the same limit opens `model.onnx` and compares its answers to the golden rows, and PyTorch's from `model.pt2`,
-with the stored ones. All files lie in `--folder` and are removed. Prints a table for each size, and JSON in the last line.
+of `--limit` GB, at most two thirds of the checkpoint and one GB more. Memory is sampled from outside, every 20 ms, over the
+process and those that it starts: anonymous pages and pages of files that are mapped into memory, from
+`/proc/PID/smaps_rollup`. Afterwards another process with the same limit opens `model.onnx` and compares its answers to the
+golden rows, and PyTorch's from `model.pt2`, with the stored ones. All files lie in `--folder` and are removed. Prints a
+table for each size, and JSON in the last line.
 """
 
 import json
@@ -34,10 +35,13 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
+from recprune_export.environment import environment
+
 DIM, RANK, NUMBERS = 64, 12, 4
 SHARES = (0.4, 0.25, 0.15, 0.12, 0.06, 0.02)  # of all rows, by table
 SHARDS = ((4, 1), (1, 2), (3, 1), (1, 1), (1, 1), (2, 1))  # of rows and columns, by table
 GIGABYTE = 1e9
+PAGES = ("anonymous", "mapped", "both")
 
 
 class Recommender(nn.Module):
@@ -180,7 +184,7 @@ def measure(function: str, arguments: list[str], limit: float, stages: Path) -> 
     def restrict() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit * GIGABYTE), int(limit * GIGABYTE)))
 
-    environment = {
+    variables = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
         "TMPDIR": str(stages.parent),
@@ -192,7 +196,7 @@ def measure(function: str, arguments: list[str], limit: float, stages: Path) -> 
             stdout=out,
             stderr=err,
             preexec_fn=restrict,
-            env=environment,
+            env=variables,
             cwd=stages.parent,
         )
         while process.poll() is None:
@@ -269,7 +273,7 @@ def print_result(result: dict[str, Any]) -> None:
         print(f"exit code {result['code']}: {result['errors'][-1500:]}")
     print(f"{'stage':<45}{'seconds':>9}{'anonymous':>11}{'mapped':>9}{'both':>8}  GB")
     for stage, peak in result["stages"].items():
-        anonymous, mapped, both = (peak[key] / 1e9 for key in ("anonymous", "mapped", "both"))
+        anonymous, mapped, both = (peak[key] / 1e9 for key in PAGES)
         print(f"{stage[:44]:<45}{peak['seconds']:>9.1f}{anonymous:>11.2f}{mapped:>9.2f}{both:>8.2f}")
     largest = max(peak["both"] for peak in result["stages"].values())
     print(f"peak {largest / 1e9:.2f} GB, {largest / size:.2f} x the checkpoint; {result['seconds']:.0f} s", end="")
@@ -279,6 +283,15 @@ def print_result(result: dict[str, Any]) -> None:
         print(f"; ONNX file {result['model_bytes'] / 1e9:.2f} GB, opened in {peak / 1e9:.2f} GB:", end=" ")
         print(check["output"].strip(), check["errors"][-300:], end="")
     print()
+
+
+def summarize(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the largest figures of all stages of one size."""
+    peaks = {f"{kind}_gb": max(p[kind] for p in result["stages"].values()) / GIGABYTE for kind in PAGES}
+    return {
+        "checkpoint_gb": result["bytes"] / GIGABYTE, "limit_gb": result["limit"], **peaks, "wall_seconds": result["seconds"],
+        "exit_code": result["code"],
+    }  # fmt: skip
 
 
 @click.command()
@@ -297,7 +310,8 @@ def main(gigabytes: str, limit: float, folder: Path | None, sparsity: float, opt
             print_result(results[-1])
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    print(json.dumps(results))
+    report = {"environment": environment(), "results": [summarize(result) for result in results], "jobs": results}
+    print(json.dumps({"benchmark": "sharded-checkpoint", **report}))
 
 
 if __name__ == "__main__":

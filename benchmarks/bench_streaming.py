@@ -176,7 +176,7 @@ def measure_memory(folder: Path, stream: bool) -> dict[str, float]:
         )
     return {
         "load_peak_mb": load_peak / MB, "held_mb": held / MB, "held_bytes_a_row": held / rows,
-        "peak_mb": (peak[0] - base) / MB, "model_mb": done.parameters * 4 / MB, "seconds": time.perf_counter() - begun,
+        "peak_mb": (peak[0] - base) / MB, "model_mb": done.parameters * 4 / MB, "wall_seconds": time.perf_counter() - begun,
     }  # fmt: skip
 
 

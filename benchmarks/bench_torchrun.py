@@ -15,7 +15,6 @@ are equal. Prints tables, and JSON in the last line.
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from stage_trace import read_anonymous_memory
 from torch.nn import functional as F
 
 from recprune_export.distributed import is_divided, joined_process_group, rank, sharded_tables, traffic, world_size
@@ -40,16 +40,11 @@ from recprune_export.training.optimizers import make_optimizer
 LABEL, BATCH, WIDTH = "click", 1024, 32
 
 
-def anonymous_bytes() -> int:
-    """Return the anonymous memory of this process."""
-    return int(re.findall(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[0]) << 10
-
-
 def measure(rows: int, steps: int) -> dict[str, Any]:
     """Train on one table of `rows` rows and two short ones; return what was measured, as said above."""
     torch.set_num_threads(1)
     spec = InputSpec({"item": rows, "kind": 1000, "device": 10}, n_numeric=3, labels=(LABEL,))
-    before = anonymous_bytes()
+    before = read_anonymous_memory()
     torch.manual_seed(0)
     with sharded_tables():
         module = build_recommender("dlrm", spec, {"dim": WIDTH})
@@ -82,15 +77,15 @@ def measure(rows: int, steps: int) -> dict[str, Any]:
     sent, calls = traffic.sent_bytes, traffic.calls
     seconds, cpu_seconds = run()
     sent, calls = traffic.sent_bytes - sent, traffic.calls - calls
-    trained = anonymous_bytes() - before
+    trained = read_anonymous_memory() - before
     for state in optimizer._rows.values():  # as after many epochs
         state.moments.add_(0.0)
-    full = anonymous_bytes() - before
+    full = read_anonymous_memory() - before
     gathered = [gather_integers(value) for value in (sent, trained, full, int(cpu_seconds * 1e6))]
     return {
         "processes": world_size(),
         "rows": rows,
-        "rows_a_second": BATCH * steps / seconds,
+        "wall_rows_a_second": BATCH * steps / seconds,
         "rows_a_cpu_second": BATCH * steps / (max(gathered[3]) / 1e6),
         "sent_bytes_a_step": max(gathered[0]) / steps,
         "collectives_a_step": calls / steps,
@@ -195,7 +190,7 @@ def main(processes: str, rows: int, batches_per_round: int, data: str, label: st
             measured.append(json.loads(start_together(count, words).splitlines()[-1]))
             m = measured[-1]
             print(
-                f"| {count} | {size:,} x {WIDTH} | {m['rows_a_second']:,.0f} | {m['rows_a_cpu_second']:,.0f} | "
+                f"| {count} | {size:,} x {WIDTH} | {m['wall_rows_a_second']:,.0f} | {m['rows_a_cpu_second']:,.0f} | "
                 f"{m['sent_bytes_a_step']:,.0f} | "
                 f"{m['collectives_a_step']:.0f} | {m['trained_bytes'] / 1e6:,.0f} MB | {m['full_bytes'] / 1e6:,.0f} MB |",
                 flush=True,
@@ -214,7 +209,7 @@ def main(processes: str, rows: int, batches_per_round: int, data: str, label: st
                     f"{j['job_seconds']:.0f} | {'yes' if equal else 'no'} |",
                     flush=True,
                 )
-    print(json.dumps({"machine": environment(), "training": measured, "jobs": jobs}))
+    print(json.dumps({"benchmark": "torchrun", "environment": environment(), "results": measured, "jobs": jobs}))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results import told_of_machine
 
 
 def format_section(report: dict[str, Any]) -> str:
@@ -17,10 +18,11 @@ def format_section(report: dict[str, Any]) -> str:
 def _describe_measured(report: dict[str, Any]) -> list[str]:
     rates, check = report["rates"], report["check"]
     measured = (
-        f"**Measured** on one core of {report['environment']['cpu']}, in CPU time: {rates['flops'] / 1e9:.0f} GFLOP/s in layers at "
+        f"**Measured** on one core, in CPU time: {rates['flops'] / 1e9:.0f} GFLOP/s in layers at "
         "batch 1,024; "
         f"{1e9 * rates['row_seconds']:,.0f} ns to look up a row of {report['model']['width']} numbers and to update it with both moments; "
-        f"{1e9 * rates['id_seconds']:.0f} ns for each id of which only different ones are kept."
+        f"{1e9 * rates['id_seconds']:.0f} ns for each id of which only different ones are kept. "
+        f"{told_of_machine(report['environment'], 1)}"
     )
     if check is None:
         return [

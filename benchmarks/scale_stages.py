@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 from cluster_page import format_table
-from results import write_section
+from results import told_of_machine, write_section
 
 # Benchmarks whose last line has a list of results, by the name in it.
 OTHERS = {
@@ -75,7 +75,7 @@ def list_rows(figures: Mapping[str, Any]) -> list[list[Any]]:
 def list_results(results: Iterable[Mapping[str, Any]]) -> str:
     """Return the scalar figures of a list of results as a table, without the time by the clock, in which other work counts."""
     scalars = [
-        {k: v for k, v in r.items() if isinstance(v, int | float | str) and k != "wall_seconds"} for r in results
+        {k: v for k, v in r.items() if isinstance(v, int | float | str) and not k.startswith("wall_")} for r in results
     ]
     head = list(dict.fromkeys(name for r in scalars for name in r))
     return format_table(head, ([_format_cell(r.get(name, "")) for name in head] for r in scalars))
@@ -98,14 +98,16 @@ def main(figures: Path, write: Path | None) -> None:
         rows = [row for found in scale["fields"].values() for row in list_fields(found)]
         rows += [row for found in scale["rows"].values() for row in list_rows(found)]
         parts.append(
-            f"One thread of {scale['environment']['cpu']}; the jobs of long tables read {scale['data_rows']:,} rows of data:"
+            f"Stages, in CPU seconds (`benchmarks/bench_scale.py`); the jobs of long tables read {scale['data_rows']:,} rows of data. "
+            f"{told_of_machine(scale['environment'], 1)}"
         )
         parts.append(format_table(["stage", "as these grow", "measured", "slope"], rows))
     else:
         parts.append("**Not in this table yet:** stages by fields and rows, `python benchmarks/bench_scale.py`.")
     for name, (script, what) in OTHERS.items():
         if name in reports:
-            parts.append(f"{what[0].upper()}{what[1:]} (`benchmarks/{script}`):")
+            machine = told_of_machine(reports[name]["environment"], 1)
+            parts.append(f"{what[0].upper()}{what[1:]} (`benchmarks/{script}`). {machine}")
             parts.append(list_results(reports[name]["results"]))
         else:
             parts.append(f"**Not in this table yet:** {what}, `python benchmarks/{script}`.")

@@ -298,7 +298,8 @@ def sweep_shard(
     folder = Path(target)
     inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
     trials, points = _open_sweep(inputs, folder, sparsities, byte_fractions)
-    with hold_write_lock(folder / f"{TRIALS}-{shard.index}-of-{shard.count}"), inputs.start_workers(jobs) as workers:
+    lock = partial(hold_write_lock, folder / f"{TRIALS}-{shard.index}-of-{shard.count}")
+    with enter_on_main(lock, None), inputs.start_workers(jobs) as workers:
         return tune_shard(trials, points, shard, workers)
 
 

@@ -5,6 +5,8 @@ from typing import Protocol
 
 from recprune_export.data.rows import Rows
 
+BATCH_ROWS = 1 << 16  # of batches that no model answers
+
 
 class RowSource(Protocol):
     """Examples that are read in batches; `Rows` are those in memory. Whoever takes a `RowSource` never holds all of them."""

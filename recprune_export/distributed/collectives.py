@@ -109,8 +109,7 @@ def gather_rows(tensor: Tensor) -> list[Tensor]:
     """Return the tensors of all processes by rank, [rows, ...], each with its own number of rows."""
     if not is_divided():
         return [tensor]
-    width = tensor[:1].nbytes if len(tensor) else tensor.new_zeros(1, *tensor.shape[1:]).nbytes
-    return [_from_bytes(packed, tensor) for packed in gather_bytes(_as_bytes(tensor, width))]
+    return [_from_bytes(packed, tensor) for packed in gather_bytes(_as_bytes(tensor))]
 
 
 def exchange(rows: Tensor, sizes: Sequence[int], received: Sequence[int]) -> Tensor:
@@ -125,8 +124,8 @@ def exchange(rows: Tensor, sizes: Sequence[int], received: Sequence[int]) -> Ten
     return result.to(rows.device)
 
 
-def _as_bytes(tensor: Tensor, width: int) -> Tensor:
-    return _flatten(tensor.detach(), 1).view(torch.uint8).reshape(len(tensor), width)
+def _as_bytes(tensor: Tensor) -> Tensor:
+    return _flatten(tensor.detach(), 1).view(torch.uint8).reshape(len(tensor), row_bytes(tensor))
 
 
 def _from_bytes(packed: Tensor, like: Tensor) -> Tensor:
@@ -144,8 +143,7 @@ def _flatten(tensor: Tensor, alignment: int) -> Tensor:
 
 def pack_rows(tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors with the same number of rows as the bytes of each row, uint8 [rows, k]."""
-    rows = len(tensors[0])
-    return torch.cat([_as_bytes(t, row_bytes(t)) for t in tensors], 1) if rows else _no_rows(tensors)
+    return torch.cat([_as_bytes(t) for t in tensors], 1)
 
 
 def unpack_rows(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -157,10 +155,6 @@ def unpack_rows(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def row_bytes(tensor: Tensor) -> int:
     """Return the bytes of one row."""
     return tensor.element_size() * tensor.shape[1:].numel()
-
-
-def _no_rows(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.empty(0, sum(row_bytes(t) for t in tensors), dtype=torch.uint8)
 
 
 def _device() -> torch.device:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Self
 
 from recprune_export.distributed.lost_process import (
@@ -17,6 +18,7 @@ from recprune_export.distributed.lost_process import (
     read_processes,
     speaks_for_all,
 )
+from recprune_export.distributed.main_process import FINISHED
 from recprune_export.distributed.ranks import Run
 
 INTERVAL, GRACE = 0.5, 4.0  # seconds: between looks, and for the main thread to end by itself
@@ -30,8 +32,8 @@ class Watch:
     """
 
     def __init__(self, run: Run) -> None:
-        self._run, self._done = run, threading.Event()
-        self._store = run.store.clone()  # the main thread may block the other connection
+        self._run = replace(run, store=run.store.clone())  # the main thread may block the other connection
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
@@ -42,11 +44,11 @@ class Watch:
         self._done.set()
 
     def _watch(self) -> None:
-        processes = read_processes(Run(self._run.rank, self._run.world_size, self._store))
+        processes = read_processes(self._run)
         while not self._done.wait(INTERVAL):
             if len(processes) < self._run.world_size - 1:
-                processes = read_processes(Run(self._run.rank, self._run.world_size, self._store))
-            failure = read_failure(self._store)
+                processes = read_processes(self._run)
+            failure = read_failure(self._run.store)
             if failure is not None and failure.rank != self._run.rank:
                 return self._end(describe_failure(failure))
             if failure is not None:
@@ -59,14 +61,14 @@ class Watch:
     def _is_finished(self) -> bool:
         """Return whether the first process has done everything, so that others may end."""
         try:
-            return bool(self._store.check(["finished"]))
+            return bool(self._run.store.check([FINISHED]))
         except Exception:
             return False
 
     def _end(self, error: LostProcess) -> None:
         if self._done.wait(GRACE / 2):
             return
-        if speaks_for_all(Run(self._run.rank, self._run.world_size, self._store)):
+        if speaks_for_all(self._run):
             stream = sys.__stderr__ or sys.stderr
             stream.write(f"Error: {error}\n")
             stream.flush()

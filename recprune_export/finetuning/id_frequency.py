@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from recprune_export.data.distribution.data_profile import FieldValues
+from recprune_export.data.row_source import BATCH_ROWS
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData
 from recprune_export.finetuning.id_counts import IdCounts
@@ -13,8 +14,6 @@ from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.metrics.quality_comparison import IdFrequencies
 from recprune_export.metrics.row_arrays import RowArrayWriter
 from recprune_export.program.signature import Signature
-
-BATCH_ROWS = 1 << 16  # no model answers these rows
 
 
 def count_id_frequencies(task: Task, signature: Signature) -> IdFrequencies | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.labels import LabelKind
-from recprune_export.data.row_source import RowSource
+from recprune_export.data.row_source import BATCH_ROWS, RowSource
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.metrics.ranking_metrics import rank_targets
@@ -27,7 +27,6 @@ LabelPredictor = Callable[[Request], Mapping[str, np.ndarray]]
 RowFilter = Callable[[Request], np.ndarray]  # a request -> a mask of its rows, bool [N]
 BATCH_SIZE = 4096
 RANKING_BATCH_SIZE = 512  # a row of scores is as long as the item table
-LABEL_BATCH_SIZE = 1 << 16  # no model answers these rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Observations:
 def read_targets(rows: RowSource, kinds: Mapping[str, LabelKind]) -> dict[str, Targets]:
     """Return the rows that have each label: it is NaN in `rows` where it is missing, and rows of weight 0 do not count."""
     writers = {label: _TargetsWriter(label, kind, len(rows)) for label, kind in kinds.items()}
-    for batch in rows.batches(LABEL_BATCH_SIZE):
+    for batch in rows.batches(BATCH_ROWS):
         for writer in writers.values():
             writer.add(batch)
     return {label: writer.targets for label, writer in writers.items()}

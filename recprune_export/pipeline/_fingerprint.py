@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.row_source import RowSource
+from recprune_export.data.row_source import BATCH_ROWS, RowSource
 from recprune_export.data.rows import Ragged
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import LabeledRows, NextItems, SampledRequests, Task
@@ -22,7 +22,6 @@ from recprune_export.program.row_chunks import row_chunks
 from recprune_export.settings import FineTuningSettings, PruningSettings
 
 VERSIONS = ("recprune-export", "torch", "numpy")
-BATCH_ROWS = 1 << 16
 
 
 def fingerprint(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from recprune_export.data.row_source import BATCH_ROWS
 from recprune_export.error_text import describe_place
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.task import LabeledRows, Task, run_program
@@ -17,7 +18,6 @@ from recprune_export.program.requests.random_requests import RequestArrays
 from recprune_export.program.signature import BATCH, Input, Signature
 
 TRIED_ROWS = 8
-BATCH_ROWS = 1 << 16
 MARGIN = 1000.0  # times the largest number of the rows: no number of traffic reaches the limit
 WITHOUT_ROWS = 1e12  # beyond timestamps in milliseconds
 RESERVE = 10.0  # answers are finite at so many times the limit, since the pruned program is another one

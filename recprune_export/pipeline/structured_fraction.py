@@ -131,12 +131,8 @@ class StructuredFractionTrial:
         self._program, self._rankings, self._dense = program, rankings, dense
         rows = sum(max(len(values) for values in request.values()) for request, _ in batches)
         of_row = count_answers_of_row(program.signature)
-        whole = list(take_answers(rows, batches, of_row))
-        self._objective, self._batches, self._whole = (
-            objective,
-            [share_batch(program.signature, b) for b in whole],
-            whole,
-        )
+        self._objective, self._whole = objective, list(take_answers(rows, batches, of_row))
+        self._batches = [share_batch(program.signature, batch) for batch in self._whole]
         self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
         self._answers = _DenseAnswers(program, self._batches)

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.data.row_source import RowSource
+from recprune_export.data.row_source import BATCH_ROWS, RowSource
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import LabeledRows, NextItems
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.refresh.new_rows import read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
-
-BATCH_ROWS = 1 << 16
 
 
 def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange]:

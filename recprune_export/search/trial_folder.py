@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.errors import TooFewBytes
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.export import OnnxFile
@@ -32,7 +33,7 @@ from recprune_export.search.tuner import TunedModel
 from recprune_export.stored_bits import StoredBits
 
 DIGITS = 16  # of the digest, in a file's name
-MODEL, DESCRIPTION = "model.onnx", "tuned.json"
+DESCRIPTION = "tuned.json"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.distributed.main_process import call_on_main
 from recprune_export.finetuning.rounded_weights import with_rounded_weights
 from recprune_export.finetuning.task import Task, run_program
@@ -79,7 +80,7 @@ class Tuner:
         file = None
         if self._artifacts:
             serving = ServingConfig(settings.latency.latency_batch_sizes, runtime=settings.export.runtime)
-            file = export_onnx(compressed.program, folder / "model.onnx", serving=serving, bits=compressed.bits)
+            file = export_onnx(compressed.program, folder / MODEL, serving=serving, bits=compressed.bits)
             if compressed.bits is not None or settings.quantization.quantize != "none":
                 return TunedModel(None, file)
         served = compressed.served

@@ -102,3 +102,16 @@ def test_a_command_for_one_process_runs_in_the_first_alone(tmp_path: Path) -> No
     done, _ = run_together(tmp_path, START, "generate", "--rows", 100, "-o", tmp_path / "rows.parquet")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Wrote") + done.stderr.count("Wrote") == 1
+
+
+@pytest.mark.slow
+def test_a_shard_of_a_sweep_is_tuned_by_all_processes_together(clicks_file: Path, tmp_path: Path) -> None:
+    done, _ = run_together(tmp_path, START, *train_arguments(clicks_file, tmp_path / "model.pt"))
+    assert done.returncode == 0, done.stderr
+    points = ["--sparsities", "0.5,0.8", "--byte-fractions", "none", "--epochs", 0, "--quick", "--shard", "1/3"]
+    words = ["sweep", tmp_path / "model.pt", "--data", clicks_file, *points, "-o", tmp_path / "sweep"]
+    done, _ = run_together(tmp_path, START, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Tuned, shard 1/3: sparsity 0.5.") == 1
+    (tuned,) = (tmp_path / "sweep" / "trials").iterdir()
+    assert tuned.suffix == ".tuned"
