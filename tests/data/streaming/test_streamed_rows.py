@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from recprune_export.data.rows import Rows
 from recprune_export.data.streaming.record_file import RecordWriter
 from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
-from recprune_export.errors import DataError
+from recprune_export.errors import DataError, UsageError
+from recprune_export.number_formats import format_bytes
+from tests.full_disk import file_size_limit
 
 LAYOUT = RowLayout(
     {"user": ("int64", ()), "tags": ("int64", (2,)), "numeric": ("float32", (1,))},
@@ -165,3 +167,12 @@ def test_readers_end_with_the_loop_and_with_an_interrupt(number: int) -> None:
     )
     assert done.stdout.strip() == "interrupted", done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_of_temporary_files_is_said_in_the_unit_of_its_size() -> None:
+    writer = RecordWriter(LAYOUT.dtype)
+    records = LAYOUT.pack(make_rows(2_000))
+    writer.write(records)
+    size = records.nbytes
+    with file_size_limit(size), pytest.raises(UsageError, match=rf"File too large after {format_bytes(size)} \("):
+        writer.write(records)
