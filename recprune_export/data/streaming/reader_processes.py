@@ -37,7 +37,7 @@ def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator
     try:
         for window in windows:
             yield window.numpy().view(rows.record_dtype)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was sending a window
         raise DataError(
             f"A process that reads rows ended early ({first_line(error)}): give --readers 0 to read them in this process."
         ) from error
