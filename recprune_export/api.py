@@ -262,9 +262,10 @@ def sweep(
     folder = Path(target)
     call_on_main(partial(check_output_file, folder / SWEEP))
     inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
+    started = inputs.start_workers(jobs)  # refused before a folder is made
     trials, points = _open_sweep(inputs, folder, sparsities, byte_fractions)
     with enter_on_main(partial(hold_write_lock, folder / TRIALS), None):
-        with inputs.start_workers(jobs) as workers:
+        with started as workers:
             if workers is not None:
                 tune_points(trials, points, workers, print_status)
         # No process is at work while files are timed.
@@ -297,9 +298,10 @@ def sweep_shard(
     """
     folder = Path(target)
     inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
+    started = inputs.start_workers(jobs)  # refused before a folder is made
     trials, points = _open_sweep(inputs, folder, sparsities, byte_fractions)
     lock = partial(hold_write_lock, folder / f"{TRIALS}-{shard.index}-of-{shard.count}")
-    with enter_on_main(lock, None), inputs.start_workers(jobs) as workers:
+    with enter_on_main(lock, None), started as workers:
         return tune_shard(trials, points, shard, workers)
 
 

@@ -19,7 +19,7 @@ class InputPath(click.Path):
 
     def __init__(self, error: type[InputFileError], expected: str) -> None:
         super().__init__(path_type=Path)
-        self._error, self._expected = error, expected
+        self._error, self.expected = error, expected
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path. Raises the error of this type if it does not exist."""
@@ -27,7 +27,7 @@ class InputPath(click.Path):
         if not os.path.exists(path):
             nearest = suggest_neighbor(path)
             suggestion = "" if nearest is None else f" (did you mean '{nearest}'?)"
-            raise self._error(f"{path} does not exist{suggestion}: give {self._expected}.")
+            raise self._error(f"{path} does not exist{suggestion}: give {self.expected}.")
         return path
 
 

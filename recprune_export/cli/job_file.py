@@ -59,7 +59,9 @@ def read_job(path: Path, command: click.Command) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise InputFileError(f"{path} cannot be read: {error.strerror}. Give {JOB_FILE.expected}.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputFileError(f"{path} is no job file: {error}.") from error
     parameters = {_key(parameter): parameter for parameter in command.params}
     return {(parameters[key].name or ""): value for key, value in _check_values(path, values, parameters)}
@@ -90,6 +92,10 @@ def _check_values(
         elif isinstance(value, bool):
             raise InputFileError(f"'{key}' in {path} takes a value, not {str(value).lower()}.")
         else:
+            if isinstance(value, float) and isinstance(parameter.type, click.types.IntParamType):
+                raise InputFileError(
+                    f"'{key}' in {path} takes a whole number, not {value}."
+                )  # click would cut 1.5 to 1
             yield key, [value] if parameter.multiple and not isinstance(value, list) else value
 
 

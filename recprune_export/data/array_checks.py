@@ -97,6 +97,13 @@ class InputCheck:
                 self._shape = f"has rows of shape {list(values.shape[1:])}; the model takes lists."
                 return None
             values = _whole_elements(self._cut(values, first_row)) if is_integer else self._cut(values, first_row)
+        elif values.ndim == 1 and spec.shape and values.dtype.kind in "OUST":
+            text = next((value for value in values if isinstance(value, str)), None)
+            held = "objects" if text is None else f"text such as '{text}'"
+            self._shape = (
+                f"holds {held}; the model takes rows of {list(spec.shape)} numbers: give lists of numbers in Parquet."
+            )
+            return None
         elif values.shape[1:] != spec.shape:
             self._shape = f"has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
             return None

@@ -1,11 +1,13 @@
 """Write a table in a stream: the file is complete or absent, and never in memory at once."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.data.streaming.data_files import DataFile
+from recprune_export.error_text import first_line
 from recprune_export.errors import UsageError
 from recprune_export.output_files import check_output_file, make_sibling_path
 
@@ -59,7 +61,7 @@ def write_batches(
         except (pl.exceptions.PolarsError, OSError) as error:
             if errors:
                 raise errors[0] from error
-            raise UsageError(f"{path} cannot be written: {next(iter(str(error).splitlines()), '')}") from error
+            raise UsageError(f"{path} cannot be written: {_describe_reason(error)}") from error
         os.replace(partial, path)
     finally:
         try:
@@ -67,3 +69,9 @@ def write_batches(
         except KeyboardInterrupt:  # polars raises one for Ctrl-C, and Python a second one at the next call
             partial.unlink(missing_ok=True)
             raise
+
+
+def _describe_reason(error: Exception) -> str:
+    """Return why a file cannot be written: the system's words, which polars surrounds with its own, or the first line."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return f"{os.strerror(int(number[1]))}." if number else first_line(error)

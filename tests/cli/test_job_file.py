@@ -77,6 +77,8 @@ def test_a_job_file_names_no_code_no_key_and_no_place_to_write(
         ("sparsity = [0.1, 0.2]", "must be one value"),
         ('quick = "yes"', "must be true or false"),
         ("sparsity = true", "takes a value"),
+        ("epochs = 1.5", "takes a whole number, not 1.5"),
+        ("seed = 1e3", "takes a whole number, not 1000.0"),
     ],
 )
 def test_a_wrong_job_file_is_refused_in_a_sentence(text: str, words: str, tmp_path: Path) -> None:
@@ -86,6 +88,14 @@ def test_a_wrong_job_file_is_refused_in_a_sentence(text: str, words: str, tmp_pa
     done = CliRunner().invoke(main, ["--config", str(tmp_path / "job.toml")])
     assert done.exit_code == 3
     assert words in done.output
+
+
+def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--config", str(tmp_path)])
+    assert done.exit_code == 3
+    assert done.output == (
+        f"Error: {tmp_path} cannot be read: Is a directory. Give a TOML file of options, such as the job.toml of a bundle.\n"
+    )
 
 
 def test_values_of_a_wrong_type_are_refused_as_on_the_command_line(tmp_path: Path) -> None:

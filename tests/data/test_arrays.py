@@ -42,6 +42,10 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
         ),
         ({"x": np.full((60, 3), 7.0)}, "'x', column 0, in .* the id 7"),
         ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model takes \[3\]"),
+        (
+            {"x": np.full(60, "[1.5, 2.0, 3.0]")},  # as pandas writes lists into CSV
+            r"'x' in .* holds text such as '\[1.5, 2.0, 3.0\]'; the model takes rows of \[3\] numbers: give lists of numbers in Parquet",
+        ),
         ({"x": np.full((60, 3), np.nan)}, "NaN"),
         ({"user": np.full(60, 0.5)}, "holds float64; the model takes int64"),
         ({"user": np.zeros(59, dtype=np.int64)}, "same number of rows"),

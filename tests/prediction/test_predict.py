@@ -24,6 +24,7 @@ from recprune_export.prediction.write_scores import write_batches
 from recprune_export.settings import DataSettings
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
+from tests.full_disk import file_size_limit
 
 ENCODING = encoding_summary(ENCODER, "encoding.json")
 USERS, TAGS = ["ann", "bob", "7", "nobody", None], ["red", "blue|red", "red||green| blue |red", "", None]
@@ -280,3 +281,14 @@ def test_a_second_interruption_leaves_no_part_of_the_scores(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         write_batches(tmp_path / "scores.csv", lambda: iter([pl.DataFrame({"score": [0.5]})]), {"score": pl.Float64()})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
+def test_a_full_disk_is_said_in_the_words_of_the_system(name: str, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"score": np.random.default_rng(0).random(200_000)})
+    with (
+        file_size_limit(8_000),
+        pytest.raises(UsageError, match=rf"{name} cannot be written: File too large\.$"),
+    ):
+        write_batches(tmp_path / name, lambda: iter([rows]), rows.schema)
+    assert list(tmp_path.iterdir()) == []

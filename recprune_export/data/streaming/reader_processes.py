@@ -8,6 +8,7 @@ import numpy as np
 
 from recprune_export.error_text import first_line
 from recprune_export.errors import DataError
+from recprune_export.interrupts import block_interrupts
 
 if TYPE_CHECKING:
     from recprune_export.data.streaming.streamed_rows import StreamedRows
@@ -31,11 +32,12 @@ def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator
             prefetch_factor=1,
             multiprocessing_context="spawn",
         )
-        windows = iter(loader)
+        with block_interrupts():  # Ctrl-C reaches this process, which ends the others
+            windows = iter(loader)
     try:
         for window in windows:
             yield window.numpy().view(rows.record_dtype)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was sending a window
         raise DataError(
             f"A process that reads rows ended early ({first_line(error)}): give --readers 0 to read them in this process."
         ) from error

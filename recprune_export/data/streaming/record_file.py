@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from recprune_export.errors import UsageError
+from recprune_export.number_formats import format_bytes
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class RecordWriter:
         return RecordFile(self.dtype, self._count, os.getpid(), self._file.fileno(), self._file)
 
     def _describe(self, error: OSError) -> UsageError:
-        written = self._count * self.dtype.itemsize / 1e9
+        written = format_bytes(self._count * self.dtype.itemsize)
         return UsageError(
-            f"The encoded rows cannot be written to {tempfile.gettempdir()}: {error.strerror} after {written:.1f} GB "
+            f"The encoded rows cannot be written to {tempfile.gettempdir()}: {error.strerror} after {written} "
             f"({self.dtype.itemsize} bytes a row). Set TMPDIR to a folder with more space."
         )

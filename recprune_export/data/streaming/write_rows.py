@@ -19,6 +19,7 @@ from recprune_export.data.streaming.record_file import RecordWriter
 from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SIDE, read_chunks
 from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.streaming.value_codes import ValueCodes
+from recprune_export.number_formats import format_bytes
 from recprune_export.output_files import check_free_space
 from recprune_export.progress import print_status, track
 
@@ -87,7 +88,7 @@ def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
     check_free_space({folder / "rows": size}, "the encoded rows")
     print_status(
         f"{count:,} rows are encoded once into temporary files in {folder}: {layout.dtype.itemsize} bytes each, "
-        f"{size / 1e9:.1f} GB, which go when this process ends."
+        f"{format_bytes(size)}, which go when this process ends."
     )
     return [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
 

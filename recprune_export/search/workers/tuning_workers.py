@@ -1,13 +1,9 @@
 """`TuningWorkers`: the processes of `--jobs`."""
 
-import contextlib
 import multiprocessing
 import pickle
-import signal
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +13,7 @@ import torch
 
 from recprune_export.environment import count_cores
 from recprune_export.errors import UsageError
+from recprune_export.interrupts import block_interrupts
 from recprune_export.search.trial import TrialKey
 from recprune_export.search.trials import Trials
 from recprune_export.search.tuner import TunedModel
@@ -63,7 +60,7 @@ class TuningWorkers:
         """Begin to tune at a point; `folder` is where an ONNX file is written."""
         point, seed = key
         settings = trials.settings_at(point)
-        with _block_interrupts():  # processes inherit that: Ctrl-C reaches this one, which ends the others
+        with block_interrupts():  # processes inherit that: Ctrl-C reaches this one, which ends the others
             before = set(multiprocessing.active_children())
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(
@@ -86,16 +83,3 @@ def make_dead_process_error() -> UsageError:
         "A process of --jobs was ended before its trial was done, as a machine with too little memory does: give fewer --jobs. Finished "
         "trials are kept."
     )
-
-
-@contextlib.contextmanager
-def _block_interrupts() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # which would allow interrupts again when it is started
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from recprune_export.data.rows import Rows
 from recprune_export.data.streaming.record_file import RecordWriter
 from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
-from recprune_export.errors import DataError
+from recprune_export.errors import DataError, UsageError
+from recprune_export.number_formats import format_bytes
+from tests.full_disk import file_size_limit
 
 LAYOUT = RowLayout(
     {"user": ("int64", ()), "tags": ("int64", (2,)), "numeric": ("float32", (1,))},
@@ -136,19 +138,41 @@ def test_a_killed_reader_is_one_sentence() -> None:
 
 
 @pytest.mark.slow
-def test_readers_end_with_the_loop_and_with_an_interrupt() -> None:
-    program = textwrap.dedent("""
-        import os, signal, sys
+@pytest.mark.parametrize("number", [0, 3])  # 0: while the processes are being started
+def test_readers_end_with_the_loop_and_with_an_interrupt(number: int) -> None:
+    program = textwrap.dedent(f"""
+        import multiprocessing, os, signal, sys, threading, time
         sys.path.insert(0, os.getcwd())
         from tests.data.streaming.test_streamed_rows import make_rows, stream
+
+
+        def interrupt_new_processes():
+            while len(multiprocessing.active_children()) < 2:
+                time.sleep(.01)
+            os.killpg(0, signal.SIGINT)
+
         if __name__ == "__main__":
             try:
-                for number, batch in enumerate(stream(make_rows(60_000), 1024, readers=2).batches(500, 7)):
-                    if number == 3:
-                        os.kill(os.getpid(), signal.SIGINT)
+                rows = stream(make_rows(60_000), 1024, readers=2)
+                if {number} == 0:
+                    threading.Thread(target=interrupt_new_processes).start()
+                for number, batch in enumerate(rows.batches(500, 7)):
+                    if number == {number} > 0:
+                        os.killpg(0, signal.SIGINT)  # as a terminal does: all processes get it
             except KeyboardInterrupt:
                 print("interrupted")
     """)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, start_new_session=True
+    )
     assert done.stdout.strip() == "interrupted", done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_of_temporary_files_is_said_in_the_unit_of_its_size() -> None:
+    writer = RecordWriter(LAYOUT.dtype)
+    records = LAYOUT.pack(make_rows(2_000))
+    writer.write(records)
+    size = records.nbytes
+    with file_size_limit(size), pytest.raises(UsageError, match=rf"File too large after {format_bytes(size)} \("):
+        writer.write(records)

@@ -148,6 +148,17 @@ def test_what_cannot_be_pickled_and_what_has_no_trials_is_refused(inputs: JobInp
         compress(inputs.model, inputs.example_inputs, tmp_path / "b", jobs=2)
     with pytest.raises(UsageError, match="--jobs must be 1 or more"):
         inputs.start_workers(0)
+    with pytest.raises(UsageError, match="--jobs must be 1 or more"):
+        sweep(
+            inputs.model,
+            inputs.example_inputs,
+            target=tmp_path / "s",
+            data=inputs.data,
+            labels="click",
+            settings=SETTINGS,
+            jobs=0,
+        )
+    assert not (tmp_path / "s").exists()
 
 
 def _find_children(pid: int) -> set[int]:
