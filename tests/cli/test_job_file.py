@@ -1,6 +1,5 @@
 """A job file repeats a job, holds no code to run, and says what is wrong in a sentence."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +97,11 @@ def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
     )
 
 
-def test_values_of_a_wrong_type_are_refused_as_on_the_command_line(tmp_path: Path) -> None:
+def test_values_of_a_wrong_type_are_refused_as_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "job.toml").write_text('model = "m.pt"\nepochs = "many"\n')
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "m.pt").touch()
     done = CliRunner().invoke(main, ["--config", "job.toml"])
     assert done.exit_code == 2
