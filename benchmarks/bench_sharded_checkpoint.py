@@ -132,11 +132,11 @@ def run_job(stages: str, arguments: list[str]) -> None:
         file.flush()
 
     @contextmanager
-    def named(description: str, total: int | None) -> Iterator[Any]:
+    def named(description: str, *options: Any) -> Iterator[Any]:
         running.append(description)
         tell()
         try:
-            with bar(description, total) as advance:
+            with bar(description, *options) as advance:
                 yield advance
         finally:
             running[-2:] = [f"after: {description}"]
