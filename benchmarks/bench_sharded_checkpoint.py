@@ -30,6 +30,7 @@ import click
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
+from process_memory import read_memory_of_tree
 from torch import Tensor, nn
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
@@ -201,10 +202,7 @@ def measure(function: str, arguments: list[str], limit: float, stages: Path) -> 
         )
         while process.poll() is None:
             stage, now = stages.read_text() or "?", time.perf_counter()
-            anonymous, mapped = (
-                sum(values)
-                for values in zip(*map(read_memory, [process.pid, *list_children(process.pid)]), strict=True)
-            )
+            anonymous, mapped = read_memory_of_tree(process.pid)
             peak = peaks.setdefault(stage, [0, 0, 0])
             peaks[stage] = [max(a, b) for a, b in zip(peak, (anonymous, mapped, anonymous + mapped), strict=True)]
             seconds[stage] = seconds.get(stage, 0.0) + now - last
@@ -219,25 +217,6 @@ def measure(function: str, arguments: list[str], limit: float, stages: Path) -> 
         "output": output.read_text()[-3000:],
         "errors": stages.with_suffix(".err").read_text()[-3000:],
     }
-
-
-def read_memory(pid: int) -> tuple[int, int]:
-    """Return the bytes of anonymous pages and of pages of files that a process has in memory."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0, 0
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:]}
-    return values["Anonymous"], values["Rss"] - values["Anonymous"]
-
-
-def list_children(pid: int) -> list[int]:
-    """Return the processes that a process started and that still run."""
-    try:
-        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [*found, *(inner for child in found for inner in list_children(child))]
 
 
 def run_size(gigabytes: float, limit: float, folder: Path, sparsity: float, options: list[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from results import told_of_machine, write_section
 OTHERS = {
     "search-jobs": ("bench_search_jobs.py", "trials in processes"),
     "streaming": ("bench_streaming.py", "rows that stream from files"),
+    "large-files": ("bench_large_files.py", "commands on large files"),
     "torchrun": ("bench_torchrun.py", "several ranks on this machine"),
     "sharded-checkpoint": ("bench_sharded_checkpoint.py", "checkpoints larger than memory"),
 }
