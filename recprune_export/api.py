@@ -17,6 +17,7 @@ from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import ENCODING, JOB
 from recprune_export.bundle.write import stage_bundle
+from recprune_export.channels.rule_trials import TRIAL_ROWS, infer_channel_rules
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.data_identity import identify_data
 from recprune_export.data.named_columns import Columns
@@ -335,7 +336,12 @@ class JobInputs:
     def load(self) -> tuple[LoadedModel, Task]:
         """Open the model and read the rows."""
         loaded = load_model(self.model, self.example_inputs, self.source, self.settings.export)
-        return loaded, make_task(loaded, self.data, self.labels, self.settings)
+        task = make_task(loaded, self.data, self.labels, self.settings)
+        if self.settings.pruning.infer_rules:
+            refuse_streamed(loaded.program, "--infer-rules")
+            request = task.requests(TRIAL_ROWS, self.settings.seed)
+            loaded = replace(loaded, program=infer_channel_rules(loaded.program, request))
+        return loaded, task
 
     def __call__(self) -> tuple[Program, Task]:
         """Return the program and the rows of trials."""
@@ -369,9 +375,8 @@ def dump_plan(
     Raises `UsageError` where the point of the plan would have to be searched.
     """
     _refuse_searches(settings, "A plan is made for one point")
-    loaded = load_model(model, example_inputs, source or {}, settings.export)
+    loaded, task = JobInputs(model, example_inputs, data, labels, settings, source or {}).load()
     settings = settle_settings(loaded.program, settings)
-    task = make_task(loaded, data, labels, settings)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
@@ -397,9 +402,8 @@ def compute_sensitivity(
 
     Raises `PruningError` where nothing can be pruned.
     """
-    loaded = load_model(model, example_inputs, source or {}, settings.export)
+    loaded, task = JobInputs(model, example_inputs, data, labels, settings, source or {}).load()
     refuse_streamed(loaded.program, "The ranking by every score")
-    task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 

@@ -9,10 +9,13 @@ from typing import Annotated, Any, ClassVar
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
+from recprune_export.channels.inferred_rules import InferredRule
+from recprune_export.channels.rule_trials import TRIAL_ROWS, infer_channel_rules
 from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
 from recprune_export.program.loading._load_program import load_program
 from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
+from recprune_export.program.requests.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.fields.field_selection import field_channels, with_fields
@@ -49,7 +52,7 @@ class Inspection(ToDictMixin):
     """
 
     ENCODED = (
-        "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "frozen", "fields", "notes"
+        "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "inferred", "frozen", "fields", "notes"
     )  # fmt: skip
     PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"prunable_fraction": "prunable_share"}
 
@@ -60,6 +63,7 @@ class Inspection(ToDictMixin):
     minimum_sizes: ParameterCounts
     groups: Annotated[tuple[Group, ...], JsonForm(_encode_groups)]
     frozen: tuple[FrozenAxis, ...]
+    inferred: tuple[InferredRule, ...] = field(default=(), metadata=json_name("inferred_rules"))
     fields: tuple[FieldRemovability, ...] | None = None
     notes: tuple[str, ...] = ()
 
@@ -101,15 +105,23 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
         minimum_sizes=model.sizes(_all_but_one(analysis)),
         groups=analysis.groups,
         frozen=analysis.frozen,
+        inferred=analysis.inferred,
         fields=find_removable_fields(program) if fields else None,
         notes=program.notes,
     )
 
 
-def inspect_file(path: Path, *, fields: bool = False, outputs: Sequence[str] = (), **source: Any) -> Inspection:
-    """Load a model file as `load_program` does, and analyze it; `outputs` are those that are served, all by default."""
+def inspect_file(
+    path: Path, *, fields: bool = False, outputs: Sequence[str] = (), infer_rules: bool = False, **source: Any
+) -> Inspection:
+    """Load a model file as `load_program` does, and analyze it; `outputs` are those that are served, all by default.
+
+    With `infer_rules`, channel rules that are missing are inferred on random requests.
+    """
     loaded = load_program(path, **source)
     program = select_outputs(loaded.program, outputs)
+    if infer_rules:
+        program = infer_channel_rules(program, sample_request(program.signature, TRIAL_ROWS, seed=0))
     return inspect_program(program, path.name, loaded.kind.value, fields=fields)
 
 

@@ -26,7 +26,8 @@ class PruningSettings:
     (`pipeline/structured_fraction.py`); zeros take the remainder. `prune_fields` is how many whole fields are removed
     first; `prune_rows` the fraction of all rows of tables that is replaced by shared ones, or "auto", after that.
     `pruning_stages` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
-    squares after each. With `max_bytes`, a size or a percentage of the dense file, widths and bits are chosen together within it, and
+    squares after each. With `infer_rules`, operators without a channel rule get one by trial (`channels/rule_trials.py`).
+    With `max_bytes`, a size or a percentage of the dense file, widths and bits are chosen together within it, and
     `sparsity` is not used. `max_microseconds`, which searches set, limits the predicted time of its lookups and matrix products
     (`RequestTime`).
     """
@@ -41,6 +42,7 @@ class PruningSettings:
     width_multiple: int = 16
     refit: bool = True
     pruning_stages: int = 1
+    infer_rules: bool = False
     max_bytes: str | None = None
     max_microseconds: float | None = None
 

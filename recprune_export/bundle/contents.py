@@ -35,6 +35,7 @@ def plan_summary(
         "fields": plan.fields.to_dict(),
         "groups": groups,
         **({} if plan.storage is None else {"storage": plan.storage.to_dict()}),
+        **({"inferred_rules": [rule.to_dict() for rule in analysis.inferred]} if analysis.inferred else {}),
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
         "regularisation": None if regularized is None else regularized.to_dict(),

@@ -13,6 +13,7 @@ from recprune_export.channels import rules  # noqa: F401  (registers the rules)
 from recprune_export.channels.dependency_sets import DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Field, Fields, find_fields
 from recprune_export.channels.groups import FIELD_GROUP, Channel, FrozenAxis, FrozenField, Group, GroupKind, Slice
+from recprune_export.channels.inferred_rules import InferredRule, list_inferred_rules
 from recprune_export.channels.liveness import freeze_needed_fields
 from recprune_export.channels.rules.data_movement import CONCATENATIONS, operand_indices
 from recprune_export.channels.tags import TensorTags
@@ -35,7 +36,7 @@ class Analysis:
 
     `removed_by[node]` holds the sets of channels by axis and index; for a node with several outputs, one for each.
     `removed_entirely_by[node]` holds the channels that remove the whole value; for several outputs, those of each.
-    `fields` is None where the analysis did not include fields.
+    `fields` is None where the analysis did not include fields. `inferred` are the rules that trials found.
     """
 
     groups: tuple[Group, ...]
@@ -45,6 +46,7 @@ class Analysis:
     removed_entirely_by: Mapping[str, frozenset[int] | tuple[frozenset[int], ...]]
     fields: Fields | None = None
     frozen_fields: tuple[FrozenField, ...] = ()
+    inferred: tuple[InferredRule, ...] = ()
 
     def is_removed(self, node: fx.Node, removed: frozenset[int], output: int | None = None) -> bool:
         """Return whether removing channels removes a node's whole value; of several outputs, one or all of them."""
@@ -182,6 +184,7 @@ def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
         removed_entirely_by={name: removers for name, removers in removed_entirely_by.items() if removers},
         fields=walk.fields,
         frozen_fields=_frozen_fields(sets, walk.fields, frozen),
+        inferred=list_inferred_rules(module.graph),
     )
 
 

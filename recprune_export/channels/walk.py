@@ -7,6 +7,7 @@ operator without a rule freezes the tags of its inputs.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, fx
 
 from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Fields
+from recprune_export.channels.inferred_rules import INFERRED, InferredRule, apply_inferred_rule
 from recprune_export.channels.tags import TensorTags, elements_to_axes, make_empty_tags, make_untagged_axis
 from recprune_export.program.failures import FAILURES
 from recprune_export.program.nodes import find_source_line
@@ -204,11 +206,11 @@ class Walk(fx.Interpreter):
 
     def _apply_rule(self, node: fx.Node) -> NodeTags:
         value = self.env[node]
-        channel_rule = RULES.get(node.target)
+        channel_rule = RULES.get(node.target) or self._find_inferred_rule(node)
         inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
         if channel_rule is None:
             for described in inputs:
-                self._freeze_all(node, described, f"{operator_name(node)} has no rule")
+                self._freeze_all(node, described, f"{operator_name(node)} has no rule{_describe_trials(node)}")
             return self.make_untagged(value)
         if _is_scalar(value) and all(isinstance(tags, TensorTags) and not tags.shape for tags in inputs):
             return self.make_untagged(value)
@@ -221,6 +223,10 @@ class Walk(fx.Interpreter):
                     node, described, f"the rule of {operator_name(node)} fails on it ({type(error).__name__})"
                 )
             return self.make_untagged(value)
+
+    def _find_inferred_rule(self, node: fx.Node) -> ChannelRule | None:
+        found = node.meta.get(INFERRED)
+        return partial(apply_inferred_rule, inferred=found) if isinstance(found, InferredRule) else None
 
     def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
         """Mark a value that is computed from parameters alone as constant."""
@@ -316,6 +322,14 @@ def _depends_on_request(ids: Any) -> bool:
         visited.add(node)
         pending.extend(node.all_input_nodes)
     return False
+
+
+def _describe_trials(node: fx.Node) -> str:
+    """Return why trials found no rule, or how they are made."""
+    found = node.meta.get(INFERRED)
+    return (
+        f", and none can be inferred: {found.reason}" if found is not None else "; --infer-rules looks for one by trial"
+    )
 
 
 def operator_name(node: fx.Node) -> str:

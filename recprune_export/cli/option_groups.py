@@ -13,7 +13,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Pruning": (
         "sparsity", "embedding_sparsity", "hidden_sparsity", "max_bytes", "prune_fields", "prune_rows", "structured_fraction",
-        "score", "width_multiple", "pruning_stages", "sparsity_schedule", "regularize", "plan_file", "plan_only",
+        "score", "width_multiple", "infer_rules", "pruning_stages", "sparsity_schedule", "regularize", "plan_file", "plan_only",
     ),
     "Search": (
         "max_drop", "minimize", "target_speedup", "target_latency", "target_batch_sizes", "sparsities", "byte_fractions",

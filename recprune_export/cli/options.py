@@ -59,6 +59,15 @@ def outputs_option(command: F) -> F:
     )(command)
 
 
+def infer_rules_option(command: F) -> F:
+    """Add the option that infers missing channel rules."""
+    return click.option(
+        "--infer-rules",
+        is_flag=True,
+        help="Find out by trial which channels of an operator without a rule can be removed; otherwise none of them are.",
+    )(command)
+
+
 def label_options(command: F) -> F:
     """Add the options that say how labels and weights of rows are read."""
     for option in (
@@ -148,6 +157,7 @@ def job_options(command: F) -> F:
             ),
             label_options,
             metric_options,
+            infer_rules_option,
             click.option("--epochs", type=click.IntRange(0), help="[default: depends on the kind of model]"),
             click.option("--learning-rate", type=float, help="[default: depends on the kind of model]"),
             click.option("--batch-size", type=click.IntRange(1), help="[default: depends on the kind of model]"),

@@ -9,7 +9,7 @@ import click
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import loading_options, outputs_option, reading_options
+from recprune_export.cli.options import infer_rules_option, loading_options, outputs_option, reading_options
 from recprune_export.cli.parse_values import parse_json_object, parse_names
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, rewrite_table
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 )
 @reading_options
 @outputs_option
+@infer_rules_option
 @click.option("--fields", is_flag=True, help="Also list the fields that can be removed.")
 @screen_options()
 def inspect(
@@ -60,6 +61,7 @@ def inspect(
     encoding: str | None,
     allow_unknown: bool,
     outputs: str,
+    infer_rules: bool,
     fields: bool,
     as_json: bool,
     factory_args: str | None,
@@ -89,14 +91,18 @@ def inspect(
     from recprune_export.inspection import inspect_file
 
     source["factory_args"] = parse_json_object(factory_args)
-    inspection = inspect_file(model, fields=fields, outputs=parse_names(outputs), **source)
+    inspection = inspect_file(model, fields=fields, outputs=parse_names(outputs), infer_rules=infer_rules, **source)
     if not scores:
         return print_inspection(inspection, as_json=as_json)
     from recprune_export.api import compute_sensitivity
     from recprune_export.settings import Settings
 
     settings = Settings(
-        separator=separator, encoding=encoding, allow_unknown=allow_unknown, outputs=parse_names(outputs)
+        separator=separator,
+        encoding=encoding,
+        allow_unknown=allow_unknown,
+        outputs=parse_names(outputs),
+        infer_rules=infer_rules,
     )
     sensitivity = compute_sensitivity(model, data=data, labels=labels, settings=settings, source=source)
     print_scores(inspection, sensitivity, as_json=as_json)
