@@ -14,9 +14,11 @@ from recprune_export.report.sections.latency import latency_section, speed_headl
 from recprune_export.report.sections.proof import proof_section
 from recprune_export.report.sections.quality import quality_headline, quality_section
 from recprune_export.report.sections.quantization import quantization_section
+from recprune_export.report.sections.rewrites import rewrites_section
 from recprune_export.report.sections.size import size_headline, size_section
 from recprune_export.report.sections.storage import storage_section
 from recprune_export.report.sections.tradeoff import tradeoff_section
+from recprune_export.report.sections.tuning import tuning_section
 from recprune_export.report.sections.widths import widths_section
 from recprune_export.report.sweep_file import SweepFile, find_sweep
 
@@ -28,11 +30,13 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         size_section(manifest),
         storage_section(manifest),
         quality_section(manifest),
-        None if sweep is None else tradeoff_section(manifest, sweep),
+        tuning_section(manifest),
+        tradeoff_section(manifest, sweep),
         latency_section(manifest),
         derived_models_section(manifest),
         widths_section(manifest),
         quantization_section(manifest),
+        rewrites_section(manifest),
         frozen_section(manifest),
         proof_section(manifest),
         calling_section(manifest, encoded=encoded),

@@ -34,12 +34,13 @@ VERDICT_TEXT = {
     Verdict.FAILS: "NEW is worse than BASE by more than a limit allows.",
     Verdict.UNDECIDED: "Whether NEW is worse than BASE by more than a limit allows cannot be told by these measurements and rows.",
 }
+PROBLEMS = (Verdict.FAILS, Verdict.UNDECIDED)
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
 
 def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> str:
     """Return the page as HTML; `history`: the checks to draw, the oldest first, this one included."""
-    problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
+    problems = [f for f in check.findings if f.verdict in PROBLEMS]
     judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
     passed = sum(f.verdict is Verdict.HOLDS for f in judged)
     sections = (_gates(check.findings), _growth(judged), draw_history(history), _latency(check), _environment(check))
@@ -72,12 +73,16 @@ def _gates(findings: Sequence[Finding]) -> Section:
             (gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict], finding.verdict.words), *figures)
         )
     gate, *figures, verdict = HEADINGS
-    reasons = tuple((f.gate, f.reason) for f in findings)
-    tables = (
-        PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
-        PageTable("Finding of each gate", ("gate", "finding"), reasons, frozenset({0, 1})),
-    )
-    return Section("gates", "Gates", tables=tables)
+    tables = [PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5}))]
+    gates_by_reason: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.verdict not in PROBLEMS:  # the reasons of others stand at the top of the page
+            gates_by_reason.setdefault(finding.reason, []).append(finding.gate)
+    reasons = tuple((", ".join(gates), reason) for reason, gates in gates_by_reason.items())
+    if reasons:
+        caption = "Findings of gates that hold or were not judged"
+        tables.append(PageTable(caption, ("gate", "finding"), reasons, frozenset({0, 1})))
+    return Section("gates", "Gates", tables=tuple(tables))
 
 
 def _growth(findings: Sequence[Finding]) -> Section | None:
@@ -141,4 +146,6 @@ def _environment(check: Check) -> Section | None:
         "environment",
         "Environment",
         tables=(PageTable("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1})),),
+        gist=str(environment.get("cpu") or ""),
+        is_open=False,
     )

@@ -16,6 +16,9 @@ from recprune_export.report.svg import shorten
 
 Cell = str | Markup
 MAX_NAME_LENGTH = 120
+PHONE_CHARACTERS = 40  # of a row of a table at 390 px
+GAP = 2  # characters between columns
+MAX_WORDS = 14  # characters of a column of text, which wraps
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
 # Control characters and surrogates, which HTML does not allow, and bidirectional controls, which reorder the following text.
 _UNREADABLE = re.compile(
@@ -32,6 +35,20 @@ class PageTable:
     rows: tuple[tuple[Cell, ...], ...]
     words: frozenset[int] = frozenset({0})
 
+    @property
+    def stacks(self) -> bool:
+        """Whether each cell gets a line of its own on a phone, since the columns have no room beside each other.
+
+        >>> PageTable("", ("", "dense", "pruned"), (("AUC", "0.7731", "0.7732"),)).stacks
+        False
+        >>> PageTable("", ("", "batch 1", "batch 256"), (("dense", "5.83× (5.80–5.86)", "1.41× (1.40–1.41)"),)).stacks
+        True
+        """
+        columns = list(zip(self.headings, *self.rows, strict=True))
+        widths = [max(len(Markup(cell).striptags()) for cell in column) for column in columns]
+        widths = [min(width, MAX_WORDS) if number in self.words else width for number, width in enumerate(widths)]
+        return sum(widths) + GAP * (len(widths) - 1) > PHONE_CHARACTERS
+
 
 @dataclass(frozen=True)
 class PageFigure:
@@ -44,7 +61,10 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Section:
-    """A section; `key`: anchor, `paragraphs`: text before the figures, `code`: a program, `after`: paragraphs at the end."""
+    """A section; `key`: anchor, `paragraphs`: text before the figures, `code`: a program, `after`: paragraphs at the end.
+
+    `gist` says in a few words what a folded section holds; `is_open`: whether it is unfolded at first.
+    """
 
     key: str
     title: str
@@ -53,6 +73,8 @@ class Section:
     tables: tuple[PageTable, ...] = ()
     code: str = ""
     after: tuple[Cell, ...] = ()
+    gist: str = ""
+    is_open: bool = True
 
 
 @dataclass(frozen=True)

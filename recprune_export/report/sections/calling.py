@@ -57,6 +57,8 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         tables=(table,),
         code=render_calling_code(session),
         after=(" ".join(after),),
+        gist=f"{len(inputs)} {'input' if len(inputs) == 1 else 'inputs'}",
+        is_open=False,
     )
 
 

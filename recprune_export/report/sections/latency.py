@@ -71,7 +71,7 @@ def _threads(count: int) -> str:
 def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
     backends = latency["milliseconds"][batch]
     percents = latency.get("percents", ())
-    distributions = {backend: _distribution(values, percents) for backend, values in backends.items()}
+    distributions = {backend: read_distribution(values, percents) for backend, values in backends.items()}
     title = f"Latency at batch {batch}"
     rounds, requests = (latency.get(key, {}).get(batch) for key in ("rounds", "requests"))
     details = (f", {rounds:,} rounds" if rounds else "") + (
@@ -87,7 +87,8 @@ def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
     )
 
 
-def _distribution(values: Mapping[str, Any], percents: Any) -> dict[int, float]:
+def read_distribution(values: Mapping[str, Any], percents: Any) -> dict[int, float]:
+    """Return the times in ms of a backend by percentile, of which earlier bundles have three."""
     if values.get("distribution"):
         return dict(zip(percents, values["distribution"], strict=True))
     return {percent: values[f"p{percent}"] for percent in PERCENTS}
