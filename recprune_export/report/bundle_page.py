@@ -17,7 +17,7 @@ from recprune_export.report.sections.quantization import quantization_section
 from recprune_export.report.sections.rewrites import rewrites_section
 from recprune_export.report.sections.size import size_headline, size_section
 from recprune_export.report.sections.storage import storage_section
-from recprune_export.report.sections.tradeoff import tradeoff_section
+from recprune_export.report.sections.tradeoff import search_section, tradeoff_section
 from recprune_export.report.sections.tuning import tuning_section
 from recprune_export.report.sections.widths import widths_section
 from recprune_export.report.sweep_file import SweepFile, find_sweep
@@ -31,7 +31,8 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         storage_section(manifest),
         quality_section(manifest),
         tuning_section(manifest),
-        tradeoff_section(manifest, sweep),
+        search_section(manifest),
+        None if sweep is None else tradeoff_section(manifest, sweep),
         latency_section(manifest),
         derived_models_section(manifest),
         widths_section(manifest),

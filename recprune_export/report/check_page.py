@@ -53,11 +53,16 @@ def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> st
             Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.words}", (VERDICT_TEXT[check.verdict],)),
             Headline("gates that hold", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
-        notes=tuple(f"{finding.gate}: {finding.reason}" for finding in problems),
+        notes=tuple(_describe_problem(finding) for finding in problems),
         verdict=check.verdict.value,
         footer=("NEW is the artifact that is to replace BASE.",),
     )
     return render_page(page)
+
+
+def _describe_problem(finding: Finding) -> str:
+    """Return the reason of a gate, with its name where the reason does not begin with it."""
+    return finding.reason if finding.reason.startswith(finding.gate) else f"{finding.gate}: {finding.reason}"
 
 
 def _skipped(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -145,7 +150,7 @@ def _environment(check: Check) -> Section | None:
     return Section(
         "environment",
         "Environment",
-        tables=(PageTable("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1})),),
+        tables=(PageTable("Machine and versions", ("name", "value"), tuple(rows), frozenset({0, 1})),),
         gist=str(environment.get("cpu") or ""),
         is_open=False,
     )

@@ -31,7 +31,7 @@ def compare_latency(pair: BundlePair) -> Section | None:
         paragraphs = (SEPARATE + MEASURE, *((SAME_DENSE,) if pair.have_same_dense_model else ()))
     figures = () if differences else tuple(_figure(pair, batch) for batch in batches)
     rows = tuple(row for batch in batches for row in _rows(pair, batch))
-    table = PageTable("Medians in ms and ratios, with 95 % intervals", ("", *SIDES), rows)
+    table = PageTable("Medians in ms and ratios, with 95\u00a0% intervals", ("", *SIDES), rows)
     return Section("latency", "Latency", paragraphs, figures, (table,))
 
 
@@ -44,7 +44,7 @@ def headline_speed(pair: BundlePair) -> Headline | None:
     batch = int(choose_batch(map(str, batches)))
     a, b = (of[batch] for of in speedups)
     conditions = [
-        f"{side}: 95 % interval {format_interval((ratio.low, ratio.high))}."
+        f"{side}: 95\u00a0% interval {format_interval((ratio.low, ratio.high))}."
         for side, ratio in zip(SIDES, (a, b), strict=True)
     ]
     if pair.latency_differences:

@@ -34,7 +34,7 @@ def compare_metrics(pair: BundlePair) -> Section:
         paragraphs.insert(0, OTHER_MODEL)
     if not pair.have_same_rows:
         paragraphs.insert(0, OTHER_ROWS)
-    table = PageTable("Metrics on test rows, with 95 % intervals of the change", ("", *SIDES), tuple(rows))
+    table = PageTable("Metrics on test rows, with 95\u00a0% intervals of the change", ("", *SIDES), tuple(rows))
     return Section("quality", "Quality", tuple(paragraphs), tables=(table,))
 
 
@@ -44,7 +44,7 @@ def headline_quality(pair: BundlePair) -> Headline | None:
     if name is None or name != pair.b.change.get("metric"):
         return None
     conditions = [
-        f"{side}: {format_signed(of.change['after'] - of.change['before'])} from dense, 95 % interval "
+        f"{side}: {format_signed(of.change['after'] - of.change['before'])} from dense, 95\u00a0% interval "
         f"{format_interval(of.change['interval'], '+.4f')}."
         for side, of in zip(SIDES, (pair.a, pair.b), strict=True)
     ]

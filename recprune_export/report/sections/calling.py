@@ -28,7 +28,7 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     listed = "" if len(rows) <= MAX_ROWS else f", the first {MAX_ROWS} of {len(rows):,}; all are in manifest.json"
     table = PageTable(
         f"Inputs and outputs{listed}",
-        ("name", "", "dtype", "shape", "ids"),
+        ("name", "kind", "dtype", "shape", "ids"),
         tuple(_row(kind, tensor) for kind, tensor in rows[:MAX_ROWS]),
         frozenset(range(5)),
     )

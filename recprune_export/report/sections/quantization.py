@@ -20,9 +20,9 @@ def quantization_section(manifest: Manifest) -> Section | None:
         return None
     tables = []
     if quantization.get("speedups"):
-        rows = tuple((f"batch {batch}", *_describe_speed(ratio)) for batch, ratio in quantization["speedups"].items())
-        caption = "Compared with the same file in fp32, with 95 % intervals"
-        tables.append(PageTable(caption, ("", "speed", ""), rows, frozenset({0, 2})))
+        rows = tuple((f"batch {batch}", _describe_speed(ratio)) for batch, ratio in quantization["speedups"].items())
+        caption = "Compared with the same file in fp32, with 95\u00a0% intervals"
+        tables.append(PageTable(caption, ("", "speed"), rows))
     weights = [*quantization.get("tables", ()), *quantization.get("layers", ())]
     if weights:
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -43,9 +43,9 @@ def quantization_section(manifest: Manifest) -> Section | None:
     )
 
 
-def _describe_speed(values: Mapping[str, float]) -> tuple[str, str]:
+def _describe_speed(values: Mapping[str, float]) -> str:
     ratio, word = orient_speed(Estimate(values["estimate"], values["low"], values["high"]))
-    return f"{format_ratio(ratio.estimate)} ({format_interval((ratio.low, ratio.high))})", word
+    return f"{format_ratio(ratio.estimate)} ({format_interval((ratio.low, ratio.high))}) {word}"
 
 
 def _row(form: str, reason: str, weights: Sequence[Mapping[str, Any]]) -> tuple[Cell, ...]:
@@ -65,7 +65,9 @@ def _describe_quantization(quantization: Mapping[str, Any]) -> tuple[str, ...]:
     if "loss" in quantization:
         loss = quantization["loss"]
         interval = (
-            "" if loss["interval"] is None else f", with a 95 % interval of {format_interval(loss['interval'], '+.5f')}"
+            ""
+            if loss["interval"] is None
+            else f", with a 95\u00a0% interval of {format_interval(loss['interval'], '+.5f')}"
         )
         sentences.append(
             f"The gate: {loss['metric']} lost {format_signed(loss['lost'], '+.5f')}{interval}; {loss['limit']:g} was allowed. "

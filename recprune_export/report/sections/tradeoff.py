@@ -14,18 +14,10 @@ from recprune_export.report.sweep_file import QualityTrial, SweepFile, read_qual
 from recprune_export.validation.latency.speedup import choose_batch
 
 KILOBYTE = 1e3
-TITLE = "Trade-off"
 TrialT = TypeVar("TrialT", bound=QualityTrial)
 
 
-def tradeoff_section(manifest: Manifest, sweep: SweepFile | None) -> Section | None:
-    """Return the trials of a `sweep` or else those of the search of the job; None without either."""
-    if sweep is not None:
-        return _draw_sweep(manifest, sweep)
-    return _draw_search(manifest) if manifest.trials else None
-
-
-def _draw_sweep(manifest: Manifest, sweep: SweepFile) -> Section:
+def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
     """Return plots of the change of quality against size and against speed, and a table of all trials.
 
     All points are trials of the sweep, so that they have the same rows and the same measurement of latency; the one at the
@@ -66,12 +58,14 @@ def _draw_sweep(manifest: Manifest, sweep: SweepFile) -> Section:
         + ("" if bundle is None else " The diamond is the trial at the point of this bundle."),
     )
     return Section(
-        "tradeoff", TITLE, explanation, figures, (_table(sweep),), gist=f"{len(sweep.trials)} points of a sweep"
+        "tradeoff", "Trade-off", explanation, figures, (_table(sweep),), gist=f"{len(sweep.trials)} points of a sweep"
     )
 
 
-def _draw_search(manifest: Manifest) -> Section:
-    """Return a plot and a table of the trials of `--max-drop`, whose files were neither written nor timed."""
+def search_section(manifest: Manifest) -> Section | None:
+    """Return a plot and a table of the trials of `--max-drop`, whose files were neither written nor timed; None without any."""
+    if not manifest.trials:
+        return None
     trials = [read_quality_trial(values) for values in manifest.trials]
     metric, by_bytes = manifest.trials[0]["metric"], trials[0].kind == "bytes"
     bundle = find_bundle_trial(manifest, trials)
@@ -93,7 +87,7 @@ def _draw_search(manifest: Manifest) -> Section:
         )
         for trial, values in zip(trials, manifest.trials, strict=True)
     )
-    caption = f"The trials, with 95 % intervals over {manifest.trials[0]['rows']:,} validation rows"
+    caption = f"The trials, with 95\u00a0% intervals over {manifest.trials[0]['rows']:,} validation rows"
     table = PageTable(caption, ("point", "seed", f"change of {describe_metric(metric)}"), rows)
     explanation = (
         "How far to compress was searched: each point is a trial that was pruned and tuned, and compared with the dense model on the "
@@ -101,11 +95,11 @@ def _draw_search(manifest: Manifest) -> Section:
         + ("" if bundle is None else " The diamond is the point of this bundle."),
     )
     figure = PageFigure(picture, title)
-    return Section("tradeoff", TITLE, explanation, (figure,), (table,), gist=f"{len(trials)} trials of the search")
+    return Section("search", "Search", explanation, (figure,), (table,), gist=f"{len(trials)} trials")
 
 
 def _label_change(metric: str) -> str:
-    return f"change of {describe_metric(metric)}, 95 % interval"
+    return f"change of {describe_metric(metric)}, 95\u00a0% interval"
 
 
 def _point(trial: TrialT, cost: float, bundle: TrialT | None) -> ParetoPoint:
@@ -148,7 +142,7 @@ def _table(sweep: SweepFile) -> PageTable:
         *(f"batch {b}" for b in batches),
     )
     return PageTable(
-        "The sweep, with 95 % intervals; by batch size, how many times as fast as dense in ONNX Runtime",
+        "The sweep, with 95\u00a0% intervals; by batch size, how many times as fast as dense in ONNX Runtime",
         headings,
         rows,
     )

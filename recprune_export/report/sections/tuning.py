@@ -11,7 +11,7 @@ from recprune_export.report.sections.quality import describe_metric
 
 EXPLANATION = (
     "After each epoch the model was evaluated on the validation rows, and the best weights were kept: the diamond. The model before "
-    "tuning is a candidate too, with all its zeros set: the dashed line. While zeros are still being set, an epoch is none."
+    "tuning is a candidate too, with all its zeros set: the dashed line. Epochs in which zeros are still being set are not candidates."
 )
 WITHOUT_ROWS = (
     "After each epoch the answers were compared with those of the dense model, and the nearest weights were kept: the diamond. The model "
