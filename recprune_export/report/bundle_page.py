@@ -5,7 +5,7 @@ from pathlib import Path
 from recprune_export.bundle._verify import read_manifest, reject_invalid_sections
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.report.page import Cell, Page, code_markup, render_page
+from recprune_export.report.page import Cell, Page, code_markup, prose_markup, render_page
 from recprune_export.report.sections.calling import calling_section
 from recprune_export.report.sections.derived_models import derived_models_section
 from recprune_export.report.sections.environment import environment_section
@@ -49,7 +49,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         facts=_facts(manifest),
         sections=tuple(section for section in sections if section is not None),
         headlines=tuple(headline for headline in headlines if headline is not None),
-        notes=tuple(manifest.notes),
+        notes=tuple(map(prose_markup, manifest.notes)),
         footer=(
             "All figures are from manifest.json, which has more digits. ",
             code_markup("recprune-export verify ."),

@@ -16,9 +16,10 @@ from recprune_export.report.svg import shorten
 
 Cell = str | Markup
 MAX_NAME_LENGTH = 120
-PHONE_CHARACTERS = 40  # of a row of a table at 390 px
+PHONE_CHARACTERS = 42  # of a row of a table at 390 px
 GAP = 2  # characters between columns
-MAX_WORDS = 14  # characters of a column of text, which wraps
+WORDS = 12  # characters to which a column of text shrinks, by the style sheet, gap included
+_CODE = re.compile("`([^`]+)`")
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
 # Control characters and surrogates, which HTML does not allow, and bidirectional controls, which reorder the following text.
 _UNREADABLE = re.compile(
@@ -44,10 +45,12 @@ class PageTable:
         >>> PageTable("", ("", "batch 1", "batch 256"), (("dense", "5.83× (5.80–5.86)", "1.41× (1.40–1.41)"),)).stacks
         True
         """
-        columns = list(zip(self.headings, *self.rows, strict=True))
-        widths = [max(len(Markup(cell).striptags()) for cell in column) for column in columns]
-        widths = [min(width, MAX_WORDS) if number in self.words else width for number, width in enumerate(widths)]
-        return sum(widths) + GAP * (len(widths) - 1) > PHONE_CHARACTERS
+        columns = zip(self.headings, *self.rows, strict=True)
+        widths = [
+            WORDS if number in self.words else max(len(Markup(cell).striptags()) for cell in column) + GAP
+            for number, column in enumerate(columns)
+        ]
+        return sum(widths) > PHONE_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Page:
     facts: tuple[Cell, ...]
     sections: tuple[Section, ...]
     headlines: tuple[Headline, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Cell, ...] = ()
     verdict: str = ""
     footer: tuple[Cell, ...] = field(default_factory=tuple)
 
@@ -119,6 +122,16 @@ def code_markup(text: object) -> Markup:
     """
     fragments = _BREAKS.split(str(text))
     return Markup("<code>{}</code>").format(Markup("<wbr>").join(fragments))
+
+
+def prose_markup(text: str) -> Markup:
+    """Return a sentence as HTML, with what stands between backticks as code.
+
+    >>> prose_markup("`verify <b>` measures it.")
+    Markup('<code>verify &lt;b&gt;</code> measures it.')
+    """
+    pieces = _CODE.split(text)  # what is code has odd positions
+    return Markup("").join(code_markup(piece) if n % 2 else piece for n, piece in enumerate(pieces))
 
 
 def name_markup(name: str) -> Markup:
