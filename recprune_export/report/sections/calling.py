@@ -15,7 +15,7 @@ from recprune_export.program.requests.jagged_inputs import describe_jagged_input
 from recprune_export.program.signature import Signature
 from recprune_export.report.page import Cell, PageTable, Section, name_markup, prose_markup
 
-MAX_ROWS = 250
+MAX_ROWS = 180
 
 
 def calling_section(manifest: Manifest, *, encoded: bool) -> Section:

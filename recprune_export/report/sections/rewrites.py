@@ -7,6 +7,7 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_count, format_milliseconds, format_percent, format_signed
 from recprune_export.report.page import Cell, PageTable, Section, code_markup
 
+MAX_ROWS = 40
 EXPLANATION = (
     "A rewrite changes the graph and not its answers. Each was tried on a copy, which was kept where the answers stayed the same and "
     "the cost model estimates no more time. The times are estimates of all nodes together, not measurements."
@@ -21,10 +22,11 @@ def rewrites_section(manifest: Manifest) -> Section | None:
     kept = sum(rewrite["kept"] for rewrite in rewrites)
     batches = tuple(rewrites[0]["before"])
     headings = ("rewrite", "places", *(f"batch {batch}" for batch in batches), "outcome")
+    listed = f"; the first {MAX_ROWS} of {len(rewrites):,}" if len(rewrites) > MAX_ROWS else ""
     table = PageTable(
-        "Rewrites in the order in which they were tried, with the estimated change of time by batch size",
+        f"Rewrites in the order in which they were tried, with the estimated change of time by batch size{listed}",
         headings,
-        tuple(_row(rewrite, batches) for rewrite in rewrites),
+        tuple(_row(rewrite, batches) for rewrite in rewrites[:MAX_ROWS]),
         frozenset({0, len(headings) - 1}),
     )
     paragraphs = (EXPLANATION, *(() if kept == 0 else (_describe_total(rewrites, batches),)))
