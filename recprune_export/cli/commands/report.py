@@ -98,7 +98,9 @@ def _list_rows(figures: "PairFigures") -> dict[str, Callable[["SideFigures"], st
         "other weights": lambda side: _format(format_bytes, side.other_weight_bytes),
         f"median ms, {at_batch}": lambda side: _format(format_significant, side.milliseconds),
         f"times as fast as dense, {at_batch}": lambda side: _format(format_ratio, side.speedup),
-        f"{metric} on test rows": lambda side: f"{side.value:.4f}" if side.metric == metric and side.value else None,
+        f"{metric} on test rows": lambda side: (
+            f"{side.value:.4f}" if side.metric == metric and side.value is not None else None
+        ),
         "change from dense": lambda side: _format(format_estimate, side.change),
     }
 
