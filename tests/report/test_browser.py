@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from recprune_export.bundle import Manifest
-from recprune_export.report import render_bundle_report, render_check_report
-from recprune_export.report.comparison.bundle_pair import BundlePair
-from recprune_export.report.comparison_page import render_comparison
+from recprune_export.report import BundlePair, render_bundle_report, render_check_report, render_comparison
 from recprune_export.report.sweep_file import read_sweep
 from tests.report import samples
 from tests.report.pages import read

@@ -7,9 +7,7 @@ import pytest
 
 from recprune_export.bundle import Manifest, write_bundle
 from recprune_export.errors import BundleError, InputFileError
-from recprune_export.report.comparison.bundle_pair import BundlePair
-from recprune_export.report.comparison.pair_figures import read_pair_figures
-from recprune_export.report.comparison_page import render_comparison, render_saved_comparison
+from recprune_export.report import BundlePair, read_pair_figures, render_comparison, render_saved_comparison
 from tests.bundle import samples as bundles
 from tests.report import samples
 from tests.report.pages import Element, read
