@@ -212,7 +212,7 @@ def compress_loaded(
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
-        recorded=resolved.recorded if resolved else None,
+        search=resolved.record if resolved else None,
         derive=derive,
     )
 

@@ -96,7 +96,7 @@ def test_what_reads_a_bundle_is_imported_late(code: str) -> None:
         "import recprune_export.bundle.remeasure_latency",
         "import recprune_export.gate._check, recprune_export.gate.output.junit, recprune_export.gate.output.markdown",
         "import recprune_export.gate.latency.sequential_sampling, recprune_export.gate.latency.calibration",
-        "import recprune_export.report.bundle_page, recprune_export.report.check_page, recprune_export.report.sweep_file",
+        "import recprune_export.report.bundle_page, recprune_export.report.check_page, recprune_export.report.comparison_page",
         "from click.testing import CliRunner; from recprune_export.cli import main; CliRunner().invoke(main, ['--help'])",
     ],
 )

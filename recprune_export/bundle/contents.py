@@ -27,8 +27,13 @@ def plan_summary(
     soundness: Soundness,
     fit_result: FitResult | None,
     regularized: RegularizedProgram | None = None,
+    *,
+    metric: str,
 ) -> dict[str, Any]:
-    """Return plain JSON values: removed channels, frozen axes with reasons, the soundness check and the fine-tuning."""
+    """Return plain JSON values: removed channels, frozen axes with reasons, the soundness check and the fine-tuning.
+
+    `metric` is the name of the validation metric by which fine-tuning chose an epoch.
+    """
     groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
     return {
         "score": plan.score,
@@ -39,7 +44,7 @@ def plan_summary(
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
         "regularisation": None if regularized is None else regularized.to_dict(),
-        "finetuning": None if fit_result is None else fit_result.to_dict(),
+        "finetuning": None if fit_result is None else {"metric": metric, **fit_result.to_dict()},
     }
 
 

@@ -58,6 +58,7 @@ class FineTuningConfig:
 
 
 CLICK_DEFAULTS = FineTuningConfig(epochs=3, learning_rate=2e-3, batch_size=1024)
+DISTANCE = "negative distance from the dense model's answers"  # the validation metric without rows
 # A row of scores is as long as the item table.
 RANKING_DEFAULTS = FineTuningConfig(epochs=6, learning_rate=1e-2, batch_size=128)
 
@@ -106,6 +107,11 @@ class Task(Protocol):
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return the training data of `student`."""
+        ...
+
+    @property
+    def metric_name(self) -> str:
+        """The name of the validation metric."""
         ...
 
     @property
@@ -168,6 +174,11 @@ class _EvaluatedRows:
     def deciding(self) -> DecidingMetric:
         """The metric that selects the epoch and judges changes. Raises `DataError` if the validation rows define none."""
         return self.evaluator.require_deciding(self.data.valid, "valid")
+
+    @property
+    def metric_name(self) -> str:
+        """The name of the deciding metric."""
+        return self.deciding.name
 
     @property
     def greater_is_better(self) -> bool:
@@ -308,7 +319,8 @@ class SampledRequests:
     teacher: Program
     objective: Objective
     config: FineTuningConfig
-    greater_is_better: bool = True  # of the negative distance
+    metric_name: str = DISTANCE
+    greater_is_better: bool = True
 
     def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
         """Yield sampled requests."""

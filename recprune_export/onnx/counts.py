@@ -1,7 +1,7 @@
 """Counts of an ONNX file, from the file alone: parameters, zeros, operations, bytes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from recprune_export.codec import DictMixin, ToDictMixin
+from recprune_export.codec import OMIT_DEFAULT, DictMixin, ToDictMixin
 from recprune_export.mapped_pages import limit_mapped_pages
 from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
-from recprune_export.onnx.reading import find_weight_files, read_tensor
+from recprune_export.onnx.reading import count_bytes, find_weight_files, read_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,10 +28,14 @@ _CHUNK = 1 << 20  # elements
 
 @dataclass(frozen=True)
 class WeightCount:
-    """The number of parameters, and how many of them are not zero."""
+    """The number of parameters, how many of them are not zero, and the bytes that store them.
+
+    The bytes are those of the numbers alone, without scales; None in counts that were recorded without them.
+    """
 
     parameters: int
     nonzero: int
+    bytes: int | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class Counts(DictMixin):
     @property
     def total(self) -> WeightCount:
         """The sum of tables and other weights."""
-        return WeightCount(self.tables.parameters + self.rest.parameters, self.tables.nonzero + self.rest.nonzero)
+        stored = None if self.tables.bytes is None or self.rest.bytes is None else self.tables.bytes + self.rest.bytes
+        return WeightCount(
+            self.tables.parameters + self.rest.parameters, self.tables.nonzero + self.rest.nonzero, stored
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], n
     tables, quantized = _find_tables(model.graph), find_quantized_initializers(model.graph)
     biases = _find_biases(model.graph, quantized)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    totals: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
+    totals: dict[bool, list[int]] = {True: [0, 0, 0], False: [0, 0, 0]}
     for name, tensor in _iterate_weights(model.graph, quantized):
         rows = quantized.rows.get(name)
         size = prod(tensor.dims) * quantized.weights.get(name, 1) if rows is None else tensor.dims[0] * rows.dimensions
@@ -171,6 +178,7 @@ def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], n
             total[1] += _count_nonzero_in_rows(rows, values, array(tensors[rows.codes]))
         else:
             total[1] += _count_nonzero(values) if quantized.weights.get(name, 1) == 1 else count_nonzero_nibbles(values)
+        total[2] += count_bytes(tensor) or 0
     return WeightCounts(WeightCount(*totals[True]), WeightCount(*totals[False]))
 
 

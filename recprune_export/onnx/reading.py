@@ -63,7 +63,7 @@ def read_tensor(tensor: TensorProto, folder: Path = Path()) -> np.ndarray:
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
-    expected_bytes = _count_bytes(tensor)
+    expected_bytes = count_bytes(tensor)
     if expected_bytes is None or expected_bytes < 0:
         raise ModelFileError(f"{path} is refused: its tensor '{tensor.name}' has a type or a size that cannot be.")
     if _is_external(tensor):
@@ -109,7 +109,7 @@ def _read_location(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _count_bytes(tensor: TensorProto) -> int | None:
+def count_bytes(tensor: TensorProto) -> int | None:
     """Return the bytes of a tensor by its type and shape; None for an invalid type or shape."""
     if any(size < 0 for size in tensor.dims):
         return None

@@ -57,6 +57,17 @@ class InputSources:
 
 
 @dataclass(frozen=True)
+class SearchRecord:
+    """The search that chose the operating point of a job, as the manifest states it.
+
+    `settings` are those by which `refresh` searches again, and `trials` the trials of the metric as plain JSON values.
+    """
+
+    settings: Settings
+    trials: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The pruned program, its exported files, what the pruned one needs, measurements, and the files made from `model.onnx`."""
 
@@ -76,8 +87,9 @@ def make_manifest(
     *,
     encoding: dict[str, Any] | None,
     notes: Sequence[str],
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
-    """Return the manifest of a bundle."""
+    """Return the manifest of a bundle; `trials` are those of the search that chose the operating point."""
     exported, measurements = outcome.exported, outcome.measurements
     file, rows = exported.pruned, measurements.rows
     models = {"dense": (DENSE_ONNX, exported.dense.path), "pruned": (PRUNED_ONNX, file.path)}
@@ -95,7 +107,10 @@ def make_manifest(
         metrics=dict(measurements.metrics),
         parity=exported.parity.to_dict(),
         latency=summarize_latency(measurements),
-        plan={**summarize_stages(outcome.pruned), "rows": None if rows is None else rows.to_dict()},
+        plan={
+            **summarize_stages(outcome.pruned, task.metric_name),
+            "rows": None if rows is None else rows.to_dict(),
+        },
         settings={
             **settings.to_dict(),
             "model": origin.model_name,
@@ -122,6 +137,7 @@ def make_manifest(
         ),
         change={} if measurements.change is None else measurements.change.to_dict(),
         changes={name: change.to_dict() for name, change in measurements.changes.items()},
+        trials=[dict(trial) for trial in trials],
         quality={} if measurements.quality is None else measurements.quality.to_dict(),
         breakdown={} if measurements.breakdown is None else measurements.breakdown.to_dict(),
         notes=list(notes),
@@ -159,12 +175,14 @@ def get_sizes(task: Task) -> SplitSizes | None:
     return task.data.sizes if isinstance(task, LabeledRows | NextItems) else None
 
 
-def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
-    """Return the summary of the first stage, with that of the next under `then`."""
+def summarize_stages(pruned: PrunedModel, metric: str) -> dict[str, Any]:
+    """Return the summary of the first stage, with that of the next under `then`; `metric` is that of the validation."""
     summary: dict[str, Any] = {}
     for number, stage in reversed(list(enumerate(pruned.stages))):
         regularized = pruned.regularized if number == 0 else None
-        stage_summary = plan_summary(stage.plan, stage.analysis, stage.soundness, stage.fitted, regularized)
+        stage_summary = plan_summary(
+            stage.plan, stage.analysis, stage.soundness, stage.fitted, regularized, metric=metric
+        )
         summary = {**stage_summary, "then": summary} if summary else stage_summary
     return summary
 

@@ -57,6 +57,7 @@ from recprune_export.pipeline._run_until_fast import SlowPlan, run_until_fast
 from recprune_export.pipeline.build_manifest import (
     InputSources,
     Outcome,
+    SearchRecord,
     collect_notes,
     describe_omissions,
     get_sizes,
@@ -164,7 +165,7 @@ def compress_program(
     leading_notes: Sequence[str] = (),
     resume: bool = False,
     search_prefix: SearchPrefix | None = None,
-    recorded: Settings | None = None,
+    search: SearchRecord | None = None,
     derive: Sequence[DeriveModel] = (),
 ) -> CompressionResult:
     """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
@@ -173,7 +174,7 @@ def compress_program(
     `origin` says in the manifest where the model and the rows come from. `sign` makes the signature of the manifest;
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
-    `recorded` are the settings that the manifest states, where a search chose others than the user gave. `derive` makes further
+    `search` is what the manifest states of that search, whose settings are others than the chosen ones. `derive` makes further
     ONNX files from `model.onnx`.
 
     Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
@@ -197,7 +198,8 @@ def compress_program(
             outcome = replace(outcome, derived=further)
             measurements = outcome.measurements
             manifest = make_manifest(
-                target.name, outcome, recorded or settings, task, origin,
+                target.name, outcome, search.settings if search else settings, task, origin,
+                trials=search.trials if search else (),
                 encoding=read_encoding(extra_files or {}),
                 notes=(*leading_notes, *retries, *describe_omissions(settings.latency), *collect_notes(outcome, settings.pruning, task)),
             )  # fmt: skip

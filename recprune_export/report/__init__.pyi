@@ -3,4 +3,10 @@ from ._write_page import write_page as write_page
 from .bundle_page import render_bundle_report as render_bundle_report
 from .bundle_page import render_saved_bundle_report as render_saved_bundle_report
 from .check_page import render_check_report as render_check_report
+from .comparison.bundle_pair import BundlePair as BundlePair
+from .comparison.pair_figures import PairFigures as PairFigures
+from .comparison.pair_figures import SideFigures as SideFigures
+from .comparison.pair_figures import read_pair_figures as read_pair_figures
+from .comparison_page import render_comparison as render_comparison
+from .comparison_page import render_saved_comparison as render_saved_comparison
 from .sweep_file import SWEEP as SWEEP

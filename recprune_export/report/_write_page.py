@@ -8,14 +8,15 @@ from recprune_export.errors import UsageError
 from recprune_export.output_files import check_output_file
 
 
-def default_page_path(bundle: Path) -> Path:
-    """Return the default path of the page of a bundle, beside it.
+def default_page_path(bundle: Path, other: Path | None = None) -> Path:
+    """Return the default path of the page of a bundle, or of that bundle and another one, beside it.
 
-    >>> default_page_path(Path("artifacts/ctr")).name
-    'ctr.report.html'
+    >>> default_page_path(Path("artifacts/ctr")).name, default_page_path(Path("a/ctr"), Path("b/ctr-small")).name
+    ('ctr.report.html', 'ctr-and-ctr-small.report.html')
     """
     bundle = bundle.resolve()
-    return bundle.with_name(f"{bundle.name}.report.html")
+    names = bundle.name if other is None else f"{bundle.name}-and-{other.resolve().name}"
+    return bundle.with_name(f"{names}.report.html")
 
 
 def check_page_path(path: Path, bundles: Sequence[Path]) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from recprune_export.bundle._verify import read_manifest, reject_invalid_sections
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.report.page import Cell, Page, code_markup, render_page
+from recprune_export.report.page import Cell, Page, code_markup, prose_markup, render_page
 from recprune_export.report.sections.calling import calling_section
 from recprune_export.report.sections.derived_models import derived_models_section
 from recprune_export.report.sections.environment import environment_section
@@ -14,9 +14,11 @@ from recprune_export.report.sections.latency import latency_section, speed_headl
 from recprune_export.report.sections.proof import proof_section
 from recprune_export.report.sections.quality import quality_headline, quality_section
 from recprune_export.report.sections.quantization import quantization_section
+from recprune_export.report.sections.rewrites import rewrites_section
 from recprune_export.report.sections.size import size_headline, size_section
 from recprune_export.report.sections.storage import storage_section
-from recprune_export.report.sections.tradeoff import tradeoff_section
+from recprune_export.report.sections.tradeoff import search_section, tradeoff_section
+from recprune_export.report.sections.tuning import tuning_section
 from recprune_export.report.sections.widths import widths_section
 from recprune_export.report.sweep_file import SweepFile, find_sweep
 
@@ -28,11 +30,14 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         size_section(manifest),
         storage_section(manifest),
         quality_section(manifest),
+        tuning_section(manifest),
+        search_section(manifest),
         None if sweep is None else tradeoff_section(manifest, sweep),
         latency_section(manifest),
         derived_models_section(manifest),
         widths_section(manifest),
         quantization_section(manifest),
+        rewrites_section(manifest),
         frozen_section(manifest),
         proof_section(manifest),
         calling_section(manifest, encoded=encoded),
@@ -44,7 +49,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         facts=_facts(manifest),
         sections=tuple(section for section in sections if section is not None),
         headlines=tuple(headline for headline in headlines if headline is not None),
-        notes=tuple(manifest.notes),
+        notes=tuple(map(prose_markup, manifest.notes)),
         footer=(
             "All figures are from manifest.json, which has more digits. ",
             code_markup("recprune-export verify ."),

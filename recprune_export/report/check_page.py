@@ -34,12 +34,13 @@ VERDICT_TEXT = {
     Verdict.FAILS: "NEW is worse than BASE by more than a limit allows.",
     Verdict.UNDECIDED: "Whether NEW is worse than BASE by more than a limit allows cannot be told by these measurements and rows.",
 }
+PROBLEMS = (Verdict.FAILS, Verdict.UNDECIDED)
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
 
 def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> str:
     """Return the page as HTML; `history`: the checks to draw, the oldest first, this one included."""
-    problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
+    problems = [f for f in check.findings if f.verdict in PROBLEMS]
     judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
     passed = sum(f.verdict is Verdict.HOLDS for f in judged)
     sections = (_gates(check.findings), _growth(judged), draw_history(history), _latency(check), _environment(check))
@@ -52,11 +53,16 @@ def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> st
             Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.words}", (VERDICT_TEXT[check.verdict],)),
             Headline("gates that hold", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
-        notes=tuple(f"{finding.gate}: {finding.reason}" for finding in problems),
+        notes=tuple(_describe_problem(finding) for finding in problems),
         verdict=check.verdict.value,
         footer=("NEW is the artifact that is to replace BASE.",),
     )
     return render_page(page)
+
+
+def _describe_problem(finding: Finding) -> str:
+    """Return the reason of a gate, with its name where the reason does not begin with it."""
+    return finding.reason if finding.reason.startswith(finding.gate) else f"{finding.gate}: {finding.reason}"
 
 
 def _skipped(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -72,12 +78,16 @@ def _gates(findings: Sequence[Finding]) -> Section:
             (gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict], finding.verdict.words), *figures)
         )
     gate, *figures, verdict = HEADINGS
-    reasons = tuple((f.gate, f.reason) for f in findings)
-    tables = (
-        PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
-        PageTable("Finding of each gate", ("gate", "finding"), reasons, frozenset({0, 1})),
-    )
-    return Section("gates", "Gates", tables=tables)
+    tables = [PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5}))]
+    gates_by_reason: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.verdict not in PROBLEMS:  # the reasons of others stand at the top of the page
+            gates_by_reason.setdefault(finding.reason, []).append(finding.gate)
+    reasons = tuple((", ".join(gates), reason) for reason, gates in gates_by_reason.items())
+    if reasons:
+        caption = "Findings of gates that hold or were not judged"
+        tables.append(PageTable(caption, ("gate", "finding"), reasons, frozenset({0, 1})))
+    return Section("gates", "Gates", tables=tuple(tables))
 
 
 def _growth(findings: Sequence[Finding]) -> Section | None:
@@ -140,5 +150,7 @@ def _environment(check: Check) -> Section | None:
     return Section(
         "environment",
         "Environment",
-        tables=(PageTable("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1})),),
+        tables=(PageTable("Machine and versions", ("name", "value"), tuple(rows), frozenset({0, 1})),),
+        gist=str(environment.get("cpu") or ""),
+        is_open=False,
     )

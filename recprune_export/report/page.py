@@ -16,6 +16,10 @@ from recprune_export.report.svg import shorten
 
 Cell = str | Markup
 MAX_NAME_LENGTH = 120
+PHONE_CHARACTERS = 42  # of a row of a table at 390 px
+GAP = 2  # characters between columns
+WORDS = 12  # characters to which a column of text shrinks, by the style sheet, gap included
+_CODE = re.compile("`([^`]+)`")
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
 # Control characters and surrogates, which HTML does not allow, and bidirectional controls, which reorder the following text.
 _UNREADABLE = re.compile(
@@ -32,6 +36,22 @@ class PageTable:
     rows: tuple[tuple[Cell, ...], ...]
     words: frozenset[int] = frozenset({0})
 
+    @property
+    def stacks(self) -> bool:
+        """Whether each cell gets a line of its own on a phone, since the columns have no room beside each other.
+
+        >>> PageTable("", ("", "dense", "pruned"), (("AUC", "0.7731", "0.7732"),)).stacks
+        False
+        >>> PageTable("", ("", "batch 1", "batch 256"), (("dense", "5.83× (5.80–5.86)", "1.41× (1.40–1.41)"),)).stacks
+        True
+        """
+        columns = zip(self.headings, *self.rows, strict=True)
+        widths = [
+            WORDS if number in self.words else max(len(Markup(cell).striptags()) for cell in column) + GAP
+            for number, column in enumerate(columns)
+        ]
+        return sum(widths) > PHONE_CHARACTERS
+
 
 @dataclass(frozen=True)
 class PageFigure:
@@ -44,7 +64,10 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Section:
-    """A section; `key`: anchor, `paragraphs`: text before the figures, `code`: a program, `after`: paragraphs at the end."""
+    """A section; `key`: anchor, `paragraphs`: text before the figures, `code`: a program, `after`: paragraphs at the end.
+
+    `gist` says in a few words what a folded section holds; `is_open`: whether it is unfolded at first.
+    """
 
     key: str
     title: str
@@ -53,6 +76,8 @@ class Section:
     tables: tuple[PageTable, ...] = ()
     code: str = ""
     after: tuple[Cell, ...] = ()
+    gist: str = ""
+    is_open: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,7 @@ class Page:
     facts: tuple[Cell, ...]
     sections: tuple[Section, ...]
     headlines: tuple[Headline, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Cell, ...] = ()
     verdict: str = ""
     footer: tuple[Cell, ...] = field(default_factory=tuple)
 
@@ -97,6 +122,16 @@ def code_markup(text: object) -> Markup:
     """
     fragments = _BREAKS.split(str(text))
     return Markup("<code>{}</code>").format(Markup("<wbr>").join(fragments))
+
+
+def prose_markup(text: str) -> Markup:
+    """Return a sentence as HTML, with what stands between backticks as code.
+
+    >>> prose_markup("`verify <b>` measures it.")
+    Markup('<code>verify &lt;b&gt;</code> measures it.')
+    """
+    pieces = _CODE.split(text)  # what is code has odd positions
+    return Markup("").join(code_markup(piece) if n % 2 else piece for n, piece in enumerate(pieces))
 
 
 def name_markup(name: str) -> Markup:

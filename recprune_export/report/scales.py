@@ -25,27 +25,27 @@ class AxisScale:
         """Return `value`, clipped to the scale."""
         return min(max(value, self.low), self.high)
 
-    def marks(self) -> list[float]:
-        """Return a few round values on the scale.
+    def marks(self, most: int = 6) -> list[float]:
+        """Return a few round values on the scale, about `most` at most.
 
         >>> AxisScale(0.0, 1.1, 0, 1).marks(), AxisScale(0.05, 3.0, 0, 1, log=True).marks()
         ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.05, 0.1, 0.2, 0.5, 1.0, 2.0])
         """
-        return self._decades() if self.log and self.high > 5 * self.low else self._steps()
+        return self._decades(most) if self.log and self.high > 5 * self.low else self._steps(most)
 
-    def _decades(self) -> list[float]:
+    def _decades(self, most: int) -> list[float]:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for digits in ((1, 2, 5), (1, 3), (1,)):
             candidates = [round(d * 10.0**e, 12) for e, d in product(range(first, last + 1), digits)]
             inside = [v for v in candidates if self.low * 0.999 <= v <= self.high * 1.001]
-            if len(inside) <= 6:
+            if len(inside) <= most:
                 break
         return inside
 
-    def _steps(self) -> list[float]:
+    def _steps(self, most: int) -> list[float]:
         span = self.high - self.low
         unit = 10.0 ** math.floor(math.log10(span))
-        step = next(s * unit for s in (0.2, 0.5, 1.0, 2.0, 5.0) if span / (s * unit) <= 5.5)
+        step = next(s * unit for s in (0.2, 0.5, 1.0, 2.0, 5.0) if span / (s * unit) <= most - 0.5)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [round(number * step, 12) for number in range(first, last + 1)]
 

@@ -15,8 +15,8 @@ KINDS = ("sparsity", "bytes", "dense int8")
 
 
 @dataclass(frozen=True)
-class SweepTrial:
-    """Trial of one point: change of quality with its interval, bytes, and speed-up by batch as (estimate, low, high).
+class QualityTrial:
+    """Trial of one point: the change of the metric from the dense model, with its interval.
 
     `kind` is "sparsity", "bytes" or "dense int8", and `value` the sparsity, or the fraction of the dense file's bytes.
     """
@@ -26,8 +26,6 @@ class SweepTrial:
     change: float
     low: float
     high: float
-    bytes: int
-    speedup: Mapping[str, tuple[float, float, float]]
 
     @property
     def mark(self) -> str:
@@ -38,6 +36,14 @@ class SweepTrial:
     def label(self) -> str:
         """The point in words."""
         return {"bytes": f"{self.mark} of the bytes", "dense int8": self.kind}.get(self.kind, f"sparsity {self.mark}")
+
+
+@dataclass(frozen=True)
+class SweepTrial(QualityTrial):
+    """Trial that was exported and timed as well: bytes of the file, and speed-up by batch as (estimate, low, high)."""
+
+    bytes: int
+    speedup: Mapping[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,23 @@ def _read(values: Mapping[str, Any]) -> SweepFile:
     return SweepFile(str(values["trials"][0]["metric"]), trials, None if knee is None else float(knee), model)
 
 
-def _trial(values: Mapping[str, Any]) -> SweepTrial:
+def read_quality_trial(values: Mapping[str, Any]) -> QualityTrial:
+    """Read one trial of `sweep.json`, or of the section `trials` of a manifest. Raises `ValueError` for unknown or infinite ones."""
     low, high = map(float, values["interval"])
-    artifact = values["artifact"]
-    speedup = {str(int(batch)): tuple(map(float, estimates)) for batch, estimates in artifact["speedup"].items()}
-    if not speedup or any(len(estimates) != 3 for estimates in speedup.values()):
-        raise ValueError("a speed-up is an estimate and its interval")
     change = float(values["after"]) - float(values["before"])
-    if not all(map(math.isfinite, (change, low, high, *(v for estimates in speedup.values() for v in estimates)))):
+    if not all(map(math.isfinite, (change, low, high))):
         raise ValueError("a value of a trial is not finite")
     point = values.get("point") or {"kind": "sparsity", "value": values["sparsity"]}  # earlier sweeps had no others
     if point["kind"] not in KINDS:
         raise ValueError("this kind of point is not known")
-    return SweepTrial(point["kind"], float(point["value"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]
+    return QualityTrial(point["kind"], float(point["value"]), change, low, high)
+
+
+def _trial(values: Mapping[str, Any]) -> SweepTrial:
+    trial, artifact = read_quality_trial(values), values["artifact"]
+    speedup = {str(int(batch)): tuple(map(float, estimates)) for batch, estimates in artifact["speedup"].items()}
+    if not speedup or any(len(estimates) != 3 for estimates in speedup.values()):
+        raise ValueError("a speed-up is an estimate and its interval")
+    if not all(math.isfinite(end) for estimates in speedup.values() for end in estimates):
+        raise ValueError("a value of a trial is not finite")
+    return SweepTrial(**vars(trial), bytes=int(artifact["bytes"]), speedup=speedup)  # type: ignore[arg-type]

@@ -25,12 +25,14 @@ from recprune_export.evidence import Verdict
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.number_formats import format_estimate
 from recprune_export.pipeline._prune import SearchPrefix
+from recprune_export.pipeline.build_manifest import SearchRecord
 from recprune_export.program.program import Program
 from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows
 from recprune_export.search.max_drop import DropClaim, DropSearchResult, confirm_point, find_point_within_drop
 from recprune_export.search.operating_point import OperatingPoint
 from recprune_export.search.speed.speed_search import SpeedSearchResult, find_point_for_speed
 from recprune_export.search.speed.speed_target import LatencyTarget, SpeedTarget, SpeedupTarget
+from recprune_export.search.trial import Trial
 from recprune_export.search.trials import Trials
 from recprune_export.search.workers.tuning_workers import TuningWorkers
 from recprune_export.settings import PruningSettings, Settings
@@ -42,12 +44,12 @@ FIRST_BYTES = 0.1  # of the dense file: where a search of the bytes begins
 class ResolvedBudgets:
     """Settings at the chosen point, a sentence that explains it, and the work that the search did for their seed.
 
-    `recorded` are the settings that a bundle states, by which `refresh` searches again: those that the user gave, but with the
-    chosen sparsity, where the next search begins.
+    `record` is what a bundle states of the search. Its settings are those that the user gave, but with the chosen sparsity, where
+    the next search begins.
     """
 
     settings: Settings
-    recorded: Settings
+    record: SearchRecord
     reason: str
     search_prefix: SearchPrefix | None = None
 
@@ -107,6 +109,7 @@ def resolve_budgets(
     trials = Trials(program, settings, task, folder)
     limit = _resolve_limit(settings, trials)
     point, reasons = None, []
+    judged: tuple[Trial, ...] = ()
     for target in _list_targets(settings):
         result = find_point_for_speed(program, settings, target, task, report, max_bytes=limit)
         reasons.append(_explain_speed(result, target))
@@ -115,12 +118,13 @@ def resolve_budgets(
     if search.max_drop is not None:
         _warn_of_few_rows(program, task, search.max_drop, report)
         drop = _search_drop(trials, settings, point, limit, report, workers)
-        point = drop.point
+        point, judged = drop.point, drop.trials
         reasons.append(_explain_drop(drop, search.max_drop, settings, limit))
     assert point is not None
     at_point = trials.settings_at(point)
     recorded = at_point if point.kind == "sparsity" else settings
-    return ResolvedBudgets(at_point, recorded, " ".join(reasons), trials.search_prefix(settings.seed))
+    record = SearchRecord(recorded, tuple(trial.to_dict() for trial in judged))
+    return ResolvedBudgets(at_point, record, " ".join(reasons), trials.search_prefix(settings.seed))
 
 
 def _is_faster(one: OperatingPoint, other: OperatingPoint) -> bool:

@@ -65,8 +65,8 @@ def test_a_model_counted_by_hand(tmp_path: Path) -> None:
     path = write(tmp_path / "model.onnx", *mlp())
     rest = 2 * DIM + UNITS * 2 * DIM + UNITS + UNITS + 1  # positions, w1, b1, w2, b2
     assert count(path) == Counts(
-        tables=WeightCount(ROWS * DIM, ROWS * DIM - DIM),
-        rest=WeightCount(rest, rest - 6),
+        tables=WeightCount(ROWS * DIM, ROWS * DIM - DIM, 4 * ROWS * DIM),
+        rest=WeightCount(rest, rest - 6, 4 * rest),
         operations=2 * DIM * UNITS + UNITS,
         nodes=10,
         bytes=path.stat().st_size,
@@ -101,7 +101,7 @@ def test_a_constant_node_is_a_parameter_and_a_mask_is_not(tmp_path: Path) -> Non
         numpy_helper.from_array(mask, "mask"),
         numpy_helper.from_array(np.maximum(mask, np.finfo(np.float32).min), "low"),
     ]
-    assert count(write(tmp_path / "model.onnx", nodes, weights)).rest == WeightCount(DIM, DIM - 1)
+    assert count(write(tmp_path / "model.onnx", nodes, weights)).rest == WeightCount(DIM, DIM - 1, 4 * DIM)
 
 
 def test_positions_are_no_table_though_their_number_comes_from_the_request(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_weights_of_zeros_alone_are_parameters(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "ids"], ["x"]), helper.make_node("Add", ["x", "bias"], ["out"])]
     weights = [tensor("table", ROWS, DIM, value=0.0), tensor("bias", DIM, value=0.0)]
     counts = count(write(tmp_path / "model.onnx", nodes, weights))
-    assert counts.tables == WeightCount(ROWS * DIM, 0)
-    assert counts.rest == WeightCount(DIM, 0)
+    assert counts.tables == WeightCount(ROWS * DIM, 0, 4 * ROWS * DIM)
+    assert counts.rest == WeightCount(DIM, 0, 4 * DIM)
 
 
 def test_a_sum_as_a_product_is_no_operation(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_part_that_is_not_there_loses_nothing() -> None:
 
 def test_counts_are_plain_json_values(tmp_path: Path) -> None:
     counts = count(write(tmp_path / "model.onnx", *mlp()))
-    assert json.loads(json.dumps(counts.to_dict()))["tables"] == {"parameters": 40, "nonzero": 36}
+    assert json.loads(json.dumps(counts.to_dict()))["tables"] == {"parameters": 40, "nonzero": 36, "bytes": 160}
 
 
 @pytest.mark.parametrize("module", ["counts", "runtime.session"])

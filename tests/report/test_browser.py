@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from recprune_export.bundle import Manifest
-from recprune_export.report import render_bundle_report, render_check_report
+from recprune_export.report import BundlePair, render_bundle_report, render_check_report, render_comparison
 from recprune_export.report.sweep_file import read_sweep
 from tests.report import samples
+from tests.report.pages import read
 from tests.report.test_check_page import made
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
@@ -32,11 +33,13 @@ FRAME = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" conten
 iframe {{ border: 0; display: block }}</style><iframe width="{width}" height="{height}" srcdoc="{page}"></iframe><pre id="found"></pre>
 <script>addEventListener("load", () => {{
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement, width = root.clientWidth;
+  page.querySelectorAll("details").forEach((e) => {{ e.open = true; }});
   const scrolls = (e) => e.closest(".scroll, .hidden, .skip") && !e.matches(".scroll");
   const wide = [...page.body.querySelectorAll("*")].filter((e) => !scrolls(e) && e.getBoundingClientRect().right > width + 1);
   const letters = [...page.querySelectorAll("svg text")].map((e) => e.getBoundingClientRect().height);
   document.querySelector("#found").textContent = JSON.stringify({{
     width, scroll: root.scrollWidth, wide: wide.map((e) => e.tagName + "." + e.getAttribute("class")),
+    scrolling: [...page.querySelectorAll(".scroll:not(.code)")].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent),
     regions: [...page.querySelectorAll(".scroll")].map((e) => e.getBoundingClientRect().width),
     letters: Math.min(99, ...letters), pictures: page.querySelectorAll("svg").length, height: root.scrollHeight,
     ground: page.defaultView.getComputedStyle(page.body).backgroundColor }});
@@ -62,6 +65,7 @@ def theme(dark: bool) -> str:
 PAGES: dict[str, Callable[[Path], str]] = {
     "bundle": lambda folder: render_bundle_report(_long(), encoded=True, sweep=read_sweep(_written(folder))),
     "hostile": lambda folder: render_bundle_report(samples.full(samples.HOSTILE * 3), encoded=True),
+    "pair": lambda folder: render_comparison(BundlePair(_long(), _long())),
     "bare": lambda folder: render_bundle_report(samples.bare(), encoded=False),
     "check": lambda folder: render_check_report(made(1.3, "artifacts/" + "a" * 200)),
 }
@@ -87,6 +91,7 @@ def test_nothing_is_wider_than_the_window(kind: str, width: int, tmp_path: Path)
     assert found["scroll"] <= width, found["wide"]
     assert not found["wide"]
     assert all(region <= width for region in found["regions"])
+    assert not found["scrolling"], "on a phone tables stack, on a desk there is room for them"
     assert found["letters"] >= 11, "letters in pictures are too small to read"
     assert (found["pictures"] > 0) == (kind != "bare")
 
@@ -114,6 +119,17 @@ def test_all_is_printed(tmp_path: Path) -> None:
     browse("--no-pdf-header-footer", f"--print-to-pdf={closed}", page.as_uri())
     pages = [len(re.findall(rb"/Type\s*/Page\b", file.read_bytes())) for file in (closed, paper)]
     assert 0 < pages[0] < pages[1], "tables that are folded on the screen are not on paper"
+
+
+@pytest.mark.parametrize(("anchor", "is_open"), [("", False), ("#parity", True)])
+def test_a_link_unfolds_its_section(anchor: str, is_open: bool, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(PAGES["bundle"](tmp_path))
+    shown = read(browse("--dump-dom", "--virtual-time-budget=5000", page.as_uri() + anchor))
+    (fold,) = (
+        fold for fold in shown.all("details") if any(s.attributes["id"] == "parity" for s in fold.all("section"))
+    )
+    assert ("open" in fold.attributes) == is_open
 
 
 def read_png(path: Path) -> list[list[tuple[int, int, int]]]:

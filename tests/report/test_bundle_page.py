@@ -205,3 +205,119 @@ def test_a_metric_of_which_less_is_better_is_a_loss_where_it_rose() -> None:
     }  # fmt: skip
     manifest = samples.full("net").model_copy(update={"change": change})
     assert "lies above zero: there is a loss" in texts(read(render_bundle_report(manifest, encoded=True)))
+
+
+def test_sections_fold_and_the_important_ones_are_open() -> None:
+    root = read(render_bundle_report(samples.full(), encoded=True))
+    folds = {
+        fold.all("section")[0].attributes["id"]: "open" in fold.attributes
+        for fold in root.all("details")
+        if fold.all("section")
+    }
+    assert {key for key, is_open in folds.items() if is_open} == {
+        "size", "storage", "quality", "tuning", "search", "latency", "widths",
+    }  # fmt: skip
+    assert {key for key, is_open in folds.items() if not is_open} == {
+        "quantisation", "rewrites", "frozen", "parity", "calling", "environment",
+    }  # fmt: skip
+    for fold in root.all("details"):
+        assert fold.children
+        assert next(child.tag for child in fold.children if isinstance(child, Element)) == "summary"
+
+
+def test_the_tuning_curve_marks_the_kept_epoch_and_has_the_untuned_model() -> None:
+    tuning = section(read(render_bundle_report(samples.full(), encoded=True)), "tuning")
+    (picture,) = tuning.all("svg")
+    (kept,) = (shape for shape in picture.all("polygon") if shape.attributes["class"] == "own")
+    dots = [dot for dot in picture.all("circle") if dot.attributes["class"] == "strong"]
+    (untuned,) = (dot for dot in picture.all("circle") if dot.attributes["class"] == "hollow")
+    assert len(dots) == 2  # the first epoch is no candidate
+    across = [float(kept.attributes["points"].split(",")[0]), *(float(dot.attributes["cx"]) for dot in dots)]
+    assert float(untuned.attributes["cx"]) < min(across)
+    assert sorted(across)[1] == across[0]
+    assert (
+        "before tuning: 0.6900; epoch 2: 0.7010; epoch 3: 0.7040, chosen; epoch 4: 0.7030"
+        in picture.all("desc")[0].text
+    )
+    rows = [[cell.text for cell in row.all("th", "td")] for row in tuning.all("tbody")[0].all("tr")]
+    assert rows[:2] == [["0, before tuning", "", "0.6900", ""], ["1", "0.5000", "no candidate", ""]]
+    assert rows[3] == ["3", "0.4800", "0.7040", "kept"]
+
+
+def test_weights_from_before_tuning_are_the_kept_ones_where_no_epoch_was_better() -> None:
+    plan = {**samples.full().plan, "finetuning": samples.tuning((None, 0.68), best=-1)}
+    shown = texts(section(read(render_bundle_report(samples.full(plan=plan), encoded=True)), "tuning"))
+    assert "the weights before tuning were kept" in shown
+    assert "0, before tuning 0.6900 kept" in shown
+
+
+@pytest.mark.parametrize("run", [None, samples.tuning((None, None), best=-1)])
+def test_without_a_candidate_there_is_no_curve(run: object) -> None:
+    plan = {**samples.full().plan, "finetuning": run}
+    assert 'id="tuning"' not in render_bundle_report(samples.full(plan=plan), encoded=True)
+
+
+def test_each_stage_of_pruning_has_a_curve() -> None:
+    plan = {**samples.full().plan, "regularisation": {"strength": 0.1, "zero_channels": {}, **samples.tuning()}}
+    root = read(render_bundle_report(samples.full(plan={**plan, "then": samples.full().plan}), encoded=True))
+    captions = [figure.all("figcaption")[0].text.partition(":")[0] for figure in section(root, "tuning").all("figure")]
+    assert captions == ["Training towards fewer channels", "Stage 1", "Stage 2"]
+
+
+def test_rewrites_say_what_they_gave_and_why_they_were_dropped() -> None:
+    rewrites = section(read(render_bundle_report(samples.full("net"), encoded=True)), "rewrites")
+    rows = [[cell.text for cell in row.all("th", "td")] for row in rewrites.all("tbody")[0].all("tr")]
+    assert rows[0] == ["net.0", "3", "−25.0\xa0%", "−25.0\xa0%", "kept"]
+    assert rows[1][2:] == ["+33.3\xa0%", "+33.3\xa0%", "dropped: net.1 is estimated to be 7.1% slower at batch 64"]
+    assert "0.0400 to 0.0300 ms at batch 1 (−25.0\xa0%)" in rewrites.text
+    assert 'id="rewrites"' not in render_bundle_report(samples.full(rewrites=[]), encoded=True)
+
+
+def test_the_search_of_the_job_is_drawn_with_the_chosen_point() -> None:
+    counts = {"dense": samples.counts(62_048, 88_545, 640_000), "pruned": samples.counts(19_390, 26_911, 191_322)}
+    search = section(read(render_bundle_report(samples.full(counts=counts), encoded=True)), "search")
+    (picture,) = search.all("svg")
+    assert len([shape for shape in picture.all("polygon") if shape.attributes["class"] == "own"]) == 1
+    assert "The diamond is the point of this bundle" in search.text
+    assert [row.all("th")[0].text for row in search.all("tbody")[0].all("tr")] == [
+        "10 % of the bytes", "30 % of the bytes", "30 % of the bytes",
+    ]  # fmt: skip
+    assert 'id="search"' not in render_bundle_report(samples.full(trials=[]), encoded=True)
+
+
+def test_no_reason_stands_twice_on_a_page() -> None:
+    again = [
+        {"tensor": f"t{n}", "axis": 0, "count": 2, "reason": "it is multiplied", "source": f'"/m.py", line {n}'}
+        for n in range(3)
+    ]
+    sentence = "auc fell by 0.0100: a large loss."
+    manifest = samples.full(
+        plan={**samples.full().plan, "frozen": again},
+        quantisation={
+            **samples.full().quantisation,
+            "tables": [samples.weight(f"w{n}", "fp32", "it holds less than 1%") for n in range(3)],
+        },
+        quality={"metric": "auc", "loss": {"estimate": 0.01, "low": 0.005, "high": 0.015}, "limit": 0.002, "verdict": "fails",
+                 "sentence": sentence},
+        notes=[sentence],
+    )  # fmt: skip
+    root = read(render_bundle_report(manifest, encoded=True))
+    for reason in ("it is multiplied", "it holds less than 1%", sentence):
+        assert texts(root).count(reason) == 1, reason
+    (frozen,) = section(root, "frozen").all("tbody")[0].all("tr")
+    assert all(f"t{n}, axis 0" in frozen.text and f"m.py, line {n}" in frozen.text for n in range(3))
+    weights = section(root, "quantisation").all("tbody")[-1].text
+    assert all(f"w{n}" in weights for n in range(3))
+
+
+def test_a_wide_table_names_the_column_of_each_cell_for_narrow_windows() -> None:
+    stacked = 0
+    for table in read(render_bundle_report(samples.full(), encoded=True)).all("table"):
+        if table.attributes.get("class") != "stack":
+            continue
+        stacked += 1
+        columns = [cell.text for cell in table.all("thead")[0].all("th", "td")]
+        for row in table.all("tbody")[0].all("tr"):
+            assert [cell.attributes["data-label"] for cell in row.all("td")] == columns[1:]
+            assert all(cell.attributes["role"] in ("cell", "rowheader") for cell in row.all("th", "td"))
+    assert stacked > 3

@@ -67,3 +67,11 @@ def test_nothing_but_a_signature_is_a_page_as_well() -> None:
     page = render_check_report(check)
     check_page(page)
     assert HOSTILE.replace("\0", "\ufffd").replace("\u202e", "\ufffd") in read(page).all("aside")[0].text
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.3])
+def test_no_reason_stands_twice(ratio: float) -> None:
+    check = made(ratio)
+    text = " ".join(read(render_check_report(check)).text.split())
+    for finding in check.findings:
+        assert text.count(finding.reason) == 1, finding.gate

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from recprune_export.report.plots.calibration_curve import draw_calibration
+from recprune_export.report.plots.paired_bars import BarPair, draw_paired_bars
 from recprune_export.report.plots.ratios import PlottedRatio, draw_ratios
 from recprune_export.report.plots.strips import draw_strips
 from recprune_export.report.plots.width_bars import GroupWidth, draw_widths
@@ -56,6 +57,39 @@ def test_what_grew_lies_right_of_zero_and_an_outlier_stays_in_the_picture() -> N
     assert less < zero < more < huge <= WIDTH
     (limit,) = (number(bar, "x") for bar in svg.all("rect") if bar.attributes["class"] == "limit")
     assert zero < limit < more
+
+
+def test_names_and_values_lie_on_the_line_of_what_they_name() -> None:
+    percents = dict.fromkeys(PERCENTS, 1.0)
+    for picture in (
+        draw_ratios(
+            "r", "Growth", [PlottedRatio("latency, batch 256", 0.1, "fail"), PlottedRatio("size", 0.2, "pass")], ""
+        ),
+        draw_strips("s", "Latency", {"dense ONNX": percents, "a name of several words": percents}, ()),
+        draw_widths("w", "Widths", [GroupWidth("user", 4, 2), GroupWidth("a.long.name.of.a.group", 4, 2)]),
+    ):
+        svg = drawn(picture)
+        shapes = [number(dot, "cy") for dot in svg.all("circle")] or [
+            number(bar, "y") + number(bar, "height") / 2 for bar in svg.all("rect")
+        ]
+        texts = [text for text in svg.all("text") if text.attributes["class"] != "mark"]
+        values = [number(text, "y") - 4.5 for text in texts if text.attributes["class"] == "value"]
+        assert sorted({round(shape) for shape in shapes}) == pytest.approx(sorted(values), abs=0.6)
+        labels = [number(text, "y") - 4.5 for text in texts if text.attributes["class"] != "value"]
+        assert all(min(abs(label - shape) for shape in shapes) <= 8 for label in labels)
+
+
+def test_a_value_of_a_pair_lies_on_the_line_of_its_bar() -> None:
+    svg = drawn(
+        draw_paired_bars("p", "Bytes", [BarPair("tables", 100.0, 50.0), BarPair("rest", None, 80.0)], "{:g}".format)
+    )
+    values = [text for text in svg.all("text") if text.attributes["class"] == "value"]
+    assert [value.text for value in values] == ["100", "50", "–", "80"]
+    legend = 2
+    bars = svg.all("rect")[legend:]
+    assert [number(bar, "width") for bar in bars] == pytest.approx([172.0, 86.0, 137.6])
+    middles = [number(bar, "y") + number(bar, "height") / 2 for bar in bars]
+    assert middles == pytest.approx([number(values[place], "y") - 4.5 for place in (0, 1, 3)], abs=0.2)
 
 
 def test_names_are_text() -> None:

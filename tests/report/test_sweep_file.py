@@ -65,7 +65,7 @@ def test_the_trial_of_a_bundle_of_bytes_is_that_of_its_limit(
 ) -> None:
     manifest = samples.full()
     manifest.plan["storage"]["max_bytes"] = limit  # of a dense file of 607,878 bytes
-    trial = find_bundle_trial(manifest, read_sweep(write(tmp_path / "sweep", samples.sweep_of_points())))
+    trial = find_bundle_trial(manifest, read_sweep(write(tmp_path / "sweep", samples.sweep_of_points())).trials)
     assert (None if trial is None else trial.value) == expected
 
 

@@ -127,6 +127,9 @@ def test_the_table_of_check(runtime: Runtime, bundle: Path) -> None:
 def test_report(runtime: Runtime, bundle: Path, tmp_path: Path) -> None:
     runtime.output("report", bundle, "-o", tmp_path / "page.html")
     assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    found = runtime.json("report", bundle, bundle, "-o", tmp_path / "pair.html")
+    assert found["latency_differences"] == []
+    assert "<html" in (tmp_path / "pair.html").read_text(encoding="utf-8")
 
 
 def test_doctor_and_help(runtime: Runtime) -> None:

@@ -72,7 +72,7 @@ def test_the_least_bytes_hold_on_rows_that_the_search_never_saw(job: tuple[Progr
     assert (
         settings.pruning.byte_limit.bytes < 60_000
     )  # dimensions and bits that the answers do not need are a lot of bytes
-    assert resolved.recorded == asked
+    assert resolved.record.settings == asked
     assert "the least of" in resolved.reason
     assert all("% of the bytes" in line for line in lines[-3:])
     pruned = prune(program, settings.pruning, settings.finetuning, task)
@@ -113,8 +113,8 @@ def test_a_speed_within_bytes_takes_plans_of_less_predicted_time(
     assert resolved is not None
     assert "40 % of the bytes, predicted reads of at most 40 µs" in resolved.reason
     assert resolved.settings.pruning.max_microseconds == pytest.approx(40.0)
-    assert resolved.recorded.pruning.max_microseconds is None
-    limits = [s.pruning.byte_limit for s in (resolved.settings, resolved.recorded)]
+    assert resolved.record.settings.pruning.max_microseconds is None
+    limits = [s.pruning.byte_limit for s in (resolved.settings, resolved.record.settings)]
     assert limits[0] is not None
     assert limits[0].bytes is not None
     assert limits[1] == ByteLimit(fraction=0.4)  # by which `refresh` searches again
@@ -130,7 +130,10 @@ def test_a_drop_is_judged_at_the_sparsity_that_is_fast_enough(
     settings = SETTINGS.with_options(epochs=0, target_speedup=1.5, max_drop=0.9)
     resolved = resolve_budgets(program, settings, task, tmp_path / "search")
     assert resolved is not None
-    assert resolved.settings.pruning.sparsity == resolved.recorded.pruning.sparsity == 0.6
+    assert resolved.settings.pruning.sparsity == resolved.record.settings.pruning.sparsity == 0.6
+    assert [(t["point"], t["seed"]) for t in resolved.record.trials] == [
+        ({"kind": "sparsity", "value": 0.6}, seed) for seed in (0, 1)
+    ]
     assert "At this sparsity" in resolved.reason
     with pytest.raises(ValidationFailed, match="exclude each other"):
         resolve_budgets(

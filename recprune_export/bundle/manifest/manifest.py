@@ -36,6 +36,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     SignatureSection,
     ToleranceSection,
     TowersSection,
+    TrialEntry,
 )
 from recprune_export.bundle.manifest.migration import migrate
 from recprune_export.errors import BundleError
@@ -139,6 +140,12 @@ class Manifest(BaseModel):
         PublishedAs(QualityVerdictSection | EmptySection),
         Field(description="verdict on the loss of quality by a usual allowance; empty without labeled rows"),
     ] = Field(default_factory=dict)
+    trials: Annotated[
+        list[Annotated[Object, PublishedAs(TrialEntry)]],
+        Field(
+            description="trials of the search of `--max-drop` that chose how far to compress, on validation rows; empty without one"
+        ),
+    ] = Field(default_factory=list)
     breakdown: Annotated[
         Object,
         PublishedAs(BreakdownSection | EmptySection),

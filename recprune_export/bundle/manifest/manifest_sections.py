@@ -364,6 +364,22 @@ class ChangeSection(TypedDict):
     ]
 
 
+@with_config(OPEN)
+class TrialPoint(TypedDict):
+    """How far a trial compresses."""
+
+    kind: Literal["sparsity", "bytes", "dense int8"]
+    value: Annotated[float, Field(description="the sparsity, or the fraction of the bytes of the dense file")]
+
+
+@with_config(OPEN)
+class TrialEntry(ChangeSection):
+    """A metric on validation rows of the dense model and of the one that a trial pruned and tuned."""
+
+    point: TrialPoint
+    seed: int
+
+
 @with_config(CLOSED)
 class FrequencyBucketEntry(TypedDict):
     """The test rows whose id occurred in `least` to `most` training rows, with metrics of the dense and the pruned file."""
@@ -787,9 +803,42 @@ class DerivedModelEntry(TypedDict):
 
 
 @with_config(OPEN)
+class EpochEntry(TypedDict):
+    """One epoch of fine-tuning."""
+
+    loss: Annotated[float, Field(description="mean training loss")]
+    metric: Annotated[
+        float | None,
+        Field(
+            description="validation metric; null while zeros are still being set, since such weights are no candidate"
+        ),
+    ]
+
+
+@with_config(OPEN)
+class FineTuningSection(TypedDict):
+    """The epochs of fine-tuning, and the one whose weights were kept."""
+
+    metric: NotRequired[Annotated[str, Field(description="name of the validation metric, which chooses")]]
+    epochs: list[EpochEntry]
+    best: Annotated[
+        int, Field(ge=-1, description="index of the epoch whose weights were kept; -1 for those before tuning")
+    ]
+    untuned: NotRequired[
+        Annotated[float | None, Field(description="validation metric before tuning; null where it was not measured")]
+    ]
+    greater_is_better: NotRequired[
+        Annotated[bool, Field(description="whether more of the metric is better; so by default")]
+    ]
+
+
+@with_config(OPEN)
 class PlanSection(TypedDict):
     """Summary of the plan: removed channels, and frozen axes with reasons; `then` is that of the next stage."""
 
+    finetuning: NotRequired[
+        Annotated[FineTuningSection | None, Field(description="null without epochs of fine-tuning")]
+    ]
     storage: NotRequired[
         Annotated[StorageSection, Field(description="absent where the bits of weights were not planned")]
     ]

@@ -1,7 +1,9 @@
-"""`report`: a page about a bundle."""
+"""`report`: a page about a bundle, or about two of them side by side."""
 
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,12 +11,23 @@ from recprune_export.cli.input_paths import BUNDLE, SWEEP_RESULTS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.screen_options import screen_options
-from recprune_export.cli.tables import echo, print_json
+from recprune_export.cli.tables import echo, make_console, make_table, print_json
+from recprune_export.number_formats import format_bytes, format_estimate, format_ratio, format_significant
+
+if TYPE_CHECKING:
+    from recprune_export.report.comparison.pair_figures import PairFigures, SideFigures
 
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
+@click.argument("other", type=BUNDLE, required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="HTML",
+    help="[default: BUNDLE.report.html, or BUNDLE-and-OTHER.report.html, beside BUNDLE]",
+)
 @click.option(
     "--sweep",
     type=SWEEP_RESULTS,
@@ -23,19 +36,74 @@ from recprune_export.cli.tables import echo, print_json
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @screen_options("Print JSON instead of a sentence.")
-def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool) -> None:
+def report(
+    bundle: Path, other: Path | None, output: Path | None, sweep: Path | None, show: bool, as_json: bool
+) -> None:
     """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
 
     A bundle holds such a page already, report.html, unless it was made with --quick; this one knows a sweep as well.
+
+    With OTHER the page puts two bundles of one model side by side, and a short table is printed: bytes, latency, quality, widths,
+    bits, and the options that differ. It measures nothing; `check` does.
     """
     from recprune_export.report._write_page import check_page_path, default_page_path, write_page
-    from recprune_export.report.bundle_page import render_saved_bundle_report
 
-    path = check_page_path(output or default_page_path(bundle), (bundle,))
-    write_page(render_saved_bundle_report(bundle, sweep), path, (bundle,))
-    if as_json:
-        print_json({"report": str(path)})
+    if other is not None and sweep is not None:
+        raise click.UsageError("--sweep belongs to the page of one bundle: leave it out, or give one bundle.")
+    bundles = (bundle,) if other is None else (bundle, other)
+    path = check_page_path(output or default_page_path(*bundles), bundles)
+    figures = None
+    if other is None:
+        from recprune_export.report.bundle_page import render_saved_bundle_report
+
+        page = render_saved_bundle_report(bundle, sweep)
     else:
+        from recprune_export.report.comparison_page import render_saved_comparison
+
+        page, figures = render_saved_comparison(bundle, other)
+    write_page(page, path, bundles)
+    if as_json:
+        print_json({"report": str(path), **({} if figures is None else figures.to_dict())})
+    else:
+        if figures is not None:
+            print_comparison(figures)
         echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):
         echo("Note: no browser was found here, open the file yourself.", err=True)
+
+
+def print_comparison(figures: "PairFigures") -> None:
+    """Print the key figures of two bundles, and what keeps them from being compared."""
+    a, b = figures.a, figures.b
+    table = make_table(f"A: {a.name}; B: {b.name}", "", "A", "B")
+    for name, read in _list_rows(figures).items():
+        cells = [read(side) for side in (a, b)]
+        if any(cell is not None for cell in cells):
+            table.add_row(name, *("–" if cell is None else cell for cell in cells))
+    make_console().print(table)
+    if figures.different_options:
+        echo(f"Options that differ: {', '.join(figures.different_options)}.")
+    if figures.latency_differences:
+        echo(f"Latency cannot be compared: {'; '.join(figures.latency_differences)}.")
+    if a.metric and b.metric and not figures.have_same_rows:
+        echo("Quality cannot be compared: the test rows differ, or it is not recorded that they are the same.")
+
+
+def _list_rows(figures: "PairFigures") -> dict[str, Callable[["SideFigures"], str | None]]:
+    """Return how each row is read from a bundle, by the row's name."""
+    metric, at_batch = figures.a.metric or figures.b.metric, f"batch {figures.batch}"
+    return {
+        "model.onnx": lambda side: _format(format_bytes, side.bytes),
+        "embedding tables": lambda side: _format(format_bytes, side.table_bytes),
+        "other weights": lambda side: _format(format_bytes, side.other_weight_bytes),
+        f"median ms, {at_batch}": lambda side: _format(format_significant, side.milliseconds),
+        f"times as fast as dense, {at_batch}": lambda side: _format(format_ratio, side.speedup),
+        f"{metric} on test rows": lambda side: (
+            f"{side.value:.4f}" if side.metric == metric and side.value is not None else None
+        ),
+        "change from dense": lambda side: _format(format_estimate, side.change),
+    }
+
+
+def _format(form: Callable[[Any], str], value: Any) -> str | None:
+    return None if value is None else form(value)

@@ -3,9 +3,12 @@
 __all__ = [
     "label_places",
     "loss_curve",
+    "paired_bars",
     "pareto_curve",
     "ratios",
+    "row_labels",
     "strips",
     "trend",
+    "tuning_curve",
     "width_bars",
 ]

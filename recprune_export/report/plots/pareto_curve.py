@@ -59,7 +59,7 @@ def draw_pareto_curve(
     _axes(drawing, x, y, across, up)
     best = find_pareto_front(points, less_is_better)
     drawing.path([(x(p.cost), y(p.change)) for p in best], "front")
-    for point in points:
+    for point in sorted(points, key=lambda point: point.is_bundle):  # that of the bundle covers the others
         x_cost = x(point.cost)
         drawing.line(x_cost, y(point.low), x_cost, y(point.high), "own-error" if point.is_bundle else "error")
         if point.is_bundle:

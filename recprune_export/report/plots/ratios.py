@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from recprune_export.report.numbers import format_percent, format_signed
+from recprune_export.report.plots.row_labels import LEFT, RIGHT, ROW, draw_row_label, draw_row_value
 from recprune_export.report.scales import AxisScale, linear_scale
-from recprune_export.report.svg import WIDTH, Drawing, shorten
+from recprune_export.report.svg import WIDTH, Drawing
 
-LEFT, RIGHT, ROW, AXIS = 8.0, WIDTH - 12.0, 40.0, 40.0
+AXIS = 40.0
 MAX_GROWTH = 1.0  # larger growth, or shrinkage, is drawn at the edge
 
 
@@ -39,9 +40,9 @@ def draw_ratios(name: str, title: str, ratios: Sequence[PlottedRatio], across: s
 
 
 def _row(drawing: Drawing, scale: AxisScale, top: float, ratio: PlottedRatio) -> None:
-    drawing.text(LEFT, top + 14, shorten(ratio.name, most=32), "label")
-    drawing.text(RIGHT, top + 14, f"{format_signed(100 * ratio.growth, '+.1f')} %", "value", "end")
-    middle = top + 26
+    middle = top + ROW / 2
+    draw_row_label(drawing, middle, ratio.name)
+    draw_row_value(drawing, middle, f"{format_signed(100 * ratio.growth, '+.1f')} %")
     if ratio.most is not None:
         drawing.bar(scale(ratio.most) - 1, middle - 7, 2, 14, "limit")
     if ratio.low is not None and ratio.high is not None:
@@ -50,8 +51,8 @@ def _row(drawing: Drawing, scale: AxisScale, top: float, ratio: PlottedRatio) ->
 
 
 def _axis(drawing: Drawing, scale: AxisScale, y: float, across: str) -> None:
-    for mark in scale.marks():
-        drawing.line(scale(mark), 18, scale(mark), y + 4, "zero" if mark == 0 else "grid")
+    for mark in scale.marks(most=4):
+        drawing.line(scale(mark), 4, scale(mark), y + 4, "zero" if mark == 0 else "grid")
         drawing.mark(scale(mark), y + 19, format_percent(mark).replace(".0", "") if mark else "0")
     drawing.line(LEFT, y + 4, RIGHT, y + 4, "axis")
-    drawing.text(RIGHT, y + 35, across, "mark", "end")
+    drawing.text(WIDTH, y + 35, across, "mark", "end")

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from recprune_export.report.numbers import format_milliseconds
+from recprune_export.report.plots.row_labels import LEFT, RIGHT, ROW, draw_row_label, draw_row_value
 from recprune_export.report.scales import AxisScale, logarithmic_scale
 from recprune_export.report.svg import WIDTH, Drawing
 
-LEFT, RIGHT = 4.0, WIDTH - 12.0
-ROW, AXIS = 42.0, 40.0
+AXIS = 40.0
 # First and last percentile, and the height of the bar between them.
 BARS = ((1, 99, 2.0), (5, 95, 6.0), (25, 75, 14.0))
 
@@ -40,14 +40,14 @@ def draw_strips(
 def _strip(
     drawing: Drawing, scale: AxisScale, top: float, backend: str, percentiles: Mapping[int, float], kind: str
 ) -> None:
-    drawing.text(LEFT, top + 14, backend, "label strong-label" if kind == "strong" else "label")
-    middle = top + 29
+    middle = top + ROW / 2
+    draw_row_label(drawing, middle, backend, strong=kind == "strong")
     for low, high, height in BARS:
         if low in percentiles and high in percentiles:
             x_low, x_high = scale(percentiles[low]), scale(percentiles[high])
             drawing.bar(x_low, middle - height / 2, x_high - x_low, height, kind)
     if 50 in percentiles:
-        drawing.text(RIGHT, top + 14, f"{format_milliseconds(percentiles[50])} ms", "value", "end")
+        draw_row_value(drawing, middle, f"{format_milliseconds(percentiles[50])} ms")
         drawing.bar(scale(percentiles[50]) - 1.25, middle - 8.5, 2.5, 17, f"{kind}-median")
     for percent in (95, 99):
         if percent in percentiles and 25 not in percentiles:
@@ -55,9 +55,8 @@ def _strip(
 
 
 def _axis(drawing: Drawing, scale: AxisScale, y: float) -> None:
-    marks = scale.marks()
-    for mark in marks:
-        drawing.line(scale(mark), 18, scale(mark), y + 4, "grid")
+    for mark in scale.marks(most=4):
+        drawing.line(scale(mark), 4, scale(mark), y + 4, "grid")
         drawing.mark(scale(mark), y + 19, f"{mark:g}")
     drawing.line(LEFT, y + 4, RIGHT, y + 4, "axis")
-    drawing.text(RIGHT, y + 35, "milliseconds, logarithmic", "mark", "end")
+    drawing.text(WIDTH, y + 35, "milliseconds, logarithmic", "mark", "end")

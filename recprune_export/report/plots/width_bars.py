@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from recprune_export.report.svg import WIDTH, Drawing, shorten
-
-LEFT, RIGHT, ROW = 2.0, WIDTH - 2.0, 36.0
+from recprune_export.report.plots.row_labels import LEFT, RIGHT, ROW, draw_row_label, draw_row_value
+from recprune_export.report.svg import Drawing
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ def draw_widths(name: str, title: str, widths: Sequence[GroupWidth]) -> Markup:
     drawing = Drawing(name, title, description, ROW * len(widths) + 2)
     unit = (RIGHT - LEFT) / max(w.before for w in widths)
     for number, width in enumerate(widths):
-        top = ROW * number
-        drawing.text(LEFT, top + 14, shorten(width.group, most=40), "label")
-        drawing.text(RIGHT, top + 14, f"{width.before} → {width.after}", "value", "end")
-        drawing.bar(LEFT, top + 20, unit * width.before, 10, "track")
-        drawing.bar(LEFT, top + 20, unit * width.after, 10, "strong")
+        middle = ROW * (number + 0.5)
+        draw_row_label(drawing, middle, width.group)
+        draw_row_value(drawing, middle, f"{width.before} → {width.after}")
+        drawing.bar(LEFT, middle - 5, unit * width.before, 10, "track")
+        drawing.bar(LEFT, middle - 5, unit * width.after, 10, "strong")
     return drawing.markup()

@@ -2,14 +2,17 @@
 
 __all__ = [
     "calling",
+    "derived_models",
     "environment",
     "frozen",
     "latency",
     "proof",
     "quality",
     "quantization",
+    "rewrites",
     "size",
     "storage",
     "tradeoff",
+    "tuning",
     "widths",
 ]

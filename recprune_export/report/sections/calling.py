@@ -13,9 +13,9 @@ from recprune_export.onnx.runtime.runtime_requirements import RuntimeRequirement
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.program.requests.jagged_inputs import describe_jagged_inputs, make_file_signature
 from recprune_export.program.signature import Signature
-from recprune_export.report.page import Cell, PageTable, Section, name_markup
+from recprune_export.report.page import Cell, PageTable, Section, name_markup, prose_markup
 
-MAX_ROWS = 250
+MAX_ROWS = 180
 
 
 def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
@@ -28,7 +28,7 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     listed = "" if len(rows) <= MAX_ROWS else f", the first {MAX_ROWS} of {len(rows):,}; all are in manifest.json"
     table = PageTable(
         f"Inputs and outputs{listed}",
-        ("name", "", "dtype", "shape", "ids"),
+        ("name", "kind", "dtype", "shape", "ids"),
         tuple(_row(kind, tensor) for kind, tensor in rows[:MAX_ROWS]),
         frozenset(range(5)),
     )
@@ -40,10 +40,10 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
     jagged = describe_jagged_inputs(signature)
     if jagged:
-        after.append(jagged.replace("`", ""))
+        after.append(jagged)
     rules = describe_input_rules(manifest.signature["inputs"], encoding=encoded).strip()
     if rules:
-        after.append(rules.replace("`", ""))
+        after.append(rules)
     if encoded:
         after.append(f"{ENCODING} turns raw values into these inputs.")
     needs = "needs ONNX Runtime and nothing else"
@@ -56,7 +56,9 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         requirements,
         tables=(table,),
         code=render_calling_code(session),
-        after=(" ".join(after),),
+        after=(prose_markup(" ".join(after)),),
+        gist=f"{len(inputs)} {'input' if len(inputs) == 1 else 'inputs'}",
+        is_open=False,
     )
 
 

@@ -25,4 +25,6 @@ def derived_models_section(manifest: Manifest) -> Section | None:
         "Other ONNX files",
         (*sentences, f"Each gives the answers of {MODEL}, and was timed beside it on the same rows."),
         tables=(PageTable("Medians, in turns in one process; load times in fresh processes", headings, tuple(rows)),),
+        gist=f"{len(manifest.models)} {'file' if len(manifest.models) == 1 else 'files'}",
+        is_open=False,
     )

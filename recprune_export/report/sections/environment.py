@@ -30,5 +30,6 @@ def environment_section(manifest: Manifest) -> Section | None:
         return None
     command = provenance.get("command") or settings.get("command")  # bundles of format 1 have it among the settings
     paragraphs = (code_markup(f"recprune-export {shlex.join(command)}"),) if command else ()
-    table = PageTable("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1}))
-    return Section("environment", "Environment", paragraphs, tables=(table,))
+    table = PageTable("Machine and versions", ("name", "value"), tuple(rows), frozenset({0, 1}))
+    gist = str(environment.get("cpu") or "")
+    return Section("environment", "Environment", paragraphs, tables=(table,), gist=gist, is_open=False)

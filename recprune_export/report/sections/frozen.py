@@ -1,42 +1,45 @@
 """Section on frozen channels and the reasons."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_count
-from recprune_export.report.page import PageTable, Section, code_markup, list_markup
+from recprune_export.report.page import PageTable, Section, list_markup
 
 _SOURCE = re.compile(r'"(.+)", line (\d+)')
-MAX_TENSORS = 4  # named for one reason
+MAX_NAMES = 4  # tensors, and lines of code, that are named for one reason
 MAX_REASONS = 60
 
 
 def frozen_section(manifest: Manifest) -> Section | None:
-    """Return the reasons, most channels first, each with its tensors and the line of code that causes it."""
+    """Return the reasons, most channels first, each once, with its tensors and the lines of code that cause it."""
     if "frozen" not in manifest.plan:
         return None
-    by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    by_reason: dict[str, list[Mapping[str, Any]]] = {}
     for axis in manifest.plan["frozen"]:
-        by_reason.setdefault((axis["reason"], axis.get("source") or ""), []).append(axis)
+        by_reason.setdefault(axis["reason"], []).append(axis)
     if not by_reason:
         return Section(
             "frozen",
             "Frozen channels, and why",
             ("Nothing is frozen: every channel of the model could have been removed.",),
+            gist="none",
+            is_open=False,
         )
     ordered = sorted(by_reason.items(), key=lambda item: -sum(axis["count"] for axis in item[1]))
     rows = tuple(
         (
             reason,
             format_count(sum(axis["count"] for axis in axes)),
-            list_markup(tuple(f"{axis['tensor']}, axis {axis['axis']}" for axis in axes), MAX_TENSORS),
-            code_markup(_shorten_source(source)) if source else "",
+            list_markup(tuple(f"{axis['tensor']}, axis {axis['axis']}" for axis in axes), MAX_NAMES),
+            list_markup(_list_sources(axes), MAX_NAMES),
         )
-        for (reason, source), axes in ordered[:MAX_REASONS]
+        for reason, axes in ordered[:MAX_REASONS]
     )
+    channels = sum(axis["count"] for axes in by_reason.values() for axis in axes)
     note = f", the first {MAX_REASONS} of {len(ordered):,} reasons; all are in manifest.json"
     caption = f"Frozen channels{note if len(ordered) > MAX_REASONS else ''}"
     return Section(
@@ -46,7 +49,14 @@ def frozen_section(manifest: Manifest) -> Section | None:
             "These channels are kept at every sparsity: the analysis removes only channels that it can prove to be removable.",
         ),
         tables=(PageTable(caption, ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
+        gist=f"{format_count(channels)} {'channel' if channels == 1 else 'channels'}",
+        is_open=False,
     )
+
+
+def _list_sources(axes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the lines of code that cause a reason, each once."""
+    return tuple(dict.fromkeys(_shorten_source(axis["source"]) for axis in axes if axis.get("source")))
 
 
 def _shorten_source(source: str) -> str:

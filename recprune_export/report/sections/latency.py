@@ -56,7 +56,7 @@ def speed_headline(manifest: Manifest) -> Headline | None:
     if speedup is None:
         return None
     ratio, word = orient_speed(speedup.ratio)
-    conditions = [f"95 % interval {format_interval((ratio.low, ratio.high))}, compared with {speedup.conditions}."]
+    conditions = [f"95\u00a0% interval {format_interval((ratio.low, ratio.high))}, compared with {speedup.conditions}."]
     ratios = {batch: by_pair.get(RATIO) for batch, by_pair in manifest.latency["ratios"].items()}
     others = [f"{_ratio(other)} at {batch}" for batch, other in ratios.items() if other and int(batch) != speedup.batch]
     if others:
@@ -71,7 +71,7 @@ def _threads(count: int) -> str:
 def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
     backends = latency["milliseconds"][batch]
     percents = latency.get("percents", ())
-    distributions = {backend: _distribution(values, percents) for backend, values in backends.items()}
+    distributions = {backend: read_distribution(values, percents) for backend, values in backends.items()}
     title = f"Latency at batch {batch}"
     rounds, requests = (latency.get(key, {}).get(batch) for key in ("rounds", "requests"))
     details = (f", {rounds:,} rounds" if rounds else "") + (
@@ -83,11 +83,12 @@ def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
     return PageFigure(
         draw_strips(f"latency-{batch}", title, distributions, (PRUNED_ONNX,)),
         f"Batch {batch}{details}",
-        _percentiles(f"Milliseconds at batch {batch}, with 95 % intervals", backends),
+        _percentiles(f"Milliseconds at batch {batch}, with 95\u00a0% intervals", backends),
     )
 
 
-def _distribution(values: Mapping[str, Any], percents: Any) -> dict[int, float]:
+def read_distribution(values: Mapping[str, Any], percents: Any) -> dict[int, float]:
+    """Return the times in ms of a backend by percentile, of which earlier bundles have three."""
     if values.get("distribution"):
         return dict(zip(percents, values["distribution"], strict=True))
     return {percent: values[f"p{percent}"] for percent in PERCENTS}
@@ -115,7 +116,7 @@ def _ratios(ratios: Mapping[str, Any], clock: str) -> PageTable:
     )
     headings = ("", *(f"batch {batch}" for batch in ratios))
     by = "medians" if clock == WALL else "CPU time, since the machine was busy"
-    return PageTable(f"How many times longer the first takes, by {by}, with 95 % intervals", headings, rows)
+    return PageTable(f"How many times longer the first takes, by {by}, with 95\u00a0% intervals", headings, rows)
 
 
 def _cpu_times(latency: Mapping[str, Any]) -> PageTable:
@@ -132,7 +133,9 @@ def _cold(cold: Mapping[str, Any], clock: str) -> PageTable:
     title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory were read, medians"
     if clock != WALL:
         return PageTable(f"{title}; the machine was busy, so that they support no ratio", headings, rows)
-    return PageTable(f"{title}; ratios with 95 % intervals", headings, (*rows, *_ratios(cold["ratios"], WALL).rows))
+    return PageTable(
+        f"{title}; ratios with 95\u00a0% intervals", headings, (*rows, *_ratios(cold["ratios"], WALL).rows)
+    )
 
 
 def _by_backend(times: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], ...]:

@@ -36,7 +36,9 @@ def proof_section(manifest: Manifest) -> Section | None:
         )
     if parity.get("requests"):
         paragraphs.append(f"Compared were {format_count(parity['rows'])} rows: {', '.join(parity['requests'])}.")
-    return Section("parity", "Parity", tuple(paragraphs), tables=tuple(tables))
+    worst = max((output["max_absolute"] for output in parity.get("outputs", ())), default=None)
+    gist = "" if worst is None else f"largest error {format_scientific(worst)}"
+    return Section("parity", "Parity", tuple(paragraphs), tables=tuple(tables), gist=gist, is_open=False)
 
 
 def _parity(parity: Mapping[str, Any]) -> PageTable:

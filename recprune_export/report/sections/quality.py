@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.evidence import Verdict
 from recprune_export.metrics.metric_catalogue import find_metric
 from recprune_export.report.numbers import TO, format_count, format_interval, format_signed
 from recprune_export.report.page import Headline, PageTable, Section
@@ -33,9 +34,7 @@ def quality_section(manifest: Manifest) -> Section:
         if name in dense
     )
     table = PageTable(f"Metrics on {_rows(manifest)}, in ONNX Runtime", ("", "dense", "pruned", "change"), rows)
-    paragraphs = (_interpret_change(manifest.change),) if manifest.change else ()
-    if manifest.quality:
-        paragraphs = (manifest.quality["sentence"], *paragraphs)
+    paragraphs = (_interpret_change(manifest.change, manifest.quality),) if manifest.change else ()
     frequency = make_frequency_table(manifest.breakdown, describe_metric)
     return Section(
         "quality",
@@ -63,26 +62,35 @@ def quality_headline(manifest: Manifest) -> Headline:
         f"change of {describe_metric(change['metric'])}",
         format_signed(change["after"] - change["before"]),
         (
-            f"95 % interval {format_interval(change['interval'], '+.4f')}.",
+            f"95\u00a0% interval {format_interval(change['interval'], '+.4f')}.",
             f"{change['after']:.4f} instead of {change['before']:.4f} on {_rows(manifest)}.",
         ),
     )
 
 
-def _interpret_change(change: Mapping[str, Any]) -> str:
+def _interpret_change(change: Mapping[str, Any], quality: Mapping[str, Any]) -> str:
     low, high = change["interval"]
     name = describe_metric(change["metric"])
     sentence = (
-        f"{name} changed by {format_signed(change['after'] - change['before'])}, with a 95 % interval of "
+        f"{name} changed by {format_signed(change['after'] - change['before'])}, with a 95\u00a0% interval of "
         f"{format_interval(change['interval'], '+.4f')}, paired over {format_count(change['rows'])} test rows."
     )
     loss = (-high, -low) if change.get("greater_is_better", True) else (low, high)
     side = "below" if high < 0 else "above"
     if loss[0] > 0:
-        return f"{sentence} The interval lies {side} zero: there is a loss."
-    if loss[1] < 0:
-        return f"{sentence} The interval lies {side} zero: the pruned model is the better one on these rows."
-    return f"{sentence} The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {loss[1]:.4f}."
+        meaning = f"The interval lies {side} zero: there is a loss."
+    elif loss[1] < 0:
+        meaning = f"The interval lies {side} zero: the pruned model is the better one on these rows."
+    else:
+        meaning = f"The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {loss[1]:.4f}."
+    return " ".join(filter(None, (sentence, meaning, _describe_verdict(quality))))
+
+
+def _describe_verdict(quality: Mapping[str, Any]) -> str:
+    """Return that the loss is within the usual allowance; nothing elsewhere, since the first note of the page says it then."""
+    if not quality or quality["verdict"] != Verdict.HOLDS.words:
+        return ""
+    return f"A loss of more than {quality['limit']:.2g}, the usual allowance, is ruled out."
 
 
 def _shared_rows(report: Mapping[str, Any] | None) -> tuple[PageTable, ...]:

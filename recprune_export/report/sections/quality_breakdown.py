@@ -29,7 +29,7 @@ def make_frequency_table(breakdown: Mapping[str, Any], describe: Callable[[str],
             f"{format_signed(change['after'] - change['before'])} ({format_interval(change['interval'], '+.4f')})"
         )
         rows.append((frequency, format_count(bucket["rows"]), describe(name), dense, pruned, difference))
-    headings = ("training rows with it", "test rows", "", "dense", "pruned", "change (95 % interval)")
+    headings = ("training rows with it", "test rows", "metric", "dense", "pruned", "change (95\u00a0% interval)")
     caption = f"By frequency of the {breakdown.get('by')}"
     return (PageTable(caption, headings, tuple(rows), frozenset({0, 2})),) if rows else ()
 

@@ -1,4 +1,7 @@
-"""Section on the trade-off: the Pareto curve of a sweep, with the bundle."""
+"""Section on the trade-off: quality against size and speed of all candidates that were measured, with the bundle among them."""
+
+from collections.abc import Sequence
+from typing import TypeVar
 
 from recprune_export.bundle.key_figures import read_counts
 from recprune_export.bundle.manifest.manifest import Manifest
@@ -7,10 +10,11 @@ from recprune_export.report.numbers import format_bytes, format_interval, format
 from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.pareto_curve import ParetoPoint, draw_pareto_curve
 from recprune_export.report.sections.quality import describe_metric
-from recprune_export.report.sweep_file import SweepFile, SweepTrial
+from recprune_export.report.sweep_file import QualityTrial, SweepFile, read_quality_trial
 from recprune_export.validation.latency.speedup import choose_batch
 
 KILOBYTE = 1e3
+TrialT = TypeVar("TrialT", bound=QualityTrial)
 
 
 def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
@@ -20,8 +24,8 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
     point of the bundle stands out.
     """
     batch = choose_batch(sweep.trials[0].speedup)
-    bundle = find_bundle_trial(manifest, sweep)
-    up = f"change of {describe_metric(sweep.metric)}, 95 % interval"
+    bundle = find_bundle_trial(manifest, sweep.trials)
+    up = _label_change(sweep.metric)
     figures = (
         PageFigure(
             draw_pareto_curve(
@@ -53,30 +57,70 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
         "then. int8 is the dense model with nothing removed. The line joins the points that no other point beats in both respects."
         + ("" if bundle is None else " The diamond is the trial at the point of this bundle."),
     )
-    return Section("tradeoff", "Trade-off", explanation, figures, (_table(sweep),))
+    return Section(
+        "tradeoff", "Trade-off", explanation, figures, (_table(sweep),), gist=f"{len(sweep.trials)} points of a sweep"
+    )
 
 
-def _point(trial: SweepTrial, cost: float, bundle: SweepTrial | None) -> ParetoPoint:
+def search_section(manifest: Manifest) -> Section | None:
+    """Return a plot and a table of the trials of `--max-drop`, whose files were neither written nor timed; None without any."""
+    if not manifest.trials:
+        return None
+    trials = [read_quality_trial(values) for values in manifest.trials]
+    metric, by_bytes = manifest.trials[0]["metric"], trials[0].kind == "bytes"
+    bundle = find_bundle_trial(manifest, trials)
+    title = "Quality against the allowed bytes" if by_bytes else "Quality against the sparsity"
+    picture = draw_pareto_curve(
+        "tradeoff-search",
+        title,
+        [_point(trial, 100.0 * trial.value, bundle) for trial in trials],
+        across="% of the bytes of the dense file" if by_bytes else "sparsity in %",
+        up=_label_change(metric),
+        less_is_better=by_bytes,
+        logarithmic=by_bytes,
+    )
+    rows = tuple(
+        (
+            trial.label,
+            str(values["seed"]),
+            f"{format_signed(trial.change)} ({format_interval((trial.low, trial.high), '+.4f')})",
+        )
+        for trial, values in zip(trials, manifest.trials, strict=True)
+    )
+    caption = f"The trials, with 95\u00a0% intervals over {manifest.trials[0]['rows']:,} validation rows"
+    table = PageTable(caption, ("point", "seed", f"change of {describe_metric(metric)}"), rows)
+    explanation = (
+        "How far to compress was searched: each point is a trial that was pruned and tuned, and compared with the dense model on the "
+        "validation rows. The line joins the points that no other point beats in both respects."
+        + ("" if bundle is None else " The diamond is the point of this bundle."),
+    )
+    figure = PageFigure(picture, title)
+    return Section("search", "Search", explanation, (figure,), (table,), gist=f"{len(trials)} trials")
+
+
+def _label_change(metric: str) -> str:
+    return f"change of {describe_metric(metric)}, 95\u00a0% interval"
+
+
+def _point(trial: TrialT, cost: float, bundle: TrialT | None) -> ParetoPoint:
     return ParetoPoint(
         trial.mark, cost, trial.change, trial.low, trial.high, is_bundle=trial is bundle, kind=trial.kind
     )
 
 
-def find_bundle_trial(manifest: Manifest, sweep: SweepFile) -> SweepTrial | None:
-    """Return the trial at the point of the bundle; None where it has none, or different sparsities for tables and the rest."""
+def find_bundle_trial(manifest: Manifest, trials: Sequence[TrialT]) -> TrialT | None:
+    """Return the first trial at the point of the bundle; None where it has none, or different sparsities for tables and the rest."""
     settings, storage = manifest.settings, read_storage(manifest)
     if storage is not None:
         counts = read_counts(manifest)
         fraction = None if counts is None else storage.max_bytes / counts[0].bytes
         near = [
-            t
-            for t in sweep.trials
-            if fraction is not None and t.kind == "bytes" and abs(t.value / fraction - 1.0) < 1e-3
+            t for t in trials if fraction is not None and t.kind == "bytes" and abs(t.value / fraction - 1.0) < 1e-3
         ]
         return near[0] if near else None
     if settings.get("embedding_sparsity") is not None or settings.get("hidden_sparsity") is not None:
         return None
-    same = (t for t in sweep.trials if t.kind == "sparsity" and t.value == settings.get("sparsity"))
+    same = (t for t in trials if t.kind == "sparsity" and t.value == settings.get("sparsity"))
     return next(same, None)
 
 
@@ -98,7 +142,7 @@ def _table(sweep: SweepFile) -> PageTable:
         *(f"batch {b}" for b in batches),
     )
     return PageTable(
-        "The sweep, with 95 % intervals; by batch size, how many times as fast as dense in ONNX Runtime",
+        "The sweep, with 95\u00a0% intervals; by batch size, how many times as fast as dense in ONNX Runtime",
         headings,
         rows,
     )

@@ -1,6 +1,7 @@
 """Section on layer widths before and after pruning, by kind of group."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
@@ -33,6 +34,15 @@ def widths_section(manifest: Manifest) -> Section | None:
         paragraphs.append(f"Channels were chosen by the score '{score}'.")
     tables = (_removed(manifest.plan["fields"]),) if removed else ()
     return Section("widths", "Widths", tuple(paragraphs), figures, tables)
+
+
+def list_widths(plan: Mapping[str, Any]) -> dict[str, list[GroupWidth]]:
+    """Return the widths before the first stage and after the last one, by kind; the stage is named if stages differ in groups."""
+    widths: dict[str, list[GroupWidth]] = {}
+    for suffix, by_kind in _stages(plan):
+        for kind, of_kind in by_kind.items():
+            widths.setdefault(kind, []).extend(replace(width, group=width.group + suffix) for width in of_kind)
+    return widths
 
 
 def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[GroupWidth]]]]:

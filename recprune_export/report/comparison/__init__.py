@@ -1,0 +1,12 @@
+"""Sections of a page on two bundles, one per module, and what may be compared at all."""
+
+__all__ = [
+    "bundle_pair",
+    "compared_bits",
+    "compared_jobs",
+    "compared_latency",
+    "compared_quality",
+    "compared_size",
+    "compared_widths",
+    "pair_figures",
+]
