@@ -29,7 +29,16 @@ def plan_summary(
     regularized: RegularizedProgram | None = None,
 ) -> dict[str, Any]:
     """Return plain JSON values: removed channels, frozen axes with reasons, the soundness check and the fine-tuning."""
-    groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
+    groups = [
+        {
+            "group": g.group,
+            "label": analysis.group(g.group).label,
+            "kind": g.kind,
+            "width": g.width,
+            "kept": len(g.keep),
+        }
+        for g in plan.groups
+    ]
     return {
         "score": plan.score,
         "fields": plan.fields.to_dict(),
