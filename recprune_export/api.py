@@ -16,7 +16,7 @@ from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import ENCODING, JOB
-from recprune_export.bundle.write import stage_bundle
+from recprune_export.bundle.write import check_target, stage_bundle
 from recprune_export.channels.rule_trials import TRIAL_ROWS, infer_channel_rules
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.data_identity import identify_data
@@ -46,10 +46,12 @@ from recprune_export.pipeline.compress import (
     check_space,
     compress_program,
     make_sampled_task,
+    prepare_program,
 )
 from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
+from recprune_export.pipeline.preview import Preview, preview_program
 from recprune_export.pipeline.streamed_models import refuse_streamed, settle_settings
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.unsupported_modules import check_supported
@@ -135,15 +137,11 @@ def compress(
     True
     """
     settings = settings.with_options(**rename_former_options(options))
-    check_budgets(settings)
-    if jobs != 1 and settings.search.max_drop is None:
-        raise UsageError("--jobs runs the trials of --max-drop in several processes: give that as well.")
-    directory = Path(target) if target is not None else ARTIFACTS / _model_name(model)
+    _check_options(settings, jobs)
+    directory = _choose_directory(model, target)
     with enter_on_main(partial(stage_bundle, directory), directory) as target:
         signer = None if sign is None else read_private_key(sign)
-        plan = Plan.load(plan) if isinstance(plan, Path) else plan
-        if plan is not None:
-            _check_beside_plan(plan, settings)
+        plan = _open_plan(plan, settings)
         inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
         with show_status("Opening the model and reading rows"):
             loaded, task = inputs.load()
@@ -165,6 +163,63 @@ def compress(
             job_file=job_file,
             start_workers=partial(inputs.start_workers, jobs),
         )
+
+
+@explain_failures("The preview", ModelError, REPORT)
+def preview(
+    model: Model,
+    example_inputs: Any = None,
+    target: Path | str | None = None,
+    *,
+    data: Data | None = None,
+    labels: str | Sequence[str] = (),
+    settings: Settings = DEFAULT_SETTINGS,
+    plan: Plan | Path | None = None,
+    source: Mapping[str, Any] | None = None,
+    sign: Path | None = None,
+    jobs: int = 1,
+    **options: Any,
+) -> Preview:
+    """Check and plan what `compress` would do with the same arguments; nothing is written.
+
+    The plan is the one that `compress` makes, where neither a search nor training comes before it; `Preview.unknown` states
+    what is open. It takes as long as loading the model, reading the rows and choosing channels.
+
+    Raises the errors of `compress` that come before its work.
+    """
+    settings = settings.with_options(**rename_former_options(options))
+    _check_options(settings, jobs)
+    directory = call_on_main(partial(check_target, _choose_directory(model, target)))
+    if sign is not None:
+        read_private_key(sign)
+    plan = _open_plan(plan, settings)
+    with show_status("Opening the model and reading rows"):
+        loaded, task = JobInputs(model, example_inputs, data, labels, settings, source or {}).load()
+    settings = settle_settings(loaded.program, settings)
+    program = prepare_program(loaded.program, directory, settings, task)
+    checkpoint = loaded.checkpoint
+    choose_derived_models(settings.export, None if checkpoint is None else checkpoint.encoder, program.signature)
+    planned = preview_program(program, settings, task, plan)
+    leave_to_main()
+    return replace(planned, target=str(directory), notes=(*loaded.program.notes, *_data_notes(checkpoint, task)))
+
+
+def _check_options(settings: Settings, jobs: int) -> None:
+    """Raise `UsageError` where options exclude each other."""
+    check_budgets(settings)
+    if jobs != 1 and settings.search.max_drop is None:
+        raise UsageError("--jobs runs the trials of --max-drop in several processes: give that as well.")
+
+
+def _choose_directory(model: Model, target: Path | str | None) -> Path:
+    return Path(target) if target is not None else ARTIFACTS / _model_name(model)
+
+
+def _open_plan(plan: Plan | Path | None, settings: Settings) -> Plan | None:
+    plan = Plan.load(plan) if isinstance(plan, Path) else plan
+    if plan is not None:
+        _check_beside_plan(plan, settings)
+    return plan
 
 
 @explain_failures("The job", ModelError, REPORT)

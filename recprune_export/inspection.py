@@ -41,7 +41,9 @@ class FieldRemovability(ToDictMixin):
 
 
 def _encode_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    return [{"name": g.name, "kind": g.kind, "width": g.width, "axes": encode(g.axes())} for g in groups]
+    return [
+        {"name": g.name, "label": g.label, "kind": g.kind, "width": g.width, "axes": encode(g.axes())} for g in groups
+    ]
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,6 @@ class Inspection(ToDictMixin):
         """The fraction of the parameters that lies in prunable channels."""
         total = self.sizes.tables + self.sizes.rest
         return 1.0 - (self.minimum_sizes.tables + self.minimum_sizes.rest) / total if total else 0.0
-
-    def frozen_by_reason(self) -> dict[str, list[FrozenAxis]]:
-        """Return the frozen axes under the reason that freezes them."""
-        axes: dict[str, list[FrozenAxis]] = defaultdict(list)
-        for axis in self.frozen:
-            where = f" ({axis.reason.source})" if axis.reason.source else ""
-            axes[axis.reason.text + where].append(axis)
-        return dict(axes)
 
     @property
     def summary(self) -> str:

@@ -34,7 +34,16 @@ def plan_summary(
 
     `metric` is the name of the validation metric by which fine-tuning chose an epoch.
     """
-    groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
+    groups = [
+        {
+            "group": g.group,
+            "label": analysis.group(g.group).label,
+            "kind": g.kind,
+            "width": g.width,
+            "kept": len(g.keep),
+        }
+        for g in plan.groups
+    ]
     return {
         "score": plan.score,
         "fields": plan.fields.to_dict(),

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from recprune_export.channels import rules  # noqa: F401  (registers the rules)
 from recprune_export.channels.dependency_sets import DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Field, Fields, find_fields
+from recprune_export.channels.group_labels import label_groups
 from recprune_export.channels.groups import FIELD_GROUP, Channel, FrozenAxis, FrozenField, Group, GroupKind, Slice
 from recprune_export.channels.inferred_rules import InferredRule, list_inferred_rules
 from recprune_export.channels.liveness import freeze_needed_fields
@@ -95,7 +96,8 @@ def analyze(program: Program, *, fields: bool = False, together: Collection[str]
 
 def _analyze(program: Program, tensors: tuple[Tensor, ...], fields: bool, together: Collection[str]) -> Analysis:
     max_walks = 4  # choices of tied axes that are tried for one program
-    field_lookups = find_fields(program, tensors) if fields else None
+    program_fields = find_fields(program, tensors)
+    field_lookups = program_fields if fields else None
     walks: list[Walk] = []
     preferred_axes: dict[str, int] = {}
     while len(walks) < max_walks:
@@ -108,8 +110,9 @@ def _analyze(program: Program, tensors: tuple[Tensor, ...], fields: bool, togeth
             break
         preferred_axes |= untried
     if len(walks) == 1:
-        return _collect(program.module, walks[0])
-    return _collect(program.module, max(walks, key=lambda walk: _prunable_elements(program.module, walk)))
+        return _collect(program.module, walks[0], program_fields)
+    best = max(walks, key=lambda walk: _prunable_elements(program.module, walk))
+    return _collect(program.module, best, program_fields)
 
 
 def propagate_tags(
@@ -156,7 +159,7 @@ def _targets(module: fx.GraphModule) -> dict[str, str]:
     return {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
 
 
-def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
+def _collect(module: fx.GraphModule, walk: Walk, program_fields: Fields) -> Analysis:
     sets, frozen = walk.sets, walk.sets.tentatively_frozen_channels()
     targets = _targets(module)
     channels = _channels(sets, targets)
@@ -176,8 +179,9 @@ def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
         node.name: _removed_entirely_by(live_channels, described) for node, described in walk.node_tags.items()
     }
     fields_by_channel = _fields_of_channels(sets, walk.fields)
+    groups = _groups(module, live, tables, fields_by_channel)
     return Analysis(
-        groups=_groups(module, live, tables, fields_by_channel),
+        groups=label_groups(module, groups, removed_by, tables, program_fields),
         frozen=_frozen_axes(module, sets, targets, frozen),
         removed_by=removed_by,
         tables=tables,

@@ -44,12 +44,14 @@ class Channel:
 class Group:
     """Channels on the same axes of the same tensors.
 
-    `name` is the first axis of the group, for example `tables.user.weight:1`.
+    `name` is the first axis of the group, for example `tables.user.weight:1`, by which plans refer to it. `label` names the
+    user's fields and layers, for example `user` (`group_labels.py`).
     """
 
     name: str
     kind: GroupKind
     channels: tuple[Channel, ...]
+    label: str = ""
 
     @property
     def width(self) -> int:

@@ -16,7 +16,7 @@ from recprune_export.errors import InputFileError
 COMMENTED = ("factory", "factory_args", "unsafe_unpickle", "mlflow", "shards")
 # Those, a key, and how one run goes on are given on the command line alone.
 COMMAND_LINE_ONLY = frozenset(
-    {*COMMENTED, "sign", "config", "help", "output", "resume", "plan_only", "verbose", "as_json", "quiet"}
+    {*COMMENTED, "sign", "config", "help", "output", "resume", "plan_only", "dry_run", "verbose", "as_json", "quiet"}
 )
 JOB_FILE = InputPath(InputFileError, "a TOML file of options, such as the job.toml of a bundle")
 

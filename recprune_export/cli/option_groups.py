@@ -26,7 +26,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "top_k", "item_ids", "exclude_seen", "max_batch", "no_dense", "triton", "mlflow", "shards", "license", "sign",
     ),
     "Measuring": ("metrics", "group", "latency_batch_sizes", "threads", "quick"),
-    "Job": ("output", "config", "resume", "jobs", "shard", "seed", "verbose", "as_json", "quiet"),
+    "Job": ("output", "dry_run", "config", "resume", "jobs", "shard", "seed", "verbose", "as_json", "quiet"),
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -32,8 +32,8 @@ def echo(text: str, *, err: bool = False) -> None:
         click.echo(escape_for_terminal(text), err=err)
 
 
-def make_table(title: str, *columns: str) -> "Table":
-    """Return a table; its cells may hold names of others."""
+def make_table(title: str, *columns: str, texts: Collection[str] = ()) -> "Table":
+    """Return a table; its cells may hold names of others. The first column and those in `texts` are aligned to the left."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
@@ -44,7 +44,8 @@ def make_table(title: str, *columns: str) -> "Table":
     title = _escape_cell(title)
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(_escape_cell(column), justify="left" if number == 0 else "right", overflow="fold")
+        is_text = number == 0 or column in texts
+        table.add_column(_escape_cell(column), justify="left" if is_text else "right", overflow="fold")
     return table
 
 

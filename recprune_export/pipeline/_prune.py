@@ -142,11 +142,8 @@ def prune(
     Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
     `PruningError` where the plan does not fit.
     """
-    if plan is not None and pruning.prune_fields:
-        raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
-    if plan is not None and pruning.prune_rows is not None:
-        raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
+        check_beside_plan(pruning)
         pruning = replace(pruning, pruning_stages=len(plan.stages))
     regularized, fields, candidates = None, None, None
     if search_prefix is not None:
@@ -167,6 +164,14 @@ def prune(
     if stages[-1].plan.storage is not None:
         target = count_all_weights(start, start.analysis.tables)
     return PrunedModel(tuple(stages), target, regularized)
+
+
+def check_beside_plan(pruning: PruningSettings) -> None:
+    """Raise `UsageError` where an option chooses fields or rows that a plan names itself."""
+    if pruning.prune_fields:
+        raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
+    if pruning.prune_rows is not None:
+        raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
 
 
 def plan_all_stages(

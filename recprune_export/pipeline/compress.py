@@ -183,12 +183,8 @@ def compress_program(
     file is slower than PyTorch is first made again, with less predicted time.
     """
     settings = settle_settings(program, settings)
-    check_space(program, target if settings.export.keep_dense else None)
-    program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
-    refuse_foreign_operators(program)
     task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
-    check_no_nan(program, task)
-    program = with_input_rules(program, task, settings.export.bad_ids)
+    program = prepare_program(program, target, settings, task)
     with enter_on_main(partial(stage_bundle, target), target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):
@@ -220,6 +216,15 @@ def compress_program(
         warnings=measurements.warnings,
         sizes=get_sizes(task),
     )
+
+
+def prepare_program(program: Program, target: Path, settings: Settings, task: Task) -> Program:
+    """Return `program` with the rules of its inputs, after all checks that need no work."""
+    check_space(program, target if settings.export.keep_dense else None)
+    program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
+    refuse_foreign_operators(program)
+    check_no_nan(program, task)
+    return with_input_rules(program, task, settings.export.bad_ids)
 
 
 def run_stages(

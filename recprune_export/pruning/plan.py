@@ -122,7 +122,7 @@ class Plan(DictMixin):
             minimum = 0 if group.kind == "field" else 1
             if len(group_plan.keep) < minimum or not set(group_plan.keep) <= set(range(group_plan.width)):
                 raise PruningError(
-                    f"The plan must keep between {minimum} and {group_plan.width} channels of '{group_plan.group}'."
+                    f"The plan must keep between {minimum} and {group_plan.width} channels of '{group.label}'."
                 )
             positions = set(group_plan.keep)
             removed |= {c.identity for position, c in enumerate(group.channels) if position not in positions}

@@ -1,7 +1,7 @@
 """Compare the loss of a plan on new rows with that of the best choice of the same widths."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -29,7 +29,7 @@ class GroupRegret(ToDictMixin):
     rotation, which mixes them.
     """
 
-    ENCODED = ("group", "kind", "width", "pruned_width", "overlap", "loss", "optimal_loss", "total", "regret")
+    ENCODED = ("group", "label", "kind", "width", "pruned_width", "overlap", "loss", "optimal_loss", "total", "regret")
     PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"regret": "extra"}
 
     group: str
@@ -40,6 +40,7 @@ class GroupRegret(ToDictMixin):
     loss: float = field(metadata=json_name("lost"))
     optimal_loss: float = field(metadata=json_name("least"))
     total: float
+    label: str = ""
 
     @property
     def regret(self) -> float:
@@ -52,17 +53,20 @@ def compute_regrets(plan: Plan, inputs: ScoreInputs) -> tuple[GroupRegret, ...]:
 
     Raises `PruningError` where the plan is of another program, `UsageError` where its score is not known.
     """
-    plan.removed(inputs.program.analysis)
+    analysis = inputs.program.analysis
+    plan.removed(analysis)
     smaller = [group_plan for group_plan in plan.groups if len(group_plan.keep) < group_plan.width]
     if plan.score != OUTPUT_ERROR:
         rankings = rank_channels(plan.score, inputs)
-        return tuple(_compute_regret_by_score(group_plan, rankings[group_plan.group]) for group_plan in smaller)
-    evidence = gather_group_statistics(inputs.program, inputs.batches, inputs.probe, inputs.seed)
-    return tuple(
-        _compute_regret_by_error(group_plan, evidence[group_plan.group])
-        for group_plan in smaller
-        if group_plan.group in evidence
-    )
+        regrets = [_compute_regret_by_score(group_plan, rankings[group_plan.group]) for group_plan in smaller]
+    else:
+        evidence = gather_group_statistics(inputs.program, inputs.batches, inputs.probe, inputs.seed)
+        regrets = [
+            _compute_regret_by_error(group_plan, evidence[group_plan.group])
+            for group_plan in smaller
+            if group_plan.group in evidence
+        ]
+    return tuple(replace(regret, label=analysis.group(regret.group).label) for regret in regrets)
 
 
 def sum_regret(regrets: Sequence[GroupRegret]) -> float:

@@ -189,6 +189,11 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check the options, the model and the data, print what would be removed, and write nothing.",
+)
+@click.option(
     "--resume", is_flag=True, help="Continue after the finished stages of the same command, interrupted before."
 )
 @config_option
@@ -219,6 +224,7 @@ def compress(
     mlflow: Path | None,
     shards: Path | None,
     prune_rows: str | None,
+    dry_run: bool,
     resume: bool,
     jobs: int,
     sign: Path | None,
@@ -245,10 +251,13 @@ def compress(
         **options,
     )
     refuse_sparsity(context, settings)
+    if dry_run and plan_only:
+        raise UsageError("--dry-run prints the plan as a table, and --plan-only as JSON: leave out one of them.")
     import_torch()
     from recprune_export.api import compress as run
-    from recprune_export.api import dump_plan
+    from recprune_export.api import dump_plan, preview
     from recprune_export.cli.compression_tables import print_result
+    from recprune_export.cli.plan_tables import print_preview
 
     if mlflow is not None:
         from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
@@ -264,6 +273,19 @@ def compress(
         click.echo(plan)
         print_planned_point(plan)
         return
+    if dry_run:
+        planned = preview(
+            model,
+            target=output,
+            data=data,
+            labels=labels,
+            settings=settings,
+            plan=plan_file,
+            source=source,
+            sign=sign,
+            jobs=jobs,
+        )
+        return print_preview(planned, as_json=as_json)
     result = run(
         model,
         target=output,

@@ -164,9 +164,20 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
     """Print inputs, parameters, groups and frozen axes."""
     if as_json:
         return print_json(inspection.to_dict())
+    from recprune_export.channels.group_labels import join_names, name_layer
+    from recprune_export.cli.plan_tables import make_frozen_table
+
     console = make_console()
     signature = inspection.signature
-    tensors = make_table(f"{inspection.name}: {inspection.kind}", "", "name", "dtype", "shape", "ids")
+    tensors = make_table(
+        f"{inspection.name}: {inspection.kind}",
+        "",
+        "name",
+        "dtype",
+        "shape",
+        "ids",
+        texts=("name", "dtype", "shape", "ids"),
+    )
     for kind, tensor in [("input", t) for t in signature.to_dict()["inputs"]] + [
         ("output", t) for t in signature.to_dict()["outputs"]
     ]:
@@ -179,23 +190,18 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
         f"Parameters: {sizes.tables:,} in tables, {sizes.rest:,} in the rest. {inspection.summary}",
         highlight=False,
     )
-    groups = make_table("Channel groups", "group", "kind", "width", "lies on")
+    groups = make_table("Channel groups", "group", "kind", "width", "layers", texts=("kind", "layers"))
     for group in inspection.groups:
-        axes = [f"{tensor}:{axis}" for tensor, axis in group.axes()]
-        more = f" and {len(axes) - 3} more" if len(axes) > 3 else ""
-        groups.add_row(group.name, group.kind, str(group.width), ", ".join(axes[:3]) + more)
+        layers = join_names(name_layer(tensor) for tensor, _ in group.axes())
+        groups.add_row(group.label, group.kind, str(group.width), layers)
     console.print(groups)
     if inspection.fields is not None:
-        fields = make_table("Fields", "field", "parameters that go with it", "")
+        fields = make_table("Fields", "field", "parameters that go with it", "", texts=("",))
         for finding in inspection.fields:
             fields.add_row(finding.name, *_format_removability(finding))
         console.print(fields)
     if inspection.frozen:
-        frozen = make_table("Frozen", "reason", "axes (indices)")
-        for reason, frozen_axes in inspection.frozen_by_reason().items():
-            places = ", ".join(f"{axis.tensor}:{axis.axis} ({axis.count})" for axis in frozen_axes[:4])
-            frozen.add_row(reason, places + (f" and {len(frozen_axes) - 4} more" if len(frozen_axes) > 4 else ""))
-        console.print(frozen)
+        console.print(make_frozen_table(inspection.frozen))
 
 
 def _format_removability(field: "FieldRemovability") -> tuple[str, str]:
@@ -225,13 +231,13 @@ def print_scores(inspection: "Inspection", sensitivities: "Sensitivity", *, as_j
     for group in sensitivities.groups:
         cells = [f"{group.relative_loss(share):.2%} ({group.width_at(share)})" for share in SHARES]
         losses.add_row(
-            group.group, str(group.width), f"{group.losses[0]:.2e}", *cells, "yes" if group.rotated else "no"
+            group.label, str(group.width), f"{group.losses[0]:.2e}", *cells, "yes" if group.rotated else "no"
         )
     console.print(losses)
     names = list(sensitivities.groups[0].quantiles)
     for group in sensitivities.groups:
         table = make_table(
-            f"{group.group}, {group.width} channels", "score", "from best to worst", "median", "last tenth", ""
+            f"{group.label}, {group.width} channels", "score", "from best to worst", "median", "last tenth", ""
         )
         for name, quantiles in group.quantiles.items():
             rho = group.agreement.get((name, names[0]))

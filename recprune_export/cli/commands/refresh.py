@@ -210,7 +210,7 @@ def _make_regret_table(regrets: Sequence["GroupRegret"]) -> "Table":
     for regret in regrets:
         again = "rotated" if regret.overlap is None else f"{regret.overlap} of {regret.pruned_width}"
         table.add_row(
-            regret.group,
+            regret.label,
             regret.kind,
             f"{regret.pruned_width} of {regret.width}",
             again,

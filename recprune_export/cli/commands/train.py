@@ -130,7 +130,8 @@ def print_training(training: "TrainingResult", data: "DataFile", *, as_json: boo
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
     console.print(f"Test: {metrics or 'no metric is defined on these rows'}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
-    arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
+    bundle = quote_for_shell(Path("artifacts") / training.path.stem)
+    arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)} -o {bundle}"
     print_line("Next", f"recprune-export {arguments}")
 
 

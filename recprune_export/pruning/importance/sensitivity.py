@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recprune_export.channels.groups import Group
 from recprune_export.codec import ToDictMixin
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
@@ -26,6 +27,7 @@ class GroupSensitivity:
     """
 
     group: str
+    label: str
     kind: str
     width: int
     rotated: bool
@@ -51,7 +53,13 @@ class GroupSensitivity:
             for name, quantiles in self.quantiles.items()
         }
         lost = {f"1/{share}": {"width": self.width_at(share), "lost": self.relative_loss(share)} for share in SHARES}
-        named = {"group": self.group, "kind": self.kind, "width": self.width, "rotated": self.rotated}
+        named = {
+            "group": self.group,
+            "label": self.label,
+            "kind": self.kind,
+            "width": self.width,
+            "rotated": self.rotated,
+        }
         return {**named, "losses": list(self.losses), "lost": lost, "scores": scores}
 
 
@@ -76,21 +84,20 @@ def measure_sensitivity(inputs: ScoreInputs) -> Sensitivity:
     rankings = {name: score(inputs) for name, score in SCORES.items()}
     return Sensitivity(
         tuple(
-            _summarize_group(
-                group.name, group.kind, {name: by_group[group.name] for name, by_group in rankings.items()}
-            )
+            _summarize_group(group, {name: by_group[group.name] for name, by_group in rankings.items()})
             for group in inputs.program.analysis.groups
         )
     )
 
 
-def _summarize_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
+def _summarize_group(group: Group, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
     min_channels = 3  # channels for which a rank correlation is meaningful
     output_error = rankings[OUTPUT_ERROR]
     unrotated = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= min_channels}
     return GroupSensitivity(
-        group=name,
-        kind=kind,
+        group=group.name,
+        label=group.label,
+        kind=group.kind,
         width=len(output_error.order),
         rotated=output_error.transform is not None,
         losses=output_error.losses,

@@ -19,6 +19,7 @@ from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.codec import DictMixin, json_name
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.inserted_parameters import PROJECTION
 from recprune_export.program.program import Program
 from recprune_export.program.row_chunks import row_chunks
 from recprune_export.program.streamed_tables.streamed_table import StreamedTable
@@ -31,8 +32,6 @@ from recprune_export.pruning.rotation.table_projections import (
 )
 
 aten = torch.ops.aten
-
-PREFIX = "projection_"
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def insert_identity_layers(program: Program, projections: Sequence[Projection]) 
         if node.op == "get_attr":
             tensors[str(node.target)] = tensor_at(program.module, str(node.target))
         for projection in by_source.get(node.name, ()):
-            weight = f"{PREFIX}{node.name}"
+            weight = f"{PROJECTION}{node.name}"
             tensors[weight] = torch.nn.Parameter(torch.eye(projection.width, dtype=node.meta["val"].dtype))
             value = new[node]
             last = node.meta["val"].ndim - 1

@@ -16,14 +16,12 @@ from torch import Tensor, fx
 
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.inserted_parameters import JOINED_TABLE, TABLE_PROJECTION
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.pruning.pruning_constants import MAX_PER_TABLE_PROJECTIONS, MIN_ROWS_PER_DIMENSION
 
 aten = torch.ops.aten
-
-JOINED = "joined_"
-PREFIX = "space_"
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,14 @@ def _project(
     width = sum(weight.shape[1] for weight in weights)
     name = names[0]
     if len(names) > 1:
-        name = f"{JOINED}{first.name}"
+        name = f"{JOINED_TABLE}{first.name}"
         with torch.no_grad():
             tensors[name] = torch.nn.Parameter(torch.cat(weights, dim=1), requires_grad=weights[0].requires_grad)
     else:
         tensors[name] = weights[0]
-    tensors[f"{PREFIX}{first.name}"] = torch.nn.Parameter(torch.eye(width, dtype=weights[0].dtype))
+    tensors[f"{TABLE_PROJECTION}{first.name}"] = torch.nn.Parameter(torch.eye(width, dtype=weights[0].dtype))
     rows = graph.call_function(aten.embedding.default, (graph.get_attr(name), ids, *first.args[2:]), first.kwargs)
-    return graph.call_function(aten.linear.default, (rows, graph.get_attr(f"{PREFIX}{first.name}")))
+    return graph.call_function(aten.linear.default, (rows, graph.get_attr(f"{TABLE_PROJECTION}{first.name}")))
 
 
 def _slice_lookup(graph: fx.Graph, projected: fx.Node, lookups: Sequence[fx.Node], lookup: fx.Node) -> fx.Node:

@@ -65,7 +65,9 @@ def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[Group
 def _by_kind(groups: Any) -> dict[str, list[GroupWidth]]:
     widths: dict[str, list[GroupWidth]] = {}
     for group in groups:
-        widths.setdefault(group["kind"], []).append(GroupWidth(group["group"], group["width"], group["kept"]))
+        widths.setdefault(group["kind"], []).append(
+            GroupWidth(group.get("label", group["group"]), group["width"], group["kept"])
+        )
     return widths
 
 
