@@ -169,10 +169,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures files of a subject."""
+    """Measures files of a subject, their latency in requests of `batches` rows."""
 
     subject: Subject
     cells: CellFolder
+    batches: Sequence[int] = BATCHES
 
     @cached_property
     def _truth(self) -> Truth:
@@ -200,7 +201,7 @@ class Measurer:
         """Let the file and the dense one take turns, on sessions that are made anew for each set."""
         paths = {REFERENCE: self.subject.dense.path, FILE: path}
         makers = {name: partial(make_onnxruntime_backend, name, p, 1) for name, p in paths.items()}
-        requests = make_latency_requests(BATCHES, self.subject.task, self.subject.dense.signature)
+        requests = make_latency_requests(self.batches, self.subject.task, self.subject.dense.signature)
         rng = np.random.default_rng(self.subject.seed)
         sets = measure_repeated_sessions(makers, requests, count=SESSIONS, seconds=SECONDS, rng=rng, min_rounds=FEWEST)
         return {

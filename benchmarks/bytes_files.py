@@ -116,15 +116,15 @@ def make_dense_quantized(subject: Subject, bits: str) -> Contender:
 def compress_to_bytes(subject: Subject, percent: float, checkout: Path) -> Contender:
     """Compress to a size with the command of `checkout`."""
     options = ["--max-bytes", f"{percent:g}%", "--latency-batch-sizes", ",".join(map(str, BATCHES))]
-    return _compress(subject, checkout, options, slug(f"{OURS} {percent:g}"))
+    return run_compress(subject, checkout, options, slug(f"{OURS} {percent:g}"))
 
 
 def compress_to_sparsity(subject: Subject, sparsity: float, checkout: Path) -> Contender:
     """Compress to a sparsity, in int8, with the command of `checkout`, which is at 47080cf."""
-    return _compress(subject, checkout, compress_options(sparsity, BATCHES), slug(f"{BEFORE} {sparsity:g}"))
+    return run_compress(subject, checkout, compress_options(sparsity, BATCHES), slug(f"{BEFORE} {sparsity:g}"))
 
 
-def _compress(subject: Subject, checkout: Path, options: Sequence[str], name: str) -> Contender:
+def run_compress(subject: Subject, checkout: Path, options: Sequence[str], name: str) -> Contender:
     """Run `compress` in a process; only the ONNX file and the manifest are saved. Raises `RuntimeError` where it fails."""
     target = subject.folder / name
     with tempfile.TemporaryDirectory() as scratch:

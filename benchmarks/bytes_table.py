@@ -220,7 +220,7 @@ def _verdict_table(cases: Sequence[CaseReport]) -> Iterator[str]:
         contest, target = case.contests[size], find_target(case.case, size)
         met = "" if target is None else f"{'met' if change.value >= -target else 'missed'} ({-target:g})"
         yield (
-            f"| {case.case} | {size:g} % | {_format_change(change, case.is_ranking)} | {judge_loss(change, case.allowed)} | {met} "
+            f"| {case.case} | {size:g} % | {format_change(change, case.is_ranking)} | {judge_loss(change, case.allowed)} | {met} "
             f"| {', '.join(contest.worse_than) or 'none'} | {'yes' if contest.is_best else 'no'} |"
         )
     if not shown:
@@ -245,21 +245,21 @@ def _case_table(case: CaseReport) -> Iterator[str]:
         ece = "" if case.is_ranking else f"{row.mean('ece'):.4f}"
         yield (
             f"| {'' if row.size is None else f'{row.size:g} %'} | {row.contestant} | {row.mean('bytes') / 1e3:,.0f} ({share:.1f} %) "
-            f"| {row.mean('memory') / 2**20:.1f} | {' | '.join(_format_latency(row, batch) for batch in BATCHES)} "
-            f"| {row.mean('metric'):.4f} | {_format_change(row.change, case.is_ranking)} "
+            f"| {row.mean('memory') / 2**20:.1f} | {' | '.join(format_latency(row, batch) for batch in BATCHES)} "
+            f"| {row.mean('metric'):.4f} | {format_change(row.change, case.is_ranking)} "
             f"| {'' if row.change is None else judge_loss(row.change, case.allowed)} | {row.mean('logloss'):.4f} | {ece} "
             f"| {row.mean('rare'):.4f} | {len(row.seeds)} |"
         )
 
 
-def _format_change(change: Change | None, is_ranking: bool) -> str:
+def format_change(change: Change | None, is_ranking: bool) -> str:
     if change is None:
         return ""
     style = "+.1%" if is_ranking else "+.4f"
     return f"{change.value:{style}} [{change.low:{style}}, {change.high:{style}}]"
 
 
-def _format_latency(row: Row, batch: int) -> str:
+def format_latency(row: Row, batch: int) -> str:
     """Return milliseconds, and the speed-up over the dense file of the same run with its interval."""
     latencies = [cell.at_batch(batch) for cell in row.cells]
     ratio = interval_of_few([log for each in latencies for log in each.log_ratios], confidence=0.95).apply(math.exp)

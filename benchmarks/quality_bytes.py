@@ -101,7 +101,7 @@ def measure(selection: Selection, case: str, seed: int, data_folder: Path, cells
         checkout = selection.checkouts.get(key.contestant, HERE)
         make = partial(make_contender, subject, key.contestant, key.point, selection.checkouts, cells.folder / "small")
         try:
-            print_progress(measurer.measure(key, make, _read_commit(checkout)))
+            print_progress(measurer.measure(key, make, read_commit(checkout)))
         except (RuntimeError, RecpruneError) as error:
             print(f"{key} has no file: {error}", file=sys.stderr, flush=True)
             if key.contestant == BEFORE:
@@ -133,7 +133,7 @@ def print_progress(cell: Cell) -> None:
     )
 
 
-def _read_commit(checkout: Path) -> str:
+def read_commit(checkout: Path) -> str:
     """Return the commit of a checkout, with a plus where files differ from it."""
     run = partial(subprocess.run, cwd=checkout, capture_output=True, text=True, check=False)
     commit = run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()

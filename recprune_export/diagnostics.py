@@ -42,6 +42,7 @@ EXTRAS = {
     "ray": "the example with Ray Data",
     "spark": "the example with Spark",
     "benchmarks": "the project's own benchmarks",
+    "peers": "the comparison with other tools",
     "dev": "the project's own tests",
     "docs": "the project's own documentation site",
 }
