@@ -11,10 +11,10 @@ from recprune_export.errors import DataError
 from recprune_export.interrupts import block_interrupts
 
 if TYPE_CHECKING:
-    from recprune_export.data.streaming.streamed_rows import StreamedRows
+    from recprune_export.data.streaming.read_windows import WindowSource
 
 
-def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator[np.ndarray]:
+def read_in_processes(source: "WindowSource", seed: int, readers: int) -> Iterator[np.ndarray]:
     """Yield the records of each window of an epoch, as one process would: reader r reads the windows r, r + readers, ... .
 
     The processes are those of PyTorch's DataLoader, started anew: none inherits a thread. They end with the iterator.
@@ -26,7 +26,7 @@ def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*worker processes in total.*")  # the user gave their number
         loader: Any = DataLoader(
-            _make_window_dataset(rows, seed),
+            _make_window_dataset(source, seed),
             batch_size=None,
             num_workers=readers,
             prefetch_factor=1,
@@ -36,14 +36,14 @@ def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator
             windows = iter(loader)
     try:
         for window in windows:
-            yield window.numpy().view(rows.record_dtype)
+            yield window.numpy().view(source.record_dtype)
     except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was sending a window
         raise DataError(
             f"A process that reads rows ended early ({first_line(error)}): give --readers 0 to read them in this process."
         ) from error
 
 
-def _make_window_dataset(rows: "StreamedRows", seed: int) -> Any:
+def _make_window_dataset(source: "WindowSource", seed: int) -> Any:
     from recprune_export.data.streaming.window_dataset import WindowDataset
 
-    return WindowDataset(rows, seed)
+    return WindowDataset(source, seed)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from recprune_export.data.histories.history_file import StreamedHistories, StreamedNextItems
+from recprune_export.data.splits.row_split import SPLIT_NAMES
 from recprune_export.data.streaming.streamed_rows import StreamedRows
 from recprune_export.distributed.main_process import call_on_main, meet
 from recprune_export.distributed.ranks import is_divided, on_one_host
@@ -11,9 +13,11 @@ from recprune_export.distributed.ranks import is_divided, on_one_host
 if TYPE_CHECKING:
     from recprune_export.data.arrays import ArrayData
     from recprune_export.data.clicks import ClickData
-    from recprune_export.data.row_source import RowSource
+    from recprune_export.data.sequences import SequenceData
 
-D = TypeVar("D", "ClickData", "ArrayData")
+D = TypeVar("D", "ClickData", "ArrayData", "SequenceData")
+
+_READ_BY_PROCESSES = (StreamedRows, StreamedHistories, StreamedNextItems)
 
 
 def write_once(write: Callable[[], D], readers: int) -> D:
@@ -25,10 +29,10 @@ def write_once(write: Callable[[], D], readers: int) -> D:
         return write()
     data = call_on_main(write)
     meet()  # the first process keeps its files until the others have opened them
-    train, valid, test = (_open(rows, readers) for rows in (data.train, data.valid, data.test))
-    return replace(data, train=train, valid=valid, test=test)
+    opened = {name: _open(getattr(data, name), readers) for name in SPLIT_NAMES}
+    return replace(data, **opened)
 
 
-def _open(rows: "RowSource", readers: int) -> "RowSource":
+def _open(rows: Any, readers: int) -> Any:
     """Return rows that another process sent, with the readers that belong to this one."""
-    return replace(rows, readers=readers) if isinstance(rows, StreamedRows) else rows
+    return rows.with_readers(readers) if isinstance(rows, _READ_BY_PROCESSES) else rows

@@ -1,0 +1,4 @@
+from .history_file import HistoryFile as HistoryFile
+from .history_file import StreamedHistories as StreamedHistories
+from .history_file import StreamedNextItems as StreamedNextItems
+from .history_source import HistorySource as HistorySource
