@@ -8,10 +8,13 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BLOCK = 4096
 
@@ -84,6 +87,20 @@ def reserve_temporary_file(size: int) -> BinaryIO | None:
             file.close()
         return None
     return file
+
+
+def map_temporary_file(size: int) -> "np.ndarray | None":
+    """Return `size` zeros, uint8, in an unnamed temporary file that is mapped; None where none can be reserved or mapped."""
+    import numpy as np
+
+    file = reserve_temporary_file(size)
+    if file is None:
+        return None
+    with file:
+        try:
+            return np.memmap(file, np.uint8, "r+", shape=(size,))
+        except OSError:
+            return None
 
 
 def find_write_error(error: BaseException) -> OSError | None:

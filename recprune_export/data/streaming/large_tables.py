@@ -2,7 +2,7 @@
 
 STREAM_BYTES = 1 << 29  # docs/decisions/rows-in-files.md
 _BYTES_A_VALUE = 22  # at the peak of loading into memory
-_BYTES_AN_EVENT = 180  # of a log, likewise
+_BYTES_AN_EVENT = 230  # of a log, likewise
 
 
 def is_large(rows: int, columns: int) -> bool:

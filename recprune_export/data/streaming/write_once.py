@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from recprune_export.data.histories.history_file import StreamedHistories, StreamedNextItems
 from recprune_export.data.splits.row_split import SPLIT_NAMES
+from recprune_export.data.streaming.record_file import can_share_files
 from recprune_export.data.streaming.streamed_rows import StreamedRows
 from recprune_export.distributed.main_process import call_on_main, meet
 from recprune_export.distributed.ranks import is_divided, on_one_host
@@ -23,9 +24,10 @@ _READ_BY_PROCESSES = (StreamedRows, StreamedHistories, StreamedNextItems)
 def write_once(write: Callable[[], D], readers: int) -> D:
     """Return the rows that `write` returns. In a run of several processes on one machine the first one alone calls it.
 
-    On several machines each process writes files of its own. An error is raised in all processes.
+    On several machines, or where processes cannot open the files of another, each process writes files of its own. An error is raised
+    in all processes.
     """
-    if not (is_divided() and on_one_host()):
+    if not (is_divided() and on_one_host() and can_share_files()):
         return write()
     data = call_on_main(write)
     meet()  # the first process keeps its files until the others have opened them

@@ -176,3 +176,9 @@ def test_a_full_disk_of_temporary_files_is_said_in_the_unit_of_its_size() -> Non
     size = records.nbytes
     with file_size_limit(size), pytest.raises(UsageError, match=rf"File too large after {format_bytes(size)} \("):
         writer.write(records)
+
+
+def test_a_disk_that_takes_nothing_is_said_without_a_size() -> None:
+    writer = RecordWriter(LAYOUT.dtype)
+    with file_size_limit(0), pytest.raises(UsageError, match=r"File too large \("):
+        writer.write(LAYOUT.pack(make_rows(2_000)))
