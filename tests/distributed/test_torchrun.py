@@ -73,6 +73,19 @@ def test_train_writes_one_checkpoint_and_prints_once(clicks_file: Path, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "together.py"}
 
 
+@pytest.mark.slow
+def test_histories_in_files_are_written_once_and_read_by_all(sequences_file: Path, tmp_path: Path) -> None:
+    recipe = ["--recommender", "sasrec", "--epochs", 1, "--dim", 8, "--batch-size", 32]
+    metrics = []
+    for option in ("--stream", "--no-stream"):
+        words = ["train", "--data", sequences_file, *recipe, option, "-o", tmp_path / f"{option}.pt"]
+        done, _ = run_together(tmp_path, START, *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("are sorted by user") == (option == "--stream")
+        metrics.append(load_checkpoint(tmp_path / f"{option}.pt").metrics)
+    assert metrics[0] == metrics[1]
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -8,10 +8,10 @@ import numpy as np
 
 from recprune_export.data.histories.history_source import cut_batches
 from recprune_export.data.histories.next_items import NextItemLists
+from recprune_export.data.records.read_windows import read_windows
+from recprune_export.data.records.record_file import RecordFile
+from recprune_export.data.records.shuffled_windows import WINDOW_BYTES, Window, shuffle_in_windows
 from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.streaming.read_windows import read_windows
-from recprune_export.data.streaming.record_file import RecordFile
-from recprune_export.data.streaming.shuffled_windows import WINDOW_BYTES, Window, shuffle_in_windows
 
 EVENT_DTYPE = np.dtype(np.int32)
 PLACE_DTYPE = np.dtype([("start", np.int64), ("length", np.int32)])

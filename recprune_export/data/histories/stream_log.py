@@ -14,6 +14,7 @@ from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.histories.history_ends import EndRule, LeaveOneOut, SplitInTime, UserCounts
 from recprune_export.data.histories.history_file import EVENT_DTYPE, PLACE_DTYPE, HistoryFile
 from recprune_export.data.histories.sort_by_user import SortedRuns, sort_by_user
+from recprune_export.data.records.record_file import RecordFile, RecordWriter
 from recprune_export.data.schema.schema import Schema, SequenceColumns
 from recprune_export.data.splits.order import parse_order
 from recprune_export.data.splits.ordered_log import (
@@ -30,7 +31,6 @@ from recprune_export.data.splits.ordered_log import (
 from recprune_export.data.splits.row_split import SPLIT_NAMES
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.distinct_values import find_distinct_orders
-from recprune_export.data.streaming.record_file import RecordFile, RecordWriter
 from recprune_export.data.streaming.row_sides import CHUNK_ROWS, read_chunks
 from recprune_export.data.tabular_files import collect
 from recprune_export.number_formats import format_bytes

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recprune_export.data.histories.history_file import StreamedHistories, StreamedNextItems
+from recprune_export.data.records.record_file import can_share_files
+from recprune_export.data.records.streamed_rows import StreamedRows
 from recprune_export.data.splits.row_split import SPLIT_NAMES
-from recprune_export.data.streaming.record_file import can_share_files
-from recprune_export.data.streaming.streamed_rows import StreamedRows
 from recprune_export.distributed.main_process import call_on_main, meet
 from recprune_export.distributed.ranks import is_divided, on_one_host
 

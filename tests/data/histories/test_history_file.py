@@ -18,7 +18,7 @@ from recprune_export.data.histories.history_file import (
 )
 from recprune_export.data.histories.history_source import count_items, shuffle_histories, take_first_items
 from recprune_export.data.histories.next_items import NEXT_ITEM
-from recprune_export.data.streaming.record_file import RecordWriter
+from recprune_export.data.records.record_file import RecordWriter
 
 WINDOW_BYTES = 8_000  # 256 histories, the fewest of a window
 

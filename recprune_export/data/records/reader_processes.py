@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recprune_export.data.streaming.record_file import can_share_files
+from recprune_export.data.records.record_file import can_share_files
 from recprune_export.error_text import first_line
 from recprune_export.errors import DataError, UsageError
 from recprune_export.interrupts import block_interrupts
 
 if TYPE_CHECKING:
-    from recprune_export.data.streaming.read_windows import WindowSource
+    from recprune_export.data.records.read_windows import WindowSource
 
 
 def read_in_processes(source: "WindowSource", seed: int, readers: int) -> Iterator[np.ndarray]:
@@ -31,18 +31,14 @@ def read_in_processes(source: "WindowSource", seed: int, readers: int) -> Iterat
         raise UsageError(
             "--readers needs /proc, which this system does not have: leave it out, and a thread reads the rows."
         )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*worker processes in total.*")  # the user gave their number
-        loader: Any = DataLoader(
-            _make_window_dataset(source, seed),
-            batch_size=None,
-            num_workers=readers,
-            prefetch_factor=1,
-            multiprocessing_context="spawn",
-        )
-    others = set(multiprocessing.active_children())
+    dataset, others = _make_window_dataset(source, seed), set(multiprocessing.active_children())
     try:
-        with block_interrupts():  # Ctrl-C reaches this process, which ends the others
+        # Ctrl-C reaches this process, which ends the others.
+        with warnings.catch_warnings(), block_interrupts():
+            warnings.filterwarnings("ignore", message=".*worker processes in total.*")  # the user gave their number
+            loader: Any = DataLoader(
+                dataset, batch_size=None, num_workers=readers, prefetch_factor=1, multiprocessing_context="spawn"
+            )
             windows = iter(loader)
         for window in windows:
             yield window.numpy().view(source.record_dtype)
@@ -64,6 +60,6 @@ def _kill(processes: Collection[BaseProcess]) -> None:
 
 
 def _make_window_dataset(source: "WindowSource", seed: int) -> Any:
-    from recprune_export.data.streaming.window_dataset import WindowDataset
+    from recprune_export.data.records.window_dataset import WindowDataset
 
     return WindowDataset(source, seed)

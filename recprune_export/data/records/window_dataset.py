@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from recprune_export.data.streaming.read_windows import WindowSource
+from recprune_export.data.records.read_windows import WindowSource
 
 
 class WindowDataset(IterableDataset):

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.data.records.read_windows import read_windows
+from recprune_export.data.records.record_file import RecordFile
+from recprune_export.data.records.shuffled_windows import WINDOW_BYTES, Window, shuffle_in_windows
 from recprune_export.data.rows import Rows
-from recprune_export.data.streaming.read_windows import read_windows
-from recprune_export.data.streaming.record_file import RecordFile
-from recprune_export.data.streaming.shuffled_windows import WINDOW_BYTES, Window, shuffle_in_windows
 
 _GROUP, _WEIGHT = "group", "weight"
 _FEWEST_ROWS = 1024  # of a window, also where a row is long

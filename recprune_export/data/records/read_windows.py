@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from recprune_export.data.streaming.shuffled_windows import Window
+from recprune_export.data.records.shuffled_windows import Window
 
 
 class WindowSource(Protocol):
@@ -32,7 +32,7 @@ def read_windows(source: WindowSource, seed: int | None, readers: int) -> Iterat
     Raises `DataError` if a reader process ends early.
     """
     if readers and seed is not None:
-        from recprune_export.data.streaming.reader_processes import read_in_processes
+        from recprune_export.data.records.reader_processes import read_in_processes
 
         yield from read_in_processes(source, seed, readers)
         return

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recprune_export.data.records.record_file import RecordWriter
+from recprune_export.data.records.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.rows import Rows
-from recprune_export.data.streaming.record_file import RecordWriter
-from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.errors import DataError, UsageError
 from recprune_export.number_formats import format_bytes
 from tests.full_disk import file_size_limit
@@ -143,7 +143,7 @@ def test_readers_end_with_the_loop_and_with_an_interrupt(number: int) -> None:
     program = textwrap.dedent(f"""
         import multiprocessing, os, signal, sys, threading, time
         sys.path.insert(0, os.getcwd())
-        from tests.data.streaming.test_streamed_rows import make_rows, stream
+        from tests.data.records.test_streamed_rows import make_rows, stream
 
 
         def interrupt_new_processes():
