@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -68,6 +69,14 @@ def check_free_space(needs: Mapping[Path, int], content: str) -> None:
                 f"{least_bytes[device] / 1e6:,.1f} MB there: free some space, choose another place with -o, or set TMPDIR for "
                 "temporary files."
             )
+
+
+class ScratchFolder:
+    """A new folder for temporary files, which is removed with this object and at the end of the process."""
+
+    def __init__(self, prefix: str = "recprune-") -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def reserve_temporary_file(size: int) -> BinaryIO | None:

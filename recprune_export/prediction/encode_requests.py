@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -28,6 +27,7 @@ from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
+from recprune_export.output_files import ScratchFolder
 from recprune_export.prediction.history_rows import HistoryRows, is_log, read_histories
 from recprune_export.prediction.open_model import AnyEncoder, read_bundle_encoder
 from recprune_export.program.requests.input_rules import find_bad_ids
@@ -67,7 +67,7 @@ class EncodedRows:
         requests: RequestMaker,
         notes: tuple[str, ...] = (),
         identity: tuple[str, ...] = (),
-        folder: "TemporaryDirectory[str] | None" = None,
+        folder: ScratchFolder | None = None,
     ) -> None:
         self.frame, self.identity = frame, identity
         self.columns, self.unknown, self.request = requests.columns, requests.unknown, requests.request

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from recprune_export.column_names import describe_missing_column
@@ -20,6 +19,7 @@ from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.large_tables import is_large_log
 from recprune_export.data.tabular_files import collect, count_frame_rows, scan
 from recprune_export.errors import DataError
+from recprune_export.output_files import ScratchFolder
 from recprune_export.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class LogHistories:
 
     frame: "pl.LazyFrame"
     notes: tuple[str, ...]
-    folder: "TemporaryDirectory[str] | None" = None
+    folder: ScratchFolder | None = None
 
 
 def read_histories(path: DataFile, reading: DataSettings, encoder: SequenceEncoder) -> LogHistories:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +33,7 @@ from recprune_export.data.streaming.distinct_values import find_distinct_orders
 from recprune_export.data.streaming.row_sides import CHUNK_ROWS, read_chunks
 from recprune_export.data.tabular_files import collect
 from recprune_export.number_formats import format_bytes
-from recprune_export.output_files import check_free_space
+from recprune_export.output_files import ScratchFolder, check_free_space
 from recprune_export.progress import print_status, track
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def stream_log(
 
 def list_histories(
     path: DataFile, frame: "pl.LazyFrame", count: int, columns: SequenceColumns, name: str
-) -> "tuple[pl.LazyFrame, TemporaryDirectory[str], LogCounts]":
+) -> "tuple[pl.LazyFrame, ScratchFolder, LogCounts]":
     """Return the histories of a log of `count` rows: the column of the user, and `name` with the items of each, the oldest first.
 
     They lie in files of the folder that is returned, while it is held. Raises `DataError` and `UsageError` as `stream_log` does.
@@ -108,11 +107,11 @@ def list_histories(
     import polars as pl
 
     totals = _Totals()
-    folder = TemporaryDirectory(prefix="recprune-histories-")
+    folder = ScratchFolder("recprune-histories-")
     files: list[Path] = []
     with _sorted_log(path, frame, count, columns, totals, keeps_time=False) as (runs, items):
         for log in _order_groups(runs, totals):
-            files.append(Path(folder.name, f"{len(files):06}.arrow"))
+            files.append(Path(folder.path, f"{len(files):06}.arrow"))
             listed = list_items(replace(log, items=items.gather(log.items - 1)), columns.user, name)
             listed.write_ipc(files[-1], record_batch_size=1 << 14)
     return pl.scan_ipc(files), folder, totals.rows
