@@ -1,6 +1,7 @@
 """Rows a second of training from files beside all rows in memory and a plain DataLoader, and the memory of each by number of rows.
 
     python benchmarks/bench_streaming.py [--rows 400000] [--batches-per-round 20] [--rounds 9] [--memory-rows 1000000,10000000]
+        [--events 10000000,50000000]
 
 Rows of seven fields and three numbers lie in Parquet files. Every contestant trains the same DLRM with the loop of `train`: from
 `StreamedRows` with windows of a tenth of the rows, with one reader process as well, from `Rows` in memory, and from a PyTorch
@@ -8,7 +9,9 @@ DataLoader (in this process) over the row groups of the same files, which shuffl
 encoder. They take turns; one thread; CPU seconds of the training process, threads of readers among them, a reader process not. The ratios,
 with their 95 % intervals over rounds, are those of the rows a second to rows in memory. Then `--memory-rows` rows are loaded
 and trained for an epoch by a process of their own, streamed and (up to 10 million) in memory: bytes a row held and the peak of
-anonymous memory beyond that after the imports. Prints tables, and JSON with the machine as the last line.
+anonymous memory beyond that after the imports. Of `--events`, rows of a log in the order of their times with ten to a user, the
+histories are loaded by a process of their own, and read once as batches of training and of both other sides, without a model.
+Prints tables, and JSON with the machine as the last line.
 """
 
 import json
@@ -31,7 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from recprune_export.data import Encoder, Rows, Schema, load_clicks
+from recprune_export.data import Encoder, Rows, Schema, SequenceColumns, load_clicks, load_sequences
+from recprune_export.data.histories import shuffle_histories
 from recprune_export.environment import environment
 from recprune_export.gate.cost_rules import ratio_of_few_medians
 from recprune_export.progress import quiet
@@ -44,6 +48,7 @@ LABEL, RATE, MB = "y", 1e-3, 1e6
 SIZES = {"c0": 1_000_000, "c1": 100_000, "c2": 20_000, "c3": 1_000, "c4": 50}
 NUMBERS = ("x0", "x1", "x2")
 SCHEMA = Schema(labels=(LABEL,), categorical=(*SIZES, "s0", "s1"), numeric=NUMBERS)
+LOG_SCHEMA = Schema(sequence=SequenceColumns("user", "item", "time"))
 PART_ROWS = 500_000
 
 
@@ -148,18 +153,29 @@ def anonymous_bytes() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) * 1024
 
 
-def measure_memory(folder: Path, stream: bool) -> dict[str, float]:
-    """Train for one epoch in this process; return the peak of memory, the bytes of the model, and rows a second."""
-    peak, base = [anonymous_bytes()], anonymous_bytes()
+class MemoryPeak:
+    """The peak of anonymous memory from now on, beyond that of now, sampled by a thread."""
 
-    def watch() -> None:
+    def __init__(self) -> None:
+        self.base = self._highest = anonymous_bytes()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @property
+    def peak(self) -> int:
+        """The bytes at the peak."""
+        return max(self._highest, anonymous_bytes()) - self.base
+
+    def _watch(self) -> None:
         while True:
-            peak[0] = max(peak[0], anonymous_bytes())
+            self._highest = max(self._highest, anonymous_bytes())
             time.sleep(0.02)
 
-    threading.Thread(target=watch, daemon=True).start()
+
+def measure_memory(folder: Path, stream: bool) -> dict[str, float]:
+    """Train for one epoch in this process; return the peak of memory, the bytes of the model, and rows a second."""
+    memory = MemoryPeak()
     loaded = load_clicks(folder, SCHEMA, reading=DataSettings(stream=stream))
-    load_peak, held = peak[0] - base, anonymous_bytes() - base
+    load_peak, held = memory.peak, anonymous_bytes() - memory.base
     rows = len(loaded.train)
     del loaded
     begun = time.perf_counter()
@@ -176,7 +192,34 @@ def measure_memory(folder: Path, stream: bool) -> dict[str, float]:
         )
     return {
         "load_peak_mb": load_peak / MB, "held_mb": held / MB, "held_bytes_a_row": held / rows,
-        "peak_mb": (peak[0] - base) / MB, "model_mb": done.parameters * 4 / MB, "wall_seconds": time.perf_counter() - begun,
+        "peak_mb": memory.peak / MB, "model_mb": done.parameters * 4 / MB, "wall_seconds": time.perf_counter() - begun,
+    }  # fmt: skip
+
+
+def write_log(folder: Path, count: int) -> None:
+    """Write Parquet files of events in the order of time: ten a user, items log-uniform among 100,000."""
+    rng = np.random.default_rng(0)
+    for part, start in enumerate(range(0, count, PART_ROWS)):
+        n = min(PART_ROWS, count - start)
+        item = (100_000 ** rng.random(n)).astype(np.int64)
+        columns = {"user": rng.integers(0, count // 10, n), "item": item, "time": start + np.arange(n)}
+        pl.DataFrame(columns).write_parquet(folder / f"part-{part:04}.parquet", row_group_size=65_536)
+
+
+def measure_log(folder: Path, stream: bool) -> dict[str, float]:
+    """Load histories in this process and read them once; return the peak of memory and CPU seconds."""
+    watch_memory = MemoryPeak()
+    begun = time.process_time()
+    data = load_sequences(folder, LOG_SCHEMA, reading=DataSettings(stream=stream))
+    loaded, load_peak, held = time.process_time(), watch_memory.peak, anonymous_bytes() - watch_memory.base
+    users = sum(len(batch) for batch in shuffle_histories(data.train, 128, np.random.default_rng(1), 1))
+    trained = time.process_time()
+    for side in (data.valid, data.test):
+        assert sum(len(batch) for batch in side.batches(512)) == users
+    return {
+        "users": users, "load_peak_mb": load_peak / MB, "held_mb": held / MB, "peak_mb": watch_memory.peak / MB,
+        "load_cpu_seconds": loaded - begun, "epoch_cpu_seconds": trained - loaded,
+        "other_sides_cpu_seconds": time.process_time() - trained,
     }  # fmt: skip
 
 
@@ -193,37 +236,56 @@ def overrides() -> Any:
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--batch-size", default=1024, show_default=True)
 @click.option("--memory-rows", default="1000000,10000000", show_default=True)
+@click.option("--events", default="", show_default=True, help="Numbers of rows of a log.")
 @click.option(
-    "--measure", nargs=2, hidden=True, help="A folder, and 1 for streamed rows: measure the memory of this process."
+    "--measure",
+    nargs=3,
+    hidden=True,
+    help="rows or events, a folder, and 1 for streamed ones: measure the memory of this process.",
 )
 def main(
-    rows: int, steps: int, rounds: int, batch_size: int, memory_rows: str, measure: tuple[str, str] | None
+    rows: int,
+    steps: int,
+    rounds: int,
+    batch_size: int,
+    memory_rows: str,
+    events: str,
+    measure: tuple[str, str, str] | None,
 ) -> None:
     """Measure speed, then memory."""
     torch.set_num_threads(1)
     if measure is not None:
         with quiet(True):
-            print(json.dumps(measure_memory(Path(measure[0]), measure[1] == "1")))
+            function = measure_memory if measure[0] == "rows" else measure_log
+            print(json.dumps(function(Path(measure[1]), measure[2] == "1")))
         return
-    with tempfile.TemporaryDirectory() as name, quiet(True):
-        write_rows(Path(name), rows)
-        speed = measure_speed(Path(name), steps, rounds, batch_size)
-    memory = []
-    for count in (int(float(text)) for text in memory_rows.split(",") if text):
-        with tempfile.TemporaryDirectory() as name:
-            write_rows(Path(name), count)
-            for stream in (True, False) if count <= 10_000_000 else (True,):
-                command = [sys.executable, __file__, "--measure", name, str(int(stream))]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(done.stdout.splitlines()[-1])
-                memory.append({"rows": count, "kept": "in files" if stream else "in memory", **found})
-                print(f"{count:>12,} rows {'streamed' if stream else 'in memory':>10}: " + ", ".join(
-                    f"{key} {value:,.0f}" for key, value in found.items() if math.isfinite(value)
-                ))  # fmt: skip
+    speed = []
+    if rows:
+        with tempfile.TemporaryDirectory() as name, quiet(True):
+            write_rows(Path(name), rows)
+            speed = measure_speed(Path(name), steps, rounds, batch_size)
     print(json.dumps({
         "benchmark": "streaming", "rows": rows, "batch_size": batch_size, "steps": steps, "rounds": rounds,
-        "speed": speed, "results": memory, "environment": environment(),
+        "speed": speed, "results": measure_in_processes("rows", memory_rows, write_rows),
+        "events": measure_in_processes("events", events, write_log), "environment": environment(),
     }))  # fmt: skip
+
+
+def measure_in_processes(kind: str, counts: str, write: Callable[[Path, int], None]) -> list[dict[str, Any]]:
+    """Return what a process of its own measures for each number of rows or events, in files and, of up to 10 million, in memory."""
+    results = []
+    for count in (int(float(text)) for text in counts.split(",") if text):
+        with tempfile.TemporaryDirectory() as name:
+            write(Path(name), count)
+            for stream in (True, False) if count <= 10_000_000 else (True,):
+                command = [sys.executable, __file__, "--measure", kind, name, str(int(stream))]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found = json.loads(done.stdout.splitlines()[-1])
+                results.append({kind: count, "kept": "in files" if stream else "in memory", **found})
+                print(f"{count:>12,} {kind} {'streamed' if stream else 'in memory':>10}: " + ", ".join(
+                    f"{key} {value:,.0f}" for key, value in found.items() if math.isfinite(value)
+                ))  # fmt: skip
+    return results
 
 
 if __name__ == "__main__":

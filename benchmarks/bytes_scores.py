@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 
 from recprune_export.data import NEXT_ITEM, Ragged, Rows
+from recprune_export.data.histories import count_items
 from recprune_export.finetuning import LabeledRows, NextItems
 
 CUTOFF = 10  # of NDCG
@@ -64,7 +65,7 @@ def find_truth(task: LabeledRows | NextItems) -> Truth:
     rows = task.data.test
     if isinstance(task, NextItems):
         target = rows.labels[NEXT_ITEM]
-        counts = np.bincount(task.data.train.values, minlength=int(target.max()) + 1)
+        counts = count_items(task.data.train, task.data.encoder.items.rows)
         return Truth({}, mark_rare_targets(counts, target))
     ids = {name: values for name, values in rows.inputs.items() if values.dtype.kind == "i" and values.ndim == 1}
     counts_by_field = {

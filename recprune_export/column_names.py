@@ -47,12 +47,13 @@ def describe_missing_column(source: object, name: str, columns: Iterable[str], r
 
     >>> describe_missing_column("a.csv", "clicked", ["user", "Clicked"], "which --label names")
     "a.csv has no column 'clicked', which --label names; its columns are user, Clicked; did you mean 'Clicked'?"
+    >>> describe_missing_column("the batch", "user", [])
+    "the batch has no column 'user'; it has no columns."
     """
     columns = list(columns)
     clause = f", {role}" if role else ""
-    return (
-        f"{source} has no column '{name}'{clause}; its columns are {list_names(columns)}{did_you_mean(name, columns)}"
-    )
+    present = f"its columns are {list_names(columns)}" if columns else "it has no columns"
+    return f"{source} has no column '{name}'{clause}; {present}{did_you_mean(name, columns)}"
 
 
 def check_columns_exist(source: object, names: Iterable[str], columns: Iterable[str], role: str = "") -> None:

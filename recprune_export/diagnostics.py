@@ -18,6 +18,7 @@ from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.error_text import summarize_error
 from recprune_export.errors import RecpruneError, ValidationFailed
 from recprune_export.installation import RUNTIME, WHOLE, find_distribution, find_versions, is_whole
+from recprune_export.memory_limit import CGROUP, available_memory
 from recprune_export.number_formats import format_bytes
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
@@ -46,7 +47,6 @@ EXTRAS = {
     "dev": "the project's own tests",
     "docs": "the project's own documentation site",
 }
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -240,10 +240,8 @@ def read_cpu_quota() -> float | None:
 
 
 def check_memory() -> CheckResult:
-    """Report the free memory of the machine and the container."""
-    free = read_free_memory()
-    if free is None:
-        return CheckResult("memory", WARNING, "unknown", "Make sure that three times the dense model fits.")
+    """Report the memory that this process may still take."""
+    free = available_memory()
     description = f"{format_bytes(free)} free"
     if free < GB / 2:
         return CheckResult(
@@ -257,22 +255,6 @@ def check_memory() -> CheckResult:
             "memory", WARNING, description, "Enough for small models: a run needs about three times the dense model."
         )
     return CheckResult("memory", OK, description)
-
-
-def read_free_memory() -> int | None:
-    """Return the bytes that can still be allocated: the minimum over the machine and the container."""
-    available = []
-    for line in _read_text(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            available.append(int(line.split()[1]) << 10)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        pair = [*_read_words(CGROUP / limit), *_read_words(CGROUP / used)]
-        if len(pair) == 2 and all(word.isdigit() for word in pair):
-            available.append(max(0, int(pair[0]) - int(pair[1])))
-    return min(available, default=None)
 
 
 def check_disk(check: str, folder: Path) -> CheckResult:

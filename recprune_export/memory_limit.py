@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+CGROUP = Path("/sys/fs/cgroup")
 _KIB = 1 << 10
 COPIES = 3  # of a model, which a job holds in memory at its peak
 
@@ -12,7 +13,7 @@ COPIES = 3  # of a model, which a job holds in memory at its peak
 def available_memory() -> int:
     """Return the bytes that this process may still take.
 
-    The least of what the system has free, of the limit of the control group (version 2), and of the limits of data and of
+    The least of what the system has free, of the limits of control groups, and of the limits of data and of
     addresses that `ulimit -d` and `ulimit -v` set. Half of all memory where the system does not say what is free.
     """
     return max(0, min(_list_limits()))
@@ -53,11 +54,16 @@ def _list_limits() -> Iterator[int]:
 
 
 def _read_group_limit() -> Iterator[int]:
-    folder = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError, IndexError):
+    """Yield what the own control group leaves, of version 2, and those of a container, of both versions."""
+    folders = [CGROUP]
+    with suppress(OSError, StopIteration):
         own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        folder = folder / own.removeprefix("0::").lstrip("/")
-        yield int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+        folders.append(CGROUP / own.removeprefix("0::").lstrip("/"))
+    files = [(folder / "memory.max", folder / "memory.current") for folder in folders]
+    files.append((CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"))
+    for most, present in files:
+        with suppress(OSError, ValueError):  # "max" is no limit
+            yield int(most.read_text()) - int(present.read_text())
 
 
 def _read_kib(path: Path, name: str) -> int | None:

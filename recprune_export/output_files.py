@@ -6,12 +6,16 @@ import os
 import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BLOCK = 4096
 
@@ -67,6 +71,14 @@ def check_free_space(needs: Mapping[Path, int], content: str) -> None:
             )
 
 
+class ScratchFolder:
+    """A new folder for temporary files, which is removed with this object and at the end of the process."""
+
+    def __init__(self, prefix: str = "recprune-") -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 def reserve_temporary_file(size: int) -> BinaryIO | None:
     """Return an unnamed temporary file of `size` bytes, which vanishes when it is neither open nor mapped.
 
@@ -84,6 +96,20 @@ def reserve_temporary_file(size: int) -> BinaryIO | None:
             file.close()
         return None
     return file
+
+
+def map_temporary_file(size: int) -> "np.ndarray | None":
+    """Return `size` zeros, uint8, in an unnamed temporary file that is mapped; None where none can be reserved or mapped."""
+    import numpy as np
+
+    file = reserve_temporary_file(size)
+    if file is None:
+        return None
+    with file:
+        try:
+            return np.memmap(file, np.uint8, "r+", shape=(size,))
+        except OSError:
+            return None
 
 
 def find_write_error(error: BaseException) -> OSError | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recprune_export import diagnostics
+from recprune_export import diagnostics, memory_limit
 from recprune_export.cli import main
 from recprune_export.diagnostics import MISSING, OK, WARNING, diagnose
 from recprune_export.onnx import cache_directory
@@ -74,7 +74,8 @@ def test_no_onnx_runtime_and_no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_container_with_less_than_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(diagnostics, "CGROUP", tmp_path)
+    for module in (diagnostics, memory_limit):
+        monkeypatch.setattr(module, "CGROUP", tmp_path)
     monkeypatch.setattr(diagnostics, "count_cores", lambda: 8)
     assert diagnostics.check_cores().state == OK
     (tmp_path / "cpu.max").write_text("max 100000\n")

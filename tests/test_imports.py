@@ -20,6 +20,7 @@ FREE = {
     "errors", "error_text", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution",
     "number_formats", "stored_bits", "runtime_releases", "byte_limit", "latency_limit", "shard", "mapped_pages", "memory_limit",
     "column_names", "output_files", "output_meaning", "installation", "terminal_text", "workflow_commands", "markdown_text", "interrupts",
+    "file_tensor",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def concatenate_rows(batches: Sequence[Rows]) -> Rows:
     return Rows(
         {name: np.concatenate([batch.inputs[name] for batch in batches]) for name in batches[0].inputs},
         {name: np.concatenate([batch.labels[name] for batch in batches]) for name in batches[0].labels},
-        _concatenate_lists(excluded) if excluded else None,
+        Ragged.concatenate(excluded) if excluded else None,
         np.concatenate(weights) if weights else None,
         np.concatenate(groups) if groups else None,
     )
@@ -93,9 +93,3 @@ def _cut(pieces: Iterator[Rows], size: int) -> Iterator[Rows]:
             held, count = [whole.take(np.arange(size, count))], count - size
     if count:
         yield concatenate_rows(held)
-
-
-def _concatenate_lists(lists: Sequence[Ragged]) -> Ragged:
-    starts = np.cumsum([0, *(len(part.values) for part in lists)])
-    offsets = [part.offsets[1:] + start for part, start in zip(lists, starts, strict=False)]
-    return Ragged(np.concatenate([part.values for part in lists]), np.concatenate([[0], *offsets]))

@@ -1,6 +1,6 @@
 """`Rows`: requests with their labels, as arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,13 +78,37 @@ class Ragged:
         """The length of each list."""
         return np.diff(self.offsets)
 
+    def windows(self, seed: int | None = None) -> Iterator["Ragged"]:
+        """Yield all lists together, as a source of histories does that has them in memory."""
+        yield self
+
     def take(self, indices: np.ndarray) -> "Ragged":
         """Return the lists at `indices`."""
-        return self._slice(self.offsets[:-1][indices], self.lengths[indices])
+        return Ragged.of_slices(self.values, self.offsets[:-1][indices], self.lengths[indices])
+
+    @classmethod
+    def of_slices(cls, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Return the lists that begin at `starts` of `values`, [lists], and have `lengths`, [lists]."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return cls(values[np.repeat(starts, lengths) + within], offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """Return the lists of several parts, one after the other."""
+        starts = np.cumsum([0, *(len(part.values) for part in parts)])
+        offsets = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], *offsets]))
 
     def drop_last(self, count: int | np.ndarray) -> "Ragged":
         """Return each list without its last `count` values, one number or [N]; the list may become empty."""
-        return self._slice(self.offsets[:-1], np.maximum(self.lengths - count, 0))
+        return Ragged.of_slices(self.values, self.offsets[:-1], np.maximum(self.lengths - count, 0))
+
+    def drop_zeros(self) -> "Ragged":
+        """Return each list without the values that are 0."""
+        known = self.values != 0
+        before = np.concatenate([[0], np.cumsum(known)])
+        return Ragged(self.values[known], before[self.offsets])
 
     def pad_left(self, length: int) -> np.ndarray:
         """Return the last `length` values of each list as [N, length], zeros on the left."""
@@ -94,9 +118,3 @@ class Ragged:
         from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(row))
         padded[row, length - from_end] = self.values[np.repeat(self.offsets[1:], lengths) - from_end]
         return padded
-
-    def _slice(self, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
-        """Return the lists that begin at `starts` of all values, [lists], and have `lengths`, [lists]."""
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.values[np.repeat(starts, lengths) + within], offsets)

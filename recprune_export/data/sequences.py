@@ -1,6 +1,7 @@
 """Sequences of items by user, split by leave-one-out, the last item for testing and the one before for validation, or in time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -11,25 +12,29 @@ from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.canonical_text import canonical_text
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.input_encoding import HISTORY, PublishedEncoding
-from recprune_export.data.encoding.unknown_values import count_unknown_texts, judge_unknown
+from recprune_export.data.encoding.unknown_values import count_unknown_in_query, count_unknown_texts, judge_unknown
 from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.histories.history_ends import EndRule, LeaveOneOut, SplitInTime
+from recprune_export.data.histories.history_file import StreamedHistories, StreamedNextItems
+from recprune_export.data.histories.history_source import HistorySource
+from recprune_export.data.histories.next_items import NEXT_ITEM as NEXT_ITEM
+from recprune_export.data.histories.next_items import NextItemLists
+from recprune_export.data.histories.stream_log import LogItems, stream_log
 from recprune_export.data.row_source import RowSource
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.schema.schema import Schema, SequenceColumns
-from recprune_export.data.splits.ordered_log import OrderedLog, order_log
-from recprune_export.data.splits.row_split import SplitMixin, split_by_time
+from recprune_export.data.splits.ordered_log import OrderedLog, check_log_types, order_log, order_users, read_log
+from recprune_export.data.splits.row_split import SplitMixin
 from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.streaming.data_files import DataFile
-from recprune_export.data.tabular_files import collect, scan
-from recprune_export.errors import DataError
+from recprune_export.data.streaming.large_tables import is_large_log
+from recprune_export.data.streaming.write_once import write_once
+from recprune_export.data.tabular_files import collect, count_frame_rows, scan
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
-
-NEXT_ITEM = "next_item"
-_MIN_ITEMS = 3  # of a user, for leave-one-out: one to train on, one for validation, one for testing
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
         texts = values.select(canonical_text(pl.col("item"), values.schema["item"]).alias("item"))
         ids = texts.select(self.items.lookup("item")).to_series()
         lists = Ragged(ids.to_numpy(), np.concatenate([[0], np.cumsum(lengths)]))
-        return {HISTORY: _drop_unknown(lists).pad_left(self.columns.max_length)}
+        return {HISTORY: lists.drop_zeros().pad_left(self.columns.max_length)}
 
     def histories(self, log: "pl.LazyFrame | pl.DataFrame", drop_unknown: bool) -> Ragged:
         """Return the item ids of each user in order; unknown ones are removed or, without `drop_unknown`, are 0.
@@ -96,10 +101,11 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
     def encode_ordered(self, log: OrderedLog, drop_unknown: bool) -> Ragged:
         """Return the histories of a log that is in order already, as `histories` does."""
+        import polars as pl
 
-        items = log.items.to_frame("item").select(self.items.lookup("item")).to_series()
+        items = log.items.to_frame("item").select(self.items.lookup("item").cast(pl.Int32)).to_series()
         histories = Ragged(items.to_numpy(), log.offsets)
-        return _drop_unknown(histories) if drop_unknown else histories
+        return histories.drop_zeros() if drop_unknown else histories
 
     def judge_items(self, items: "pl.Series", source: str, allow: bool) -> tuple[str, ...]:
         """Return a note if many of `items`, canonical texts, are unknown.
@@ -118,20 +124,10 @@ class SequenceData(SplitMixin):
     """
 
     encoder: SequenceEncoder
-    train: Ragged
+    train: HistorySource
     valid: RowSource
     test: RowSource
     split_description: str = ""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _HistoryEnds:
-    """How many items of each user come before validation and before testing, int [users] each."""
-
-    valid: np.ndarray
-    test: np.ndarray
-    description: str
     notes: tuple[str, ...] = ()
 
 
@@ -157,28 +153,83 @@ def load_sequences(
     roles = (columns.user, columns.item, columns.order)
     check_columns_exist(path, roles, names, "which the log of the model needs")
     unused = find_split_columns(names, roles)
-    table = collect(select_canonical(frame, columns), path)
-    log = order_log(path, table, columns)
-    log, ends = _end_in_time(path, log, schema) if schema.split.time else _end_last_items(path, log)
-    training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
-    unknown: tuple[str, ...] = ()
-    if encoder is None:
-        encoder = SequenceEncoder(schema, _count_items(log, training.values, schema.missing))
+    frame = select_canonical(frame, columns)
+    count = count_frame_rows(frame, path)
+    if reading.stream if reading.stream is not None else is_large_log(count):
+        data = write_once(partial(_stream_sequences, path, frame, count, schema, encoder, reading), reading.readers)
     else:
-        unknown = encoder.judge_items(table[columns.item], str(path), reading.allow_unknown)
+        data = _read_sequences(path, collect(frame, path), schema, encoder, reading)
+    notes = (f"'{name}' is not used: a log is split by the order of its rows." for name in unused)
+    return replace(data, notes=(*data.notes, *notes))
+
+
+def _read_sequences(
+    path: DataFile, table: "pl.DataFrame", schema: Schema, encoder: SequenceEncoder | None, reading: DataSettings
+) -> SequenceData:
+    """Read a log that is in memory."""
+    import polars as pl
+
+    columns = schema.sequence
+    assert columns is not None
+    check_log_types(path, table.schema, columns)
+    rows, counts = read_log(path, table, columns)
+    log = order_users(rows)
+    rule: EndRule = SplitInTime.of_rows(path, rows, columns.order, schema.split) if schema.split.time else LeaveOneOut()
+    ends = rule.find_ends(log)
+    notes = (*(counts + log.counts).notes(path, columns), *rule.judge(path, ends.counts))
+    log = log.take_users(ends.users)
+    if encoder is None:
+        training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
+        items = log.items.gather(training.values).to_frame("item").lazy()
+        encoder = SequenceEncoder(schema, Vocabulary.count(items, pl.col("item"), 1, schema.missing))
+    else:
+        notes += encoder.judge_items(table[columns.item], str(path), reading.allow_unknown)
     histories = encoder.encode_ordered(log, drop_unknown=False)
     return SequenceData(
         encoder,
-        _drop_unknown(histories.drop_last(log.lengths - ends.valid)),
+        histories.drop_last(log.lengths - ends.valid).drop_zeros(),
         _hold_out_item(histories, ends.valid, ends.test, columns.max_length),
         _hold_out_item(histories, ends.test, log.lengths, columns.max_length),
-        split_description=ends.description,
-        notes=(
-            *log.notes,
-            *ends.notes,
-            *unknown,
-            *(f"'{name}' is not used: a log is split by the order of its rows." for name in unused),
-        ),
+        split_description=rule.description,
+        notes=notes,
+    )
+
+
+def _stream_sequences(
+    path: DataFile,
+    frame: "pl.LazyFrame",
+    count: int,
+    schema: Schema,
+    encoder: SequenceEncoder | None,
+    reading: DataSettings,
+) -> SequenceData:
+    """Read a log as `_read_sequences` does, into files of histories."""
+    import polars as pl
+
+    columns = schema.sequence
+    assert columns is not None
+    found: list[SequenceEncoder] = [] if encoder is None else [encoder]
+
+    def number_items(items: LogItems) -> np.ndarray:
+        if not found:
+            counted = pl.LazyFrame({"value": items.values, "len": items.counts}).filter(pl.col("len") > 0)
+            found.append(SequenceEncoder(schema, Vocabulary.of_counts(counted, 1, schema.missing)))
+        return items.values.to_frame("item").select(found[0].items.lookup("item")).to_series().to_numpy()
+
+    log = stream_log(path, frame, count, schema, number_items, reading.readers)
+    notes = log.notes
+    if encoder is not None:
+        items = frame.select(pl.col(columns.item).drop_nulls())
+        counts = count_unknown_in_query(items, columns.item, encoder.items)
+        notes += judge_unknown([counts], {columns.item: encoder.items}, str(path), reading.allow_unknown)
+    held_out = {name: StreamedNextItems(log.sides[name], columns.max_length) for name in ("valid", "test")}
+    return SequenceData(
+        found[0],
+        StreamedHistories(log.sides["train"]),
+        held_out["valid"],
+        held_out["test"],
+        split_description=log.description,
+        notes=notes,
     )
 
 
@@ -187,69 +238,17 @@ def select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyF
     import polars as pl
 
     types = log.collect_schema()
-    spelled = [columns.item, *([columns.user] if isinstance(types[columns.user], pl.String) else [])]
+    is_text = isinstance(types[columns.user], pl.String | pl.Categorical | pl.Enum)
+    spelled = [columns.item, *([columns.user] if is_text else [])]
     return log.select(
         (canonical_text(pl.col(name), types[name]).alias(name) if name in spelled else pl.col(name))
         for name in dict.fromkeys((columns.user, columns.item, columns.order))
     )
 
 
-def _count_items(log: OrderedLog, rows: np.ndarray, missing: tuple[str, ...]) -> Vocabulary:
-    import polars as pl
-
-    return Vocabulary.count(log.items.gather(rows).to_frame("item").lazy(), pl.col("item"), 1, missing)
-
-
-def _end_last_items(path: DataFile, log: OrderedLog) -> tuple[OrderedLog, _HistoryEnds]:
-    """Return the users with enough items; the last item of each is for testing, the one before for validation."""
-    long = log.lengths >= _MIN_ITEMS
-    if not long.any():
-        raise DataError(f"No user of {path} has {_MIN_ITEMS} items or more, so nothing can be left out to test on.")
-    notes = []
-    if not long.all():
-        short = np.count_nonzero(~long)
-        notes.append(f"{short:,} of {len(long):,} users have fewer than {_MIN_ITEMS} items and are left out.")
-    log = log.take_users(np.flatnonzero(long))
-    ties, last = log.ties, log.offsets[1:]
-    tied = np.count_nonzero(ties[last - 1] | ties[last - 2])
-    if tied:
-        notes.append(
-            f"The order of the file decides which items of {tied:,} of {len(last):,} users are held out, since their last ones "
-            "have the same time."
-        )
-    description = "by leave-one-out: the last item of each user for test, the one before for valid"
-    return log, _HistoryEnds(log.lengths - 2, log.lengths - 1, description, tuple(notes))
-
-
-def _end_in_time(path: DataFile, log: OrderedLog, schema: Schema) -> tuple[OrderedLog, _HistoryEnds]:
-    """Return the users with two items or more before the border of validation."""
-    split = split_by_time(path, log.times, schema.split)
-    users = np.repeat(np.arange(len(log.lengths)), log.lengths)
-    before_valid, before_test = (np.bincount(users[split.codes < code], minlength=len(log.lengths)) for code in (1, 2))
-    known = before_valid >= 2  # one item to read, and the next one to predict
-    if not (known & (before_test > before_valid)).any() or not (known & (log.lengths > before_test)).any():
-        raise DataError(
-            f"No user of {path} has two items before the border of validation and another one after each border "
-            f"({split.description}): split by leave-one-out, without --split-by-time."
-        )
-    notes: tuple[str, ...] = ()
-    if not known.all():
-        short = np.count_nonzero(~known)
-        notes = (f"{short:,} of {len(known):,} users have fewer than two items before valid begins and are left out.",)
-    chosen = np.flatnonzero(known)
-    description = f"{split.description}; the target is the first item of each user there"
-    return log.take_users(chosen), _HistoryEnds(before_valid[chosen], before_test[chosen], description, notes)
-
-
 def _hold_out_item(histories: Ragged, ends: np.ndarray, until: np.ndarray, length: int) -> Rows:
     """Return rows of the users whose side reaches from `ends` to `until` [users]; the target is its first item."""
     chosen = np.flatnonzero(ends < until)
-    history = _drop_unknown(histories.drop_last(histories.lengths - ends).take(chosen))
+    history = histories.drop_last(histories.lengths - ends).take(chosen)
     target = histories.values[histories.offsets[:-1][chosen] + ends[chosen]]
-    return Rows({HISTORY: history.pad_left(length)}, {NEXT_ITEM: target}, excluded_items=history)
-
-
-def _drop_unknown(lists: Ragged) -> Ragged:
-    known = lists.values > 0
-    before = np.concatenate([[0], np.cumsum(known)])
-    return Ragged(lists.values[known], before[lists.offsets])
+    return NextItemLists(history, target).pad(length)

@@ -131,17 +131,16 @@ def _open(path: DataFile, files: Sequence[DataFile], options: CsvOptions) -> tup
     opened = [_open_file(file, options) for file in (files[:1] if are_parquet else files)]
     check_same_columns(path, files, [names for _, names in opened])
     if are_parquet:
-        names = tuple(dict.fromkeys((*opened[0][1], *hive_values(path, files[0]))))
-        frame = pl.scan_parquet(
-            [str(file) for file in files], hive_partitioning=len(names) > len(opened[0][1]), glob=False
-        )
+        keys = hive_values(path, files[0])
+        names = (*opened[0][1], *keys)
+        frame = pl.scan_parquet([str(file) for file in files], hive_partitioning=bool(keys), glob=False)
         return frame.select(names), names
-    keys = [hive_values(path, file) for file in files]
+    values = [hive_values(path, file) for file in files]
     frames = [
-        frame.select(*opened[0][1], *(pl.lit(value).alias(key) for key, value in values.items()))
-        for (frame, _), values in zip(opened, keys, strict=True)
+        frame.select(*opened[0][1], *(pl.lit(value).alias(key) for key, value in of_file.items()))
+        for (frame, _), of_file in zip(opened, values, strict=True)
     ]
-    return pl.concat(frames), (*opened[0][1], *keys[0])
+    return pl.concat(frames), (*opened[0][1], *values[0])
 
 
 def _open_file(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:

@@ -19,20 +19,20 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     if not is_divided():
         return
     held = [p for p in parameters if p.grad is not None and find_shard(p) is None]
-    for parameter in held:
-        gradient = parameter.grad
-        if gradient is not None and gradient.is_sparse:
-            parameter.grad = gather_sparse(gradient)
-    dense = [p.grad for p in held if p.grad is not None and not p.grad.is_sparse]
-    sum_tensors(dense)
+    for parameter, gradient in zip(held, _sum_in_place([p.grad for p in held]), strict=True):
+        parameter.grad = gradient
 
 
 def sum_gradient_list(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return the sums over all processes of gradients, dense or sparse in their rows; None for those that are None everywhere."""
     if not is_divided():
         return list(gradients)
-    gathered = [g if g is None or not g.is_sparse else gather_sparse(g) for g in gradients]
-    summed = [g if g is None or g.is_sparse else g.clone() for g in gathered]
+    return _sum_in_place([g if g is None or g.is_sparse else g.clone() for g in gradients])
+
+
+def _sum_in_place(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Add the dense gradients of all processes in place, and return them with the gathered sparse ones."""
+    summed = [g if g is None or not g.is_sparse else gather_sparse(g) for g in gradients]
     sum_tensors([g for g in summed if g is not None and not g.is_sparse])
     return summed
 

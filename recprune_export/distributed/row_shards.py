@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from recprune_export.distributed.collectives import gather_rows
 from recprune_export.distributed.ranks import is_divided, rank, world_size
-from recprune_export.output_files import reserve_temporary_file
+from recprune_export.file_tensor import empty_in_file
 
 # Tables of so many bytes are held in shards: docs/decisions/tables-in-shards.md
 SHARD_BYTES = 1 << 26
@@ -79,7 +77,7 @@ def gather_table(weight: Tensor, *, everywhere: bool) -> Tensor | None:
     """
     shard = find_shard(weight)
     assert shard is not None
-    whole = _empty_table(shard.rows, weight) if everywhere or rank() == 0 else None
+    whole = empty_in_file((shard.rows, *weight.shape[1:]), weight.dtype) if everywhere or rank() == 0 else None
     for start, chunk in _chunks(weight, shard):
         for number, part in enumerate(gather_rows(chunk)):
             if whole is not None:
@@ -94,14 +92,3 @@ def _chunks(weight: Tensor, shard: RowShard) -> Iterator[tuple[int, Tensor]]:
     step = max(1, CHUNK_BYTES // max(1, weight.element_size() * prod(weight.shape[1:]) * shard.processes))
     for start in range(0, longest, step):
         yield start, weight.detach()[start : start + step]
-
-
-def _empty_table(rows: int, like: Tensor) -> Tensor:
-    shape = (rows, *like.shape[1:])
-    size = prod(shape) * like.element_size()
-    file = reserve_temporary_file(size)
-    if file is None:
-        return torch.empty(shape, dtype=like.dtype)
-    with file:
-        pages = np.memmap(file, np.uint8, "r+", shape=(size,))
-    return torch.from_numpy(pages).view(like.dtype).reshape(shape)

@@ -24,7 +24,8 @@ def count_id_frequencies(task: Task, signature: Signature) -> IdFrequencies | No
     """
     if isinstance(task, NextItems):
         counts = IdCounts()
-        counts.add(task.data.train.values)
+        for histories in task.data.train.windows():
+            counts.add(histories.values)
         found = RowArrayWriter(len(task.data.test))
         for rows in task.data.test.batches(BATCH_ROWS):
             targets = rows.labels[NEXT_ITEM]

@@ -10,6 +10,7 @@ from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import DataProfile, FieldValues
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.input_encoding import HISTORY, NUMERIC
+from recprune_export.data.histories.history_source import take_first_items
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.list_columns import ABSENT
 from recprune_export.data.row_source import RowSource
@@ -27,7 +28,7 @@ def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
         return None
     data = task.data
     if isinstance(data, SequenceData):
-        items = data.train.values[:MAX_PROFILE_ROWS]
+        items = take_first_items(data.train, MAX_PROFILE_ROWS)
         reference = _read_items(items, items)
     else:
         reference = read_field_values(data, signature, data.train, task.objective.label_kinds)

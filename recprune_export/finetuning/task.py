@@ -18,6 +18,7 @@ from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.input_encoding import HISTORY
+from recprune_export.data.histories.history_source import cut_batches, shuffle_histories
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.row_source import RowSource
@@ -270,14 +271,16 @@ class NextItems(_EvaluatedRows):
 
     def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
         """Yield histories cut at random positions, each as many times as it has items, at most `CUTS` times; shuffled."""
-        rng = np.random.default_rng(seed)
-        users = np.repeat(np.arange(len(self.data.train)), self._cuts())
-        rng.shuffle(users)
-        length = self.data.encoder.columns.max_length
-        for start in range(0, len(users), self.config.batch_size):
-            batch = _truncate_histories(
-                self.data.train.take(users[start : start + self.config.batch_size]), length, rng
-            )
+        rng, length = np.random.default_rng(seed), self.data.encoder.columns.max_length
+
+        def draw_users(histories: Ragged) -> np.ndarray:
+            users = np.repeat(np.arange(len(histories)), _count_cuts(histories))
+            rng.shuffle(users)
+            return users
+
+        windows = self.data.train.windows(seed)
+        for histories in cut_batches(windows, self.config.batch_size, Ragged.concatenate, draw_users):
+            batch = _truncate_histories(histories, length, rng)
             yield _share_histories(batch) if divided else batch
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
@@ -287,7 +290,8 @@ class NextItems(_EvaluatedRows):
         """
         student_all, teacher_all = make_all_positions_program(student), make_all_positions_program(teacher)
         if student_all is None or teacher_all is None:
-            steps = count_tuning_steps(int(self._cuts().sum()), self.config.batch_size)
+            cuts = sum(int(_count_cuts(histories).sum()) for histories in self.data.train.windows())
+            steps = count_tuning_steps(cuts, self.config.batch_size)
             return DistillationData(student, teacher, partial(take_steps, steps, self.training_batches), steps)
         steps = math.ceil(len(self.data.train) / self.config.batch_size)
         return DistillationData(student_all, teacher_all, self._whole_histories, steps)
@@ -295,17 +299,12 @@ class NextItems(_EvaluatedRows):
     def _whole_histories(self, seed: int) -> Iterator[Batch]:
         rng, length = np.random.default_rng(seed), self.data.encoder.columns.max_length
         most = max(self.config.batch_size, MAX_SCORES // self.data.encoder.items.rows)
-        order = rng.permutation(len(self.data.train))
-        for start in range(0, len(order), self.config.batch_size):
-            histories = self.data.train.take(order[start : start + self.config.batch_size])
+        for histories in shuffle_histories(self.data.train, self.config.batch_size, rng, seed):
             yield _share_positions(_take_all_positions(histories, length, most, rng))
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
         return self.data.test.sample(count, seed).inputs
-
-    def _cuts(self) -> np.ndarray:
-        return np.minimum(self.data.train.lengths, CUTS)
 
     def _by_label(self, predict: AnswerFunction) -> LabelPredictor:
         (output,) = self.objective.output_labels
@@ -455,6 +454,11 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
 
 
+def _count_cuts(histories: Ragged) -> np.ndarray:
+    """Return at how many positions each history is cut in an epoch, int [users]."""
+    return np.minimum(histories.lengths, CUTS)
+
+
 def _truncate_histories(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
     """Return a random prefix of each history and the item after it, 0 for the whole history.
 
@@ -462,7 +466,7 @@ def _truncate_histories(histories: Ragged, length: int, rng: np.random.Generator
     """
     ends = rng.integers(1, histories.lengths + 1)
     next_index = np.minimum(histories.offsets[:-1] + ends, len(histories.values) - 1)
-    target = np.where(ends < histories.lengths, histories.values[next_index], 0)
+    target = np.where(ends < histories.lengths, histories.values[next_index], 0).astype(np.int64)
     prefixes = histories.drop_last(histories.lengths - ends)
     return {HISTORY: torch.from_numpy(prefixes.pad_left(length))}, {NEXT_ITEM: torch.from_numpy(target)}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recprune_export.output_files import reserve_temporary_file
+from recprune_export.output_files import map_temporary_file
 
 MEMORY_ROWS = 1 << 19
 PIECE_ROWS = 1 << 18
@@ -22,11 +22,8 @@ def make_row_array(rows: int, dtype: npt.DTypeLike, *columns: int) -> np.ndarray
     In memory as well where no temporary file can be reserved.
     """
     dtype, shape = np.dtype(dtype), (rows, *columns)
-    file = reserve_temporary_file(int(np.prod(shape)) * dtype.itemsize) if rows > MEMORY_ROWS else None
-    if file is None:
-        return np.zeros(shape, dtype)
-    with file:
-        return np.asarray(np.memmap(file, dtype=dtype, mode="r+", shape=shape))
+    pages = map_temporary_file(int(np.prod(shape)) * dtype.itemsize) if rows > MEMORY_ROWS else None
+    return np.zeros(shape, dtype) if pages is None else np.asarray(pages).view(dtype).reshape(shape)
 
 
 def split_rows_into_pieces(rows: int) -> Iterator[slice]:

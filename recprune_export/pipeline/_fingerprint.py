@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recprune_export.data.histories.history_source import HistorySource, cut_batches
 from recprune_export.data.row_source import BATCH_ROWS, RowSource
 from recprune_export.data.rows import Ragged
+from recprune_export.data.sequences import SequenceData
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import LabeledRows, NextItems, SampledRequests, Task
 from recprune_export.program.program import Program
@@ -48,11 +50,12 @@ def fingerprint(
         _add_program(digest, task.teacher, weights=task.teacher.module is not program.module)
     elif isinstance(task, LabeledRows | NextItems):
         _add_values(digest, [type(task).__name__, task.deciding.name])  # the deciding metric selects the epoch
-        for rows in (task.data.train, task.data.valid, task.data.test):
-            if isinstance(rows, Ragged):
-                _add_lists(digest, rows)
-            else:
-                _add_rows(digest, rows)
+        if isinstance(task.data, SequenceData):
+            _add_histories(digest, task.data.train)
+        else:
+            _add_rows(digest, task.data.train)
+        for rows in (task.data.valid, task.data.test):
+            _add_rows(digest, rows)
     return digest.hexdigest()
 
 
@@ -73,6 +76,14 @@ def _add_rows(digest: Any, rows: RowSource) -> None:
             digest.update(b"none")
         else:
             _add_lists(digest, batch.excluded_items)
+
+
+def _add_histories(digest: Any, histories: HistorySource) -> None:
+    """Add histories batch by batch."""
+    digest.update(f"{len(histories)} histories".encode())
+    in_order = cut_batches(histories.windows(), BATCH_ROWS, Ragged.concatenate, lambda window: np.arange(len(window)))
+    for batch in in_order:
+        _add_lists(digest, batch)
 
 
 def _add_lists(digest: Any, lists: Ragged) -> None:

@@ -27,6 +27,7 @@ from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
+from recprune_export.output_files import ScratchFolder
 from recprune_export.prediction.history_rows import HistoryRows, is_log, read_histories
 from recprune_export.prediction.open_model import AnyEncoder, read_bundle_encoder
 from recprune_export.program.requests.input_rules import find_bad_ids
@@ -55,14 +56,22 @@ class RequestMaker(Protocol):
 
 
 class EncodedRows:
-    """The rows of a file, `frame`, and what makes `requests` of them. Columns in `identity` name a row and are always kept."""
+    """The rows of a file, `frame`, and what makes `requests` of them. Columns in `identity` name a row and are always kept.
+
+    A `folder` that holds the rows is removed with this object.
+    """
 
     def __init__(
-        self, frame: "pl.LazyFrame", requests: RequestMaker, notes: tuple[str, ...] = (), identity: tuple[str, ...] = ()
+        self,
+        frame: "pl.LazyFrame",
+        requests: RequestMaker,
+        notes: tuple[str, ...] = (),
+        identity: tuple[str, ...] = (),
+        folder: ScratchFolder | None = None,
     ) -> None:
         self.frame, self.identity = frame, identity
         self.columns, self.unknown, self.request = requests.columns, requests.unknown, requests.request
-        self._requests, self._notes = requests, notes
+        self._requests, self._notes, self._folder = requests, notes, folder
 
     def judge(self) -> tuple[str, ...]:
         """Return notes as `RequestMaker` does, and those about the file."""
@@ -107,9 +116,9 @@ def encode_file(
         return EncodedRows(frame, make_requests(path, frame, None, signature, reading.allow_unknown))
     names, schema, notes = read_column_names(path, options), encoder.schema, describe_encoding(path, options)
     if isinstance(encoder, SequenceEncoder) and is_log(names, encoder.columns):
-        frame, log_notes = read_histories(path, options, encoder)
-        requests = make_requests(path, frame, encoder, signature, reading.allow_unknown)
-        return EncodedRows(frame, requests, (*notes, *log_notes), (encoder.columns.user,))
+        log = read_histories(path, reading, encoder)
+        requests = make_requests(path, log.frame, encoder, signature, reading.allow_unknown)
+        return EncodedRows(log.frame, requests, (*notes, *log.notes), (encoder.columns.user,), log.folder)
     texts = [name for name in names if name in schema.texts or name not in keep]
     frame = add_columns(scan(path, options, text=texts, missing=schema.missing), added)
     return EncodedRows(frame, make_requests(path, frame, encoder, signature, reading.allow_unknown), notes)

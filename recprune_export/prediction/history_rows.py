@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from recprune_export.column_names import describe_missing_column
 from recprune_export.data.csv_format import CsvOptions
@@ -12,12 +11,16 @@ from recprune_export.data.encoding.canonical_text import canonical_text
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.input_encoding import HISTORY
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown_texts, judge_unknown
+from recprune_export.data.histories.stream_log import list_histories, list_items
 from recprune_export.data.schema.schema import SequenceColumns
 from recprune_export.data.sequences import SequenceEncoder, select_canonical
 from recprune_export.data.splits.ordered_log import order_log
 from recprune_export.data.streaming.data_files import DataFile
-from recprune_export.data.tabular_files import collect, scan
+from recprune_export.data.streaming.large_tables import is_large_log
+from recprune_export.data.tabular_files import collect, count_frame_rows, scan
 from recprune_export.errors import DataError
+from recprune_export.output_files import ScratchFolder
+from recprune_export.settings import DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,22 +62,32 @@ def is_log(names: Collection[str], columns: SequenceColumns) -> bool:
     return HISTORY not in names and {columns.user, columns.item, columns.order} <= set(names)
 
 
-def read_histories(
-    path: DataFile, options: CsvOptions, encoder: SequenceEncoder
-) -> tuple["pl.LazyFrame", tuple[str, ...]]:
-    """Return the history of each user of a log, with the column of the user, and notes on rows that are left out.
+@dataclass(frozen=True)
+class LogHistories:
+    """The history of each user of a log, with the column of the user, and notes on rows that are left out.
 
-    Raises `DataError` as `SequenceEncoder.histories` does.
+    Those of a large log lie in files of `folder`, while it is held.
     """
-    import polars as pl
 
+    frame: "pl.LazyFrame"
+    notes: tuple[str, ...]
+    folder: ScratchFolder | None = None
+
+
+def read_histories(path: DataFile, reading: DataSettings, encoder: SequenceEncoder) -> LogHistories:
+    """Return the history of each user of a log.
+
+    Raises `DataError` as `SequenceEncoder.histories` does, `UsageError` if the disk of temporary files has too little space.
+    """
     columns = encoder.columns
-    log = scan(path, options, text=(columns.item,), missing=encoder.schema.missing)
-    ordered = order_log(path, collect(select_canonical(log, columns), path), columns)
-    user = np.repeat(np.arange(len(ordered.lengths)), ordered.lengths)
-    items = pl.DataFrame({"user": user, HISTORY: ordered.items})
-    histories = items.group_by("user", maintain_order=True).agg(HISTORY)[HISTORY]
-    return pl.DataFrame([ordered.users.alias(columns.user), histories]).lazy(), ordered.notes
+    options = CsvOptions(reading.separator, reading.encoding)
+    log = select_canonical(scan(path, options, text=(columns.item,), missing=encoder.schema.missing), columns)
+    count = count_frame_rows(log, path)
+    if reading.stream if reading.stream is not None else is_large_log(count):
+        frame, folder, counts = list_histories(path, log, count, columns, HISTORY)
+        return LogHistories(frame, counts.notes(path, columns), folder)
+    ordered = order_log(path, collect(log, path), columns)
+    return LogHistories(list_items(ordered, columns.user, HISTORY).lazy(), ordered.counts.notes(path, columns))
 
 
 def _check_lists(source: DataFile, frame: "pl.LazyFrame", columns: SequenceColumns) -> None:

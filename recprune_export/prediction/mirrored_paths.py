@@ -27,7 +27,8 @@ def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> d
     targets: dict[DataFile, Path] = {}
     places: dict[Path, DataFile] = {}
     for file in files:
-        place = str(file).partition("?")[0].removeprefix(root).lstrip("/")
+        address = str(file) if isinstance(file, Path) else file.partition("?")[0]  # without the query of a URL
+        place = address.removeprefix(root).lstrip("/")
         target = folder / (place if place.endswith(SUFFIX) else place + SUFFIX)
         if target in places:
             raise UsageError(

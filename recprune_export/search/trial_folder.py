@@ -13,8 +13,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.errors import TooFewBytes
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.export import OnnxFile
-from recprune_export.output_files import make_sibling_path, optional_output
+from recprune_export.output_files import ScratchFolder, make_sibling_path, optional_output
 from recprune_export.program.signature import Signature
 from recprune_export.search.operating_point import OperatingPoint
 from recprune_export.search.trial import Trial, TrialKey
@@ -50,8 +48,8 @@ class TrialFolder:
     def __init__(self, folder: Path | None, key: str) -> None:
         self._folder, self._key = folder, key
         if folder is None:
-            self._models = Path(tempfile.mkdtemp())
-            weakref.finalize(self, shutil.rmtree, self._models, ignore_errors=True)
+            self._scratch = ScratchFolder()
+            self._models = self._scratch.path
         else:
             self._models = folder
 

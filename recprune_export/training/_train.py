@@ -16,6 +16,7 @@ from recprune_export.data.batch import ROW_WEIGHTS
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.histories.history_source import shuffle_histories
 from recprune_export.data.label_moments import RowMoments, measure_labels
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
@@ -117,12 +118,12 @@ def train(
         _check_labels(recommender, overrides.labels)
     hyperparameters = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
     torch.manual_seed(hyperparameters.seed)
+    reading = DataSettings(overrides.separator, overrides.encoding, stream=stream, readers=readers)
     if sequential:
         LabelSettings(overrides.weight, overrides.missing_label).refuse_for_histories()
-        sequences = _load_sequences(data, overrides)
+        sequences = _load_sequences(data, overrides, reading)
         notes = sequences.encoder.notes
         return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes)
-    reading = DataSettings(overrides.separator, overrides.encoding, stream=stream, readers=readers)
     clicks = _load_clicks(data, overrides, evaluation.group, reading)
     notes = (*clicks.encoder.notes, *_describe_value_labels(clicks))
     return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
@@ -137,10 +138,10 @@ def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None, 
     return replace(clicks, encoder=replace(clicks.encoder, summaries=columns, notes=notes))
 
 
-def _load_sequences(data: DataFile, overrides: SchemaOverrides) -> SequenceData:
+def _load_sequences(data: DataFile, overrides: SchemaOverrides, reading: DataSettings) -> SequenceData:
     """Read a log whose encoder says how each column was read."""
     schema = infer_sequence_schema(data, overrides)
-    sequences = load_sequences(data, schema, reading=DataSettings(overrides.separator, overrides.encoding))
+    sequences = load_sequences(data, schema, reading=reading)
     encoder, columns = sequences.encoder, summarize_sequence(data, schema, overrides.csv_options)
     columns = _count_values(columns, {encoder.columns.item: encoder.items})
     return replace(sequences, encoder=replace(encoder, summaries=columns, notes=sequences.notes))
@@ -253,10 +254,9 @@ class _Sequences:
         return predict_item_frequencies(self.data.train, self.data.encoder.items.rows)
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = np.random.default_rng(seed).permutation(len(self.data.train))
-        for start in range(0, len(order), size):
-            histories = self.data.train.take(take_share(order[start : start + size]))
-            yield shift_histories(histories, self.data.encoder.columns.max_length)
+        for histories in shuffle_histories(self.data.train, size, np.random.default_rng(seed), seed):
+            own = histories.take(take_share(np.arange(len(histories))))
+            yield shift_histories(own, self.data.encoder.columns.max_length)
 
     @staticmethod
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor], scales: Mapping[str, tuple[float, float]]) -> Tensor:

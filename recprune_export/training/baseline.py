@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.histories.history_source import HistorySource, count_items
 from recprune_export.data.label_moments import RowMoments
-from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.metrics._paired_change import paired_change
 from recprune_export.metrics.deciding_metric import DecidingMetric
@@ -24,12 +24,12 @@ def predict_label_means(train: RowMoments) -> LabelPredictor:
     return predict
 
 
-def predict_item_frequencies(histories: Ragged, items: int) -> LabelPredictor:
+def predict_item_frequencies(histories: HistorySource, items: int) -> LabelPredictor:
     """Return a predictor that scores the `items` rows of an item table by how often the training histories hold them.
 
     Items of equal frequency are ordered by id. Memory of an answer: one row of scores, which all rows of a request share.
     """
-    counts = np.bincount(histories.values, minlength=items) - np.arange(items) / items
+    counts = count_items(histories, items) - np.arange(items) / items
 
     def predict(request: Request) -> Mapping[str, np.ndarray]:
         rows = len(next(iter(request.values())))

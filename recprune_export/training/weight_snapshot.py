@@ -1,13 +1,12 @@
 """`WeightSnapshot`: a copy of the tensors of a module, to which it can be set back; large ones lie in a file."""
 
 import copy
-import mmap
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from recprune_export.output_files import reserve_temporary_file
+from recprune_export.file_tensor import empty_in_file
 
 MAPPED_BYTES = 1 << 26  # of a tensor from which on its copy is a memory map
 
@@ -45,12 +44,6 @@ class WeightSnapshot:
 def _empty_copy(tensor: Any) -> Any:
     if not isinstance(tensor, Tensor):
         return None
-    file = reserve_temporary_file(tensor.nbytes) if tensor.nbytes >= MAPPED_BYTES else None
-    if file is None:
+    if tensor.nbytes < MAPPED_BYTES:
         return torch.empty_like(tensor, requires_grad=False)
-    with file:
-        try:
-            pages = mmap.mmap(file.fileno(), tensor.nbytes)
-        except OSError:
-            return torch.empty_like(tensor, requires_grad=False)
-    return torch.frombuffer(pages, dtype=tensor.dtype).reshape(tensor.shape)
+    return empty_in_file(tensor.shape, tensor.dtype)

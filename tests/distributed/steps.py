@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recprune_export.bundle.write import stage_bundle
 from recprune_export.data import ArraySpec, load_arrays
-from recprune_export.data.streaming.streamed_rows import StreamedRows
+from recprune_export.data.records.streamed_rows import StreamedRows
 from recprune_export.distributed import call_on_main, gather_shares, is_divided, rank, share_prediction, take_share
 from recprune_export.distributed.gradients import sum_gradient_list, sum_gradients
 from recprune_export.distributed.layers_over_ranks import layers_over_ranks

@@ -6,9 +6,15 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from recprune_export.training import load_checkpoint
+from recprune_export.api import compress
+from recprune_export.bundle import read_manifest, verify
+from recprune_export.data import SchemaOverrides
+from recprune_export.refresh import make_drift_report
+from recprune_export.settings import Settings
+from recprune_export.training import load_checkpoint, train
 
 OTHER_RANK_FAILS = """
 import os, signal
@@ -67,6 +73,19 @@ def test_train_writes_one_checkpoint_and_prints_once(clicks_file: Path, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "together.py"}
 
 
+@pytest.mark.slow
+def test_histories_in_files_are_written_once_and_read_by_all(sequences_file: Path, tmp_path: Path) -> None:
+    recipe = ["--recommender", "sasrec", "--epochs", 1, "--dim", 8, "--batch-size", 32]
+    metrics = []
+    for option in ("--stream", "--no-stream"):
+        words = ["train", "--data", sequences_file, *recipe, option, "-o", tmp_path / f"{option}.pt"]
+        done, _ = run_together(tmp_path, START, *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("are sorted by user") == (option == "--stream")
+        metrics.append(load_checkpoint(tmp_path / f"{option}.pt").metrics)
+    assert metrics[0] == metrics[1]
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -115,3 +134,23 @@ def test_a_shard_of_a_sweep_is_tuned_by_all_processes_together(clicks_file: Path
     assert done.stdout.count("Tuned, shard 1/3: sparsity 0.5.") == 1
     (tuned,) = (tmp_path / "sweep" / "trials").iterdir()
     assert tuned.suffix == ".tuned"
+
+
+@pytest.mark.slow
+def test_a_plan_that_does_not_hold_is_made_again_by_all_processes_together(clicks_file: Path, tmp_path: Path) -> None:
+    config = {"dim": 8, "hidden": (32,)}
+    roles = SchemaOverrides(labels=("clicked",))
+    train(clicks_file, "deepfm", tmp_path / "model.pt", roles, config, epochs=3, batch_size=128)
+    quick = Settings(sparsity=0.6, epochs=1, latency_batch_sizes=(1,))
+    compress(tmp_path / "model.pt", target=tmp_path / "bundle", data=clicks_file, settings=quick)
+    rows = pl.read_parquet(clicks_file)
+    items = rows["item"].unique().sort()
+    others = items.sample(fraction=1.0, shuffle=True, seed=1)  # other items are the frequent ones
+    rows.with_columns(pl.col("item").replace_strict(items, others)).write_parquet(tmp_path / "new.parquet")
+    words = ["refresh", tmp_path / "bundle", "--data", tmp_path / "new.parquet", "-o", tmp_path / "again"]
+    done, _ = run_together(tmp_path, START, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Does the plan hold?") == 1
+    verify(tmp_path / "again")
+    assert read_manifest(tmp_path / "again").settings["data"] == "new.parquet"
+    assert make_drift_report(tmp_path / "again", tmp_path / "new.parquet").holds

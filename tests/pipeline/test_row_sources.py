@@ -13,9 +13,23 @@ from torch import Tensor, nn
 
 from recprune_export.api import compress
 from recprune_export.bundle import DATA_PROFILE, verify
-from recprune_export.data import ArrayData, ArraySpec, load_arrays
+from recprune_export.data import (
+    ArrayData,
+    ArraySpec,
+    SchemaOverrides,
+    infer_sequence_schema,
+    load_arrays,
+    load_sequences,
+)
 from recprune_export.errors import UsageError
-from recprune_export.finetuning import CLICK_DEFAULTS, LabeledRows, make_data_profile, make_objective
+from recprune_export.finetuning import (
+    CLICK_DEFAULTS,
+    RANKING_DEFAULTS,
+    LabeledRows,
+    NextItems,
+    make_data_profile,
+    make_objective,
+)
 from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.pipeline import compress_program, fingerprint
 from recprune_export.pipeline.choose_input_rules import with_input_rules
@@ -24,7 +38,7 @@ from recprune_export.refresh import make_drift_report
 from recprune_export.refresh.dense import MissingModel
 from recprune_export.refresh.new_rows import _select_evaluation_rows
 from recprune_export.refresh.paired_quality import _check_same_rows
-from recprune_export.settings import EvaluationSettings, LabelSettings, RowSettings, Settings
+from recprune_export.settings import DataSettings, EvaluationSettings, LabelSettings, RowSettings, Settings
 from tests.row_sources import few_rows_in_memory, in_batches_only
 
 ROWS = 3000
@@ -87,6 +101,50 @@ def test_the_parts_of_the_job() -> None:
                 task.distillation_data(program, program).steps_per_epoch,
                 task.requests(9, 0)["user"].tolist(),
                 [{name: t.tolist() for name, t in batch[1].items()} for batch in task.training_batches(3)],
+            ]
+        )
+    np.testing.assert_equal(*values)
+
+
+class ScoresOfItems(nn.Module):
+    """Scores all items by the last one, and by the mean of the history where it is not `causal`."""
+
+    def __init__(self, items: int, *, causal: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.items, self.causal = nn.Embedding(items, 8), causal
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Item ids [B, L] to scores [B, items]."""
+        states = self.items(history)
+        state = states[:, -1] if self.causal else states[:, -1] + states.mean(1)
+        return state @ self.items.weight.T
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_parts_of_the_job_on_histories(sequences_file: Path, causal: bool) -> None:
+    schema = infer_sequence_schema(sequences_file, SchemaOverrides())
+    values: list[list[Any]] = []
+    for stream in (True, False):
+        data = load_sequences(sequences_file, schema, reading=DataSettings(stream=stream))
+        module = ScoresOfItems(data.encoder.items.rows, causal=causal).eval()
+        program = capture(module, (torch.ones(3, schema.sequence.max_length, dtype=torch.int64),))  # type: ignore[union-attr]
+        config = replace(RANKING_DEFAULTS, epochs=1, batch_size=16)
+        task = NextItems(data, make_objective(program, ("next_item",)), config)
+        profile, frequencies = make_data_profile(task, program.signature), count_id_frequencies(task, program.signature)
+        assert profile is not None
+        assert frequencies is not None
+        lessons = task.distillation_data(program, program)
+        batches = [*task.training_batches(3), *lessons.batches(3)]
+        values.append(
+            [
+                fingerprint(program, SETTINGS.pruning, SETTINGS.finetuning, task),
+                profile.to_dict(),
+                frequencies.counts.tolist(),
+                lessons.steps_per_epoch,
+                task.requests(9, 0)["history"].tolist(),
+                task.validate(program),
+                [{name: t.tolist() for part in batch for name, t in part.items()} for batch in batches],
             ]
         )
     np.testing.assert_equal(*values)

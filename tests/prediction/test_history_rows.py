@@ -9,6 +9,7 @@ import pytest
 from recprune_export import Predictor
 from recprune_export.errors import DataError, UsageError
 from recprune_export.prediction import predict, predict_folder
+from recprune_export.settings import DataSettings
 from tests.prediction.bundles import HISTORY_ENCODER, answer_histories, histories, write_history_bundle
 
 ROWS = histories(200)
@@ -45,12 +46,14 @@ def test_numbers_in_lists_are_items_by_their_text(bundle: Path) -> None:
     np.testing.assert_allclose(Predictor(bundle)(rows)["scores"].to_numpy(), expected(texts), rtol=1e-5)
 
 
+@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_log_gives_a_row_for_each_user(bundle: Path, tmp_path: Path, suffix: str) -> None:
+def test_a_log_gives_a_row_for_each_user(bundle: Path, tmp_path: Path, suffix: str, stream: bool) -> None:
     log = ROWS.explode("history").drop_nulls().rename({"row": "who", "history": "what"})
     log = log.with_columns(when=pl.int_range(pl.len()).over("who")).sample(fraction=1, shuffle=True, seed=0)
     getattr(log, f"write_{suffix}")(tmp_path / f"log.{suffix}")
-    made = predict(bundle, tmp_path / f"log.{suffix}", tmp_path / "scores.parquet")
+    reading = DataSettings(stream=stream)
+    made = predict(bundle, tmp_path / f"log.{suffix}", tmp_path / "scores.parquet", reading=reading)
     scores, some = pl.read_parquet(tmp_path / "scores.parquet"), ROWS.filter(pl.col("history").list.len() > 0)
     assert (made.columns, scores["who"].to_list()) == (("who", "scores"), some["row"].to_list())
     np.testing.assert_allclose(scores["scores"].to_numpy(), expected(some), rtol=1e-5, atol=1e-5)

@@ -211,6 +211,14 @@ def test_the_command_goes_on_and_says_so(bundle: Path, lake: Path, tmp_path: Pat
     assert "--shard divides files" in one.stderr
 
 
+def test_a_question_mark_in_a_local_name_stays() -> None:
+    files = [Path("rows/what?.parquet"), Path("rows/what?else.csv")]
+    made = mirror_paths(Path("rows"), files, Path("scores"))
+    assert [str(made[file]) for file in files] == ["scores/what?.parquet", "scores/what?else.csv.parquet"]
+    url = "https://host/rows.parquet?version=2"
+    assert str(mirror_paths(url, [url], Path("scores"))[url]).endswith("rows.parquet")
+
+
 @given(names=st.sets(st.sampled_from(["a.parquet", "b/a.parquet", "b/c/d.pq", "x=1/a.csv", "e.csv.gz"]), min_size=1))
 def test_places_are_those_below_the_folder(names: set[str]) -> None:
     for root in ("rows", "/lake/rows", "s3://lake/rows"):

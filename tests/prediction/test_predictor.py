@@ -147,6 +147,7 @@ def test_what_is_wrong_with_a_batch_is_one_sentence(bundle: Path, plain: Path) -
     good = arrays(ROWS)
     for made, batch, said in (
         (score, ROWS.drop("user"), r"batch has no column 'user'"),
+        (of_arrays, {}, r"has no column '\w+'.*; it has no columns\."),
         (score, ROWS.with_columns(age=pl.lit("old")), r"'age' of the batch holds 'old' at row 0"),
         (score, {"user": ["a"], "tags": ["x", "y"], "age": [1.0], "price": [1]}, r"'user' has 1 rows and 'tags' has 2"),
         (score, {"user": np.array(["a", 1], dtype=object), "tags": ["", ""], "age": [1, 2], "price": [1, 1]}, r"'user' .*types"),

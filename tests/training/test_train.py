@@ -54,6 +54,15 @@ def test_sasrec_learns_what_follows(sequences_file: Path, tmp_path: Path) -> Non
     assert not any("Nothing was learned" in note for note in training.notes)
 
 
+def test_sasrec_learns_the_same_weights_from_histories_in_files(sequences_file: Path, tmp_path: Path) -> None:
+    for stream in (True, False):
+        recipe = {"epochs": 2, "batch_size": 32, "stream": stream}
+        train(sequences_file, "sasrec", tmp_path / f"{stream}.pt", config={"dim": 8}, **recipe)
+    one, other = (load_checkpoint(tmp_path / f"{stream}.pt") for stream in (True, False))
+    assert one.metrics == other.metrics
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
 def test_sasrec_begins_at_chance() -> None:
     """With scores of a standard deviation of 1 it began above that, and stayed on a plateau on small logs."""
     torch.manual_seed(0)

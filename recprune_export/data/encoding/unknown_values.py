@@ -83,7 +83,7 @@ def count_unknown_if_many(
 ) -> dict[str, UnknownValues]:
     """Return the counts of the fields of which at least `NOTED_SHARE` may be unknown, by the tallies of the ids of `frame`."""
     return {
-        name: _count_unknown_in(encoder.select_texts(frame, name), name, encoder.vocabularies[name])
+        name: count_unknown_in_query(encoder.select_texts(frame, name), name, encoder.vocabularies[name])
         for name, tally in tallies.items()
         if tally.ids and tally.unknown >= NOTED_SHARE * tally.ids
     }
@@ -120,7 +120,7 @@ def count_unknown_texts(field: str, texts: "pl.Series", vocabulary: Vocabulary) 
     return UnknownValues(field, len(unknown), len(texts), examples)
 
 
-def _count_unknown_in(texts: "pl.LazyFrame", field: str, vocabulary: Vocabulary) -> UnknownValues:
+def count_unknown_in_query(texts: "pl.LazyFrame", field: str, vocabulary: Vocabulary) -> UnknownValues:
     """Return the counts of a query for texts, which are never in memory together."""
     import polars as pl
 

@@ -16,6 +16,9 @@ _ISO = (
 )
 
 
+_YEARS_IN_NANOSECONDS = (1700, 2200)  # these fit into int64
+
+
 def parse_order(path: object, column: "pl.Series", occurrences: Occurrences | None = None) -> "pl.Series":
     """Return a column as values that sort as numbers or in time, null where it is missing; of the same length.
 
@@ -41,10 +44,38 @@ def parse_order(path: object, column: "pl.Series", occurrences: Occurrences | No
     )
 
 
+def order_kinds(column: "pl.Expr", dtype: "pl.DataType") -> "list[pl.Expr]":
+    """Return what tells apart the values of which `parse_order` judges a column as a whole; nothing where any value will do.
+
+    A column with the first row of each combination of these is judged as the whole column is, and read in the same way.
+    """
+    import polars as pl
+
+    if dtype.is_float():
+        return [column.is_infinite()]
+    if dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return []
+    text = _strip(column.cast(pl.String))
+    number = text.cast(pl.Float64, strict=False)
+    return [
+        text.is_null(),
+        text.cast(pl.Int64, strict=False).is_null(),
+        number.is_null(),
+        number.is_infinite(),
+        _instant(text, 6).is_null(),
+        _year(text).is_between(*_YEARS_IN_NANOSECONDS),
+        _zone(text).is_null(),
+    ]
+
+
+def _strip(text: "pl.Expr") -> "pl.Expr":
+    return text.str.strip_chars().replace("", None)
+
+
 def _parse_text(path: object, column: "pl.Series", occurrences: Occurrences) -> "pl.Series":
     import polars as pl
 
-    text = column.str.strip_chars().replace("", None)
+    text = column.to_frame().select(_strip(pl.col(column.name))).to_series()
     for dtype in (pl.Int64, pl.Float64):
         numbers = text.cast(dtype, strict=False)
         if numbers.null_count() == text.null_count():
@@ -70,33 +101,43 @@ def _parse_times(path: object, text: "pl.Series", occurrences: Occurrences) -> "
     """
     import polars as pl
 
-    groups = [text.str.extract(_ISO, group) for group in range(1, 9)]
-    year, month, day, hour, minute, second, fraction, zone = groups
+    column = pl.col(text.name)
+    year, zone = text.to_frame().select(_year(column).alias("year"), _zone(column).alias("zone")).get_columns()
     zoned = occurrences.count(zone.is_not_null().to_numpy())
     if zoned and zoned != occurrences.count(year.is_not_null().to_numpy()):
         raise DataError(
             f"The column '{text.name}' of {path} has a time zone in {zoned:,} rows and none in others, so their order is not "
             "known: write all of them with a zone, or none."
         )
-    frame = pl.DataFrame(
-        {
-            "date": year + "-" + month + "-" + day.fill_null("01"),
-            "time": hour.fill_null("00") + ":" + minute.fill_null("00") + ":" + second.fill_null("00"),
-            "fraction": fraction.fill_null("0").str.pad_end(9, "0"),
-            "zone": zone.fill_null("Z").str.replace(":", ""),
-        }
+    digits = 9 if year.is_between(*_YEARS_IN_NANOSECONDS).all() else 6
+    return text.to_frame().select(_instant(column, digits).alias(text.name)).to_series()
+
+
+def _instant(text: "pl.Expr", digits: int) -> "pl.Expr":
+    """Return ISO dates and times as `digits` of a second since 1970."""
+    import polars as pl
+
+    year, month, day, hour, minute, second, fraction, zone = (text.str.extract(_ISO, group) for group in range(1, 9))
+    date = pl.concat_str([year, month, day.fill_null("01")], separator="-")
+    time = pl.concat_str([part.fill_null("00") for part in (hour, minute, second)], separator=":")
+    seconds = (
+        pl.concat_str([date, time], separator=" ").str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False).dt.epoch("s")
     )
-    sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
-    hours, minutes = pl.col("zone").str.slice(1, 2), pl.col("zone").str.slice(3, 2)
-    offset = sign * (
-        hours.cast(pl.Int64, strict=False).fill_null(0) * 60 + minutes.cast(pl.Int64, strict=False).fill_null(0)
-    )
-    seconds = (pl.col("date") + " " + pl.col("time")).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False).dt.epoch("s")
-    years = year.cast(pl.Int64)
-    digits = 9 if years.is_between(1700, 2200).all() else 6
-    fractions = pl.col("fraction").str.head(digits).cast(pl.Int64)
-    instants = (seconds - offset * 60) * 10**digits + fractions
-    return frame.select(instants.alias(text.name)).to_series()
+    offset_text = zone.fill_null("Z").str.replace(":", "")
+    sign = pl.when(offset_text.str.starts_with("-")).then(-1).otherwise(1)
+    hours, minutes = (offset_text.str.slice(start, 2).cast(pl.Int64, strict=False).fill_null(0) for start in (1, 3))
+    fractions = fraction.fill_null("0").str.pad_end(9, "0").str.head(digits).cast(pl.Int64)
+    return (seconds - sign * (hours * 60 + minutes) * 60) * 10**digits + fractions
+
+
+def _year(text: "pl.Expr") -> "pl.Expr":
+    import polars as pl
+
+    return text.str.extract(_ISO, 1).cast(pl.Int64)
+
+
+def _zone(text: "pl.Expr") -> "pl.Expr":
+    return text.str.extract(_ISO, 8)
 
 
 def _check_infinite(path: object, numbers: "pl.Series", occurrences: Occurrences) -> "pl.Series":

@@ -1,5 +1,10 @@
-"""`OrderedLog`: the rows of a log by user and in their order, the same on every machine: equal times stay in the order of the file."""
+"""`OrderedLog`: the rows of a log by user and in their order, the same on every machine: equal times stay in the order of the file.
 
+A log is read in two steps, each of which may be done in parts: `read_log` takes rows of the file, `order_users` all rows of
+some users. What is to be said about the rows are sums over the parts (`LogCounts`).
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,21 +19,66 @@ from recprune_export.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
+USER, ITEM, ORDER, TIME = "user", "item", "order", "time"  # the columns of a log that is read
+
+
+@dataclass(frozen=True)
+class LogCounts:
+    """How many rows were read, are left out, have the time of another row of their user, or repeat an earlier row.
+
+    `missing` are the rows without a user, an item and an order.
+    """
+
+    rows: int = 0
+    left_out: int = 0
+    missing: tuple[int, int, int] = (0, 0, 0)
+    tied: int = 0
+    repeated: int = 0
+
+    def __add__(self, other: "LogCounts") -> "LogCounts":
+        user, item, order = (one + two for one, two in zip(self.missing, other.missing, strict=True))
+        return LogCounts(
+            self.rows + other.rows,
+            self.left_out + other.left_out,
+            (user, item, order),
+            self.tied + other.tied,
+            self.repeated + other.repeated,
+        )
+
+    def notes(self, path: object, columns: SequenceColumns) -> tuple[str, ...]:
+        """Return a sentence for each of the counts that is not 0."""
+        names, notes = (columns.user, columns.item, columns.order), []
+        if self.left_out:
+            counts = ", ".join(
+                f"'{name}' in {count:,}" for name, count in zip(names, self.missing, strict=True) if count
+            )
+            notes.append(
+                f"{self.left_out:,} of {self.rows:,} rows of {path} are left out, since a value is missing: {counts}."
+            )
+        if self.tied:
+            notes.append(
+                f"{self.tied:,} of {self.rows - self.left_out:,} rows of {path} have the same '{columns.order}' as another row of "
+                f"their '{columns.user}'; these stay in the order of the file."
+            )
+        if self.repeated:
+            quoted = ", ".join(f"'{name}'" for name in names)
+            notes.append(f"{self.repeated:,} rows of {path} repeat an earlier row in {quoted}; all of them are used.")
+        return tuple(notes)
+
 
 @dataclass(frozen=True)
 class OrderedLog:
-    """Items [N] and times [N] as in the file; user i, of value `users[i]`, has the rows `offsets[i]` to `offsets[i + 1]`.
+    """Items [N] and what orders them [N]; user i, of value `users[i]`, has the rows `offsets[i]` to `offsets[i + 1]`.
 
-    `ties`, bool [N], are rows with the same time as the one before of their user. `notes` say which rows are left out or
-    doubtful.
+    `ties`, bool [N], are rows with the same order as the one before of their user.
     """
 
     items: "pl.Series"
-    times: "pl.Series"
+    orders: "pl.Series"
     ties: np.ndarray
     offsets: np.ndarray
     users: "pl.Series"
-    notes: tuple[str, ...] = ()
+    counts: LogCounts = LogCounts()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -41,7 +91,7 @@ class OrderedLog:
         return replace(
             self,
             items=self.items.gather(rows.values),
-            times=self.times.gather(rows.values),
+            orders=self.orders.gather(rows.values),
             ties=self.ties[rows.values],
             offsets=rows.offsets,
             users=self.users.gather(indices),
@@ -51,37 +101,60 @@ class OrderedLog:
 def order_log(path: object, table: "pl.DataFrame", columns: SequenceColumns) -> OrderedLog:
     """Order the rows of a table, in the order of the file, by user and time. Rows without user, item or order are left out.
 
-    Raises `DataError` if a column has a type that cannot be its role, or the order is text that is neither numbers nor
-    times.
+    Raises `DataError` as `read_log` does.
     """
+    check_log_types(path, table.schema, columns)
+    complete, counts = read_log(path, table, columns)
+    log = order_users(complete)
+    return replace(log, counts=counts + log.counts)
+
+
+def check_log_types(path: object, types: "pl.Schema", columns: SequenceColumns) -> None:
+    """Raise `DataError` if a column has a type that cannot be that of a user or an item."""
     import polars as pl
 
     for name in (columns.user, columns.item):
-        if table.schema[name].is_nested() or table.schema[name] == pl.Binary:
-            raise DataError(
-                f"The column '{name}' of {path} holds {table.schema[name]}; a log has one value in each row."
-            )
+        if types[name].is_nested() or types[name] == pl.Binary:
+            raise DataError(f"The column '{name}' of {path} holds {types[name]}; a log has one value in each row.")
+
+
+def read_log(
+    path: object,
+    table: "pl.DataFrame",
+    columns: SequenceColumns,
+    parse: "Callable[[object, pl.Series], pl.Series]" = parse_order,
+) -> "tuple[pl.DataFrame, LogCounts]":
+    """Return the rows that have a user, an item and an order, with `ORDER` as `parse` makes it, beside the counts.
+
+    `TIME` holds the order as it is in the table. Raises `DataError` if the order is text that is neither numbers nor times.
+    """
+    import polars as pl
+
     log = pl.DataFrame(
         {
-            "user": _blank_to_null(table[columns.user]),
-            "item": _blank_to_null(table[columns.item]),
-            "order": parse_order(path, table[columns.order]),
-            "time": table[columns.order],
+            USER: _blank_to_null(table[columns.user]),
+            ITEM: _blank_to_null(table[columns.item]),
+            ORDER: parse(path, table[columns.order]),
+            TIME: table[columns.order],
         }
     )
-    complete = log.drop_nulls()
+    complete = log.drop_nulls([USER, ITEM, ORDER])
+    missing = (log[USER].null_count(), log[ITEM].null_count(), log[ORDER].null_count())
+    return complete, LogCounts(len(log), len(log) - len(complete), missing)
+
+
+def order_users(rows: "pl.DataFrame") -> OrderedLog:
+    """Order all rows of some users, which are in the order of the file, by user and order."""
     # A row number makes the order a total one, so no engine and no number of threads can give another.
-    ordered = complete.with_row_index("row").sort("user", "order", "row")
-    same_user, same_order = (_equals_previous(ordered[name]) for name in ("user", "order"))
+    ordered = rows.with_row_index("row").sort(USER, ORDER, "row")
+    same_user, same_order = (_equals_previous(ordered[name]) for name in (USER, ORDER))
     offsets = np.append(np.flatnonzero(~same_user), len(ordered))
-    times, users = ordered["time"].alias(columns.order), ordered["user"].gather(offsets[:-1])
-    result = OrderedLog(ordered["item"], times, same_user & same_order, offsets, users)
-    notes = (
-        *_note_missing(path, log, complete, columns),
-        *_note_ties(path, result, columns),
-        *_note_duplicates(path, complete, columns),
+    ties = same_user & same_order
+    counts = LogCounts(
+        tied=int(np.count_nonzero(ties | np.append(ties[1:], values=False))) if len(ties) else 0,
+        repeated=len(rows) - rows.n_unique([USER, ITEM, ORDER]),
     )
-    return replace(result, notes=notes)
+    return OrderedLog(ordered[ITEM], ordered[ORDER], ties, offsets, ordered[USER].gather(offsets[:-1]), counts)
 
 
 def _equals_previous(column: "pl.Series") -> np.ndarray:
@@ -96,35 +169,3 @@ def _blank_to_null(column: "pl.Series") -> "pl.Series":
     if column.dtype == pl.String:
         return column.set(column.str.strip_chars(WHITE_SPACE) == "", None)
     return column
-
-
-def _note_missing(
-    path: object, log: "pl.DataFrame", complete: "pl.DataFrame", columns: SequenceColumns
-) -> tuple[str, ...]:
-    dropped = len(log) - len(complete)
-    if not dropped:
-        return ()
-    names = {"user": columns.user, "item": columns.item, "order": columns.order}
-    counts = ", ".join(
-        f"'{name}' in {log[role].null_count():,}" for role, name in names.items() if log[role].null_count()
-    )
-    return (f"{dropped:,} of {len(log):,} rows of {path} are left out, since a value is missing: {counts}.",)
-
-
-def _note_ties(path: object, log: OrderedLog, columns: SequenceColumns) -> tuple[str, ...]:
-    ties = log.ties
-    rows = int(np.count_nonzero(ties | np.append(ties[1:], values=False)))
-    if not rows:
-        return ()
-    return (
-        f"{rows:,} of {len(ties):,} rows of {path} have the same '{columns.order}' as another row of their "
-        f"'{columns.user}'; these stay in the order of the file.",
-    )
-
-
-def _note_duplicates(path: object, complete: "pl.DataFrame", columns: SequenceColumns) -> tuple[str, ...]:
-    repeated = len(complete) - complete.n_unique(["user", "item", "order"])
-    if not repeated:
-        return ()
-    names = ", ".join(f"'{name}'" for name in (columns.user, columns.item, columns.order))
-    return (f"{repeated:,} rows of {path} repeat an earlier row in {names}; all of them are used.",)

@@ -156,11 +156,13 @@ def split_by_time(path: object, column: "pl.Series", split: Split, occurrences: 
     test = 2 + _nearest(rows_from[2:], split.test * total)
     valid = 1 + _nearest(rows_from[1:test], (split.valid + split.test) * total)
     codes = (ranks >= valid).astype(np.int8) + (ranks >= test).astype(np.int8)
-    first_valid, first_test = (column[int(np.argmax(ranks == rank))] for rank in (valid, test))
-    return RowSplit(
-        codes,
-        f"by time: valid from '{column.name}' {first_valid} on, test from {first_test} on, equal times on one side",
-    )
+    first_valid, first_test = (column.filter(ranks == rank).min() for rank in (valid, test))
+    return RowSplit(codes, describe_time_split(column.name, first_valid, first_test))
+
+
+def describe_time_split(name: str, first_valid: object, first_test: object) -> str:
+    """Say in words which times of the column `name` the sides begin with."""
+    return f"by time: valid from '{name}' {first_valid} on, test from {first_test} on, equal times on one side"
 
 
 def split_by_user(path: object, column: "pl.Series", split: Split, occurrences: Occurrences | None = None) -> RowSplit:

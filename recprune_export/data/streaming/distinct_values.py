@@ -1,12 +1,13 @@
 """The different values of columns and how many rows have each: what labels and splits are judged by, without all rows in memory."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recprune_export.data.occurrences import Occurrences
+from recprune_export.data.splits.order import order_kinds
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.tabular_files import collect
 
@@ -57,15 +58,27 @@ def find_distinct_labels(
         (_number_key(pl.col(name), missing) if name in numbers else pl.col(name)).alias(f"__key {name}")
         for name in columns
     ]
-    rows = frame.select(*keys).with_row_index(_ROW)
-    counted = rows.group_by([f"__key {name}" for name in columns]).agg(pl.len().alias("__len"), pl.col(_ROW).min())
-    groups = collect(counted, path).sort(_ROW)
-    chosen = pl.col(_ROW).is_in(groups[_ROW].implode())
-    first = collect(frame.select(columns).with_row_index(_ROW).filter(chosen), path).sort(_ROW)
+    groups, first = _find_first_rows(path, frame, keys, columns)
     joined = tuple(
         name for name in numbers if (groups[f"__key {name}"].abs() > _EXACT_UNTIL).fill_null(value=False).any()
     )
-    return DistinctValues(first.select(columns), _occurrences(groups), joined)
+    return DistinctValues(first, _occurrences(groups), joined)
+
+
+def find_distinct_orders(path: DataFile, frame: "pl.LazyFrame", name: str) -> DistinctValues | None:
+    """Return values of a column that stand for those of all rows in the judgment of `parse_order`; None where any value does.
+
+    Memory: that of the values, which are few.
+    """
+    import polars as pl
+
+    kinds = order_kinds(pl.col(name), frame.collect_schema()[name])
+    if not kinds:
+        return None
+    groups, first = _find_first_rows(
+        path, frame, [kind.alias(f"__key {number}") for number, kind in enumerate(kinds)], [name]
+    )
+    return DistinctValues(first, _occurrences(groups))
 
 
 def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares: Collection[float]) -> DistinctValues:
@@ -125,6 +138,21 @@ def summarize_numbers(
         path,
     )
     return table.row(0, named=True)
+
+
+def _find_first_rows(
+    path: DataFile, frame: "pl.LazyFrame", keys: "Sequence[pl.Expr]", columns: Sequence[str]
+) -> "tuple[pl.DataFrame, pl.DataFrame]":
+    """Return each combination of keys with its rows, and the `columns` of the first row of each, in the order of these rows."""
+    import polars as pl
+
+    names = [key.meta.output_name() for key in keys]
+    rows = frame.select(*keys).with_row_index(_ROW)
+    counted = rows.group_by(names).agg(pl.len().alias("__len"), pl.col(_ROW).min())
+    groups = collect(counted, path).sort(_ROW)
+    chosen = pl.col(_ROW).is_in(groups[_ROW].implode())
+    first = collect(frame.select(columns).with_row_index(_ROW).filter(chosen), path).sort(_ROW)
+    return groups, first.select(columns)
 
 
 def _number_key(column: "pl.Expr", missing: Collection[float]) -> "pl.Expr":

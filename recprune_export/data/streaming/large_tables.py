@@ -2,6 +2,7 @@
 
 STREAM_BYTES = 1 << 29  # docs/decisions/rows-in-files.md
 _BYTES_A_VALUE = 22  # at the peak of loading into memory
+_BYTES_AN_EVENT = 230  # of a log, likewise
 
 
 def is_large(rows: int, columns: int) -> bool:
@@ -11,3 +12,8 @@ def is_large(rows: int, columns: int) -> bool:
     (False, True)
     """
     return rows * columns * _BYTES_A_VALUE > STREAM_BYTES
+
+
+def is_large_log(events: int) -> bool:
+    """Return whether the rows of a log would take more than `STREAM_BYTES` of memory while they become histories."""
+    return events * _BYTES_AN_EVENT > STREAM_BYTES

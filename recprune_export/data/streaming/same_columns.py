@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import unquote
 
 from recprune_export.data.streaming.data_files import DataFile, is_parquet
@@ -31,8 +31,18 @@ def hive_values(source: DataFile, file: DataFile) -> dict[str, str | None]:
     return {key: None if value == _HIVE_NULL else unquote(value) for key, _, value in pairs}
 
 
+def refuse_own_columns(file: DataFile, names: Collection[str], keys: Collection[str]) -> None:
+    """Raise `DataError` if a file has a column, among `names`, that its folders name as well, `keys`: they may differ."""
+    own = next((key for key in keys if key in names), None)
+    if own is not None:
+        raise DataError(
+            f"{file} has a column '{own}', and lies in a folder '{own}=...' that gives all of its rows one value of it: rename the "
+            "folder, or leave the column out of the file."
+        )
+
+
 def check_same_columns(source: DataFile, files: Sequence[DataFile], names: Sequence[Sequence[str]]) -> None:
-    """Raise `DataError` if a file lacks a column of the first one, has another one, or one of another type.
+    """Raise `DataError` if a file lacks a column of the first one, has another one, one of another type, or one of its folders.
 
     `names` has the columns of each CSV file, whose types follow from all rows; Parquet files state theirs.
     """
@@ -43,6 +53,7 @@ def check_same_columns(source: DataFile, files: Sequence[DataFile], names: Seque
                 f"{file} lies in folders that name {_quote(own)}, and {files[0]} in folders that name {_quote(keys[0])}: give files of one "
                 "partitioning."
             )
+    refuse_own_columns(files[0], names[0], keys[0])
     if is_parquet(files[0]):
         return _check_parquet_types(files)
     for file, columns in zip(files, names, strict=True):

@@ -10,11 +10,11 @@ from recprune_export.data.array_checks import ArrayChecks, HasAnswer
 from recprune_export.data.array_spec import ArraySpec
 from recprune_export.data.list_columns import absent_value, check_lists
 from recprune_export.data.named_columns import refuse_uneven_lists, stack_columns
+from recprune_export.data.records.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.rows import Rows
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.label_rules import LabelRules
 from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SideRule, read_chunks
-from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.streaming.value_codes import ValueCodes
 from recprune_export.data.streaming.write_rows import LARGEST_INT32, open_writers, open_written
 from recprune_export.data.tabular_files import collect

@@ -2,33 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from recprune_export.data.streaming.streamed_rows import StreamedRows
+from recprune_export.data.histories.history_file import StreamedHistories, StreamedNextItems
+from recprune_export.data.records.record_file import can_share_files
+from recprune_export.data.records.streamed_rows import StreamedRows
+from recprune_export.data.splits.row_split import SPLIT_NAMES
 from recprune_export.distributed.main_process import call_on_main, meet
 from recprune_export.distributed.ranks import is_divided, on_one_host
 
 if TYPE_CHECKING:
     from recprune_export.data.arrays import ArrayData
     from recprune_export.data.clicks import ClickData
-    from recprune_export.data.row_source import RowSource
+    from recprune_export.data.sequences import SequenceData
 
-D = TypeVar("D", "ClickData", "ArrayData")
+D = TypeVar("D", "ClickData", "ArrayData", "SequenceData")
+
+_READ_BY_PROCESSES = (StreamedRows, StreamedHistories, StreamedNextItems)
 
 
 def write_once(write: Callable[[], D], readers: int) -> D:
     """Return the rows that `write` returns. In a run of several processes on one machine the first one alone calls it.
 
-    On several machines each process writes files of its own. An error is raised in all processes.
+    On several machines, or where processes cannot open the files of another, each process writes files of its own. An error is raised
+    in all processes.
     """
-    if not (is_divided() and on_one_host()):
+    if not (is_divided() and on_one_host() and can_share_files()):
         return write()
     data = call_on_main(write)
     meet()  # the first process keeps its files until the others have opened them
-    train, valid, test = (_open(rows, readers) for rows in (data.train, data.valid, data.test))
-    return replace(data, train=train, valid=valid, test=test)
+    opened = {name: _open(getattr(data, name), readers) for name in SPLIT_NAMES}
+    return replace(data, **opened)
 
 
-def _open(rows: "RowSource", readers: int) -> "RowSource":
+def _open(rows: Any, readers: int) -> Any:
     """Return rows that another process sent, with the readers that belong to this one."""
-    return replace(rows, readers=readers) if isinstance(rows, StreamedRows) else rows
+    return rows.with_readers(readers) if isinstance(rows, _READ_BY_PROCESSES) else rows

@@ -11,13 +11,13 @@ import numpy as np
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.data.encoding.unknown_values import UnknownTally, tally_unknown
+from recprune_export.data.records.record_file import RecordWriter
+from recprune_export.data.records.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.rows import Rows
 from recprune_export.data.splits.row_split import SPLIT_NAMES
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.label_rules import LabelRules
-from recprune_export.data.streaming.record_file import RecordWriter
 from recprune_export.data.streaming.row_sides import CHUNK_ROWS, SIDE, read_chunks
-from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.streaming.value_codes import ValueCodes
 from recprune_export.number_formats import format_bytes
 from recprune_export.output_files import check_free_space

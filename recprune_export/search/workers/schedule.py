@@ -41,21 +41,25 @@ def tune_in_workers(
     """
     running: dict[Future[TunedModel], _Running] = {}
     with ExitStack() as folders, progress_bar(description, total) as advance:
-        while needed := choose():
-            busy = {trial.key for trial in running.values()}
-            for key in [key for key in needed if key not in busy][: workers.jobs - len(running)]:
-                stack = folders.enter_context(ExitStack())
-                folder = stack.enter_context(trials.folder.scratch(key)) if trials.artifacts else Path()
-                running[workers.submit(trials, key, folder)] = _Running(key, folder, stack)
-            finished: set[Future[TunedModel]] = set()
-            while not finished:  # a signal that another thread gets is seen when this one wakes up
-                finished, _ = wait(running, timeout=WAKE_UP, return_when=FIRST_COMPLETED)
-            for future in finished:
-                trial = running.pop(future)
-                _collect(trials, trial, future)
-                trial.stack.close()
-                report(trial.key)
-                advance(f"{description}: {trial.key[0].label}")
+        try:
+            while needed := choose():
+                busy = {trial.key for trial in running.values()}
+                for key in [key for key in needed if key not in busy][: workers.jobs - len(running)]:
+                    stack = folders.enter_context(ExitStack())
+                    folder = stack.enter_context(trials.folder.scratch(key)) if trials.artifacts else Path()
+                    running[workers.submit(trials, key, folder)] = _Running(key, folder, stack)
+                finished: set[Future[TunedModel]] = set()
+                while not finished:  # a signal that another thread gets is seen when this one wakes up
+                    finished, _ = wait(running, timeout=WAKE_UP, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    trial = running.pop(future)
+                    _collect(trials, trial, future)
+                    trial.stack.close()
+                    report(trial.key)
+                    advance(f"{description}: {trial.key[0].label}")
+        finally:
+            if running:  # or they would write into their folders again, which are removed now
+                workers.end()
 
 
 def _collect(trials: Trials, trial: _Running, future: "Future[TunedModel]") -> None:

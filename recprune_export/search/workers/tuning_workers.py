@@ -49,7 +49,10 @@ class TuningWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the processes, those at work as well: what they do is not needed any more."""
+        self.end()
+
+    def end(self) -> None:
+        """End the processes, those at work as well: what they do is not needed any more. `submit` starts new ones."""
         if self._executor is not None:
             for process in self.processes:
                 process.terminate()

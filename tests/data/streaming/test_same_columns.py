@@ -53,3 +53,15 @@ def test_a_csv_file_without_a_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "2.csv").write_text("a,y\n1,0\n")
     with pytest.raises(DataError, match=r"2\.csv has no column 'b'"):
         scan(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("days", [(1,), (1, 2)])
+def test_a_column_that_a_folder_names_as_well_is_refused(tmp_path: Path, kind: str, days: tuple[int, ...]) -> None:
+    for day in days:
+        folder = tmp_path / f"day={day}"
+        folder.mkdir()
+        frame = pl.DataFrame({"user": ["a", "b"], "day": [7, 8]})
+        frame.write_csv(folder / "p.csv") if kind == "csv" else frame.write_parquet(folder / "p.parquet")
+    with pytest.raises(DataError, match=r"day=1/p\.\w+ has a column 'day', and lies in a folder 'day=\.\.\.'"):
+        scan(tmp_path)

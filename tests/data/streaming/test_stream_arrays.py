@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recprune_export.data import ArrayData, ArraySpec, load_arrays
+from recprune_export.data.records.streamed_rows import StreamedRows
 from recprune_export.data.streaming import row_sides, stream_arrays
-from recprune_export.data.streaming.streamed_rows import StreamedRows
 from recprune_export.errors import RecpruneError
 from recprune_export.settings import DataSettings, LabelSettings, RowSettings, SplitSettings
 

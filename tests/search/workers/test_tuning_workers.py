@@ -124,6 +124,21 @@ def test_a_killed_process_is_one_sentence_and_finished_trials_stay(inputs: JobIn
     assert not any(process.is_alive() for process in workers.processes)
 
 
+@pytest.mark.slow
+def test_processes_end_before_the_folders_into_which_they_write(inputs: JobInputs, tmp_path: Path) -> None:
+    trials = make_trials(inputs, tmp_path, artifacts=True)
+    with TuningWorkers(inputs, SETTINGS, 2) as workers:
+
+        def stop(line: str) -> None:
+            raise UsageError("The search fails.")
+
+        points = [OperatingPoint("sparsity", value) for value in (0.3, 0.4, 0.5, 0.6)]
+        with pytest.raises(UsageError, match="The search fails"):
+            tune_points(trials, points, workers, stop)
+        assert not any(process.is_alive() for process in workers.processes)
+        assert not list(tmp_path.rglob(".*.partial"))
+
+
 def test_a_job_that_differs_from_process_to_process_is_refused(inputs: JobInputs, tmp_path: Path) -> None:
     trials = Trials(*_open_other(inputs), tmp_path)
     with TuningWorkers(inputs, SETTINGS, 2) as workers, pytest.raises(UsageError, match="another model or other rows"):

@@ -1,13 +1,14 @@
 """`RecordFile`: encoded rows one after the other in an unnamed temporary file, read in order or at random places.
 
-The file has no name, so that nothing is left when the process ends, however it ends. Other processes of the machine read it
-through the process that wrote it.
+The file has no name, so that nothing is left when the process ends, however it ends. Other processes of the machine open it
+through the process that wrote it, by `/proc`, where the system has that.
 """
 
 import errno
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -15,16 +16,21 @@ import numpy as np
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
 
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+def can_share_files() -> bool:
+    """Return whether other processes of this machine can open a `RecordFile`: on Linux, and not on macOS."""
+    return _OPEN_FILES.is_dir()
+
 
 @dataclass(frozen=True)
 class RecordFile:
-    """`count` records of `dtype` in the file that the process `owner` has open as `descriptor`."""
+    """`count` records of `dtype` in an open file."""
 
     dtype: np.dtype
     count: int
-    owner: int
-    descriptor: int
-    handle: IO[bytes] | None = None
+    file: IO[bytes]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordFile.attach, (self.dtype, self.count, self.path)
@@ -32,33 +38,30 @@ class RecordFile:
     @classmethod
     def attach(cls, dtype: np.dtype, count: int, path: str) -> "RecordFile":
         """Open the file of another process of this machine; it stays open when that process ends."""
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
-        return cls(dtype, count, os.getpid(), file.fileno(), file)
+        return cls(dtype, count, open(path, "rb", buffering=0))
 
     @property
     def path(self) -> str:
-        """The path by which any process of this machine opens the file while its owner lives."""
-        return f"/proc/{self.owner}/fd/{self.descriptor}"
+        """The path by which any process of this machine opens the file while this one lives, where it can (`can_share_files`)."""
+        return f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
 
     def map(self) -> np.ndarray:
         """Return all records, mapped: pages are read where they are looked at."""
         if not self.count:
             return np.zeros(0, dtype=self.dtype)
-        return np.memmap(self.path, dtype=self.dtype, mode="c", shape=(self.count,))
+        return np.memmap(self.file, dtype=self.dtype, mode="c", shape=(self.count,))
 
     def read(self, ranges: list[tuple[int, int]]) -> np.ndarray:
         """Return the records of some ranges [start, stop) one after the other."""
         records = np.empty(sum(stop - start for start, stop in ranges), dtype=self.dtype)
         content, position, size = records.view(np.uint8).data, 0, self.dtype.itemsize
-        with open(self.path, "rb", buffering=0) as file:
-            for start, stop in ranges:
-                end = position + (stop - start) * size
-                file.seek(start * size)
-                while position < end:
-                    read = file.readinto(content[position:end])
-                    if not read:
-                        raise OSError(errno.EIO, "the temporary file of rows ends too early")
-                    position += read
+        for start, stop in ranges:
+            offset, end = start * size - position, position + (stop - start) * size
+            while position < end:
+                read = os.preadv(self.file.fileno(), [content[position:end]], offset + position)
+                if not read:
+                    raise OSError(errno.EIO, "the temporary file of rows ends too early")
+                position += read
         return records
 
 
@@ -83,11 +86,11 @@ class RecordWriter:
             self._file.flush()
         except OSError as error:
             raise self._describe(error) from error
-        return RecordFile(self.dtype, self._count, os.getpid(), self._file.fileno(), self._file)
+        return RecordFile(self.dtype, self._count, self._file)
 
     def _describe(self, error: OSError) -> UsageError:
-        written = format_bytes(self._count * self.dtype.itemsize)
+        written = f" after {format_bytes(self._count * self.dtype.itemsize)}" if self._count else ""
         return UsageError(
-            f"The encoded rows cannot be written to {tempfile.gettempdir()}: {error.strerror} after {written} "
+            f"The encoded rows cannot be written to {tempfile.gettempdir()}: {error.strerror}{written} "
             f"({self.dtype.itemsize} bytes a row). Set TMPDIR to a folder with more space."
         )

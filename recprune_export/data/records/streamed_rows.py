@@ -1,15 +1,15 @@
 """`StreamedRows`: encoded rows in a file, read window by window; memory does not grow with their number."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from recprune_export.data.records.read_windows import read_windows
+from recprune_export.data.records.record_file import RecordFile
+from recprune_export.data.records.shuffled_windows import WINDOW_BYTES, Window, shuffle_in_windows
 from recprune_export.data.rows import Rows
-from recprune_export.data.streaming.record_file import RecordFile
-from recprune_export.data.streaming.shuffled_windows import WINDOW_BYTES, Window, shuffle_in_windows
 
 _GROUP, _WEIGHT = "group", "weight"
 _FEWEST_ROWS = 1024  # of a window, also where a row is long
@@ -99,6 +99,10 @@ class StreamedRows(Rows):
     def __len__(self) -> int:
         return self._file.count
 
+    def with_readers(self, readers: int) -> "StreamedRows":
+        """Return the same rows, read by `readers` processes."""
+        return replace(self, readers=readers)
+
     def take(self, indices: np.ndarray) -> Rows:
         """Return the rows at `indices`, in memory."""
         return self._layout.unpack(self._file.map()[indices])
@@ -120,7 +124,7 @@ class StreamedRows(Rows):
         process ends early.
         """
         rest = np.empty(0, dtype=self._file.dtype)
-        for records in self._read_windows(seed):
+        for records in read_windows(self, seed, self.readers):
             records = np.concatenate([rest, records]) if len(rest) else records
             whole = len(records) // size * size
             for start in range(0, whole, size):
@@ -139,7 +143,7 @@ class StreamedRows(Rows):
         """The number of rows of a window."""
         return max(self.window_bytes // self._file.dtype.itemsize, _FEWEST_ROWS)
 
-    def windows(self, seed: int | None) -> Iterator[Window]:
+    def epoch_windows(self, seed: int | None) -> Iterator[Window]:
         """Return the windows of an epoch."""
         return shuffle_in_windows(len(self), self.window_rows, seed)
 
@@ -150,22 +154,6 @@ class StreamedRows(Rows):
             return records
         raw = records.view(f"V{records.dtype.itemsize}")  # copied whole, not field by field
         return raw[window.order].view(records.dtype)
-
-    def _read_windows(self, seed: int | None) -> Iterator[np.ndarray]:
-        if self.readers and seed is not None:
-            from recprune_export.data.streaming.reader_processes import read_in_processes
-
-            yield from read_in_processes(self, seed, self.readers)
-            return
-        with ThreadPoolExecutor(1) as reader:
-            pending = None
-            for window in self.windows(seed):
-                following = reader.submit(self.read_window, window)
-                if pending is not None:
-                    yield pending.result()
-                pending = following
-            if pending is not None:
-                yield pending.result()
 
     @property
     def _file(self) -> RecordFile:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recprune_export.data.records.record_file import RecordWriter
+from recprune_export.data.records.streamed_rows import RowLayout, StreamedRows
 from recprune_export.data.rows import Rows
-from recprune_export.data.streaming.record_file import RecordWriter
-from recprune_export.data.streaming.streamed_rows import RowLayout, StreamedRows
 from recprune_export.errors import DataError, UsageError
 from recprune_export.number_formats import format_bytes
 from tests.full_disk import file_size_limit
@@ -143,7 +143,7 @@ def test_readers_end_with_the_loop_and_with_an_interrupt(number: int) -> None:
     program = textwrap.dedent(f"""
         import multiprocessing, os, signal, sys, threading, time
         sys.path.insert(0, os.getcwd())
-        from tests.data.streaming.test_streamed_rows import make_rows, stream
+        from tests.data.records.test_streamed_rows import make_rows, stream
 
 
         def interrupt_new_processes():
@@ -176,3 +176,9 @@ def test_a_full_disk_of_temporary_files_is_said_in_the_unit_of_its_size() -> Non
     size = records.nbytes
     with file_size_limit(size), pytest.raises(UsageError, match=rf"File too large after {format_bytes(size)} \("):
         writer.write(records)
+
+
+def test_a_disk_that_takes_nothing_is_said_without_a_size() -> None:
+    writer = RecordWriter(LAYOUT.dtype)
+    with file_size_limit(0), pytest.raises(UsageError, match=r"File too large \("):
+        writer.write(LAYOUT.pack(make_rows(2_000)))

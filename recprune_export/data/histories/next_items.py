@@ -1,0 +1,42 @@
+"""Rows of histories and the item that follows each, in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recprune_export.data.encoding.input_encoding import HISTORY
+from recprune_export.data.rows import Ragged, Rows
+
+NEXT_ITEM = "next_item"
+
+
+@dataclass(frozen=True)
+class NextItemLists:
+    """Histories, and the item that follows each, [N], 0 where it has no id."""
+
+    histories: Ragged
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: np.ndarray) -> "NextItemLists":
+        """Return the rows at `indices`."""
+        return NextItemLists(self.histories.take(indices), self.targets[indices])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["NextItemLists"]) -> "NextItemLists":
+        """Return the rows of several parts, one after the other."""
+        return cls(
+            Ragged.concatenate([part.histories for part in parts]), np.concatenate([part.targets for part in parts])
+        )
+
+    def pad(self, length: int) -> Rows:
+        """Return requests of the last `length` items; unknown items, 0, are left out of a history.
+
+        A ranking excludes all known items of the history.
+        """
+        known = self.histories.drop_zeros()
+        targets = {NEXT_ITEM: self.targets.astype(np.int64)}
+        return Rows({HISTORY: known.pad_left(length)}, targets, excluded_items=known)
