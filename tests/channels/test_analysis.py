@@ -7,14 +7,7 @@ from recprune_export.finetuning import find_table_lookups
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
 from recprune_export.pruning import apply_plan, tables_left
-from recprune_export.recommenders import RECOMMENDERS
 from tests.properties import check_any_plan, no_zeros, prunable, random_plan, reasons
-from tests.recommenders.test_recommenders import make, spec_of
-
-
-@pytest.fixture(scope="module", params=sorted(RECOMMENDERS))
-def recommender(request: pytest.FixtureRequest) -> Program:
-    return capture(make(request.param), (spec_of(request.param).example_request(),))
 
 
 def test_a_program_is_analysed_once(recommender: Program) -> None:

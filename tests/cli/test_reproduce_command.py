@@ -19,6 +19,7 @@ from recprune_export.search.recommend_point import Recommendation
 
 EVERY_OPTION = [
     *(
+        "--infer-rules",
         "--factory",
         "shop.models:make",
         "--factory-args",
