@@ -29,6 +29,7 @@ RESOURCE_MESSAGES = {
 }
 WHOLE_TOOL_COMMANDS = ("compress", "generate", "refresh", "sweep", "train")  # which the runtime lacks
 AS_JSON = f"{__name__}.as_json"  # key in the metadata of the context
+INTERRUPTION = "Interrupted; nothing was left half-written."
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -113,8 +114,9 @@ class MainJobGroup(click.Group):
             if missing is None:
                 raise
             self._end(ctx, error, missing)
-        except KeyboardInterrupt:
-            click.echo("Interrupted; nothing was left half-written.", err=True)
+        except KeyboardInterrupt as error:
+            print_json_error(ctx, error, INTERRUPTION, INTERRUPTED)
+            click.echo(INTERRUPTION, err=True)
             ctx.exit(INTERRUPTED)
 
     def _end(

@@ -75,7 +75,7 @@ def test_commands(mlp: Path) -> None:
     slowest = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--nodes", "2"])
     assert "2 more" in slowest.output
     as_json = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--json"])
-    assert {"batch", "threads", "milliseconds", "floor", "nodes"} <= set(json.loads(as_json.output))
+    assert {"batch_size", "threads", "milliseconds", "floor_milliseconds", "nodes"} <= set(json.loads(as_json.output))
 
 
 def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=FILE, default=Path("artifacts"), show_default=True, help="Where bundles will be written."
 )
 @click.option("--no-run", "run", flag_value=False, default=True, help="Do not export and run a tiny model.")
-@screen_options("Print JSON instead of a table.")
+@screen_options()
 def doctor(output: Path, run: bool, as_json: bool) -> None:
     """Check Python, packages, processor, memory, disk, and that a tiny model can be exported and run.
 

@@ -10,11 +10,12 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json
+from recprune_export.progress import show_status
 
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
+@click.option("-o", "--output", type=FILE, help="The HTML file to write.  [default: BUNDLE.report.html]")
 @click.option(
     "--sweep",
     type=SWEEP_RESULTS,
@@ -22,19 +23,20 @@ from recprune_export.cli.tables import echo, print_json
     help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-@screen_options("Print JSON instead of a sentence.")
+@screen_options()
 def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool) -> None:
     """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
 
     A bundle holds such a page already, report.html, unless it was made with --quick; this one knows a sweep as well.
     """
-    from recprune_export.report._write_page import check_page_path, default_page_path, write_page
-    from recprune_export.report.bundle_page import render_saved_bundle_report
+    with show_status(f"Writing the page of {bundle}"):
+        from recprune_export.report._write_page import check_page_path, default_page_path, write_page
+        from recprune_export.report.bundle_page import render_saved_bundle_report
 
-    path = check_page_path(output or default_page_path(bundle), (bundle,))
-    write_page(render_saved_bundle_report(bundle, sweep), path, (bundle,))
+        path = check_page_path(output or default_page_path(bundle), (bundle,))
+        write_page(render_saved_bundle_report(bundle, sweep), path, (bundle,))
     if as_json:
-        print_json({"report": str(path)})
+        print_json({"bundle": bundle, "output": path})
     else:
         echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):

@@ -1,0 +1,1 @@
+"""What each command prints under `--json`: typed dictionaries, from which the published schemas are generated."""
