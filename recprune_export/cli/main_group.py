@@ -128,7 +128,7 @@ class MainJobGroup(click.Group):
         ctx.exit(exit_code)
 
 
-def print_json_error(ctx: click.Context, error: Exception, message: str, exit_code: int) -> None:
+def print_json_error(ctx: click.Context, error: BaseException, message: str, exit_code: int) -> None:
     """Under `--json`, print the class of an error, its sentence and its exit code on stdout, unless the result is there already."""
     if ctx.meta[AS_JSON] and not ctx.meta.get(HAS_PRINTED_JSON, False):
         print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": exit_code}})

@@ -102,7 +102,6 @@ def print_training(training: "TrainingResult", data: "DataFile", *, as_json: boo
     """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
     checkpoint = training.checkpoint
     if as_json:
-        epochs = [{"training_loss": epoch.loss, "validation_metric": epoch.metric} for epoch in training.fitted.epochs]
         values = {
             "output": training.path,
             "recommender": checkpoint.recommender,
@@ -110,7 +109,9 @@ def print_training(training: "TrainingResult", data: "DataFile", *, as_json: boo
             "training_rows": training.rows,
             "split_rows": training.sizes,
             "metric": training.metric,
-            "epochs": epochs,
+            "epochs": [
+                {"training_loss": epoch.loss, "validation_metric": epoch.metric} for epoch in training.fitted.epochs
+            ],
             "best_epoch": training.fitted.best + 1,
             "test_metrics": checkpoint.metrics,
             "columns": checkpoint.encoder.summaries,
