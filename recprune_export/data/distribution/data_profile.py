@@ -171,6 +171,11 @@ class Drift(ToDictMixin):
         """The verdict on the claim that there is no major shift."""
         return judge_at_most(self.estimate, MAJOR)
 
+    @property
+    def major(self) -> bool:
+        """Whether the shift is major beyond doubt."""
+        return self.verdict is Verdict.FAILS
+
     def format_index(self) -> str:
         """Format the index beyond chance with its interval."""
         return format_estimate(self.estimate, ".3f")
