@@ -22,6 +22,7 @@ from recprune_export.cli.tables import (
 )
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
+from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
     from recprune_export.pipeline.towers.split_bundle import SplitResult
@@ -83,12 +84,13 @@ def split(
     if is_packed(bundle) and output is None:
         raise UsageError(f"{bundle} is packed: name the directory of the new bundle by --output.")
     import_torch()
-    from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
+    with show_status(f"Splitting {bundle}"):
+        from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
 
-    reading = DataSettings(separator, encoding, allow_unknown)
-    source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
-    with open_bundle_path(bundle) as folder:
-        result = split_bundle(folder, output, source=source, user_input=user_input)
+        reading = DataSettings(separator, encoding, allow_unknown)
+        source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
+        with open_bundle_path(bundle) as folder:
+            result = split_bundle(folder, output, source=source, user_input=user_input)
     print_split(bundle, result, as_json=as_json)
 
 
