@@ -73,9 +73,11 @@ types: $(READY_DEV)  ## static types
 bench: $(READY)  ## every benchmark, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
 
-schema: $(READY)  ## write docs/manifest.schema.json and docs/encoding.schema.json anew, from their models
+schema: $(READY)  ## write the JSON schemas in docs/ and the page on --json anew, from their models
 	$(BIN)/python -m recprune_export.bundle.manifest.manifest_schema docs/manifest.schema.json
 	$(BIN)/python -m recprune_export.bundle.encoding_schema docs/encoding.schema.json
+	$(BIN)/python -m recprune_export.cli.json_output.output_schemas docs/json-output
+	$(BIN)/python -m recprune_export.cli.json_output.reference_page docs/reference/json-output.md
 
 docs: $(READY_DOCS)  ## the documentation site in build/docs; a broken link or a missing reference is an error
 	$(BIN)/python -m pytest -q docs/_extensions

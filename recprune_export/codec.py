@@ -72,9 +72,18 @@ class JsonForm:
         return core_schema.no_info_plain_validator_function(checked)
 
 
-def finite_or_none(value: float | None) -> float | None:
-    """Return a number that JSON can hold: None for NaN and the infinities. To be given to `JsonForm`."""
-    return value if value is not None and isfinite(value) else None
+def finite_or_none(value: Any) -> Any:
+    """Return a value that JSON can hold, a number or whole documents: None for NaN and the infinities.
+
+    >>> from math import inf, nan
+    >>> finite_or_none({"auc": 0.7, "interval": [-inf, nan]})
+    {'auc': 0.7, 'interval': [None, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 class ToDictMixin:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
+from typing import ClassVar
 
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import count_cores, read_cpu_name
@@ -53,9 +54,9 @@ EXTRAS = {
 class CheckResult:
     """The outcome of one check; `advice` is the remedy if the state is not `ok`."""
 
-    check: str
+    check: str = field(metadata=json_name("name"))
     state: str
-    description: str = field(metadata=json_name("found"))
+    description: str
     advice: str = ""
 
 
@@ -64,8 +65,9 @@ class Diagnosis(ToDictMixin):
     """All results, in the order of the checks."""
 
     ENCODED = ("sound", "results")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"sound": "ok"}
 
-    results: tuple[CheckResult, ...] = field(metadata=json_name("findings"))
+    results: tuple[CheckResult, ...] = field(metadata=json_name("checks"))
 
     @property
     def sound(self) -> bool:

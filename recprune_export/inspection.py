@@ -1,10 +1,10 @@
 """`inspect`: inputs, parameters, prunable channels, and frozen axes with the reasons."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.dependency_sets import Reason
@@ -56,12 +56,11 @@ class Inspection(ToDictMixin):
     ENCODED = (
         "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "inferred", "frozen", "fields", "notes"
     )  # fmt: skip
-    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"prunable_fraction": "prunable_share"}
 
-    name: str = field(metadata=json_name("model"))
-    kind: str
+    name: str
+    kind: str = field(metadata=json_name("model_kind"))
     signature: Signature
-    sizes: ParameterCounts = field(metadata=json_name("parameters"))
+    sizes: ParameterCounts = field(metadata=json_name("parameter_counts"))
     minimum_sizes: ParameterCounts
     groups: Annotated[tuple[Group, ...], JsonForm(_encode_groups)]
     frozen: tuple[FrozenAxis, ...]

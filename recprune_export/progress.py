@@ -1,6 +1,7 @@
 """Progress on stderr: bars on a terminal, removed at the end; lines in a log, on request."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -128,27 +129,50 @@ class _StageLines:
 
     QUIET_SECONDS = 3.0  # after which a stage inside of another one, or a new text, gets a line
     SAME_TEXT_SECONDS = 10.0  # after which a stage with the same text gets one
+    REMINDER_SECONDS = (
+        2.5  # after which the running stage gets one again; later in a long stage, at a tenth of its time
+    )
+    POLL_SECONDS = 0.25
 
     def __init__(self) -> None:
-        self._depth, self._last = 0, float("-inf")
+        self._last, self._began = float("-inf"), 0.0
+        self._texts: list[str] = []  # of the stages that are running, the innermost one last
+        self._ended, self._reminder = threading.Event(), threading.Thread(target=self._remind, daemon=True)
 
     @contextmanager
     def stage(self, description: str, total: int | None) -> Iterator[Advance]:
-        self._print(description, 0.0 if self._depth == 0 else self.QUIET_SECONDS)
-        self._depth += 1
-        steps, current = 0, description
+        depth = len(self._texts)
+        if depth == 0:
+            self._began = time.monotonic()
+        self._print(description, 0.0 if depth == 0 else self.QUIET_SECONDS)
+        self._texts.append(description)
+        if not self._reminder.ident:
+            self._reminder.start()
+        steps = 0
 
         def advance(text: str) -> None:
-            nonlocal steps, current
+            nonlocal steps
             steps += 1
             percent = f" ({steps / total:.0%})" if total else ""
-            self._print((text or current) + percent, self.QUIET_SECONDS if text else self.SAME_TEXT_SECONDS)
-            current = text or current
+            self._texts[depth] = text or self._texts[depth]
+            self._print(self._texts[depth] + percent, self.QUIET_SECONDS if text else self.SAME_TEXT_SECONDS)
 
         try:
             yield advance
         finally:
-            self._depth -= 1
+            del self._texts[depth:]
+
+    def end(self) -> None:
+        """Print no more reminders."""
+        self._ended.set()
+        if self._reminder.ident:
+            self._reminder.join()
+
+    def _remind(self) -> None:
+        while not self._ended.wait(self.POLL_SECONDS):
+            texts = self._texts[-1:]  # a copy: the stage may end meanwhile
+            if texts:
+                self._print(texts[0], max(self.REMINDER_SECONDS, 0.1 * (time.monotonic() - self._began)))
 
     def _print(self, text: str, after: float) -> None:
         now = time.monotonic()
@@ -163,11 +187,13 @@ _lines: ContextVar[_StageLines | None] = ContextVar("lines", default=None)
 @contextmanager
 def print_stages() -> Iterator[None]:
     """Inside the block, stages are lines on stderr where that is no terminal, such as in the log of a CI job."""
-    token = _lines.set(_StageLines())
+    lines = _StageLines()
+    token = _lines.set(lines)
     try:
         yield
     finally:
         _lines.reset(token)
+        lines.end()
 
 
 @contextmanager

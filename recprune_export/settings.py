@@ -523,7 +523,7 @@ def parse_thread_counts(text: str) -> tuple[int, ...]:
     try:
         counts = tuple(count_cores() if word.strip() == "all" else int(word) for word in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--threads '{text}' is no list of numbers; write for example 1,all.") from error
+        raise UsageError(f"--thread-counts '{text}' is no list of numbers; write for example 1,all.") from error
     if min(counts) < 1:
-        raise UsageError("--threads must name thread counts of 1 or more, for example 1,all.")
+        raise UsageError("--thread-counts must name thread counts of 1 or more, for example 1,all.")
     return tuple(dict.fromkeys(counts))

@@ -139,7 +139,7 @@ def test_predict_and_the_program_of_the_bundle_score_a_real_model(
 
 def test_inspect_says_what_can_go(checkpoint: Path) -> None:
     values = json.loads(invoke("inspect", checkpoint, "--json").stdout)
-    assert values["parameters"]["tables"] > values["parameters"]["rest"] > 0
+    assert values["parameter_counts"]["tables"] > values["parameter_counts"]["rest"] > 0
     assert {group["kind"] for group in values["groups"]} == {"embedding", "hidden"}
     assert all(axis["reason"] for axis in values["frozen"])
     shown = invoke("inspect", checkpoint)

@@ -210,7 +210,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
 
 def test_verify_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
     assert invoke("verify", bundle).exit_code == 0
-    assert json.loads(invoke("verify", bundle, "--json").stdout)["rows"] == 16
+    assert json.loads(invoke("verify", bundle, "--json").stdout)["golden_rows"] == 16
     assert_refused(invoke("verify", tmp_path), 3, "manifest.json")
 
 

@@ -23,8 +23,8 @@ def test_a_sound_environment_is_found_sound(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["doctor", "-o", str(tmp_path / "not" / "there"), "--json"])
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
-    assert said["sound"] is True
-    found = {finding["check"]: finding for finding in said["findings"]}
+    assert said["ok"] is True
+    found = {check["name"]: check for check in said["checks"]}
     assert {"python", "torch", "ONNX Runtime", "processor", "cores", "memory", "disk", "cache", "extra pack"} <= set(
         found
     )

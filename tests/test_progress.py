@@ -1,9 +1,11 @@
 """Progress is on stderr, on terminals alone, and bars may stand inside of one another."""
 
 import io
+import itertools
 import re
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,41 @@ def test_a_log_is_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
         advance("")
     texts = [line.partition("] ")[2] for line in stream.getvalue().splitlines()]
     assert texts == ["Choosing", "Tuning, epoch 1 (25%)", "Tuning, epoch 1 (75%)"]
+
+
+def test_a_stage_that_says_nothing_is_named_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress._StageLines, "REMINDER_SECONDS", 0.2)
+    monkeypatch.setattr(progress._StageLines, "POLL_SECONDS", 0.01)
+    with print_stages():
+        with show_status("Loading PyTorch"):
+            time.sleep(0.7)
+        ended = stream.getvalue()
+        time.sleep(0.5)
+    assert 3 <= ended.count("Loading PyTorch") <= 4
+    assert stream.getvalue() == ended
+
+
+def test_reminders_of_a_long_stage_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, printed = 0.0, []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "print_status", lambda text: printed.append(now))
+    lines = progress._StageLines()
+    monkeypatch.setattr(lines._ended, "wait", lambda seconds: now >= 600.0)
+    lines._texts.append("Tuning")
+    lines._print("Tuning", 0.0)
+
+    def step(text: str, after: float, honest: Any = lines._print) -> None:
+        nonlocal now
+        now += 0.25
+        honest(text, after)
+
+    monkeypatch.setattr(lines, "_print", step)
+    lines._remind()
+    gaps = [after - before for before, after in itertools.pairwise(printed)]
+    assert max(gap for gap, at in zip(gaps, printed, strict=False) if at < 20) <= 3.0
+    assert len(printed) < 50
 
 
 def test_a_bar_shows_rows_a_second_where_a_step_is_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from recprune_export.bundle.manifest.manifest import (
 )
 from recprune_export.bundle.raw_rows import RAW_ROWS, read_raw_rows
 from recprune_export.bundle.served_files import ServedFile, list_served_files
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.encoding.json_rows import encode_json_rows
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
@@ -49,7 +50,7 @@ class GoldenOutput:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(ToDictMixin):
     """Result of a successful verification: number of files, bytes, rows of the golden request, errors, and seconds.
 
     `signature` is "absent", "unchecked" (no public key was given) or "valid"; `raw_rows` is "absent", "unchecked" (their answers are
@@ -57,13 +58,13 @@ class Verification:
     """
 
     name: str
-    files: int
+    files: int = field(metadata=json_name("file_count"))
     bytes: int
-    rows: int
-    outputs: tuple[GoldenOutput, ...]
+    rows: int = field(metadata=json_name("golden_rows"))
+    outputs: tuple[GoldenOutput, ...] = field(metadata=json_name("golden_outputs"))
     seconds: float
-    signature: str = "absent"
-    raw_rows: str = "absent"
+    signature: str = field(default="absent", metadata=json_name("signature_check"))
+    raw_rows: str = field(default="absent", metadata=json_name("raw_rows_check"))
 
 
 class OpenSession:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
 
 from recprune_export.bundle._verify import read_manifest, read_samples
 from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
-from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.errors import ModelFileError
 from recprune_export.evidence import Estimate
 from recprune_export.onnx.cost.estimate import Cost, estimate_cost
@@ -32,15 +32,39 @@ class ArtifactFile:
     samples: Mapping[str, np.ndarray]
 
 
+def _encode_machine(machine: Machine) -> dict[str, Any]:
+    return {
+        "threads": machine.threads,
+        "fp32_operations_per_second": machine.fp32,
+        "int8_operations_per_second": machine.int8,
+        "read_bytes_per_second": list(machine.reads),
+        "node_seconds": machine.node,
+        "call_seconds": machine.call,
+    }
+
+
+def _encode_costs(costs: Mapping[int, Cost]) -> dict[str, Any]:
+    return {
+        str(batch): {
+            "operations": cost.operations,
+            "weight_bytes": cost.weights,
+            "activation_bytes": cost.activations,
+            "interface_bytes": cost.interface,
+            "floor_milliseconds": cost.floor * 1e3,
+        }
+        for batch, cost in costs.items()
+    }
+
+
 @dataclass(frozen=True)
 class ArtifactInspection(ToDictMixin):
     """Counts and estimated costs of a file; `measured`: median latency in ms, by batch, read from the manifest."""
 
     name: str
     counts: Counts
-    machine: Machine
-    costs: Mapping[int, Cost] = field(metadata=json_name("cost"))
-    measured: Mapping[int, Estimate]
+    machine: Annotated[Machine, JsonForm(_encode_machine)]
+    costs: Annotated[Mapping[int, Cost], JsonForm(_encode_costs)]
+    measured: Mapping[int, Estimate] = field(metadata=json_name("measured_milliseconds"))
     rewrites: Sequence[Mapping[str, Any]]
 
 

@@ -43,8 +43,10 @@ def print_result(
     result: "CompressionResult", *, as_json: bool, verbose: bool = False, advice: Sequence["Advice"] = ()
 ) -> None:
     """Print the size, speed and quality of a new bundle, all tables where `verbose`, and the next commands."""
+    from recprune_export.bundle._verify import read_manifest
+
     if as_json:
-        return print_json(result.manifest.to_dict())
+        return print_json({"output": result.target, "manifest": read_manifest(result.target).to_dict()})
 
     console = make_console()
     print_headline(result)

@@ -45,6 +45,18 @@ class DataPath(InputPath):
         return super().convert(text, param, ctx)
 
 
+class NamedPath(InputPath):
+    """A name and a file that exists, NAME=FILE, which stays a string."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text. Raises the error of this type if its file does not exist."""
+        name, _, file = value.partition("=")
+        if not (name and file):
+            self.fail(f"'{value}' must be {self.expected}.", param, ctx)
+        super().convert(file, param, ctx)
+        return value
+
+
 def suggest_neighbor(path: Path) -> Path | None:
     """Return the path of the most similar name in the folder of `path`, if there is one."""
     try:
@@ -71,4 +83,7 @@ REQUEST = InputPath(DataError, "an .npz with an example request")
 BUNDLE = InputPath(BundleError, "the directory of a bundle, or a packed one")
 ARTIFACT = InputPath(ModelFileError, "a bundle or an .onnx file")
 PLAN = InputPath(InputFileError, "the plan.json of a bundle, or the output of --plan-only")
+PRIVATE_KEY = InputPath(InputFileError, "an Ed25519 private key in PEM, without a password")
+PUBLIC_KEY = InputPath(InputFileError, "an Ed25519 public key in PEM")
+VOCABULARY = NamedPath(DataError, "INPUT=FILE, a CSV or Parquet file with the columns raw and id")
 SWEEP_RESULTS = InputPath(InputFileError, "the folder that `recprune-export sweep` wrote")

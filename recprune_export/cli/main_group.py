@@ -29,6 +29,7 @@ RESOURCE_MESSAGES = {
 }
 WHOLE_TOOL_COMMANDS = ("compress", "generate", "refresh", "sweep", "train")  # which the runtime lacks
 AS_JSON = f"{__name__}.as_json"  # key in the metadata of the context
+INTERRUPTION = "Interrupted; nothing was left half-written."
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -113,8 +114,9 @@ class MainJobGroup(click.Group):
             if missing is None:
                 raise
             self._end(ctx, error, missing)
-        except KeyboardInterrupt:
-            click.echo("Interrupted; nothing was left half-written.", err=True)
+        except KeyboardInterrupt as error:
+            print_json_error(ctx, error, INTERRUPTION, INTERRUPTED)
+            click.echo(INTERRUPTION, err=True)
             ctx.exit(INTERRUPTED)
 
     def _end(
@@ -126,7 +128,7 @@ class MainJobGroup(click.Group):
         ctx.exit(exit_code)
 
 
-def print_json_error(ctx: click.Context, error: Exception, message: str, exit_code: int) -> None:
+def print_json_error(ctx: click.Context, error: BaseException, message: str, exit_code: int) -> None:
     """Under `--json`, print the class of an error, its sentence and its exit code on stdout, unless the result is there already."""
     if ctx.meta[AS_JSON] and not ctx.meta.get(HAS_PRINTED_JSON, False):
         print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": exit_code}})

@@ -89,6 +89,7 @@ def metric_options(command: F) -> F:
             "metrics",
             multiple=True,
             metavar="NAME",
+            callback=_check_metrics,
             help="auc, logloss, pr-auc, gauc, ece, accuracy; rmse, mae; ndcg@K, hr@K, recall@K, mrr. May be repeated: the first "
             "decides, all are reported.  [default: by the kind of label]",
         ),
@@ -99,10 +100,19 @@ def metric_options(command: F) -> F:
 
 def undecided_option(command: F) -> F:
     """Add the option of what the verdict counts for where rows or measurements cannot tell."""
-    choice = click.Choice(["fail", "pass"])
+    choice = click.Choice(["pass", "fail"])
     return click.option(
         "--undecided", type=choice, help="How to treat inconclusive measurements.  [default: exit code 5]"
     )(command)
+
+
+def _check_metrics(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a name that is that of no metric, before the modules of the job are imported."""
+    if names:
+        from recprune_export.metrics.metric_catalogue import check_metric_names
+
+        check_metric_names(names)
+    return names
 
 
 SPLIT_OPTIONS = ("split", "split_by_time", "split_by_user")
@@ -133,6 +143,11 @@ def split_options(command: F) -> F:
     return command
 
 
+def seed_option(command: F) -> F:
+    """Add the option of the seed."""
+    return click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")(command)
+
+
 def job_options(command: F) -> F:
     """Add the options of one run of the main job, and of each in a sweep."""
     from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
@@ -158,9 +173,17 @@ def job_options(command: F) -> F:
             label_options,
             metric_options,
             infer_rules_option,
-            click.option("--epochs", type=click.IntRange(0), help="[default: depends on the kind of model]"),
-            click.option("--learning-rate", type=float, help="[default: depends on the kind of model]"),
-            click.option("--batch-size", type=click.IntRange(1), help="[default: depends on the kind of model]"),
+            click.option(
+                "--epochs",
+                type=click.IntRange(0),
+                help="Largest number of epochs.  [default: depends on the kind of model]",
+            ),
+            click.option(
+                "--learning-rate", type=float, help="Learning rate of Adam.  [default: depends on the kind of model]"
+            ),
+            click.option(
+                "--batch-size", type=click.IntRange(1), help="Rows of a step.  [default: depends on the kind of model]"
+            ),
             click.option(
                 "--structured-fraction",
                 type=float,
@@ -182,7 +205,7 @@ def job_options(command: F) -> F:
                 metavar="DROP",
                 help="Largest allowed drop of the validation metric by quantization; beyond it, weights are stored in more bits.",
             ),
-            click.option("--seed", type=int, default=0, show_default=True),
+            seed_option,
             click.option(
                 "--threads",
                 type=click.IntRange(1),

@@ -37,13 +37,13 @@ def print_preview(preview: "Preview", *, as_json: bool) -> None:
     console = make_console()
     print_line("Size", _describe_size(preview))
     widths = make_table("Widths", "group", "kind", "before", "after", "removed", texts=("kind",))
-    for group in preview.groups:
+    for group in preview.widths:
         after = ("", "") if group.kept is None else (f"{group.kept:,}", format_share(1.0 - group.kept / group.width))
         widths.add_row(group.label, group.kind, f"{group.width:,}", *after)
     console.print(widths)
-    if preview.fields:
-        print_line("Fields", f"{', '.join(preview.fields)} would be removed; their inputs stay and are ignored")
-    for table, (before, after_rows) in preview.rows.items():
+    if preview.removed_fields:
+        print_line("Fields", f"{', '.join(preview.removed_fields)} would be removed; their inputs stay and are ignored")
+    for table, (before, after_rows) in preview.table_rows.items():
         print_line("Rows", f"{table}: {before:,} to {after_rows:,}, of which one is shared by the rare ids")
     if preview.frozen:
         console.print(make_frozen_table(preview.frozen))
@@ -55,11 +55,11 @@ def print_preview(preview: "Preview", *, as_json: bool) -> None:
 
 def _describe_size(preview: "Preview") -> str:
     total = preview.dense.tables + preview.dense.rest
-    if preview.pruned is None or preview.bytes is None:
+    if preview.pruned is None or preview.pruned_bytes is None:
         return f"{total:,} parameters, {format_bytes(preview.dense_bytes)} of weights"
     removed = total - preview.pruned.tables - preview.pruned.rest
     zeroed = f", and {format_share(preview.zeroed / total)} set to zero" if preview.zeroed else ""
     return (
-        f"{format_bytes(preview.dense_bytes)} of weights to {format_bytes(preview.bytes)}: {format_share(removed / total)} of "
+        f"{format_bytes(preview.dense_bytes)} of weights to {format_bytes(preview.pruned_bytes)}: {format_share(removed / total)} of "
         f"{total:,} parameters would be removed{zeroed}"
     )

@@ -11,8 +11,10 @@ from recprune_export.progress import errors_only, quiet
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def screen_options(json_help: str = "Print JSON instead of tables.") -> Callable[[F], F]:
+def screen_options() -> Callable[[F], F]:
     """Add `--json`, which the command gets as `as_json`, and `--quiet`, which needs nothing of the command.
+
+    The result under `--json` is one document, with its keys in `cli/json_output/`.
 
     Under `--json` standard error has no progress, and under `--quiet` both streams have nothing but errors, and the JSON
     that was asked for.
@@ -20,11 +22,11 @@ def screen_options(json_help: str = "Print JSON instead of tables.") -> Callable
 
     def add(command: F) -> F:
         command = click.option(
-            "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_enter(errors_only),
+            "--quiet", "-q", is_flag=True, expose_value=False, is_eager=True, callback=_enter(errors_only),
             help="Print nothing but errors.",
         )(command)  # fmt: skip
         json_option = click.option(
-            "--json", "as_json", is_flag=True, is_eager=True, callback=_enter(quiet), help=json_help
+            "--json", "as_json", is_flag=True, is_eager=True, callback=_enter(quiet), help="Print the result as JSON."
         )
         return json_option(command)
 
@@ -38,8 +40,8 @@ def _enter(block: Callable[[], AbstractContextManager[None]]) -> Callable[[click
     """Return a callback that runs the rest of a command inside a block where the flag is given."""
 
     def callback(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-        if value:
-            context.with_resource(block())
+        if value:  # the root is closed at the end, also where the arguments of this command are wrong
+            context.find_root().with_resource(block())
         return value
 
     return callback

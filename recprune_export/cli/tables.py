@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from recprune_export.cli.stream_encoding import discard_output
+from recprune_export.codec import encode, finite_or_none
 from recprune_export.evidence import Verdict
 from recprune_export.progress import print_warning, prints_errors_only
 from recprune_export.terminal_text import escape_for_terminal, escape_line
@@ -105,11 +106,15 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def print_json(values: Any) -> None:
-    """Print JSON in ASCII, without what a log of GitHub Actions would take for a command."""
+    """Print the JSON that `encode` makes of `values`: in ASCII, null for numbers that are not finite.
+
+    A log of GitHub Actions finds no command in it.
+    """
     context = click.get_current_context(silent=True)
     if context is not None:
         context.meta[HAS_PRINTED_JSON] = True
-    click.echo(json.dumps(values, indent=1).replace("\x7f", "\\u007f").replace("##[", "\\u0023#["))
+    text = json.dumps(finite_or_none(encode(values)), indent=1, allow_nan=False)
+    click.echo(text.replace("\x7f", "\\u007f").replace("##[", "\\u0023#["))
 
 
 def print_notes(notes: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import environment
 from recprune_export.errors import BundleError, ExportError, ModelFileError, Undecided, ValidationFailed
 from recprune_export.evidence import Verdict, combine_verdicts
@@ -40,7 +40,7 @@ class Check(ToDictMixin):
 
     new: str
     base: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = field(metadata=json_name("gates"))
     latency: Mapping[int, Evidence]
     threads: int
     seconds: float

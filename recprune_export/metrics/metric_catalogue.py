@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from recprune_export.column_names import did_you_mean
 from recprune_export.data.labels import LabelKind
+from recprune_export.errors import UsageError
 from recprune_export.metrics import area_metrics, pointwise_metrics, ranking_metrics
 from recprune_export.metrics.area_metrics import count_mixed_groups
 from recprune_export.metrics.observations import Observations, Targets
@@ -148,6 +150,14 @@ def find_metric(name: str) -> Metric | None:
     if at_k is None:
         return _BY_NAME.get(plain)
     return _ranking_metric(plain, partial(_AT_K[at_k[1]], k=int(at_k[2])))
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Raise `UsageError` for the first name that is that of no metric, for whatever kind of label."""
+    for name in names:
+        if find_metric(name) is None:
+            known = list_metric_names()
+            raise UsageError(f"There is no metric '{name}'; choose from {', '.join(known)}{did_you_mean(name, known)}")
 
 
 def list_metric_names(kinds: Iterable[LabelKind] = LabelKind) -> tuple[str, ...]:

@@ -335,7 +335,7 @@ def collect_bundle_files(
     servers = make_server_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
         options=read_session_options(manifest), max_batch=settings.export.max_batch, triton=settings.export.triton,
-        raw_rows=raw_rows, derived=outcome.derived,
+        raw_rows=raw_rows, encoding=extra.get(ENCODING), derived=outcome.derived,
     )  # fmt: skip
     content: dict[str, Content] = {**files, **servers.files, **extra, **profiles}
     return content | render_pages(manifest, content, servers, settings.latency, report=not settings.latency.quick)

@@ -36,18 +36,18 @@ class Preview(ToDictMixin):
     """What the job would remove, and what it cannot know before it runs (`unknown`, in sentences).
 
     `dense` and `pruned` count parameters; `zeroed` of the latter are set to zero. Bytes are those of the weights, or of the
-    whole file where `--max-bytes` plans them. `rows` has the numbers of rows before and after, by table. All that a search decides is None.
+    whole file where `--max-bytes` plans them. `table_rows` has the numbers of rows before and after, by table. All that a search decides is None.
     """
 
-    groups: tuple[GroupPreview, ...]
+    widths: tuple[GroupPreview, ...]
     frozen: tuple[FrozenAxis, ...]
     dense: ParameterCounts
     dense_bytes: int
     pruned: ParameterCounts | None = None
     zeroed: int | None = None
-    bytes: int | None = None
-    fields: tuple[str, ...] = ()
-    rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    pruned_bytes: int | None = None
+    removed_fields: tuple[str, ...] = ()
+    table_rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), metadata=OMIT_DEFAULT)
     target: str = ""
@@ -85,15 +85,15 @@ def preview_program(program: Program, settings: Settings, task: Task, plan: Plan
     zeroed = max(pruned.tables - target.tables, 0) + max(pruned.rest - target.rest, 0)
     weights = round(dense_bytes * (pruned.tables + pruned.rest) / max(dense.tables + dense.rest, 1))
     return Preview(
-        groups=_describe_groups(analysis, {group.group: len(group.keep) for group in chosen.groups}),
+        widths=_describe_groups(analysis, {group.group: len(group.keep) for group in chosen.groups}),
         frozen=analysis.frozen,
         dense=dense,
         dense_bytes=dense_bytes,
         pruned=pruned,
         zeroed=0 if chosen.storage is not None else zeroed,
-        bytes=weights if chosen.storage is None else chosen.storage.point.bytes,
-        fields=chosen.fields.removed,
-        rows={row.table: (row.rows, row.retained_count + 1) for row in chosen.rows},
+        pruned_bytes=weights if chosen.storage is None else chosen.storage.point.bytes,
+        removed_fields=chosen.fields.removed,
+        table_rows={row.table: (row.rows, row.retained_count + 1) for row in chosen.rows},
         unknown=unknown,
     )
 

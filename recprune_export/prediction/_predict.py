@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.bundle.manifest.manifest import MODEL
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.column_names import describe_missing_column
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
@@ -36,11 +36,11 @@ class Prediction(ToDictMixin):
     numbers.
     """
 
-    path: Path
+    path: Path = field(metadata=json_name("output"))
     rows: int
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] = field(metadata=json_name("output_columns"))
     scores: Mapping[str, OutputMeaning]
-    unknown: Mapping[str, int]
+    unknown: Mapping[str, int] = field(metadata=json_name("unknown_values"))
     seconds: float
     notes: tuple[str, ...] = ()
 

@@ -3,12 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import MODEL
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.data.csv_format import file_state
 from recprune_export.data.streaming.data_files import DataFile, find_data_files
 from recprune_export.errors import UsageError
@@ -37,7 +37,7 @@ class FileScores(ToDictMixin):
     """The scores of the rows of `data`, in the file `path`; `finished`: an earlier run made them."""
 
     data: str
-    path: Path
+    path: Path = field(metadata=json_name("output"))
     rows: int
     finished: bool
 
@@ -49,12 +49,12 @@ class FolderPrediction(ToDictMixin):
     `rows`, `unknown` and `notes` are those of the files that this run made. `columns` and `scores` are empty where all were finished.
     """
 
-    path: Path
+    path: Path = field(metadata=json_name("output"))
     files: tuple[FileScores, ...]
     rows: int
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] = field(metadata=json_name("output_columns"))
     scores: Mapping[str, OutputMeaning]
-    unknown: Mapping[str, int]
+    unknown: Mapping[str, int] = field(metadata=json_name("unknown_values"))
     seconds: float
     shard: str | None = None
     notes: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from recprune_export.column_names import did_you_mean
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.dcn_v2 import DCNv2
 from recprune_export.recommenders.deepfm import DeepFM
@@ -14,26 +13,18 @@ from recprune_export.recommenders.dlrm import DLRM
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.mmoe import MMoE
 from recprune_export.recommenders.neumf import NeuMF
+from recprune_export.recommenders.recommender_names import RECOMMENDER_NAMES, check_recommender_name
 from recprune_export.recommenders.sasrec import SASRec
 from recprune_export.recommenders.two_tower import TwoTower
 
-RECOMMENDERS: Mapping[str, type[nn.Module]] = {
-    "two_tower": TwoTower,
-    "neumf": NeuMF,
-    "deepfm": DeepFM,
-    "dlrm": DLRM,
-    "dcn_v2": DCNv2,
-    "mmoe": MMoE,
-    "sasrec": SASRec,
-}
+RECOMMENDERS: Mapping[str, type[nn.Module]] = dict(
+    zip(RECOMMENDER_NAMES, (TwoTower, NeuMF, DeepFM, DLRM, DCNv2, MMoE, SASRec), strict=True)
+)
 
 
 def find_recommender(name: str) -> type[nn.Module]:
     """Return the class of a recommender. Raises `UsageError` for an unknown name."""
-    if name not in RECOMMENDERS:
-        raise UsageError(
-            f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}{did_you_mean(name, RECOMMENDERS)}"
-        )
+    check_recommender_name(name)
     return RECOMMENDERS[name]
 
 

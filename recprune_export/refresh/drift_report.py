@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from recprune_export.api import compress_loaded, data_name
 from recprune_export.bundle.archive.unpacking import open_bundle_path
@@ -38,15 +38,14 @@ class DriftReport(ToDictMixin):
     `undecided` is the verdict as which claims count that cannot be told.
     """
 
-    ENCODED = ("bundle", "data", "holds", "words", "sentence", "notes", "findings", "quality", "drifts", "regrets")
-    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"words": "verdict"}
+    ENCODED = ("bundle", "data", "verdict", "sentence", "notes", "findings", "quality", "drifts", "regrets")
 
     bundle: Annotated[OpenBundle, JsonForm(lambda bundle: str(bundle.path))]
     data: DataFile
     rows: NewRows
     dense: DenseModel | MissingModel
     quality: MetricComparison
-    findings: tuple[DriftFinding, ...]
+    findings: tuple[DriftFinding, ...] = field(metadata=json_name("measures"))
     drifts: tuple[Drift, ...] = field(metadata=json_name("drift"))
     regrets: tuple[GroupRegret, ...] = field(metadata=json_name("ranking"))
 
@@ -61,11 +60,6 @@ class DriftReport(ToDictMixin):
     def holds(self) -> bool | None:
         """Whether the plan holds; None where that cannot be told."""
         return HOLDS.get(self.verdict)
-
-    @property
-    def words(self) -> str:
-        """The verdict in words."""
-        return self.verdict.words
 
     @property
     def sentence(self) -> str:

@@ -1,13 +1,12 @@
 """Compare the loss of a plan on new rows with that of the best choice of the same widths."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.codec import ToDictMixin
 from recprune_export.pruning.importance.output_error import GroupStatistics, gather_group_statistics, rank_group
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
@@ -30,15 +29,14 @@ class GroupRegret(ToDictMixin):
     """
 
     ENCODED = ("group", "label", "kind", "width", "pruned_width", "overlap", "loss", "optimal_loss", "total", "regret")
-    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"regret": "extra"}
 
     group: str
     kind: str
     width: int
-    pruned_width: int = field(metadata=json_name("kept"))
-    overlap: int | None = field(metadata=json_name("same"))
-    loss: float = field(metadata=json_name("lost"))
-    optimal_loss: float = field(metadata=json_name("least"))
+    pruned_width: int
+    overlap: int | None
+    loss: float
+    optimal_loss: float
     total: float
     label: str = ""
 

@@ -1,9 +1,8 @@
 """`DriftFinding`: the result of one comparison of a bundle with new rows, in a sentence."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from recprune_export.codec import JsonForm, ToDictMixin
+from recprune_export.codec import ToDictMixin
 from recprune_export.evidence import Estimate, Verdict
 
 
@@ -14,10 +13,8 @@ class DriftFinding(ToDictMixin):
     `estimate` of the quantity that may be at most `limit`, where there is one.
     """
 
-    ENCODED = ("measure", "holds", "verdict", "reason", "estimate", "limit")
-
     measure: str
-    verdict: Annotated[Verdict, JsonForm(lambda verdict: verdict.words)]
+    verdict: Verdict
     reason: str
     estimate: Estimate | None = None
     limit: float | None = None

@@ -89,7 +89,7 @@ def files() -> dict[str, Content]:
         ENCODING: format_compact_json(ENCODER),
         "README.md": b"# sum\n",
         RAW_ROWS: raw_rows,
-        **make_predict_samples(asked, said, json.loads(raw_rows)),
+        **make_predict_samples(asked, said, json.loads(raw_rows), ENCODER),
         **kserve.make_kserve_samples("sum", asked, said),
         **kserve.make_triton_samples("sum", asked, said, batched=True),
         **make_serving_program(),

@@ -36,7 +36,7 @@ def test_a_file_is_inspected(mlp: Path) -> None:
     assert inspection.counts.tables.parameters == 20 * 4
     assert inspection.costs[10].operations == 10 * 8 * 16 + 3 * 16  # what is shared is computed once
     assert inspection.costs[1].floor < inspection.costs[10].floor
-    assert json.loads(json.dumps(inspection.to_dict()))["cost"]["10"]["operations"] == 10 * 8 * 16 + 3 * 16
+    assert json.loads(json.dumps(inspection.to_dict()))["costs"]["10"]["operations"] == 10 * 8 * 16 + 3 * 16
 
 
 def test_a_file_is_profiled(mlp: Path) -> None:
@@ -75,7 +75,7 @@ def test_commands(mlp: Path) -> None:
     slowest = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--nodes", "2"])
     assert "2 more" in slowest.output
     as_json = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--json"])
-    assert {"batch", "threads", "milliseconds", "floor", "nodes"} <= set(json.loads(as_json.output))
+    assert {"batch_size", "threads", "milliseconds", "floor_milliseconds", "nodes"} <= set(json.loads(as_json.output))
 
 
 def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:

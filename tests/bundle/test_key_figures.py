@@ -56,7 +56,7 @@ def test_screen_readme_report_and_inspect_state_the_same_figures(
     inspected = json.loads(
         CliRunner().invoke(main, ["inspect", str(bundle), "--json", "--latency-batch-sizes", "1,7"]).stdout
     )
-    for batch, cost in inspected["cost"].items():
+    for batch, cost in inspected["costs"].items():
         assert (
             cost["operations"] == int(batch) * pruned.operations == int(batch) * stated.counts["pruned"]["operations"]
         )
@@ -72,7 +72,9 @@ def test_the_floor_is_no_less_than_a_call_and_its_nodes_take(bundle: Path) -> No
     (nodes,) = (int(text) for text in re.findall(r"(\d+) of them run", screen))
     assert inspected["counts"]["nodes"] - 2 <= nodes <= inspected["counts"]["nodes"]
     machine = inspected["machine"]
-    assert inspected["cost"]["1"]["floor"] >= 1e3 * (machine["call"] + nodes * machine["node"])
+    assert inspected["costs"]["1"]["floor_milliseconds"] >= 1e3 * (
+        machine["call_seconds"] + nodes * machine["node_seconds"]
+    )
 
 
 def test_every_ratio_of_the_manifest_has_an_interval(bundle: Path) -> None:

@@ -31,16 +31,16 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dense", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_everything_is_measured_beside_the_dense_baseline_where_there_is_one(dense: bool, tmp_path: Path) -> None:
     bundle = write(tmp_path / "bundle", dense)
-    done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--threads", "1,2", "--qps", "200", "--json"])
+    done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--thread-counts", "1,2", "--qps", "200", "--json"])
     assert done.exit_code == 0, done.stderr
-    measured = json.loads(done.stdout)["latency"]
+    measured = json.loads(done.stdout)["latency_study"]
     names = {DENSE_ONNX, PRUNED_ONNX} if dense else {PRUNED_ONNX}
     assert [report["threads"] for report in measured["closed_loop"]] == [1, 2]
     assert [report["threads"] for report in measured["open_loop"]] == [1, 2]
     for report in (*measured["closed_loop"], *measured["open_loop"]):
         assert set(report["milliseconds"]) == {"1", "4"}
         assert set(report["milliseconds"]["4"]) == names
-    assert names < set(measured["footprint"])
+    assert names == set(measured["footprints"]["models"])
 
 
 def test_the_options_of_the_manifest_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_the_options_of_the_manifest_are_used(tmp_path: Path, monkeypatch: pytes
 
 def test_tables_are_printed(tmp_path: Path) -> None:
     bundle = write(tmp_path / "bundle", True)
-    done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--threads", "1", "--qps", "100"])
+    done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--thread-counts", "1", "--qps", "100"])
     assert done.exit_code == 0, done.stderr
     for said in ("double: 4 files", "Latency in ms", "Latency from arrival", "In a fresh process", "pruned ONNX"):
         assert said in done.stdout

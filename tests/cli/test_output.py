@@ -26,7 +26,7 @@ ALONE = {"completion"}  # what it prints is for a shell
 @pytest.mark.parametrize("name", sorted(set(main.commands) - ALONE))
 def test_every_command_has_json_and_quiet(name: str) -> None:
     names = {option for parameter in main.commands[name].params for option in parameter.opts}
-    assert {"--json", "--quiet"} <= names
+    assert {"--json", "--quiet", "-q"} <= names
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,32 @@ def test_a_verdict_that_fails_is_one_json_document() -> None:
     assert done.exit_code == 1
     assert json.loads(done.stdout) == {"verdict": "fails"}
     assert done.stderr == "Error: It fails.\n"
+
+
+def test_quiet_ends_with_the_command_also_where_its_arguments_are_wrong(tmp_path: Path) -> None:
+    assert CliRunner().invoke(main, ["verify", "nowhere", "--quiet", "--json"]).exit_code == 3
+    done = CliRunner().invoke(main, ["generate", "--rows", "9", "-o", str(tmp_path / "rows.csv")])
+    assert "9 generated rows" in done.stdout
+
+
+def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"auc": float("nan"), "interval": (float("-inf"), 0.5), "path": Path("a/b")})
+    assert json.loads(capsys.readouterr().out) == {"auc": None, "interval": [None, 0.5], "path": "a/b"}
+
+
+def test_an_interruption_under_json_is_an_error() -> None:
+    @click.group(cls=MainJobGroup)
+    def works() -> None:
+        """A command that is interrupted."""
+
+    @works.command()
+    @screen_options()
+    def work(as_json: bool) -> None:
+        raise KeyboardInterrupt
+
+    done = CliRunner().invoke(works, ["work", "--json"])
+    assert done.exit_code == 130
+    assert json.loads(done.stdout)["error"]["exit_code"] == 130
 
 
 def test_generate_says_what_it_wrote_in_three_ways(tmp_path: Path) -> None:

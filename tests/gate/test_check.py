@@ -127,7 +127,7 @@ def test_plain_files_are_judged_by_what_can_be_known(tmp_path: Path, base: Path,
     file = plain(tmp_path / "plain.onnx")
     for new, old in ((file, file), (file, base), (base, file)):
         values = json.loads(run(new, old, "--json").stdout)
-        verdicts = {finding["gate"]: finding["verdict"] for finding in values["findings"]}
+        verdicts = {finding["gate"]: finding["verdict"] for finding in values["gates"]}
         assert values["verdict"] == "pass"
         assert (verdicts["quality"], verdicts["artifact size"], verdicts["operations"]) == (
             "skipped",
@@ -142,7 +142,7 @@ def test_where_no_request_suits_both_the_latency_is_not_measured(tmp_path: Path,
     signature["inputs"][0]["ids"] = [[60, 70]]
     other = bundle(tmp_path / "other", signature=signature)
     values = json.loads(run(other, one, "--json").stdout)
-    verdicts = {finding["gate"]: finding["verdict"] for finding in values["findings"]}
+    verdicts = {finding["gate"]: finding["verdict"] for finding in values["gates"]}
     assert (verdicts["signature"], verdicts["latency"]) == ("fail", "skipped")
 
 
@@ -297,8 +297,8 @@ def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.
         monkeypatch.setattr(calibration, "make_sampler", lambda *_, s=scatter: synthetic(1.0, s))
         arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--latency-batch-sizes", "1"]
         values = json.loads(CliRunner().invoke(main, arguments).stdout)
-        resolved[scatter] = values["batches"]["1"]["smallest"]
-        assert values["detectable"] == pytest.approx(0.05 + resolved[scatter])
+        resolved[scatter] = values["by_batch_size"]["1"]["smallest_regression"]
+        assert values["detectable_regression"] == pytest.approx(0.05 + resolved[scatter])
     assert 0 < 5 * resolved[0.002] < resolved[0.03]
     assert "is found with" in CliRunner().invoke(main, arguments[:3] + arguments[4:]).stdout
 

@@ -22,17 +22,17 @@ def test_it_has_the_widths_and_parameters_of_the_job(checkpoint: Path, clicks_fi
     planned = preview(checkpoint, target=bundle, data=clicks_file, settings=QUICK)
     assert planned.pruned is not None
     made = read_plan(bundle)
-    assert [group.to_dict() for group in planned.groups] == made["groups"]
+    assert [group.to_dict() for group in planned.widths] == made["groups"]
     assert [axis.to_dict() for axis in planned.frozen] == made["frozen"]
     parameters = Program.load(bundle / "model.pt2").parameters().values()
     assert planned.pruned.tables + planned.pruned.rest == sum(p.numel() for p in parameters)
-    assert planned.bytes == sum(p.nbytes for p in parameters)
+    assert planned.pruned_bytes == sum(p.nbytes for p in parameters)
 
 
 def test_it_has_the_widths_of_a_plan_that_is_given(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     planned = preview(checkpoint, target=tmp_path / "ctr", settings=QUICK, plan=bundle / "plan.json")
     kept = {group.group: len(group.keep) for group in Plan.load(bundle / "plan.json").groups}
-    assert {group.group: group.kept for group in planned.groups} == kept
+    assert {group.group: group.kept for group in planned.widths} == kept
     assert list(tmp_path.iterdir()) == []
 
 

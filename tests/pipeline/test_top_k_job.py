@@ -70,8 +70,8 @@ def read_encoder(checkpoint: Path) -> dict[str, object]:
         (("--top-k", "100000"), 2, "items that 'scores' scores"),
         (("--top-k", "0"), 2, "--top-k must be 1 or more, got 0"),
         (("--exclude-seen",), 2, "--exclude-seen belongs to --top-k"),
-        (("--item-ids", "ids.csv"), 2, "--item-ids belongs to --top-k"),
-        (("--top-k", "3", "--item-ids", "absent.csv"), 3, "absent.csv cannot be read"),
+        (("--item-ids", __file__), 2, "--item-ids belongs to --top-k"),
+        (("--top-k", "3", "--item-ids", "absent.csv"), 3, "absent.csv does not exist"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_work(

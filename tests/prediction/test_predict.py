@@ -262,7 +262,7 @@ def test_the_command_says_what_it_wrote_and_needs_no_torch(bundle: Path, tmp_pat
     assert "y of 50 rows" in done.stdout
     assert "values of 'user' are empty, out of range or unknown" in done.stderr
     said = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
-    assert (said["rows"], said["columns"]) == (50, ["y"])
+    assert (said["rows"], said["output_columns"]) == (50, ["y"])
 
 
 def test_a_second_interruption_leaves_no_part_of_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_pytorch_is_not_there(runtime: Runtime) -> None:
 
 
 def test_verify(runtime: Runtime, bundle: Path) -> None:
-    assert runtime.json("verify", bundle)["files"] > 10
+    assert runtime.json("verify", bundle)["file_count"] > 10
 
 
 def test_verify_finds_a_changed_model(runtime: Runtime, bundle: Path, tmp_path: Path) -> None:
@@ -40,16 +40,16 @@ def test_verify_finds_a_changed_model(runtime: Runtime, bundle: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_verify_measures_latency(runtime: Runtime, bundle: Path) -> None:
-    options = ("--latency", "--latency-batch-sizes", "1", "--threads", "1", "--seconds", "0.2", "--qps", "100")
-    assert runtime.json("verify", bundle, *options)["latency"]
+    options = ("--latency", "--latency-batch-sizes", "1", "--thread-counts", "1", "--seconds", "0.2", "--qps", "100")
+    assert runtime.json("verify", bundle, *options)["latency_study"]
 
 
 def test_packed_and_signed_bundles(runtime: Runtime, bundle: Path, tmp_path: Path) -> None:
     private, public = key_pair(tmp_path, "key")
     copy = shutil.copytree(bundle, tmp_path / "signed")
-    runtime.output("sign", copy, "--key", private)
+    runtime.output("sign", copy, "--private-key", private)
     runtime.output("pack", copy, "-o", tmp_path / "signed.tar.zst")
-    assert runtime.json("verify", tmp_path / "signed.tar.zst", "--public-key", public)["signature"] == "valid"
+    assert runtime.json("verify", tmp_path / "signed.tar.zst", "--public-key", public)["signature_check"] == "valid"
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

@@ -50,18 +50,20 @@ def make_server_files(
     max_batch: int,
     triton: bool,
     raw_rows: bytes | None = None,
+    encoding: bytes | None = None,
     derived: "Sequence[ValidatedModel]" = (),
 ) -> ServerFiles:
     """Return the program that serves a bundle, golden samples for KServe, and with `triton` a model repository for Triton.
 
-    `answer` runs the model; `max_batch` is the largest batch that a server may form or take; `raw_rows` the content of
-    `samples/raw-rows.json`, where there is one; `derived` the ONNX files that are made from this one.
+    `answer` runs the model; `max_batch` is the largest batch that a server may form or take; `raw_rows` and
+    `encoding` the content of `samples/raw-rows.json` and `encoding.json`, where there are such; `derived` the ONNX files that are made
+    from this one.
     """
     signature = served.signature
     arrays = to_file_arrays(signature, request)
     files: dict[str, Content] = {
         **make_serving_program(),
-        **make_predict_samples(arrays, response, None if raw_rows is None else json.loads(raw_rows)),
+        **make_predict_samples(arrays, response, *(None if c is None else json.loads(c) for c in (raw_rows, encoding))),
         **make_derived_samples(name, derived),
     }
     finite = take_finite_rows(signature, answer, request, response)

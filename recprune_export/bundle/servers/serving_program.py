@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recprune_export.bundle.raw_rows import to_json
+from recprune_export.bundle.servers.serving.row_fields import RowFields
 
 PROGRAM_FILE = "serve_onnxruntime.py"
 FOLDER = "serving"
@@ -54,15 +55,25 @@ def make_serving_program() -> dict[str, bytes]:
 
 
 def make_predict_samples(
-    request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], raw_rows: Mapping[str, Any] | None
+    request: Mapping[str, np.ndarray],
+    response: Mapping[str, np.ndarray],
+    raw_rows: Mapping[str, Any] | None = None,
+    encoding: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """Return request and answer of the plain route: the answered rows of `samples/raw-rows.json`, or arrays where there are none."""
-    if raw_rows is None:
+    """Return request and answer of the plain route: arrays, or with an `encoding` the rows of `samples/raw-rows.json`.
+
+    Of these, the rows that are answered there and that the program takes: an encoder reads a text that is no number as a missing
+    one, a service refuses it.
+    """
+    if raw_rows is None or encoding is None:
         body: dict[str, Any] = {"inputs": {name: to_json(values) for name, values in request.items()}}
         outputs = {name: to_json(values) for name, values in response.items()}
     else:
-        outputs = raw_rows["outputs"]
-        body = {"rows": raw_rows["rows"][: max(map(len, outputs.values()))]}
+        answered, fields = max(map(len, raw_rows["outputs"].values())), RowFields(encoding)
+        rows = raw_rows["rows"][:answered]
+        taken = [number for number, row in enumerate(rows) if fields.takes(row)]
+        body = {"rows": [rows[number] for number in taken]}
+        outputs = {name: [values[number] for number in taken] for name, values in raw_rows["outputs"].items()}
     return {PREDICT_REQUEST: _format(body), PREDICT_RESPONSE: _format({"outputs": outputs})}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import ARTIFACT, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, undecided_option
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     "--max-regression", default="5%", show_default=True, help="Largest allowed regression of latency, counts and sizes."
 )
 @click.option(
-    "--max-drop", type=float, default=0.001, show_default=True, help="Largest allowed drop of each quality metric."
+    "--max-drop",
+    type=float,
+    default=0.001,
+    show_default=True,
+    metavar="DROP",
+    help="Largest allowed drop of each quality metric.",
 )
 @click.option(
     "--data",
@@ -69,7 +75,7 @@ if TYPE_CHECKING:
 @click.option(
     "--benchmark-json", "benchmark_file", type=FILE, help="Write the figures for github-action-benchmark to this file."
 )
-@screen_options("Print JSON instead of a table.")
+@screen_options()
 @click.pass_context
 def check(
     context: click.Context,
@@ -99,6 +105,9 @@ def check(
     """
     if context.args:
         raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
+    if calibrate == (base is not None):
+        raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
+    import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
     from recprune_export.report._write_page import check_page_path
@@ -110,8 +119,6 @@ def check(
         check_page_path(report_file, tuple(path for path in (new, base) if path is not None))
     if data is not None:
         require_whole_tool("check --data")
-    if calibrate == (base is not None):
-        raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")
     gate_limits = Limits(tolerance, max_drop, parse_gate_limits(limits))
     measurement: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.import_torch import import_torch
-from recprune_export.cli.input_paths import PLAN, ROWS_OR_ARRAYS
+from recprune_export.cli.input_paths import DATA, PLAN, PRIVATE_KEY, ROWS_OR_ARRAYS, VOCABULARY
 from recprune_export.cli.job_file import config_option, format_job
 from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
@@ -66,7 +66,13 @@ if TYPE_CHECKING:
 )
 @click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of computing a plan.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and exit; nothing is written.")
-@click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
+@click.option(
+    "--sparsity-schedule",
+    type=click.Choice(["gradual", "one-shot"]),
+    default="gradual",
+    show_default=True,
+    help="Set weights to zero gradually over the first half of fine-tuning, or all at once before it.",
+)
 @click.option(
     "--data",
     type=ROWS_OR_ARRAYS,
@@ -115,7 +121,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--item-ids",
-    type=FILE,
+    type=DATA,
     metavar="FILE",
     help="For --top-k: CSV or Parquet with your item `id` for each `column` of the scores.  "
     "[default: the vocabulary, otherwise column numbers]",
@@ -162,6 +168,7 @@ if TYPE_CHECKING:
 @click.option(
     "--vocabulary",
     "vocabularies",
+    type=VOCABULARY,
     multiple=True,
     metavar="INPUT=FILE",
     help="Also write model.raw.onnx, with the vocabulary of this input: CSV or Parquet with the columns raw and id. May be repeated.",
@@ -183,7 +190,7 @@ if TYPE_CHECKING:
     help="Also write the pruned weights as a folder of torch.distributed.checkpoint, to train them further.",
 )
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
-@click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
+@click.option("--sign", type=PRIVATE_KEY, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that run the trials of --max-drop."
 )
@@ -198,7 +205,7 @@ if TYPE_CHECKING:
 )
 @config_option
 @verbose_option
-@screen_options("Print the manifest as JSON instead of tables.")
+@screen_options()
 @click.pass_context
 def compress(
     context: click.Context,
@@ -253,16 +260,16 @@ def compress(
     refuse_sparsity(context, settings)
     if dry_run and plan_only:
         raise UsageError("--dry-run prints the plan as a table, and --plan-only as JSON: leave out one of them.")
+    if mlflow is not None:
+        from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
+
+        check_mlflow_target(mlflow)
     import_torch()
     from recprune_export.api import compress as run
     from recprune_export.api import dump_plan, preview
     from recprune_export.cli.compression_tables import print_result
     from recprune_export.cli.plan_tables import print_preview
 
-    if mlflow is not None:
-        from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
-
-        check_mlflow_target(mlflow)
     if shards is not None:
         from recprune_export.program.streamed_tables._write_shards import check_shards_folder
 

@@ -1,5 +1,7 @@
 """`doctor`: check the environment."""
 
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import print_json, prints_after_work
-from recprune_export.progress import prints_errors_only
+from recprune_export.progress import prints_errors_only, show_status
 from recprune_export.terminal_text import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=FILE, default=Path("artifacts"), show_default=True, help="Where bundles will be written."
 )
 @click.option("--no-run", "run", flag_value=False, default=True, help="Do not export and run a tiny model.")
-@screen_options("Print JSON instead of a table.")
+@screen_options()
 def doctor(output: Path, run: bool, as_json: bool) -> None:
     """Check Python, packages, processor, memory, disk, and that a tiny model can be exported and run.
 
@@ -29,7 +31,9 @@ def doctor(output: Path, run: bool, as_json: bool) -> None:
     """
     from recprune_export.diagnostics import diagnose
 
-    diagnosis = diagnose(output, run=run)
+    # `rich`, which draws the stage, may be what is missing.
+    with show_status("Checking the environment") if find_spec("rich") else nullcontext():
+        diagnosis = diagnose(output, run=run)
     print_diagnosis(diagnosis, as_json=as_json)
     diagnosis.raise_verdict()
 

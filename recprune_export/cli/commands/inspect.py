@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.main_group import main
@@ -15,6 +16,7 @@ from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, rewrite_table
 from recprune_export.installation import require_whole_tool
 from recprune_export.number_formats import format_bytes, format_significant
+from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
     from recprune_export.bundle.artifact_summary import ArtifactInspection
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     help="For a bundle: batch sizes for which costs are estimated.",
 )
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: number of threads."
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: threads of ONNX Runtime."
 )
 @click.option(
     "--scores", is_flag=True, help="Also rank the channels of each group by every score and compare the rankings."
@@ -71,21 +73,23 @@ def inspect(
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """
+    if not scores and data:
+        raise click.UsageError("--data belongs to --scores: give that as well.")
+    import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.bundle.artifact_summary import is_artifact
 
-    if not scores and data:
-        raise click.UsageError("--data belongs to --scores: give that as well.")
     if is_artifact(model) or is_packed(model):
         if scores:
             raise click.UsageError("--scores needs the dense model that the bundle was made of.")
-        from recprune_export.bundle.artifact_summary import inspect_artifact
         from recprune_export.settings import parse_batch_sizes
 
-        with open_bundle_path(model) as folder:
-            return print_artifact(
-                inspect_artifact(folder, parse_batch_sizes(latency_batch_sizes), threads), as_json=as_json
-            )
+        batches = parse_batch_sizes(latency_batch_sizes)
+        from recprune_export.bundle.artifact_summary import inspect_artifact
+
+        with open_bundle_path(model) as folder, show_status(f"Reading {model}"):
+            artifact = inspect_artifact(folder, batches, threads)
+        return print_artifact(artifact, as_json=as_json)
     require_whole_tool("inspect of a model that is neither a bundle nor an .onnx file")
     import_torch()
     from recprune_export.inspection import inspect_file

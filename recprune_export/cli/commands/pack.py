@@ -9,19 +9,21 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, print_json
+from recprune_export.progress import show_status
 
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", type=FILE, help="The file to write.  [default: BUNDLE.tar.zst]")
-@screen_options("Print JSON instead of a sentence.")
+@screen_options()
 def pack(bundle: Path, output: Path | None, as_json: bool) -> None:
     """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
-    from recprune_export.bundle.archive.packing import pack as run
+    with show_status(f"Packing {bundle}"):
+        from recprune_export.bundle.archive.packing import pack as run
 
-    path = run(bundle, output)
+        path = run(bundle, output)
     size = path.stat().st_size
     if as_json:
-        print_json({"bundle": str(bundle), "path": str(path), "bytes": size})
+        print_json({"bundle": bundle, "output": path, "bytes": size})
     else:
         echo(f"Packed {bundle} into {path}, {size:,} bytes.")

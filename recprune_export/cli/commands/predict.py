@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import BUNDLE, ROWS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
@@ -38,11 +39,11 @@ MOST_NOTES = 5
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
 @click.option("--probability", is_flag=True, help="Write probabilities in place of logits.")
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
-@click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime.  [default: as the manifest states]")
 @click.option("--file", default="model.onnx", show_default=True, help="The ONNX file of the bundle.")
 @click.option("--shard", type=SHARD, help="Score every n-th file alone, from the i-th on, into a folder.")
 @reading_options
-@screen_options("Print JSON instead of a sentence.")
+@screen_options()
 def predict(
     bundle: Path,
     data: Path | str,
@@ -67,6 +68,7 @@ def predict(
     1 / (1 + exp(-logit)), or --probability), clicked_probability a probability, and stars_prediction a predicted number. An
     output whose meaning the bundle does not state keeps its name.
     """
+    import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.errors import UsageError
     from recprune_export.prediction._predict import predict as run

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import ARTIFACT
 from recprune_export.cli.main_group import main
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import make_console, make_table, print_json
+from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
     from recprune_export.onnx.cost.profiler import Profile
@@ -17,15 +19,16 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("bundle", type=ARTIFACT)
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of the request.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime.")
 @click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")
-@screen_options("Print JSON, of all nodes, instead of a table.")
+@screen_options()
 def profile(bundle: Path, batch_size: int, threads: int, nodes: int, as_json: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
+    import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.artifact_summary import profile_artifact
 
-    with open_bundle_path(bundle) as folder:
+    with open_bundle_path(bundle) as folder, show_status(f"Profiling {bundle}"):
         result = profile_artifact(folder, batch_size, threads)
     print_profile(result, nodes, as_json=as_json)
 

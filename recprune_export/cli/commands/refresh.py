@@ -56,7 +56,9 @@ _PRINTED_DRIFTS = 12
     required=True,
     help="CSV or Parquet with new rows: a file, a folder, a glob, s3://...; or NPZ.",
 )
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
+@click.option(
+    "--label", "labels", multiple=True, metavar="COLUMN", help="Label column.  [default: as when the bundle was made]"
+)
 @label_options
 @metric_options
 @click.option(
@@ -71,6 +73,7 @@ _PRINTED_DRIFTS = 12
     type=click.FloatRange(0),
     default=0.002,
     show_default=True,
+    metavar="DROP",
     help="Largest additional drop compared with the dense model.",
 )
 @click.option(
@@ -182,7 +185,9 @@ def print_drift_report(report: "DriftReport") -> None:
 @prints_after_work
 def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
     """Print the report and, where the model was compressed again, the new bundle and its manifest."""
-    new = {} if result is None else {"refreshed": str(result.target), "manifest": result.manifest.to_dict()}
+    from recprune_export.bundle._verify import read_manifest
+
+    new = {} if result is None else {"output": result.target, "manifest": read_manifest(result.target).to_dict()}
     print_json({**report.to_dict(), **new})
 
 

@@ -13,6 +13,7 @@ from recprune_export.cli.options import FILE
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, make_console, make_table, print_json
 from recprune_export.number_formats import format_bytes, format_estimate, format_ratio, format_significant
+from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
     from recprune_export.report.comparison.pair_figures import PairFigures, SideFigures
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     "--output",
     type=FILE,
     metavar="HTML",
-    help="[default: BUNDLE.report.html, or BUNDLE-and-OTHER.report.html, beside BUNDLE]",
+    help="The HTML file to write.  [default: BUNDLE.report.html, or BUNDLE-and-OTHER.report.html, beside BUNDLE]",
 )
 @click.option(
     "--sweep",
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-@screen_options("Print JSON instead of a sentence.")
+@screen_options()
 def report(
     bundle: Path, other: Path | None, output: Path | None, sweep: Path | None, show: bool, as_json: bool
 ) -> None:
@@ -46,24 +47,27 @@ def report(
     With OTHER the page puts two bundles of one model side by side, and a short table is printed: bytes, latency, quality, widths,
     bits, and the options that differ. It measures nothing; `check` does.
     """
-    from recprune_export.report._write_page import check_page_path, default_page_path, write_page
-
     if other is not None and sweep is not None:
         raise click.UsageError("--sweep belongs to the page of one bundle: leave it out, or give one bundle.")
     bundles = (bundle,) if other is None else (bundle, other)
-    path = check_page_path(output or default_page_path(*bundles), bundles)
     figures = None
-    if other is None:
-        from recprune_export.report.bundle_page import render_saved_bundle_report
+    with show_status(f"Writing the page of {' and '.join(map(str, bundles))}"):
+        from recprune_export.report._write_page import check_page_path, default_page_path, write_page
 
-        page = render_saved_bundle_report(bundle, sweep)
-    else:
-        from recprune_export.report.comparison_page import render_saved_comparison
+        path = check_page_path(output or default_page_path(*bundles), bundles)
+        if other is None:
+            from recprune_export.report.bundle_page import render_saved_bundle_report
 
-        page, figures = render_saved_comparison(bundle, other)
-    write_page(page, path, bundles)
+            page = render_saved_bundle_report(bundle, sweep)
+        else:
+            from recprune_export.report.comparison_page import render_saved_comparison
+
+            page, figures = render_saved_comparison(bundle, other)
+        write_page(page, path, bundles)
     if as_json:
-        print_json({"report": str(path), **({} if figures is None else figures.to_dict())})
+        print_json(
+            {"bundle": bundle, "output": path, **({} if figures is None else {"other": other, **figures.to_dict()})}
+        )
     else:
         if figures is not None:
             print_comparison(figures)

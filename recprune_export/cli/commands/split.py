@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.headline import print_line
+from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
@@ -21,6 +22,7 @@ from recprune_export.cli.tables import (
 )
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
+from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
     from recprune_export.pipeline.towers.split_bundle import SplitResult
@@ -43,12 +45,17 @@ if TYPE_CHECKING:
     "--user-input", metavar="NAME", help="An input of the user's tower.  [default: a shared one, else the first]"
 )
 @click.option(
-    "--top-k", type=click.IntRange(1), default=100, show_default=True, help="How many best items the recall counts."
+    "--top-k",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="K",
+    help="How many best items the recall counts.",
 )
 @click.option("--no-index", is_flag=True, help="Write the vectors of items without an index.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE is replaced]")
 @reading_options
-@screen_options("Print the section `towers` of the manifest as JSON.")
+@screen_options()
 def split(
     bundle: Path,
     items: Path | None,
@@ -69,7 +76,6 @@ def split(
     An index needs `pip install 'recprune-export[index]'`. The new bundle is not signed.
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
-    from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
     from recprune_export.settings import DataSettings
 
     for option, value in (("--id", id_column), ("--users", users), ("--no-index", no_index)):
@@ -77,19 +83,24 @@ def split(
             raise UsageError(f"{option} belongs to --items: give that as well.")
     if is_packed(bundle) and output is None:
         raise UsageError(f"{bundle} is packed: name the directory of the new bundle by --output.")
-    reading = DataSettings(separator, encoding, allow_unknown)
-    source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
-    with open_bundle_path(bundle) as folder:
-        result = split_bundle(folder, output, source=source, user_input=user_input)
-    print_split(result, as_json=as_json)
+    import_torch()
+    with show_status(f"Splitting {bundle}"):
+        from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
+
+        reading = DataSettings(separator, encoding, allow_unknown)
+        source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
+        with open_bundle_path(bundle) as folder:
+            result = split_bundle(folder, output, source=source, user_input=user_input)
+    print_split(bundle, result, as_json=as_json)
 
 
 @prints_after_work
-def print_split(result: "SplitResult", *, as_json: bool) -> None:
+def print_split(bundle: Path, result: "SplitResult", *, as_json: bool) -> None:
     """Print the towers, how they meet, and the index beside that of the dense model."""
     towers = result.towers
     if as_json:
-        return print_json(dict(towers))
+        values = {"bundle": bundle, "output": result.target, "towers": dict(towers), "notes": result.notes}
+        return print_json(values)
     for tower in (towers["user"], towers["item"]):
         echo(f"{tower['file']}: {', '.join(tower['inputs'])} to a vector of {towers['width']} numbers")
     echo(f"{towers['formula']} ({towers['similarity']}), compared with model.onnx on {towers['parity']['rows']} rows")

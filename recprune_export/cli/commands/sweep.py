@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @config_option
-@screen_options("Print the results as JSON instead of a table.")
+@screen_options()
 @click.pass_context
 def sweep(
     context: click.Context,
@@ -102,7 +102,7 @@ def sweep(
         "settings": settings, "source": model_source(factory, factory_args, inputs, unsafe_unpickle, key), "jobs": jobs,
     }  # fmt: skip
     if shard is not None:
-        return print_shard(sweep_shard(model, shard=shard, **job), as_json=as_json)
+        return print_shard(sweep_shard(model, shard=shard, **job), target, as_json=as_json)
     result = run(model, on_trial=print_trial, **job)
     point = result.recommendation.point
     without = SPARSITY_ONLY if point is not None and point.kind != "sparsity" else frozenset()
@@ -121,10 +121,10 @@ def print_trial(trial: "Trial") -> None:
 
 
 @prints_after_work
-def print_shard(result: "SweepShard", *, as_json: bool) -> None:
+def print_shard(result: "SweepShard", folder: Path, *, as_json: bool) -> None:
     """Print which points one machine has tuned, and what is left to do."""
     if as_json:
-        return print_json(result.to_dict())
+        return print_json({"output": folder, **result.to_dict()})
     tuned = ", ".join(point.label for point in result.points) or "none of the points"
     echo(f"Tuned, shard {result.shard}: {tuned}.")
     echo(result.next_step)
@@ -134,7 +134,7 @@ def print_shard(result: "SweepShard", *, as_json: bool) -> None:
 def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_json: bool) -> None:
     """Print quality, size and speed at each point, and the next command from the `arguments` that the main job takes as well."""
     if as_json:
-        return print_json(search.to_dict())
+        return print_json({"output": folder, **search.to_dict()})
     console = make_console()
     first = search.trials[0]
     assert first.artifact is not None

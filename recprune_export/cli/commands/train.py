@@ -11,7 +11,7 @@ from recprune_export.cli.input_paths import ROWS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
 from recprune_export.cli.option_groups import GroupedCommand
-from recprune_export.cli.options import FILE, data_options, streaming_options
+from recprune_export.cli.options import FILE, data_options, seed_option, streaming_options
 from recprune_export.cli.parse_values import parse_integers
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import (
@@ -57,26 +57,29 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "str
 @main.command(cls=GroupedCommand)
 @click.option("--data", type=ROWS, required=True, help="CSV or Parquet: a file, a folder, a glob, s3://...")
 @click.option(
-    "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
+    "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe or sasrec."
 )
 @data_options
 @click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
 @click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
 @click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs; training stops early.")
-@click.option("--batch-size", type=click.IntRange(1))
-@click.option("--learning-rate", type=float)
+@click.option("--batch-size", type=click.IntRange(1), help="Rows of a step.  [default: depends on the kind of model]")
+@click.option("--learning-rate", type=float, help="Learning rate of Adam.  [default: depends on the kind of model]")
 @click.option(
     "--patience",
     type=click.IntRange(1),
     help="Epochs without improvement of the validation metric before training stops.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @streaming_options
-@click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
+@click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True, help="The checkpoint to write.")
 @config_option
-@screen_options("Print the metrics as JSON.")
+@screen_options()
 def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
+    from recprune_export.recommenders.recommender_names import check_recommender_name
+
+    check_recommender_name(recommender)
     from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.settings import EvaluationSettings
 
@@ -100,16 +103,19 @@ def print_training(training: "TrainingResult", data: "DataFile", *, as_json: boo
     checkpoint = training.checkpoint
     if as_json:
         values = {
-            "checkpoint": str(training.path),
+            "output": training.path,
             "recommender": checkpoint.recommender,
             "parameters": training.parameters,
             "training_rows": training.rows,
+            "split_rows": training.sizes,
             "metric": training.metric,
-            "rows": training.sizes.to_dict(),
-            "test": dict(checkpoint.metrics),
-            "columns": [column.to_dict() for column in checkpoint.encoder.summaries],
-            "notes": list(training.notes),
-            **training.fitted.to_dict(),
+            "epochs": [
+                {"training_loss": epoch.loss, "validation_metric": epoch.metric} for epoch in training.fitted.epochs
+            ],
+            "best_epoch": training.fitted.best + 1,
+            "test_metrics": checkpoint.metrics,
+            "columns": checkpoint.encoder.summaries,
+            "notes": training.notes,
         }
         return print_json(values)
     console = make_console()

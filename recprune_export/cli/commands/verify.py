@@ -1,18 +1,18 @@
 """`verify`: check a bundle against its manifest."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from recprune_export.cli.input_paths import BUNDLE
+from recprune_export.cli.import_onnxruntime import import_onnxruntime
+from recprune_export.cli.input_paths import BUNDLE, PUBLIC_KEY
 from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.tables import echo, make_console, print_json, prints_after_work
 from recprune_export.number_formats import format_bytes
+from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
     from recprune_export.bundle._verify import Verification
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
+@click.option("--public-key", type=PUBLIC_KEY, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
 @click.option(
     "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes for the latency measurement."
 )
-@click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
+@click.option("--thread-counts", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
 @click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
 @click.option(
     "--seconds",
@@ -41,32 +41,37 @@ def verify(
     public_key: Path | None,
     latency: bool,
     latency_batch_sizes: str,
-    threads: str,
+    thread_counts: str,
     qps: float | None,
     seconds: float,
     as_json: bool,
 ) -> None:
     """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
-    from recprune_export.bundle._verify import verify as run
-    from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
 
-    sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(threads)
+    sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(thread_counts)
+    import_onnxruntime()
+    from recprune_export.bundle._verify import verify as run
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
+
     with open_bundle_path(bundle) as folder:
-        verification, study = run(folder, public_key), None
+        with show_status(f"Verifying {bundle}"):
+            verification, study = run(folder, public_key), None
         if latency:
             from recprune_export.bundle.remeasure_latency import measure_bundle
 
             study = measure_bundle(folder, batches=sizes, threads=counts, qps=qps, seconds=seconds)
-    print_verification(verification, study, as_json=as_json)
+    print_verification(bundle, verification, study, as_json=as_json)
 
 
 @prints_after_work
-def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
+def print_verification(
+    bundle: Path, verification: "Verification", study: "LatencyStudy | None", *, as_json: bool
+) -> None:
     """Print the checks, and the measurements where there are any."""
     if as_json:
-        latency = {} if study is None else {"latency": study.to_dict()}
-        return print_json({**asdict(verification), **latency})
+        latency = {} if study is None else {"latency_study": study.to_dict()}
+        return print_json({"bundle": bundle, **verification.to_dict(), **latency})
     worst = max((output.max_absolute for output in verification.outputs), default=0.0)
     echo(
         f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) as the manifest says; "

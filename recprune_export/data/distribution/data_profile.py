@@ -4,9 +4,9 @@ Cells are chosen on training rows and counted on held-out rows: on training rows
 overestimated, and an id that the vocabulary lacks does not occur.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 
@@ -156,8 +156,7 @@ class Drift(ToDictMixin):
     and `now` are shares of unknown ids, or means of numbers; None if the field has neither.
     """
 
-    ENCODED = ("name", "kind", "psi", "chance", "estimate", "before", "now", "major", "words")
-    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"words": "verdict"}
+    ENCODED = ("name", "kind", "psi", "chance", "estimate", "before", "now", "verdict")
 
     name: str
     kind: str
@@ -171,11 +170,6 @@ class Drift(ToDictMixin):
     def verdict(self) -> Verdict:
         """The verdict on the claim that there is no major shift."""
         return judge_at_most(self.estimate, MAJOR)
-
-    @property
-    def words(self) -> str:
-        """The verdict in words."""
-        return self.verdict.words
 
     @property
     def major(self) -> bool:

@@ -26,7 +26,7 @@ class Resolution:
 
     ratio: Estimate
     processes: int
-    smallest: float
+    smallest: float = field(metadata=json_name("smallest_regression"))
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,13 @@ class Calibration(ToDictMixin):
     """Resolutions by batch size, for runs of `seconds` with `tolerance`."""
 
     ENCODED = ("name", "resolutions", "tolerance", "detectable", "decides", "threads", "seconds")
-    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"decides": "equal_artifacts_pass"}
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {
+        "detectable": "detectable_regression",
+        "decides": "equal_artifacts_pass",
+    }
 
     name: str
-    resolutions: Mapping[int, Resolution] = field(metadata=json_name("batches"))
+    resolutions: Mapping[int, Resolution] = field(metadata=json_name("by_batch_size"))
     tolerance: float
     threads: int
     seconds: float

@@ -5,14 +5,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.error_text import first_line
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.estimate import NodeCost, estimate_cost_with_shapes
@@ -36,19 +36,19 @@ class NodeTime:
     name: str
     operator: str
     milliseconds: float
-    share: float
-    floor: float
+    share: float = field(metadata=json_name("fraction"))
+    floor: float = field(metadata=json_name("floor_milliseconds"))
 
 
 @dataclass(frozen=True)
 class Profile(ToDictMixin):
     """Nodes, the slowest first. `milliseconds`: sum over all nodes; `floor`: the lower bound for any runtime."""
 
-    batch: int
+    batch: int = field(metadata=json_name("batch_size"))
     threads: int
     requests: int
     milliseconds: float
-    floor: float
+    floor: float = field(metadata=json_name("floor_milliseconds"))
     nodes: tuple[NodeTime, ...]
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
@@ -16,13 +17,28 @@ from recprune_export.validation.latency.request_cycle import sample_cycles
 Models = Mapping[str, tuple[Path, SessionOptions]]
 
 
+def _encode_footprints(report: FootprintReport) -> dict[str, Any]:
+    return {"batch_size": report.batch, "models": {name: _encode_footprint(report, name) for name in report.runs}}
+
+
+def _encode_footprint(report: FootprintReport, name: str) -> dict[str, float]:
+    typical = report.typical(name)
+    return {
+        "processes": len(report.runs[name]),
+        "load_milliseconds": typical.load,
+        "first_request_milliseconds": typical.first_request,
+        "memory_bytes": typical.memory,
+        "peak_memory_bytes": typical.peak,
+    }
+
+
 @dataclass(frozen=True)
 class LatencyStudy(ToDictMixin):
     """Reports by thread count, open loop only with an arrival rate; and the footprints of cold starts."""
 
     closed: tuple[LatencyReport, ...] = field(metadata=json_name("closed_loop"))
     open: tuple[OpenLoopReport, ...] = field(metadata=json_name("open_loop"))
-    footprints: FootprintReport = field(metadata=json_name("footprint"))
+    footprints: Annotated[FootprintReport, JsonForm(_encode_footprints)]
 
 
 def study_latency(

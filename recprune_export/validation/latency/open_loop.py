@@ -74,7 +74,7 @@ class OpenLoopReport:
             "intervals": {key: [estimate.low, estimate.high] for key, estimate in intervals.items()},
             "outliers": {**asdict(outlier_report), "largest": [list(pair) for pair in outlier_report.largest]},
             "requests": len(times.latency),
-            "utilisation": times.utilization(self.qps),
+            "utilization": times.utilization(self.qps),
             "saturated": self.saturated(batch, name),
         }
 

@@ -137,7 +137,7 @@ def test_openssl_makes_the_keys_and_checks_the_signature(tmp_path: Path) -> None
     assert openssl("genpkey", "-algorithm", "ed25519", "-out", "key.pem") == 0
     assert openssl("pkey", "-in", "key.pem", "-pubout", "-out", "public.pem") == 0
     write(tmp_path / "bundle")
-    assert invoke("sign", tmp_path / "bundle", "--key", tmp_path / "key.pem").exit_code == 0
+    assert invoke("sign", tmp_path / "bundle", "--private-key", tmp_path / "key.pem").exit_code == 0
     assert (
         "Signed by the given key"
         in invoke("verify", tmp_path / "bundle", "--public-key", tmp_path / "public.pem").output
@@ -175,10 +175,10 @@ def test_a_bundle_is_signed_before_or_after_it_is_packed(tmp_path: Path, keys: t
     packed_first = tmp_path / "packed-first.tar.zst"
     assert invoke("pack", bundle, "-o", packed_first).exit_code == 0
     unsigned = packed_first.read_bytes()
-    done = invoke("sign", packed_first, "--key", keys[0])
+    done = invoke("sign", packed_first, "--private-key", keys[0])
     assert (done.exit_code, done.stdout) == (0, f"Wrote {packed_first}.\n"), done.output
     assert packed_first.read_bytes() != unsigned
-    assert invoke("sign", bundle, "--key", keys[0]).exit_code == 0
+    assert invoke("sign", bundle, "--private-key", keys[0]).exit_code == 0
     signed_first = tmp_path / "signed-first.tar.zst"
     assert invoke("pack", bundle, "-o", signed_first).exit_code == 0
     assert packed_first.read_bytes() == signed_first.read_bytes()
@@ -194,7 +194,7 @@ def test_an_archive_that_cannot_be_signed_stays_as_it_is(tmp_path: Path, keys: t
     damaged = tmp_path / "damaged.tar.zst"
     damaged.write_bytes(pack(write(tmp_path / "bundle")).read_bytes()[:-50])
     before = damaged.read_bytes()
-    done = invoke("sign", damaged, "--key", keys[0])
+    done = invoke("sign", damaged, "--private-key", keys[0])
     assert done.exit_code == 3
     assert str(damaged) in done.stderr
     assert damaged.read_bytes() == before

@@ -146,8 +146,8 @@ def test_a_model_of_ones_own_takes_raw_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--raw-inputs", "--vocabulary", "user=v.csv"], 2, "the checkpoint has vocabularies of its own"),
-        (["--vocabulary", "user"], 2, "--vocabulary: the checkpoint"),
+        (["--raw-inputs", "--vocabulary", f"user={__file__}"], 2, "the checkpoint has vocabularies of its own"),
+        (["--vocabulary", f"user={__file__}"], 2, "--vocabulary: the checkpoint"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_the_work(

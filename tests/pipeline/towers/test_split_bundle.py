@@ -114,7 +114,7 @@ def test_a_bundle_is_replaced_in_its_place_and_can_be_split_again(apart: Path, t
     shutil.copytree(apart, tmp_path / "bundle")
     done = invoke("split", tmp_path / "bundle", "--json")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["user"]["file"] == "user.onnx"
+    assert json.loads(done.stdout)["towers"]["user"]["file"] == "user.onnx"
     assert (
         verify(tmp_path / "bundle").files == len(read_manifest(apart).files) - 3
     )  # without --items no vectors and index
@@ -162,7 +162,7 @@ def test_recall_is_measured_for_the_users_of_a_file(
     options = ("--items", items, "--users", tmp_path / "users.parquet", "--top-k", 5)
     done = invoke("split", bundle, *options, "-o", tmp_path / "new", "--json")
     assert done.exit_code == 0, done.stderr
-    index = json.loads(done.stdout)["index"]
+    index = json.loads(done.stdout)["towers"]["index"]
     assert (index["queries"], index["k"]) == (30, 5)
 
 

@@ -77,7 +77,7 @@ def test_who_cannot_keep_up_is_said_and_stopped(clock: Clock) -> None:
     assert clock.now < 60  # and not the 4 · 2 · 100 · 30 ms that all arrivals would take many times over
     values = json.loads(json.dumps(report.to_dict()))["milliseconds"]["1"]
     assert values["slow"]["saturated"] is True
-    assert values["fast"]["utilisation"] == pytest.approx(0.1, rel=0.05)
+    assert values["fast"]["utilization"] == pytest.approx(0.1, rel=0.05)
 
 
 def test_both_get_the_same_arrivals(clock: Clock) -> None:

@@ -1,55 +1,48 @@
 """Rows of raw values: each field is checked, then `encode_rows.py` makes the inputs of the model."""
 
 import json
+import math
 import sys
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .encode_rows import RowEncoder
+from .encode_rows import WHITE_SPACE, RowEncoder, number_of_text
 from .json_tensors import RequestError, as_word, show
 from .onnx_model import read_json_file
 
+# Words for a missing number in upper or lower case, as `predict` reads them.
+MISSING_WORDS = {
+    "", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "null", "nan", "none",
+    "-", "--", ".", "?", "\\n", "nat", "nil",
+}  # fmt: skip
 
-class RawRows:
-    """Checks rows of raw values, and encodes them as `encoding.json` says."""
 
-    def __init__(self, bundle: Path, shared: set[str]) -> None:
-        encoding = read_json_file(bundle / "encoding.json")
-        self.encoder, self.shared = RowEncoder(encoding), shared
+class RowFields:
+    """The fields of a row, and which values each takes, by an `encoding.json`."""
+
+    def __init__(self, encoding: Mapping[str, Any]) -> None:
         self.fields: dict[str, tuple[str, Any]] = {}  # by name: what is expected, and whether a value is that
-        vectors = {vector["name"]: vector["size"] for vector in encoding["schema"]["vectors"]}
         for spec in encoding["inputs"]:
-            columns = encoding["schema"]["numeric"] if spec["kind"] == "numbers" else spec["columns"]
-            for column in ["history"] if spec["kind"] == "items" else columns:
-                if spec["kind"] == "items" or (spec["kind"] == "ids" and spec.get("separator") is None):
-                    self.fields[column] = ("a list of texts or numbers", is_list)
-                elif spec["kind"] == "ids":
-                    self.fields[column] = (f"a text with {json.dumps(spec['separator'])} between values", is_scalar)
-                else:
-                    self.fields[column] = (
-                        "a number" if spec["kind"] == "numbers" else "a text or a number",
-                        is_scalar,
-                    )
-        for name, size in vectors.items():
-            self.fields[name] = (f"a list of {size} numbers", lambda value, size=size: is_vector(value, size))
+            if spec["kind"] == "numbers":
+                fits = partial(is_number, missing=encoding["schema"]["missing"])
+                self.fields |= dict.fromkeys(encoding["schema"]["numeric"], ("a number", fits))
+            elif spec["kind"] == "items":
+                self.fields["history"] = ("a list of texts or numbers", is_list)
+            elif spec["kind"] == "id":
+                self.fields |= dict.fromkeys(spec["columns"], ("a text or a number", is_scalar))
+            elif spec.get("separator") is None:
+                self.fields |= dict.fromkeys(spec["columns"], ("a list of texts or numbers", is_list))
+            else:
+                divided = (f"a text with {json.dumps(spec['separator'])} between values", is_scalar)
+                self.fields |= dict.fromkeys(spec["columns"], divided)
+        for vector in encoding["schema"]["vectors"]:
+            fits = partial(is_vector, size=vector["size"])
+            self.fields[vector["name"]] = (f"a list of {vector['size']} numbers", fits)
 
-    def encode(self, rows: Any) -> dict[str, list[Any]]:
-        """Return the inputs by name. Raises `RequestError` that names a field which is missing or of another type."""
-        if not isinstance(rows, list) or not rows:
-            raise RequestError("'rows' must be a list of rows, at least one.")
-        for number, row in enumerate(rows):
-            self._check(number, row)
-        encoded: dict[str, list[Any]] = self.encoder.encode(rows)
-        for name in self.shared & encoded.keys():
-            values = encoded[name]
-            if any(value != values[0] for value in values):
-                raise RequestError(
-                    f"The rows differ in '{name}', of which the model takes one for all rows of a request."
-                )
-            encoded[name] = values[:1]
-        return {name: [as_word(value) for value in values] for name, values in encoded.items()}
-
-    def _check(self, number: int, row: Any) -> None:
+    def check(self, number: int, row: Any) -> None:
+        """Raise `RequestError` that names a field which row `number` lacks, or whose value is of another type."""
         if not isinstance(row, dict):
             raise RequestError(
                 f"Row {number} must be an object with the fields {', '.join(self.fields)}, not {show(row)}."
@@ -61,12 +54,53 @@ class RawRows:
             if row[name] is not None and not fits(row[name]):
                 raise RequestError(f"'{name}' in row {number} must be {expected}, or null, not {show(row[name])}.")
 
+    def takes(self, row: Any) -> bool:
+        """Return whether a row has every field, with a value that it takes."""
+        try:
+            self.check(0, row)
+        except RequestError:
+            return False
+        return True
+
+
+class RawRows:
+    """Checks rows of raw values, and encodes them as `encoding.json` says."""
+
+    def __init__(self, bundle: Path, shared: set[str]) -> None:
+        encoding = read_json_file(bundle / "encoding.json")
+        self.encoder, self.fields, self.shared = RowEncoder(encoding), RowFields(encoding), shared
+
+    def encode(self, rows: Any) -> dict[str, list[Any]]:
+        """Return the inputs by name. Raises `RequestError` that names a field which is missing or of another type."""
+        if not isinstance(rows, list) or not rows:
+            raise RequestError("'rows' must be a list of rows, at least one.")
+        for number, row in enumerate(rows):
+            self.fields.check(number, row)
+        encoded: dict[str, list[Any]] = self.encoder.encode(rows)
+        for name in self.shared & encoded.keys():
+            values = encoded[name]
+            if any(value != values[0] for value in values):
+                raise RequestError(
+                    f"The rows differ in '{name}', of which the model takes one for all rows of a request."
+                )
+            encoded[name] = values[:1]
+        return {name: [as_word(value) for value in values] for name, values in encoded.items()}
+
 
 def is_scalar(value: Any) -> bool:
     """Return whether a value is one text, boolean, or finite number within float64."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return abs(value) <= sys.float_info.max
     return isinstance(value, str | bool)
+
+
+def is_number(value: Any, missing: Collection[str]) -> bool:
+    """Return whether a value is a finite number, a boolean, a text that docs/encoding.md reads as one, or a word for a missing number."""
+    if not isinstance(value, str):
+        return is_scalar(value)
+    text = value.strip(WHITE_SPACE)
+    number = number_of_text(text)
+    return text in missing or text.lower() in MISSING_WORDS if number is None else math.isfinite(number)
 
 
 def is_list(value: Any) -> bool:

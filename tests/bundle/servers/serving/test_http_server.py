@@ -104,6 +104,10 @@ def test_metadata_states_names_types_and_shapes(served: Served) -> None:
         ({"tags": ["red"]}, "'tags' in row 1 must be a text with \"|\" between values"),
         ({"user": {"id": 7}}, "'user' in row 1 must be a text or a number"),
         ({"price": 10**400}, "'price' in row 1 must be a number"),
+        ({"age": "thirty"}, "'age' in row 1 must be a number, or null, not \"thirty\"."),
+        ({"age": "30 years"}, "'age' in row 1 must be a number"),
+        ({"age": "inf"}, "'age' in row 1 must be a number"),
+        ({"age": [30]}, "'age' in row 1 must be a number"),
     ],
 )
 def test_a_row_that_does_not_fit_is_answered_with_its_field(served: Served, change: dict[str, Any], words: str) -> None:
