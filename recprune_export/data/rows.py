@@ -84,25 +84,25 @@ class Ragged:
 
     def take(self, indices: np.ndarray) -> "Ragged":
         """Return the lists at `indices`."""
-        return Ragged.of_slices(self.values, self.offsets[:-1][indices], self.lengths[indices])
+        return Ragged.from_slices(self.values, self.offsets[:-1][indices], self.lengths[indices])
 
     @classmethod
-    def of_slices(cls, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
+    def from_slices(cls, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
         """Return the lists that begin at `starts` of `values`, [lists], and have `lengths`, [lists]."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return cls(values[np.repeat(starts, lengths) + within], offsets)
 
     @classmethod
-    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """Return the lists of several parts, one after the other."""
-        starts = np.cumsum([0, *(len(part.values) for part in parts)])
-        offsets = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], *offsets]))
+    def concatenate(cls, lists: Sequence["Ragged"]) -> "Ragged":
+        """Return the lists of all of `lists`, one after the other."""
+        starts = np.cumsum([0, *(len(one.values) for one in lists)])
+        offsets = [one.offsets[1:] + start for one, start in zip(lists, starts, strict=False)]
+        return cls(np.concatenate([one.values for one in lists]), np.concatenate([[0], *offsets]))
 
     def drop_last(self, count: int | np.ndarray) -> "Ragged":
         """Return each list without its last `count` values, one number or [N]; the list may become empty."""
-        return Ragged.of_slices(self.values, self.offsets[:-1], np.maximum(self.lengths - count, 0))
+        return Ragged.from_slices(self.values, self.offsets[:-1], np.maximum(self.lengths - count, 0))
 
     def drop_zeros(self) -> "Ragged":
         """Return each list without the values that are 0."""

@@ -174,7 +174,9 @@ def _read_sequences(
     check_log_types(path, table.schema, columns)
     rows, counts = read_log(path, table, columns)
     log = order_users(rows)
-    rule: EndRule = SplitInTime.of_rows(path, rows, columns.order, schema.split) if schema.split.time else LeaveOneOut()
+    rule: EndRule = (
+        SplitInTime.from_rows(path, rows, columns.order, schema.split) if schema.split.time else LeaveOneOut()
+    )
     ends = rule.find_ends(log)
     notes = (*(counts + log.counts).notes(path, columns), *rule.judge(path, ends.counts))
     log = log.take_users(ends.users)
@@ -213,7 +215,7 @@ def _stream_sequences(
     def number_items(items: LogItems) -> np.ndarray:
         if not found:
             counted = pl.LazyFrame({"value": items.values, "len": items.counts}).filter(pl.col("len") > 0)
-            found.append(SequenceEncoder(schema, Vocabulary.of_counts(counted, 1, schema.missing)))
+            found.append(SequenceEncoder(schema, Vocabulary.from_counts(counted, 1, schema.missing)))
         return items.values.to_frame("item").select(found[0].items.lookup("item")).to_series().to_numpy()
 
     log = stream_log(path, frame, count, schema, number_items, reading.readers)

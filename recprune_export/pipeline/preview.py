@@ -36,7 +36,8 @@ class Preview(ToDictMixin):
     """What the job would remove, and what it cannot know before it runs (`unknown`, in sentences).
 
     `dense` and `pruned` count parameters; `zeroed` of the latter are set to zero. Bytes are those of the weights, or of the
-    whole file where `--max-bytes` plans them. `table_rows` has the numbers of rows before and after, by table. All that a search decides is None.
+    whole file where `--max-bytes` plans them. `table_rows` has the numbers of rows before and after, by table. All that a
+    search decides is None.
     """
 
     widths: tuple[GroupPreview, ...]

@@ -12,7 +12,7 @@ from recprune_export.column_names import describe_missing_column
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
 from recprune_export.data.streaming.data_files import DataFile
-from recprune_export.data.streaming.same_columns import hive_values, refuse_own_columns
+from recprune_export.data.streaming.same_columns import hive_values, refuse_columns_of_folders
 from recprune_export.data.tabular_files import count_frame_rows, raise_data_errors, read_column_names, scan
 from recprune_export.errors import UsageError
 from recprune_export.output_meaning import OutputMeaning
@@ -147,7 +147,7 @@ def open_file(
     typed = keep if within is None else ()
     added = {} if within is None else hive_values(within, data)
     if added:
-        refuse_own_columns(data, read_column_names(data, CsvOptions(reading.separator, reading.encoding)), added)
+        refuse_columns_of_folders(data, read_column_names(data, CsvOptions(reading.separator, reading.encoding)), added)
     requests = encode_file(data, scorer.model.encoder, scorer.model.signature, reading, typed, added)
     keep = tuple(dict.fromkeys((*requests.identity, *keep)))
     types: dict[str, pl.DataType] = {}

@@ -40,7 +40,7 @@ def test_it_has_the_widths_of_a_plan_that_is_given(checkpoint: Path, bundle: Pat
     ("options", "check"),
     [
         ([], lambda out: "user" in out and "top.0" in out and "nothing was written" in out),
-        (["--json"], lambda out: json.loads(out)["groups"][0]["label"]),
+        (["--json"], lambda out: json.loads(out)["widths"][0]["label"]),
         (["--quiet"], lambda out: not out),
     ],
     ids=["table", "json", "quiet"],
@@ -66,8 +66,8 @@ def test_what_a_search_decides_is_open(options: list[str], words: str, checkpoin
     done = invoke(checkpoint, "--dry-run", "--json", "--data", clicks_file, *options, *QUICK_OPTIONS)
     assert done.exit_code == 0, done.stderr
     planned = json.loads(done.stdout)
-    assert {group["kept"] for group in planned["groups"]} == {None}
-    assert planned["bytes"] is None
+    assert {group["kept"] for group in planned["widths"]} == {None}
+    assert planned["pruned_bytes"] is None
     assert words in planned["unknown"][0]
 
 

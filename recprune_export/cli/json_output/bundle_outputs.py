@@ -306,11 +306,18 @@ class NonzeroCounts(TypedDict):
 
 
 @with_config(CLOSED)
+class StoredCounts(NonzeroCounts):
+    """Parameters, those that are not 0, and the bytes that store them."""
+
+    bytes: Annotated[Count | None, Field(description="of the numbers alone, without scales; null if unknown")]
+
+
+@with_config(CLOSED)
 class FileCounts(TypedDict):
     """Counts of an ONNX file."""
 
-    tables: NonzeroCounts
-    rest: NonzeroCounts
+    tables: StoredCounts
+    rest: StoredCounts
     operations: Annotated[Count, Field(description="multiply-adds of one row")]
     nodes: Count
     bytes: Bytes

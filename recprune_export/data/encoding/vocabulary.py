@@ -81,10 +81,10 @@ class Vocabulary:
         (stored,) = set(column.meta.root_names())
         counted = frame.select(stored).group_by(stored).agg(pl.len().alias("__len"))
         texts = counted.select(column.alias("value"), pl.col("__len").alias("len")).drop_nulls("value")
-        return cls.of_counts(texts.group_by("value").agg(pl.col("len").sum()), first, missing)
+        return cls.from_counts(texts.group_by("value").agg(pl.col("len").sum()), first, missing)
 
     @classmethod
-    def of_counts(cls, counted: "pl.LazyFrame", first: int, missing: Collection[str] = ()) -> Self:
+    def from_counts(cls, counted: "pl.LazyFrame", first: int, missing: Collection[str] = ()) -> Self:
         """Return the vocabulary of texts `value` that stand in `len` rows each, as `count` does."""
         import polars as pl
 

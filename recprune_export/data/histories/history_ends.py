@@ -106,15 +106,15 @@ class SplitInTime:
     split_description: str
 
     @classmethod
-    def of_rows(cls, path: DataFile, rows: "pl.DataFrame", name: str, split: Split) -> "SplitInTime":
+    def from_rows(cls, path: DataFile, rows: "pl.DataFrame", name: str, split: Split) -> "SplitInTime":
         """Decide by all rows of a log (`read_log`), whose column of times is called `name`. Raises `DataError` as `split_by_time`."""
         row_split = split_by_time(path, rows[TIME].alias(name), split)
         valid, test = (rows[ORDER].filter(row_split.codes == code).min() for code in (1, 2))
         return cls((valid, test), row_split.description)
 
     @classmethod
-    def of_stream(cls, path: DataFile, rows: "pl.LazyFrame", name: str, split: Split) -> "SplitInTime":
-        """Decide as `of_rows` does, by rows that are not in memory."""
+    def from_stream(cls, path: DataFile, rows: "pl.LazyFrame", name: str, split: Split) -> "SplitInTime":
+        """Decide as `from_rows` does, by rows that are not in memory."""
         import polars as pl
 
         valid, test = choose_sides(path, rows.select(pl.col(ORDER).alias(name)), split, "").borders

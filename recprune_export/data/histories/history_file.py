@@ -60,7 +60,7 @@ class HistoryFile:
         # Where each span begins in `events` less where it begins in the file.
         moved = np.cumsum([0, *(stop - start for start, stop in spans)])[:-1] - [start for start, _ in spans]
         starts = starts + np.repeat(moved, np.diff(first))
-        histories = Ragged.of_slices(events, starts, lengths)
+        histories = Ragged.from_slices(events, starts, lengths)
         following = events[np.minimum(starts + lengths, len(events) - 1)]
         return np.concatenate([np.array([len(places)], EVENT_DTYPE), lengths, following, histories.values])
 
@@ -75,7 +75,7 @@ class HistoryFile:
         """Return the histories at `indices`, in memory."""
         places, events = self.places.map()[indices], np.asarray(self.events.map())
         starts, lengths = places["start"], places["length"]
-        histories = Ragged.of_slices(events, starts, lengths)
+        histories = Ragged.from_slices(events, starts, lengths)
         return NextItemLists(histories, events[starts + lengths])
 
 

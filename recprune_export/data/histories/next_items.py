@@ -26,11 +26,9 @@ class NextItemLists:
         return NextItemLists(self.histories.take(indices), self.targets[indices])
 
     @classmethod
-    def concatenate(cls, parts: Sequence["NextItemLists"]) -> "NextItemLists":
-        """Return the rows of several parts, one after the other."""
-        return cls(
-            Ragged.concatenate([part.histories for part in parts]), np.concatenate([part.targets for part in parts])
-        )
+    def concatenate(cls, lists: Sequence["NextItemLists"]) -> "NextItemLists":
+        """Return the rows of all `lists`, one after the other."""
+        return cls(Ragged.concatenate([one.histories for one in lists]), np.concatenate([one.targets for one in lists]))
 
     def pad(self, length: int) -> Rows:
         """Return requests of the last `length` items; unknown items, 0, are left out of a history.

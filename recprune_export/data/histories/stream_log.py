@@ -88,7 +88,9 @@ def stream_log(
     totals = _Totals()
     with _sorted_log(path, frame, count, columns, totals, keeps_time=bool(schema.split.time)) as (runs, items):
         rule: EndRule = (
-            SplitInTime.of_stream(path, runs.rows, columns.order, schema.split) if schema.split.time else LeaveOneOut()
+            SplitInTime.from_stream(path, runs.rows, columns.order, schema.split)
+            if schema.split.time
+            else LeaveOneOut()
         )
         events, places, counts = _write_histories(runs, rule, len(items), totals)
     notes = (*totals.rows.notes(path, columns), *rule.judge(path, totals.users))

@@ -31,7 +31,7 @@ def hive_values(source: DataFile, file: DataFile) -> dict[str, str | None]:
     return {key: None if value == _HIVE_NULL else unquote(value) for key, _, value in pairs}
 
 
-def refuse_own_columns(file: DataFile, names: Collection[str], keys: Collection[str]) -> None:
+def refuse_columns_of_folders(file: DataFile, names: Collection[str], keys: Collection[str]) -> None:
     """Raise `DataError` if a file has a column, among `names`, that its folders name as well, `keys`: they may differ."""
     own = next((key for key in keys if key in names), None)
     if own is not None:
@@ -53,7 +53,7 @@ def check_same_columns(source: DataFile, files: Sequence[DataFile], names: Seque
                 f"{file} lies in folders that name {_quote(own)}, and {files[0]} in folders that name {_quote(keys[0])}: give files of one "
                 "partitioning."
             )
-    refuse_own_columns(files[0], names[0], keys[0])
+    refuse_columns_of_folders(files[0], names[0], keys[0])
     if is_parquet(files[0]):
         return _check_parquet_types(files)
     for file, columns in zip(files, names, strict=True):
