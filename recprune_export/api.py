@@ -179,8 +179,13 @@ def compress_loaded(
     resume: bool = False,
     job_file: str | None = None,
     start_workers: Callable[[], AbstractContextManager[TuningWorkers | None]] = nullcontext,
+    recorded: Settings | None = None,
+    notes: Sequence[str] = (),
 ) -> CompressionResult:
-    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search."""
+    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search.
+
+    `recorded` are the settings that the manifest of a job by a `plan` states, `settings` by default; `notes` are said first.
+    """
     checkpoint = loaded.checkpoint
     settings = settle_settings(loaded.program, settings)
     check_space(loaded.program, target if settings.export.keep_dense else None)
@@ -204,6 +209,7 @@ def compress_loaded(
         if checkpoint is None
         else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
         leading_notes=(
+            *notes,
             *loaded.program.notes,
             *((resolved.reason,) if resolved else ()),
             *_data_notes(checkpoint, task),
@@ -211,7 +217,7 @@ def compress_loaded(
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
-        recorded=resolved.recorded if resolved else None,
+        recorded=resolved.recorded if resolved else recorded,
         derive=derive,
     )
 
@@ -470,6 +476,8 @@ def make_task(
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
+        if settings.export.calibration_rows:
+            raise UsageError("--calibration-rows keeps rows of --data: give that as well.")
         return make_sampled_task(loaded.program, settings.finetuning, settings.evaluation)
     task = _read_task(loaded, data, labels, settings)
     tuning = apply_finetuning_settings(task.config, settings.finetuning)

@@ -14,10 +14,12 @@ from recprune_export.bundle.contents import (
     format_compact_json,
     gather_bundle_files,
     gather_derived_files,
+    make_npz,
     read_encoding,
 )
 from recprune_export.bundle.key_figures import describe_quality, describe_size, describe_speed
 from recprune_export.bundle.manifest.manifest import (
+    CALIBRATION,
     DATA_PROFILE,
     ENCODING,
     OUT_OF_RANGE_INPUTS,
@@ -36,6 +38,7 @@ from recprune_export.derived.derived_model import DeriveModel
 from recprune_export.derived.validate_derived import GOLDEN_ROWS
 from recprune_export.distributed.main_process import call_on_main, enter_on_main, leave_to_main
 from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
+from recprune_export.finetuning.kept_requests import keep_requests
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.finetuning.task import (
@@ -325,6 +328,10 @@ def collect_bundle_files(
     files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
+    if settings.export.calibration_rows:
+        files[CALIBRATION] = make_npz(
+            keep_requests(task, settings.export.calibration_rows, settings.seed), compressed=True
+        )
     servers = make_server_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
         options=read_session_options(manifest), max_batch=settings.export.max_batch, triton=settings.export.triton,

@@ -1,0 +1,124 @@
+"""`find_difference`: the first difference between the model of a bundle and another one, in words."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.error_text import describe_place
+from recprune_export.errors import PruningError
+from recprune_export.pipeline._prune import rotate_channels
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import find_source_line
+from recprune_export.program.program import Program
+from recprune_export.program.signature import Input, Output, Signature
+from recprune_export.pruning.apply._apply_plan import apply_plan
+from recprune_export.pruning.fields.field_selection import remove_fields
+from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.rare_ids._share_rows import share_rows
+
+
+def find_difference(pruned: Program, plan: Plan, program: Program) -> str | None:
+    """Return how `program` differs from the model that `plan` made to `pruned`; None for other weights of the same model.
+
+    The plan of one stage is applied as it is, and its result compared with `pruned` operator by operator: no bundle has to
+    hold the graph of its dense model. Time: that of one pruned program, without statistics.
+    """
+    difference = _compare_signatures(pruned.signature, program.signature)
+    if difference is not None:
+        return difference
+    try:
+        smaller = share_rows(remove_fields(program, plan.fields).program, plan.rows, {})
+        return _compare_graphs(pruned, apply_plan(rotate_channels(smaller, plan), plan))
+    except PruningError as error:
+        return str(error).rstrip(".")
+
+
+def _compare_signatures(one: Signature, other: Signature) -> str | None:
+    """Return the first difference of the inputs and outputs, but for rules and figures that follow from rows or the example."""
+    for kind, ones, others in (("input", one.inputs, other.inputs), ("output", one.outputs, other.outputs)):
+        for before, after in zip_longest(ones, others):
+            if before is None or after is None:
+                surplus, owner = (after, "the new model") if before is None else (before, "the bundle")
+                return f"{owner} alone has the {kind} '{surplus.name}'"
+            difference = _compare_tensors(before, after)
+            if difference is not None:
+                return f"the {kind} {difference}"
+    return None
+
+
+def _compare_tensors(one: Input | Output, other: Input | Output) -> str | None:
+    if one.name != other.name:
+        return f"'{other.name}' stands in the place of '{one.name}'"
+    aspects: dict[str, Callable[[Any], Any]] = {"dtype": lambda t: t.dtype}
+    if isinstance(one, Input) and one.jagged is not None:
+        aspects["form of jagged rows"] = _describe_jagged
+    else:
+        aspects["shape"] = lambda t: list(t.shape)
+    if isinstance(one, Input):
+        aspects["range of ids"] = _describe_ids
+    for aspect, read in aspects.items():
+        before, after = read(one), read(other)
+        if before != after:
+            return f"'{one.name}' has the {aspect} {after}, and in the bundle {before}"
+    return None
+
+
+def _describe_ids(spec: Input) -> str:
+    ranges = ["none" if pair is None else f"{pair[0]} to {pair[1]}" for pair in spec.ids]
+    return ", ".join(dict.fromkeys(ranges)) if len(set(ranges)) == 1 else ", ".join(ranges) or "none"
+
+
+def _describe_jagged(spec: Input) -> str:
+    return "none" if spec.jagged is None else str(replace(spec.jagged, counts=(0, 0)).to_dict())
+
+
+def _compare_graphs(one: Program, other: Program) -> str | None:
+    """Return the first difference of two graphs: operators, their order, operands and constants, and shapes of tensors."""
+    for before, after in zip_longest(_describe_nodes(one), _describe_nodes(other)):
+        if before is None or after is None:
+            node, owner = (after[0], "the new model") if before is None else (before[0], "the bundle")
+            return f"{owner} alone computes {_name_operator(node)}{describe_place(find_source_line(node))}"
+        if before[1] != after[1]:
+            place = describe_place(find_source_line(after[0]))
+            return f"the new model computes {_describe(*after)}{place}, where that of the bundle computes {_describe(*before)}"
+    return None
+
+
+def _describe_nodes(program: Program) -> Iterator[tuple[fx.Node, tuple[Any, ...]]]:
+    """Yield each node with what it computes, without names: those of a loaded program may be others."""
+    numbers: dict[fx.Node, int] = {}
+    for number, node in enumerate(program.module.graph.nodes):
+        numbers[node] = number
+        if node.op == "get_attr":
+            tensor = tensor_at(program.module, str(node.target))
+            yield node, (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            continue
+        target = str(node.target) if node.op == "call_function" else node.op
+        yield node, (target, *(_number_nodes(part, numbers) for part in (node.args, node.kwargs)))
+
+
+def _number_nodes(value: Any, numbers: dict[fx.Node, int]) -> Any:
+    """Return arguments as comparable values, with the place of each node in the graph."""
+    if isinstance(value, fx.Node):
+        return "node", numbers[value]
+    if isinstance(value, dict):
+        return tuple((name, _number_nodes(item, numbers)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_number_nodes(item, numbers) for item in value)
+    return str(value) if isinstance(value, torch.dtype | torch.device | Tensor) else value
+
+
+def _name_operator(node: fx.Node) -> str:
+    return f"'{node.target}'"
+
+
+def _describe(node: fx.Node, content: tuple[Any, ...]) -> str:
+    if node.op == "get_attr":
+        shape, dtype = content
+        return f"with '{node.target}' of shape {list(shape)} in {dtype}"
+    constants = [str(argument) for argument in (*node.args, *node.kwargs.values()) if not isinstance(argument, fx.Node)]
+    return _name_operator(node) + (f" with {', '.join(constants)}" if constants else "")
