@@ -65,7 +65,7 @@ from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_sensitivity
-from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.plan import Plan, PlannedProgram
 from recprune_export.report.sweep_file import SWEEP
 from recprune_export.search._resolve_budgets import check_budgets, resolve_budgets
 from recprune_export.search._sweep import BYTE_FRACTIONS, SPARSITIES, Sweep, list_points, tune_points
@@ -174,7 +174,7 @@ def compress_loaded(
     settings: Settings,
     origin: InputSources,
     *,
-    plan: Plan | None = None,
+    plan: Plan | PlannedProgram | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
     job_file: str | None = None,

@@ -40,7 +40,7 @@ from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_selection import remove_fields
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.plan import FieldPlan, Plan
+from recprune_export.pruning.plan import FieldPlan, Plan, PlannedProgram
 from recprune_export.pruning.rare_ids.shared_row_proof import check_rows
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.pruning.rotation._apply_transforms import apply_transforms
@@ -126,7 +126,7 @@ def prune(
     task: Task,
     *,
     seed: int = 0,
-    plan: Plan | None = None,
+    plan: Plan | PlannedProgram | None = None,
     checkpoints: StageCheckpoints = NO_CHECKPOINTS,
     search_prefix: SearchPrefix | None = None,
     serving: ServingConfig = DEFAULT_SERVING,
@@ -137,7 +137,8 @@ def prune(
     set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
     2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
     `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity
-    or the bytes; the bytes of a plan are those of a file for `serving`.
+    or the bytes; a `plan` of one stage may come with the program that it was made for; the bytes of a plan are those of a
+    file for `serving`.
 
     Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
     `PruningError` where the plan does not fit.
@@ -146,6 +147,9 @@ def prune(
         raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
     if plan is not None and pruning.prune_rows is not None:
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
+    projected = None
+    if isinstance(plan, PlannedProgram):
+        plan, projected = plan.plan, plan.program
     if plan is not None:
         pruning = replace(pruning, pruning_stages=len(plan.stages))
     regularized, fields, candidates = None, None, None
@@ -162,7 +166,8 @@ def prune(
     for number in range(1, pruning.pruning_stages + 1):
         stage_plan = plan.stages[number - 1] if plan is not None else None
         stage_target = target if number == pruning.pruning_stages else None
-        stages.append(_run_stage(context, start, number, stage_plan, fields if number == 1 else None, stage_target))
+        first_fields = fields if number == 1 else None
+        stages.append(_run_stage(context, start, number, stage_plan, first_fields, stage_target, projected))
         start = stages[-1].program
     if stages[-1].plan.storage is not None:
         target = count_all_weights(start, start.analysis.tables)
@@ -235,8 +240,12 @@ def _run_stage(
     plan: Plan | None = None,
     fields: FieldPlan | None = None,
     target: NonZeroTarget | None = None,
+    projected: Program | None = None,
 ) -> PrunedStage:
-    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set."""
+    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set.
+
+    `projected` is `start` as a given `plan` was made for it, where it is there already.
+    """
     pruning, task = context.pruning, context.task
     checkpoint = context.checkpoints.load(f"stage-{number}")
     if checkpoint is not None:
@@ -253,7 +262,7 @@ def _run_stage(
         cut = _cut(context, start, plan, planned.program, refit=pruning.refit)
         del planned  # its program may have tables that the dense one does not share
     else:
-        cut = _cut(context, start, plan, refit=pruning.refit and checkpoint is None)
+        cut = _cut(context, start, plan, projected, refit=pruning.refit and checkpoint is None)
     if checkpoint is not None:
         checkpoint.restore(cut.student.module)
         fitted = None if checkpoint.values["fitted"] is None else FitResult.from_dict(checkpoint.values["fitted"])

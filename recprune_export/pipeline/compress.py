@@ -86,7 +86,7 @@ from recprune_export.pipeline.streamed_models import settle_settings
 from recprune_export.program.program import Program
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
-from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.plan import Plan, PlannedProgram
 from recprune_export.pruning.storage_plan import StoragePlan
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
@@ -160,7 +160,7 @@ def compress_program(
     settings: Settings = DEFAULTS,
     task: Task | None = None,
     *,
-    plan: Plan | None = None,
+    plan: Plan | PlannedProgram | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     origin: InputSources = UNKNOWN,
     sign: Callable[[bytes], bytes] | None = None,
@@ -229,7 +229,7 @@ def run_stages(
     settings: Settings,
     checkpoints: StageCheckpoints,
     *,
-    plan: Plan | None,
+    plan: Plan | PlannedProgram | None,
     search_prefix: SearchPrefix | None,
     folder: Path,
 ) -> Outcome:
@@ -249,7 +249,12 @@ def run_stages(
 
 
 def _export_and_measure(
-    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path, plan: Plan | None
+    program: Program,
+    pruned: PrunedModel,
+    settings: Settings,
+    task: Task,
+    folder: Path,
+    plan: Plan | PlannedProgram | None,
 ) -> Outcome:
     exported = export_and_quantize(program, pruned, settings, task, folder)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
@@ -265,10 +270,11 @@ def _export_and_measure(
 
 
 def open_checkpoints(
-    program: Program, settings: Settings, task: Task, plan: Plan | None, target: Path, *, resume: bool
+    program: Program, settings: Settings, task: Task, plan: Plan | PlannedProgram | None, target: Path, *, resume: bool
 ) -> StageCheckpoints:
     """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
-    extra = None if plan is None else plan.to_dict()
+    given = plan.plan if isinstance(plan, PlannedProgram) else plan
+    extra = None if given is None else given.to_dict()
     with show_status("Hashing the model and the rows"):
         key = call_on_main(
             lambda: fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)

@@ -18,25 +18,27 @@ from recprune_export.data.data_identity import identify_data
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
 from recprune_export.data.streaming.data_files import DataFile
-from recprune_export.distributed.main_process import enter_on_main
-from recprune_export.errors import DataError, ModelError, Undecided, UsageError, ValidationFailed
+from recprune_export.distributed.main_process import call_on_main, enter_on_main
+from recprune_export.errors import DataError, ModelError, PruningError, Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.finetuning.kept_requests import KeptRequests
 from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import CompressionResult, make_sampled_task
 from recprune_export.pipeline.planning import make_budget, make_score_inputs, remove_fields_and_rows
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._load_program import LoadedModel
+from recprune_export.program.program import Program
 from recprune_export.program.requests.row_specs import make_array_spec
 from recprune_export.progress import show_status
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.allocation.group_plans import renew_plan
 from recprune_export.pruning.importance.scores.registry import rank_channels
-from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.plan import Plan, PlannedProgram
 from recprune_export.pruning.rotation.projections import insert_projections
-from recprune_export.reapply.find_difference import find_difference
+from recprune_export.reapply.describe_difference import compare_architectures, compare_signatures
 from recprune_export.reapply.judge_widths import judge_widths
 from recprune_export.refresh.drift_report import MAX_DROP
 from recprune_export.refresh.metric_change import MetricComparison, judge_gap
@@ -158,11 +160,13 @@ def reapply(
         settings, notes = _make_settings(opened, data, row_settings, epochs=epochs, quick=quick)
         with show_status("Opening the model"):
             loaded = load_model(model, None, source or {}, settings.export)
-            _refuse_other_models(opened, plan, loaded, model)
+            _refuse(opened, model, compare_signatures(opened.program.signature, loaded.program.signature))
         with show_status("Reading rows"):
             task = _make_task(opened, loaded, data, labels, settings)
         with show_status("Choosing channels"):
-            renewed, finding = _renew_plan(opened, plan, loaded, task)
+            program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+            projected = _project(opened, plan, program, task, model)
+            renewed, finding = _renew_plan(opened, plan, projected, task)
         origin = InputSources(
             command,
             model_name=model.name,
@@ -173,7 +177,7 @@ def reapply(
         )
         result = compress_loaded(
             loaded, task, target, settings, origin,
-            plan=renewed, sign=signer, recorded=opened.settings, notes=notes,
+            plan=PlannedProgram(renewed, projected), sign=signer, recorded=opened.settings, notes=notes,
         )  # fmt: skip
     return ReappliedPlan(bundle, result, (*_judge_quality(opened, result, max_drop), finding), undecided)
 
@@ -206,8 +210,20 @@ def _make_settings(
     return settings.with_options(**planned, **searched, **tuning, **evaluated, quick=quick), tuple(notes)
 
 
-def _refuse_other_models(opened: OpenBundle, plan: Plan, loaded: LoadedModel, model: Path) -> None:
-    difference = find_difference(opened.program, plan, loaded.program)
+def _project(opened: OpenBundle, plan: Plan, program: Program, task: Task, model: Path) -> Program:
+    """Return the new model as the plan was made for it. Raises `UsageError` where it has another architecture."""
+    try:
+        smaller = remove_fields_and_rows(program, plan, task, opened.settings.seed)
+        projected = insert_projections(smaller, plan.projection_plan)
+    except PruningError as error:
+        _refuse(opened, model, str(error).rstrip("."))
+        raise
+    _refuse(opened, model, compare_architectures(opened.program, plan, projected))
+    return projected
+
+
+def _refuse(opened: OpenBundle, model: Path, difference: str | None) -> None:
+    """Raise `UsageError` where the new model is another one than that of the bundle."""
     if difference is not None:
         raise UsageError(
             f"{model} is another model than that of {opened.path}: {difference}. A plan belongs to one architecture: compress the new "
@@ -262,14 +278,13 @@ def _check_kept_rows(opened: OpenBundle, loaded: LoadedModel) -> Rows:
     return Rows({spec.name: check_input_array(str(path), spec, arrays[spec.name]) for spec in specs}, {})
 
 
-def _renew_plan(opened: OpenBundle, plan: Plan, loaded: LoadedModel, task: Task) -> tuple[Plan, DriftFinding]:
+def _renew_plan(opened: OpenBundle, plan: Plan, projected: Program, task: Task) -> tuple[Plan, DriftFinding]:
     """Return the plan for the new weights, and whether other widths would lose less."""
-    seed = opened.settings.seed
-    program = insert_projections(remove_fields_and_rows(loaded.program, plan, task, seed), plan.projection_plan)
-    inputs = make_score_inputs(program, task, seed)
+    inputs = make_score_inputs(projected, task, opened.settings.seed)
     rankings = rank_channels(plan.score, inputs)
     finding = judge_widths(plan, rankings, inputs, make_budget(opened.settings.pruning))
-    return renew_plan(plan, program, rankings), finding
+    # The processes of a run may have different processors, which round differently.
+    return call_on_main(partial(renew_plan, plan, projected, rankings)), finding
 
 
 def _judge_quality(opened: OpenBundle, result: CompressionResult, max_drop: float) -> tuple[DriftFinding, ...]:

@@ -1,4 +1,4 @@
-"""`find_difference`: the first difference between the model of a bundle and another one, in words."""
+"""The first difference between the model of a bundle and another one, in words; None for other weights of the same model."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,35 +9,15 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.error_text import describe_place
-from recprune_export.errors import PruningError
-from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import find_source_line
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Input, Output, Signature
 from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.fields.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.rare_ids._share_rows import share_rows
 
 
-def find_difference(pruned: Program, plan: Plan, program: Program) -> str | None:
-    """Return how `program` differs from the model that `plan` made to `pruned`; None for other weights of the same model.
-
-    The plan of one stage is applied as it is, and its result compared with `pruned` operator by operator: no bundle has to
-    hold the graph of its dense model. Time: that of one pruned program, without statistics.
-    """
-    difference = _compare_signatures(pruned.signature, program.signature)
-    if difference is not None:
-        return difference
-    try:
-        smaller = share_rows(remove_fields(program, plan.fields).program, plan.rows, {})
-        return _compare_graphs(pruned, apply_plan(rotate_channels(smaller, plan), plan))
-    except PruningError as error:
-        return str(error).rstrip(".")
-
-
-def _compare_signatures(one: Signature, other: Signature) -> str | None:
+def compare_signatures(one: Signature, other: Signature) -> str | None:
     """Return the first difference of the inputs and outputs, but for rules and figures that follow from rows or the example."""
     for kind, ones, others in (("input", one.inputs, other.inputs), ("output", one.outputs, other.outputs)):
         for before, after in zip_longest(ones, others):
@@ -76,8 +56,23 @@ def _describe_jagged(spec: Input) -> str:
     return "none" if spec.jagged is None else str(replace(spec.jagged, counts=(0, 0)).to_dict())
 
 
+def compare_architectures(pruned: Program, plan: Plan, projected: Program) -> str | None:
+    """Return how `projected`, the other model after the projections of `plan`, differs from that of which `plan` made `pruned`.
+
+    The plan of one stage is applied as it is, without rotations, and its result compared with `pruned` operator by operator, so that no
+    bundle has to hold the graph of its dense model.
+    """
+    widths = {group.name: group.width for group in projected.analysis.groups}
+    for group in plan.groups:
+        width = widths.get(group.group)
+        if width != group.width:
+            found = "is missing" if width is None else f"has {width}"
+            return f"'{group.group}' {found}, where the model of the bundle has {group.width} channels"
+    return _compare_graphs(pruned, apply_plan(projected, plan))
+
+
 def _compare_graphs(one: Program, other: Program) -> str | None:
-    """Return the first difference of two graphs: operators, their order, operands and constants, and shapes of tensors."""
+    """Return the first difference of operators, their order, operands and constants, and of shapes of tensors."""
     for before, after in zip_longest(_describe_nodes(one), _describe_nodes(other)):
         if before is None or after is None:
             node, owner = (after[0], "the new model") if before is None else (before[0], "the bundle")
