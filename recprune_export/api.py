@@ -48,6 +48,7 @@ from recprune_export.pipeline.compress import (
 )
 from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
+from recprune_export.pipeline.given_plan import GivenPlan
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.pipeline.streamed_models import refuse_streamed, settle_settings
 from recprune_export.program.capture._capture import capture
@@ -65,7 +66,7 @@ from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_sensitivity
-from recprune_export.pruning.plan import Plan, PlannedProgram
+from recprune_export.pruning.plan import Plan
 from recprune_export.report.sweep_file import SWEEP
 from recprune_export.search._resolve_budgets import check_budgets, resolve_budgets
 from recprune_export.search._sweep import BYTE_FRACTIONS, SPARSITIES, Sweep, list_points, tune_points
@@ -158,7 +159,7 @@ def compress(
                 data_name=data_name(data),
                 data_file=identify_data(data) if isinstance(data, Path | str) else None,
             ),
-            plan=plan,
+            plan=None if plan is None else GivenPlan(plan),
             sign=signer,
             resume=resume,
             job_file=job_file,
@@ -174,7 +175,7 @@ def compress_loaded(
     settings: Settings,
     origin: InputSources,
     *,
-    plan: Plan | PlannedProgram | None = None,
+    plan: GivenPlan | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
     job_file: str | None = None,

@@ -40,7 +40,7 @@ from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_selection import remove_fields
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.plan import FieldPlan, Plan, PlannedProgram
+from recprune_export.pruning.plan import FieldPlan, Plan
 from recprune_export.pruning.rare_ids.shared_row_proof import check_rows
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.pruning.rotation._apply_transforms import apply_transforms
@@ -126,10 +126,11 @@ def prune(
     task: Task,
     *,
     seed: int = 0,
-    plan: Plan | PlannedProgram | None = None,
+    plan: Plan | None = None,
     checkpoints: StageCheckpoints = NO_CHECKPOINTS,
     search_prefix: SearchPrefix | None = None,
     serving: ServingConfig = DEFAULT_SERVING,
+    projected: Program | None = None,
 ) -> PrunedModel:
     """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
 
@@ -137,8 +138,8 @@ def prune(
     set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
     2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
     `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity
-    or the bytes; a `plan` of one stage may come with the program that it was made for; the bytes of a plan are those of a
-    file for `serving`.
+    or the bytes; the bytes of a plan are those of a file for `serving`. `projected` is the program for which a `plan` of one
+    stage was made, where it is there already.
 
     Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
     `PruningError` where the plan does not fit.
@@ -147,9 +148,6 @@ def prune(
         raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
     if plan is not None and pruning.prune_rows is not None:
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
-    projected = None
-    if isinstance(plan, PlannedProgram):
-        plan, projected = plan.plan, plan.program
     if plan is not None:
         pruning = replace(pruning, pruning_stages=len(plan.stages))
     regularized, fields, candidates = None, None, None

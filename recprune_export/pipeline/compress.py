@@ -76,6 +76,7 @@ from recprune_export.pipeline.export_models import (
     make_predictor,
     make_serving_config,
 )
+from recprune_export.pipeline.given_plan import GivenPlan
 from recprune_export.pipeline.stage_checkpoints import (
     NO_CHECKPOINTS,
     StageCheckpoints,
@@ -86,8 +87,8 @@ from recprune_export.pipeline.streamed_models import settle_settings
 from recprune_export.program.program import Program
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
-from recprune_export.pruning.plan import Plan, PlannedProgram
 from recprune_export.pruning.storage_plan import StoragePlan
+from recprune_export.quantization.quantization_plan import QuantizationPlan
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
     EvaluationSettings,
@@ -160,7 +161,7 @@ def compress_program(
     settings: Settings = DEFAULTS,
     task: Task | None = None,
     *,
-    plan: Plan | PlannedProgram | None = None,
+    plan: GivenPlan | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     origin: InputSources = UNKNOWN,
     sign: Callable[[bytes], bytes] | None = None,
@@ -229,7 +230,7 @@ def run_stages(
     settings: Settings,
     checkpoints: StageCheckpoints,
     *,
-    plan: Plan | PlannedProgram | None,
+    plan: GivenPlan | None,
     search_prefix: SearchPrefix | None,
     folder: Path,
 ) -> Outcome:
@@ -240,8 +241,8 @@ def run_stages(
     """
     pruned = prune(
         program, settings.pruning, settings.finetuning, task,
-        seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
-        serving=make_serving_config(settings),
+        seed=settings.seed, plan=plan.plan if plan else None, checkpoints=checkpoints, search_prefix=search_prefix,
+        serving=make_serving_config(settings), projected=plan.projected if plan else None,
     )  # fmt: skip
     outcome = call_on_main(partial(_export_and_measure, program, pruned, settings, task, folder, plan), share=False)
     leave_to_main()
@@ -254,9 +255,9 @@ def _export_and_measure(
     settings: Settings,
     task: Task,
     folder: Path,
-    plan: Plan | PlannedProgram | None,
+    plan: GivenPlan | None,
 ) -> Outcome:
-    exported = export_and_quantize(program, pruned, settings, task, folder)
+    exported = export_and_quantize(program, pruned, settings, task, folder, plan.quantization if plan else None)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
     check_byte_limit(exported.pruned.bytes, storage)
@@ -270,11 +271,10 @@ def _export_and_measure(
 
 
 def open_checkpoints(
-    program: Program, settings: Settings, task: Task, plan: Plan | PlannedProgram | None, target: Path, *, resume: bool
+    program: Program, settings: Settings, task: Task, plan: GivenPlan | None, target: Path, *, resume: bool
 ) -> StageCheckpoints:
     """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
-    given = plan.plan if isinstance(plan, PlannedProgram) else plan
-    extra = None if given is None else given.to_dict()
+    extra = None if plan is None else plan.plan.to_dict()
     with show_status("Hashing the model and the rows"):
         key = call_on_main(
             lambda: fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)
@@ -284,14 +284,19 @@ def open_checkpoints(
 
 
 def export_and_quantize(
-    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path
+    program: Program,
+    pruned: PrunedModel,
+    settings: Settings,
+    task: Task,
+    folder: Path,
+    chosen: QuantizationPlan | None = None,
 ) -> ExportedModels:
-    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it."""
+    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it, in the forms `chosen` before."""
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, make_serving_config(settings), task, folder)
     quantized = quantize_export(
         exported.pruned, settings.quantization, batches, task, folder / "quantized",
-        threads=threads, seed=settings.seed, runtime=settings.export.runtime,
+        threads=threads, seed=settings.seed, runtime=settings.export.runtime, chosen=chosen,
     )  # fmt: skip
     return exported.with_quantized(quantized)
 

@@ -27,6 +27,7 @@ from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import CompressionResult, make_sampled_task
+from recprune_export.pipeline.given_plan import GivenPlan
 from recprune_export.pipeline.planning import make_budget, make_score_inputs, remove_fields_and_rows
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._load_program import LoadedModel
@@ -36,8 +37,9 @@ from recprune_export.progress import show_status
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.allocation.group_plans import renew_plan
 from recprune_export.pruning.importance.scores.registry import rank_channels
-from recprune_export.pruning.plan import Plan, PlannedProgram
+from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation.projections import insert_projections
+from recprune_export.quantization.quantization_plan import QuantizationPlan
 from recprune_export.reapply.describe_difference import compare_architectures, compare_signatures
 from recprune_export.reapply.judge_widths import judge_widths
 from recprune_export.refresh.drift_report import MAX_DROP
@@ -177,7 +179,7 @@ def reapply(
         )
         result = compress_loaded(
             loaded, task, target, settings, origin,
-            plan=PlannedProgram(renewed, projected), sign=signer, recorded=opened.settings, notes=notes,
+            plan=GivenPlan(renewed, projected, _read_forms(opened)), sign=signer, recorded=opened.settings, notes=notes,
         )  # fmt: skip
     return ReappliedPlan(bundle, result, (*_judge_quality(opened, result, max_drop), finding), undecided)
 
@@ -285,6 +287,12 @@ def _renew_plan(opened: OpenBundle, plan: Plan, projected: Program, task: Task) 
     finding = judge_widths(plan, rankings, inputs, make_budget(opened.settings.pruning))
     # The processes of a run may have different processors, which round differently.
     return call_on_main(partial(renew_plan, plan, projected, rankings)), finding
+
+
+def _read_forms(opened: OpenBundle) -> QuantizationPlan | None:
+    """Return the forms of the quantized weights of a bundle; None where it has none."""
+    section = opened.manifest.quantisation
+    return QuantizationPlan.from_dict(section) if section else None
 
 
 def _judge_quality(opened: OpenBundle, result: CompressionResult, max_drop: float) -> tuple[DriftFinding, ...]:

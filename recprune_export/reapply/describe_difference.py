@@ -1,6 +1,6 @@
 """The first difference between the model of a bundle and another one, in words; None for other weights of the same model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from recprune_export.error_text import describe_place
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import find_source_line
+from recprune_export.program.nodes import argument, find_source_line
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Input, Output, Signature
 from recprune_export.pruning.apply._apply_plan import apply_plan
@@ -19,15 +19,17 @@ from recprune_export.pruning.plan import Plan
 
 def compare_signatures(one: Signature, other: Signature) -> str | None:
     """Return the first difference of the inputs and outputs, but for rules and figures that follow from rows or the example."""
-    for kind, ones, others in (("input", one.inputs, other.inputs), ("output", one.outputs, other.outputs)):
-        for before, after in zip_longest(ones, others):
-            if before is None or after is None:
-                surplus, owner = (after, "the new model") if before is None else (before, "the bundle")
-                return f"{owner} alone has the {kind} '{surplus.name}'"
-            difference = _compare_tensors(before, after)
-            if difference is not None:
-                return f"the {kind} {difference}"
-    return None
+    return _compare_lists("input", one.inputs, other.inputs) or _compare_lists("output", one.outputs, other.outputs)
+
+
+def _compare_lists(kind: str, ones: Sequence[Input | Output], others: Sequence[Input | Output]) -> str | None:
+    for before, after in zip(ones, others, strict=False):
+        difference = _compare_tensors(before, after)
+        if difference is not None:
+            return f"the {kind} {difference}"
+    longer, owner = (ones, "the bundle") if len(ones) > len(others) else (others, "the new model")
+    surplus = longer[min(len(ones), len(others)) :]
+    return f"{owner} alone has the {kind} '{surplus[0].name}'" if surplus else None
 
 
 def _compare_tensors(one: Input | Output, other: Input | Output) -> str | None:
@@ -93,7 +95,15 @@ def _describe_nodes(program: Program) -> Iterator[tuple[fx.Node, tuple[Any, ...]
             yield node, (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
             continue
         target = str(node.target) if node.op == "call_function" else node.op
-        yield node, (target, *(_number_nodes(part, numbers) for part in (node.args, node.kwargs)))
+        yield node, (target, _number_nodes(_bind_arguments(node), numbers))
+
+
+def _bind_arguments(node: fx.Node) -> dict[str, Any]:
+    """Return all arguments by name, those at their default as well, which `torch.export.save` leaves out."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {**{str(place): value for place, value in enumerate(node.args)}, **node.kwargs}
+    return {parameter.name: argument(node, parameter.name) for parameter in schema.arguments}
 
 
 def _number_nodes(value: Any, numbers: dict[fx.Node, int]) -> Any:
@@ -101,7 +111,7 @@ def _number_nodes(value: Any, numbers: dict[fx.Node, int]) -> Any:
     if isinstance(value, fx.Node):
         return "node", numbers[value]
     if isinstance(value, dict):
-        return tuple((name, _number_nodes(item, numbers)) for name, item in value.items())
+        return tuple((name, _number_nodes(item, numbers)) for name, item in sorted(value.items()))
     if isinstance(value, list | tuple):
         return tuple(_number_nodes(item, numbers) for item in value)
     return str(value) if isinstance(value, torch.dtype | torch.device | Tensor) else value
@@ -115,5 +125,5 @@ def _describe(node: fx.Node, content: tuple[Any, ...]) -> str:
     if node.op == "get_attr":
         shape, dtype = content
         return f"with '{node.target}' of shape {list(shape)} in {dtype}"
-    constants = [str(argument) for argument in (*node.args, *node.kwargs.values()) if not isinstance(argument, fx.Node)]
+    constants = [str(value) for value in (*node.args, *node.kwargs.values()) if not isinstance(value, fx.Node)]
     return _name_operator(node) + (f" with {', '.join(constants)}" if constants else "")

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from recprune_export.api import compress
-from recprune_export.bundle import MANIFEST, pack, read_manifest, verify
+from recprune_export.bundle import MANIFEST, Manifest, pack, read_manifest, verify
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.reapply import ReappliedPlan, reapply
 from recprune_export.refresh.open_bundle import open_bundle
@@ -25,6 +25,7 @@ POINTS: dict[str, dict[str, Any]] = {
     "sparsity": {"sparsity": 0.7},
     "bytes": {"max_bytes": "12%"},
     "score": {"sparsity": 0.6, "score": "taylor"},
+    "int8": {"sparsity": 0.5, "quantize": "int8", "max_quantize_drop": 0.5},
 }
 
 
@@ -69,6 +70,11 @@ def edited(bundle: Path, target: Path, without: Collection[str]) -> Path:
     return target
 
 
+def list_forms(manifest: Manifest) -> dict[str, str]:
+    section = manifest.quantisation
+    return {weight["name"]: weight["form"] for part in ("layers", "tables") for weight in section.get(part, ())}
+
+
 def check_bundle(applied: ReappliedPlan, baseline: Path) -> None:
     """Masked equals pruned, ONNX equals PyTorch, and the plan is the same but for channels and rotations."""
     verify(applied.result.target)
@@ -78,6 +84,7 @@ def check_bundle(applied: ReappliedPlan, baseline: Path) -> None:
     assert manifest.plan["groups"] == before.plan["groups"]
     assert manifest.plan.get("storage", {}).get("bits") == before.plan.get("storage", {}).get("bits")
     assert manifest.signature == before.signature
+    assert list_forms(manifest) == list_forms(before)
     assert manifest.provenance is not None
     assert manifest.provenance["baseline"] == {"name": before.name, "checksum": before.checksum}
 
