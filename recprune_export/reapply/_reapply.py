@@ -159,7 +159,8 @@ def reapply(
     with open_bundle_path(bundle) as folder, enter_on_main(partial(stage_bundle, target), target) as target:
         opened = open_bundle(bundle, folder)
         plan = _require_one_stage(opened)
-        settings, notes = _make_settings(opened, data, row_settings, epochs=epochs, quick=quick)
+        recorded = opened.settings if data is None else override_row_settings(opened.settings, data, row_settings)
+        settings = _make_settings(recorded, epochs=epochs, quick=quick, has_rows=data is not None)
         with show_status("Opening the model"):
             loaded = load_model(model, None, source or {}, settings.export)
             _refuse(opened, model, compare_signatures(opened.program.signature, loaded.program.signature))
@@ -179,7 +180,7 @@ def reapply(
         )
         result = compress_loaded(
             loaded, task, target, settings, origin,
-            plan=GivenPlan(renewed, projected, _read_forms(opened)), sign=signer, recorded=opened.settings, notes=notes,
+            plan=GivenPlan(renewed, projected, _read_forms(opened)), sign=signer, recorded=recorded, notes=_make_notes(opened),
         )  # fmt: skip
     return ReappliedPlan(bundle, result, (*_judge_quality(opened, result, max_drop), finding), undecided)
 
@@ -195,21 +196,20 @@ def _require_one_stage(opened: OpenBundle) -> Plan:
     return first
 
 
-def _make_settings(
-    opened: OpenBundle, data: DataFile | None, rows: RowSettings, *, epochs: int, quick: bool
-) -> tuple[Settings, tuple[str, ...]]:
-    """Return the settings of the bundle for a job by its plan, and notes on what is left out."""
-    settings = opened.settings if data is None else override_row_settings(opened.settings, data, rows)
-    notes = [f"The plan is that of {opened.manifest.name}: its widths and bits, on new weights."]
-    if settings.finetuning.regularize and not epochs:
-        notes.append("The training of --regularize was left out, as is fine-tuning: --epochs adds both.")
-    planned = {"prune_fields": 0, "prune_rows": None, "max_bytes": None, "max_microseconds": None}
-    searched = {
-        "max_drop": None, "target_speedup": None, "target_latency": None, "target_batch_sizes": None, "undecided": None,
-    }  # fmt: skip
-    tuning = {"epochs": epochs, **({} if epochs else {"regularize": 0.0})}
-    evaluated = {} if data is not None else {"metrics": (), "group": None}
-    return settings.with_options(**planned, **searched, **tuning, **evaluated, quick=quick), tuple(notes)
+def _make_settings(settings: Settings, *, epochs: int, quick: bool, has_rows: bool) -> Settings:
+    """Return the settings of a bundle for a job by its plan: without a search, and without what the plan says itself."""
+    planned = {"prune_fields": 0, "prune_rows": None, "max_bytes": None, "max_microseconds": None, "regularize": 0.0}
+    searches = ("max_drop", "target_speedup", "target_latency", "target_batch_sizes", "undecided")
+    evaluated = {} if has_rows else {"metrics": (), "group": None}
+    return settings.with_options(**planned, **dict.fromkeys(searches), **evaluated, epochs=epochs, quick=quick)
+
+
+def _make_notes(opened: OpenBundle) -> tuple[str, ...]:
+    """Return sentences on what the plan is, and on what was left out."""
+    note = f"The plan is that of {opened.manifest.name}: its widths and bits, on new weights."
+    if not opened.settings.finetuning.regularize:
+        return (note,)
+    return note, "The plan was made after a training with --regularize; the new weights were taken as they are."
 
 
 def _project(opened: OpenBundle, plan: Plan, program: Program, task: Task, model: Path) -> Program:
