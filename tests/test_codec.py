@@ -104,6 +104,7 @@ READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     Plan: PLANS | instances(Plan, next_stage=PLANS),
     SessionOptions: instances(SessionOptions, threads=st.integers(1), optimization=st.sampled_from(list(OPTIMIZATION))),
     QuantizationPlan: instances(QuantizationPlan, layers=CHOICES, tables=CHOICES),
+    WeightChoice: instances(WeightChoice, error=st.none() | FINITE),
     **{kind: instances(kind) for kind in PLAIN},
     RuntimeRequirements: st.builds(
         RuntimeRequirements,

@@ -39,8 +39,8 @@ class InputSources:
     """The command, model and rows that a bundle is made of, as the manifest records them.
 
     `model_file` and `data_file` are results of `file_identity`; by the former `refresh` finds the dense model.
-    `training_seed` and `labels` are those of the dense model, where they are known. `baseline` is the bundle whose plan was
-    applied again (`identify_bundle`).
+    `training_seed` and `labels` are those of the dense model, where they are known. `baseline` names the bundle whose plan was
+    applied again, with the checksum of its manifest.
     """
 
     command: Sequence[str] = ()

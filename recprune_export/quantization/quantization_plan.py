@@ -54,7 +54,7 @@ WIDER_FORM = {
 
 
 @dataclass(frozen=True)
-class WeightChoice:
+class WeightChoice(DictMixin):
     """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
 
     `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty where it was not measured. `error`:
