@@ -15,6 +15,7 @@ from recprune_export.bundle.write import stage_bundle
 from recprune_export.codec import JsonForm, ToDictMixin
 from recprune_export.data.array_checks import check_input_array
 from recprune_export.data.data_identity import identify_data
+from recprune_export.data.labels import LabelValues
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
 from recprune_export.data.streaming.data_files import DataFile
@@ -22,6 +23,7 @@ from recprune_export.distributed.main_process import call_on_main, enter_on_main
 from recprune_export.errors import DataError, ModelError, PruningError, Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.finetuning.kept_requests import KeptRequests
+from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
@@ -266,8 +268,15 @@ def _read_kept_rows(opened: OpenBundle, loaded: LoadedModel, sampled: SampledReq
         raise UsageError(
             f"The new model encodes values in another way than that of {opened.path}, whose rows are encoded already: give --data."
         )
-    task = sampled.teacher, sampled.objective, sampled.config
-    return KeptRequests(*task, kept=_check_kept_rows(opened, loaded), rules=opened.program.signature)
+    recorded = opened.label_kinds  # the curvature of the loss depends on the kinds of the labels, though none are kept
+    values = {label: LabelValues(fixed=kind) for label, kind in recorded.items()}
+    return KeptRequests(
+        sampled.teacher,
+        make_objective(loaded.program, tuple(recorded), values),
+        sampled.config,
+        kept=_check_kept_rows(opened, loaded),
+        rules=opened.program.signature,
+    )
 
 
 def _check_kept_rows(opened: OpenBundle, loaded: LoadedModel) -> Rows:

@@ -28,7 +28,9 @@ def save_clicks(
     """Write a `.pt2` with the weights of `seed`."""
     torch.manual_seed(seed)
     module = Clicks(width, users, activation).eval()
-    capture(module, (), {"user": torch.arange(4), "item": torch.arange(4), "price": torch.randn(4)}).save(path)
+    capture(module, (), {"user": torch.arange(4), "item": torch.arange(4), "price": torch.linspace(-1, 1, 4)}).save(
+        path
+    )
     return path
 
 

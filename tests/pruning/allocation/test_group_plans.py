@@ -45,7 +45,7 @@ def test_the_best_channels_stay_and_a_whole_group_is_not_rotated(
 
 
 @pytest.mark.parametrize(
-    "options", [{"sparsity": 0.6}, {"max_bytes": "20%"}, {"sparsity": 0.5, "score": "magnitude-l2"}]
+    "options", [{"sparsity": 0.6}, {"max_bytes": "60%"}, {"sparsity": 0.5, "score": "magnitude-l2"}]
 )
 def test_the_same_rankings_give_the_same_plan(options: dict[str, object]) -> None:
     chosen = Settings(**options)  # type: ignore[arg-type]
