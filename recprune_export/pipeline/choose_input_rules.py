@@ -36,7 +36,7 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
     Raises `ModelError` for an input without a row for each row of the request.
     """
     if isinstance(task, KeptRequests):
-        return program.with_signature(with_rules_of(program.signature, task.rules))
+        return program.with_signature(copy_rules(program.signature, task.rules))
     _refuse_inputs_without_rows(program.signature)
     signature = with_bad_ids(program.signature, bad_ids)
     request = task.requests(TRIED_ROWS, seed=0)
@@ -47,7 +47,7 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
     return program.with_signature(replace(signature, inputs=inputs))
 
 
-def with_rules_of(signature: Signature, other: Signature) -> Signature:
+def copy_rules(signature: Signature, other: Signature) -> Signature:
     """Return `signature` with the rules of another one of the same inputs."""
     pairs = zip(signature.inputs, other.inputs, strict=True)
     inputs = (replace(i, bad_ids=given.bad_ids, number_limit=given.number_limit) for i, given in pairs)
