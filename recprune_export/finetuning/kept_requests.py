@@ -28,12 +28,14 @@ from recprune_export.program.signature import Signature
 class KeptRequests(SampledRequests):
     """Encoded training rows without labels, and the dense program as the only teacher.
 
-    `kept` are the rows of the calibration of an earlier job, in its order, so that the same weights have the same statistics.
+    `kept` are the rows of the calibration of an earlier job, in its order, so that the same weights have the same statistics;
+    that order is the epoch of its `seed`.
     `rules` is the signature of that job, with its rules for ids out of range and large numbers, which followed from all rows.
     """
 
     kept: Rows
     rules: Signature
+    seed: int = 0
 
     @property
     def note(self) -> str:
@@ -48,13 +50,14 @@ class KeptRequests(SampledRequests):
         return self._batches(None, divided=divided)
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
-        """Return the rows, shuffled."""
+        """Return the rows, shuffled but in the epoch of the job's seed."""
         steps = count_tuning_steps(len(self.kept), self.config.batch_size)
         return DistillationData(student, teacher, partial(take_steps, steps, self._batches), steps)
 
     def _batches(self, seed: int | None, *, divided: bool) -> Iterator[Batch]:
         number, processes = (rank(), world_size()) if divided else (0, 1)
-        for rows in self.kept.batches(self.config.batch_size, seed, rank=number, world_size=processes):
+        order = None if seed == self.seed else seed
+        for rows in self.kept.batches(self.config.batch_size, order, rank=number, world_size=processes):
             yield to_tensors(rows.inputs), {}
 
     def _draw(self, count: int, seed: int) -> dict[str, Tensor]:

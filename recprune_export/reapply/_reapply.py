@@ -276,6 +276,7 @@ def _read_kept_rows(opened: OpenBundle, loaded: LoadedModel, sampled: SampledReq
         sampled.config,
         kept=_check_kept_rows(opened, loaded),
         rules=opened.program.signature,
+        seed=opened.settings.seed,
     )
 
 
