@@ -38,7 +38,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.output_files import check_output_file
 from recprune_export.pipeline._prune import plan_all_stages
-from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.build_manifest import InputSources, SearchRecord
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import (
     CompressionResult,
@@ -50,6 +50,7 @@ from recprune_export.pipeline.compress import (
 )
 from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
+from recprune_export.pipeline.given_plan import GivenPlan
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.pipeline.preview import Preview, preview_program
 from recprune_export.pipeline.streamed_models import refuse_streamed, settle_settings
@@ -157,7 +158,7 @@ def compress(
                 data_name=data_name(data),
                 data_file=identify_data(data) if isinstance(data, Path | str) else None,
             ),
-            plan=plan,
+            plan=None if plan is None else GivenPlan(plan),
             sign=signer,
             resume=resume,
             job_file=job_file,
@@ -230,13 +231,18 @@ def compress_loaded(
     settings: Settings,
     origin: InputSources,
     *,
-    plan: Plan | None = None,
+    plan: GivenPlan | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
     job_file: str | None = None,
     start_workers: Callable[[], AbstractContextManager[TuningWorkers | None]] = nullcontext,
+    search: SearchRecord | None = None,
+    notes: Sequence[str] = (),
 ) -> CompressionResult:
-    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search."""
+    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search.
+
+    `search` is the search that chose the point of a `plan`, as the manifest states it; `notes` are said first.
+    """
     checkpoint = loaded.checkpoint
     settings = settle_settings(loaded.program, settings)
     check_space(loaded.program, target if settings.export.keep_dense else None)
@@ -260,6 +266,7 @@ def compress_loaded(
         if checkpoint is None
         else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
         leading_notes=(
+            *notes,
             *loaded.program.notes,
             *((resolved.reason,) if resolved else ()),
             *_data_notes(checkpoint, task),
@@ -267,7 +274,7 @@ def compress_loaded(
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
-        search=resolved.record if resolved else None,
+        search=resolved.record if resolved else search,
         derive=derive,
     )
 
@@ -529,6 +536,8 @@ def make_task(
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
+        if settings.export.calibration_rows:
+            raise UsageError("--calibration-rows keeps rows of --data: give that as well.")
         return make_sampled_task(loaded.program, settings.finetuning, settings.evaluation)
     task = _read_task(loaded, data, labels, settings)
     tuning = apply_finetuning_settings(task.config, settings.finetuning)

@@ -55,13 +55,18 @@ def provenance(
     model: Mapping[str, Any] | None,
     data: Mapping[str, Any] | None,
     seeds: Mapping[str, int],
+    baseline: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the section `provenance` of a manifest; `model` and `data` are the `file_identity` of each input file, if any."""
+    """Return the section `provenance` of a manifest; `model` and `data` are the `file_identity` of each input file, if any.
+
+    `baseline` names the bundle whose plan was applied to other weights, where there is one.
+    """
     return {
         "command": list(command),
         "model": _without_path(model),
         "data": _without_path(data),
         "seeds": dict(seeds),
+        **({} if baseline is None else {"baseline": dict(baseline)}),
         "commits": {"recprune-export": find_package_commit(), "working_directory": find_commit(Path.cwd())},
     }
 

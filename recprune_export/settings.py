@@ -249,6 +249,7 @@ class ExportSettings:
     they are faster, or those of "onnx" alone. `raw_inputs` adds a file that takes raw values; `vocabularies`, each INPUT=FILE,
     are those of a model that `train` did not make. With `top_k` the bundle has `model.top_k.onnx`, whose answer is that many best
     items; `item_ids` is a file with their ids, by the columns of the scores, and `exclude_seen` leaves out the items of the history.
+    The bundle keeps `calibration_rows` encoded training rows, without labels, from which `reapply` takes its statistics.
     """
 
     outputs: tuple[str, ...] = ()
@@ -267,6 +268,7 @@ class ExportSettings:
     opset: int = DEFAULT_OPSET
     runtime_min: str | None = None
     operators: Operators = "all"
+    calibration_rows: int = 0
 
     @property
     def runtime(self) -> RuntimeTarget:
@@ -284,6 +286,8 @@ class ExportSettings:
                 f"--max-batch must be {MOST_SAMPLE_ROWS} or more, for the golden requests of a bundle have up to so many rows; got "
                 f"{self.max_batch}."
             )
+        if self.calibration_rows < 0:
+            raise UsageError(f"--calibration-rows must be 0 or more, got {self.calibration_rows}.")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"--top-k must be 1 or more, got {self.top_k}.")
         if self.top_k is None and (self.item_ids is not None or self.exclude_seen):

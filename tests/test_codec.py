@@ -40,6 +40,7 @@ from recprune_export.prediction.finished_scores import ScoredOf
 from recprune_export.program import Input, Jagged, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
 from recprune_export.pruning.storage_plan import StoragePlan
+from recprune_export.quantization.quantization_plan import QuantizationPlan, WeightChoice
 from recprune_export.recommenders import InputSpec
 from recprune_export.search import ArtifactMeasurements, Trial
 from recprune_export.search.operating_point import OperatingPoint
@@ -90,6 +91,7 @@ def instances(kind: Any, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[A
 CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberCells(tuple(edges)))
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
+CHOICES = st.lists(instances(WeightChoice, error=st.none() | FINITE), max_size=2).map(tuple)
 PLAIN = (ScoredOf,
     ArtifactMeasurements, CheckRecord,
     ColumnSummary, Counts, FieldPlan, Input, InputSpec, Jagged, Machine, MetricChange, Output, OutputMeaning,
@@ -101,6 +103,8 @@ READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     FitResult: instances(FitResult, initial_metric=FINITE | st.just(-math.inf)),
     Plan: PLANS | instances(Plan, next_stage=PLANS),
     SessionOptions: instances(SessionOptions, threads=st.integers(1), optimization=st.sampled_from(list(OPTIMIZATION))),
+    QuantizationPlan: instances(QuantizationPlan, layers=CHOICES, tables=CHOICES),
+    WeightChoice: instances(WeightChoice, error=st.none() | FINITE),
     **{kind: instances(kind) for kind in PLAIN},
     RuntimeRequirements: st.builds(
         RuntimeRequirements,

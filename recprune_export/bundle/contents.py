@@ -72,7 +72,7 @@ def gather_bundle_files(
     files: dict[str, Path | bytes] = {
         PROGRAM: scratch / PROGRAM,
         PLAN: format_json(plan.to_dict()),
-        **{name: _npz(arrays) for name, arrays in samples.items()},
+        **{name: make_npz(arrays) for name, arrays in samples.items()},
     }
     for model in models:
         files[model.path.name] = model.path
@@ -89,8 +89,8 @@ def gather_derived_files(models: Sequence[ValidatedModel]) -> dict[str, Path | b
         inputs, outputs = model.samples
         files |= {path.name: path for path in model.list_files()}
         files |= {
-            inputs: _npz(to_file_arrays(model.file.signature, validated.golden)),
-            outputs: _npz(validated.answer),
+            inputs: make_npz(to_file_arrays(model.file.signature, validated.golden)),
+            outputs: make_npz(validated.answer),
             **model.files,
         }
     return files
@@ -111,9 +111,11 @@ def format_compact_json(values: Any) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+def make_npz(arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> bytes:
+    """Return the content of an `.npz` file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    save = np.savez_compressed if compressed else np.savez
+    save(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

@@ -40,9 +40,17 @@ if TYPE_CHECKING:
 
 @prints_after_work
 def print_result(
-    result: "CompressionResult", *, as_json: bool, verbose: bool = False, advice: Sequence["Advice"] = ()
+    result: "CompressionResult",
+    *,
+    as_json: bool,
+    verbose: bool = False,
+    advice: Sequence["Advice"] = (),
+    baseline: Path | None = None,
 ) -> None:
-    """Print the size, speed and quality of a new bundle, all tables where `verbose`, and the next commands."""
+    """Print the size, speed and quality of a new bundle, all tables where `verbose`, and the next commands.
+
+    `baseline` is the bundle with which `check` compares, where it is known.
+    """
     from recprune_export.bundle._verify import read_manifest
 
     if as_json:
@@ -53,12 +61,12 @@ def print_result(
     if verbose:
         print_tables(console, result)
     print_notes(tuple(note for note in result.notes if note not in result.warnings))
-    print_next_commands(result.target, verbose=verbose)
+    print_next_commands(result.target, verbose=verbose, baseline=baseline)
     for entry in advice:
         console.print(f"{entry.label}:\n    {entry.command}", highlight=False, soft_wrap=True)
 
 
-def print_next_commands(target: Path, *, verbose: bool) -> None:
+def print_next_commands(target: Path, *, verbose: bool, baseline: Path | None = None) -> None:
     """Print where a bundle and its report page lie, and commands that check, use, guard and show it."""
     from recprune_export.bundle.manifest.manifest import REPORT
 
@@ -68,7 +76,8 @@ def print_next_commands(target: Path, *, verbose: bool) -> None:
         print_line("Report", str(page))
     print_line("Next", f"recprune-export verify {quoted}")
     print_line("", f"recprune-export predict {quoted} --data ROWS.parquet -o scores.parquet")
-    print_line("", f"recprune-export check {quoted} --against BASELINE")
+    against = "BASELINE" if baseline is None else quote_for_shell(baseline)
+    print_line("", f"recprune-export check {quoted} --against {against}")
     print_line("", f"recprune-export report {quoted} --open")
     if not verbose:
         print_line("", "(--verbose prints all tables: counts, metrics, latency, rewrites, parity)", "dim")

@@ -27,7 +27,7 @@ RESOURCE_MESSAGES = {
     "MemoryError": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
 }
-WHOLE_TOOL_COMMANDS = ("compress", "generate", "refresh", "sweep", "train")  # which the runtime lacks
+WHOLE_TOOL_COMMANDS = ("compress", "generate", "reapply", "refresh", "sweep", "train")  # which the runtime lacks
 AS_JSON = f"{__name__}.as_json"  # key in the metadata of the context
 INTERRUPTION = "Interrupted; nothing was left half-written."
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C

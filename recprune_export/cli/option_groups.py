@@ -23,7 +23,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     "Quantization": ("quantize", "max_quantize_drop"),
     "Export": (
         "outputs", "shared_inputs", "bad_ids", "padded", "opset", "runtime_min", "operators", "raw_inputs", "vocabularies",
-        "top_k", "item_ids", "exclude_seen", "max_batch", "no_dense", "triton", "mlflow", "shards", "license", "sign",
+        "top_k", "item_ids", "exclude_seen", "max_batch", "calibration_rows", "no_dense", "triton", "mlflow", "shards", "license", "sign",
     ),
     "Measuring": ("metrics", "group", "latency_batch_sizes", "threads", "quick"),
     "Job": ("output", "dry_run", "config", "resume", "jobs", "shard", "seed", "verbose", "as_json", "quiet"),

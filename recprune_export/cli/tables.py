@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from recprune_export.refresh.verdicts import DriftFinding
 
 HAS_PRINTED_JSON = f"{__name__}.has_printed_json"  # key in the metadata of the context
 VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
@@ -103,6 +104,16 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
             rewrite["name"], str(rewrite["places"]), *changes, "kept" if rewrite["kept"] else rewrite["reason"]
         )
     return table
+
+
+def print_verdict(findings: Sequence["DriftFinding"], sentence: str) -> None:
+    """Print what was judged of a plan, and the verdict on all of it."""
+    console, table = make_console(), make_table("Does the plan hold?", "measure", "verdict", "")
+    table.columns[2].justify = "left"
+    for finding in findings:
+        table.add_row(finding.measure, finding.verdict.words, finding.reason, style=VERDICT_STYLES.get(finding.verdict))
+    console.print(table)
+    console.print(f"Verdict: {sentence}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_json(values: Any) -> None:

@@ -18,6 +18,7 @@ from recprune_export.data.row_source import BATCH_ROWS, RowSource
 from recprune_export.data.rows import Ragged
 from recprune_export.data.sequences import SequenceData
 from recprune_export.environment import environment
+from recprune_export.finetuning.kept_requests import KeptRequests
 from recprune_export.finetuning.task import LabeledRows, NextItems, SampledRequests, Task
 from recprune_export.program.program import Program
 from recprune_export.program.row_chunks import row_chunks
@@ -48,6 +49,8 @@ def fingerprint(
     _add_program(digest, program)
     if isinstance(task, SampledRequests):
         _add_program(digest, task.teacher, weights=task.teacher.module is not program.module)
+        if isinstance(task, KeptRequests):
+            _add_rows(digest, task.kept)
     elif isinstance(task, LabeledRows | NextItems):
         _add_values(digest, [type(task).__name__, task.deciding.name])  # the deciding metric selects the epoch
         if isinstance(task.data, SequenceData):

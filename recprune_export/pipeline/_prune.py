@@ -130,6 +130,7 @@ def prune(
     checkpoints: StageCheckpoints = NO_CHECKPOINTS,
     search_prefix: SearchPrefix | None = None,
     serving: ServingConfig = DEFAULT_SERVING,
+    projected: Program | None = None,
 ) -> PrunedModel:
     """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
 
@@ -137,7 +138,8 @@ def prune(
     set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
     2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
     `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity
-    or the bytes; the bytes of a plan are those of a file for `serving`.
+    or the bytes; the bytes of a plan are those of a file for `serving`. `projected` is the program for which a `plan` of one
+    stage was made, where it is there already.
 
     Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
     `PruningError` where the plan does not fit.
@@ -159,7 +161,8 @@ def prune(
     for number in range(1, pruning.pruning_stages + 1):
         stage_plan = plan.stages[number - 1] if plan is not None else None
         stage_target = target if number == pruning.pruning_stages else None
-        stages.append(_run_stage(context, start, number, stage_plan, fields if number == 1 else None, stage_target))
+        first_fields = fields if number == 1 else None
+        stages.append(_run_stage(context, start, number, stage_plan, first_fields, stage_target, projected))
         start = stages[-1].program
     if stages[-1].plan.storage is not None:
         target = count_all_weights(start, start.analysis.tables)
@@ -240,8 +243,12 @@ def _run_stage(
     plan: Plan | None = None,
     fields: FieldPlan | None = None,
     target: NonZeroTarget | None = None,
+    projected: Program | None = None,
 ) -> PrunedStage:
-    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set."""
+    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set.
+
+    `projected` is `start` as a given `plan` was made for it, where it is there already.
+    """
     pruning, task = context.pruning, context.task
     checkpoint = context.checkpoints.load(f"stage-{number}")
     if checkpoint is not None:
@@ -258,7 +265,7 @@ def _run_stage(
         cut = _cut(context, start, plan, planned.program, refit=pruning.refit)
         del planned  # its program may have tables that the dense one does not share
     else:
-        cut = _cut(context, start, plan, refit=pruning.refit and checkpoint is None)
+        cut = _cut(context, start, plan, projected, refit=pruning.refit and checkpoint is None)
     if checkpoint is not None:
         checkpoint.restore(cut.student.module)
         fitted = None if checkpoint.values["fitted"] is None else FitResult.from_dict(checkpoint.values["fitted"])

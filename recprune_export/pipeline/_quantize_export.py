@@ -18,6 +18,7 @@ from recprune_export.program.signature import Signature
 from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.observers import GraphFunction
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, make_error_judge, make_metric_judge
+from recprune_export.quantization.quantization_plan import QuantizationPlan
 from recprune_export.runtime_releases import ANY_RUNTIME, RuntimeTarget
 from recprune_export.settings import QuantizationSettings
 from recprune_export.validation.edge_requests import (
@@ -87,11 +88,14 @@ def quantize_export(
     threads: int = 1,
     seed: int = 0,
     runtime: RuntimeTarget = ANY_RUNTIME,
+    chosen: QuantizationPlan | None = None,
 ) -> QuantizedExport | None:
     """Quantize `file` into `folder`, in its planned bits where it has any; None where it has none and `quantization` is "none".
 
     Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests
-    of `batches` rows; there are only those that `runtime` loads. Raises `ExportError` where the file cannot be written.
+    of `batches` rows; there are only those that `runtime` loads, and those of `chosen` are not timed again.
+
+    Raises `ExportError` where the file cannot be written.
     """
     mode = quantization.quantize if file.bits is None else file.bits
     if mode == "none":
@@ -104,7 +108,7 @@ def quantize_export(
     judge = _make_judge(file.signature, task, quantization.max_quantize_drop)
     target = folder / file.path.name
     calibration = make_calibration_requests(file.signature, task, seed)
-    quantized = quantize(file.path, target, mode, calibration, squeezed, judge, runtime=runtime)
+    quantized = quantize(file.path, target, mode, calibration, squeezed, judge, runtime=runtime, chosen=chosen)
     served = replace(file, path=quantized.path, data=quantized.data if quantized.path == target else file.data)
     speedups = {} if quantized.plan.is_empty else _measure_speedups(file, served, requests, threads, seed)
     return QuantizedExport(served, quantized, speedups)

@@ -39,7 +39,8 @@ class InputSources:
     """The command, model and rows that a bundle is made of, as the manifest records them.
 
     `model_file` and `data_file` are results of `file_identity`; by the former `refresh` finds the dense model.
-    `training_seed` and `labels` are those of the dense model, where they are known.
+    `training_seed` and `labels` are those of the dense model, where they are known. `baseline` names the bundle whose plan was
+    applied again, with the checksum of its manifest.
     """
 
     command: Sequence[str] = ()
@@ -48,6 +49,7 @@ class InputSources:
     data_name: str | None = None
     data_file: Mapping[str, Any] | None = None
     training_seed: int | None = None
+    baseline: Mapping[str, str] | None = None
     labels: Mapping[str, LabelValues] = field(default_factory=dict)
 
     @property
@@ -134,6 +136,7 @@ def make_manifest(
             model=origin.model_file,
             data=origin.data_file,
             seeds={"compression": settings.seed, **origin.seeds},
+            baseline=origin.baseline,
         ),
         change={} if measurements.change is None else measurements.change.to_dict(),
         changes={name: change.to_dict() for name, change in measurements.changes.items()},
@@ -211,10 +214,7 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
     notes += task.notes if isinstance(task, LabeledRows) else ()
     notes += task.metric_notes if isinstance(task, NextItems) else ()
     if isinstance(task, SampledRequests):
-        notes.append(
-            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
-            "With rows of real traffic the result is better, and known."
-        )
+        notes.append(task.note)
     if pruned.regularized is not None:
         zero = sum(pruned.regularized.zero_channels.values())
         channels = sum(g.width for g in pruned.regularized.program.analysis.groups)

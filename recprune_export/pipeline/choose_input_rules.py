@@ -9,6 +9,7 @@ import numpy as np
 from recprune_export.data.row_source import BATCH_ROWS
 from recprune_export.error_text import describe_place
 from recprune_export.errors import ModelError
+from recprune_export.finetuning.kept_requests import KeptRequests
 from recprune_export.finetuning.task import LabeledRows, Task, run_program
 from recprune_export.program.failures import FAILURES
 from recprune_export.program.program import Program
@@ -30,8 +31,12 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
     the rows, or `WITHOUT_ROWS`; it is lowered where the answers would not be finite, though not below 10 times the
     largest number. An input in which the model itself answers infinity with finite numbers has no limit.
 
+    Rows that a bundle keeps come with the rules that followed from all rows.
+
     Raises `ModelError` for an input without a row for each row of the request.
     """
+    if isinstance(task, KeptRequests):
+        return program.with_signature(copy_rules(program.signature, task.rules))
     _refuse_inputs_without_rows(program.signature)
     signature = with_bad_ids(program.signature, bad_ids)
     request = task.requests(TRIED_ROWS, seed=0)
@@ -40,6 +45,13 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
         for i in signature.inputs
     )
     return program.with_signature(replace(signature, inputs=inputs))
+
+
+def copy_rules(signature: Signature, other: Signature) -> Signature:
+    """Return `signature` with the rules of another one of the same inputs."""
+    pairs = zip(signature.inputs, other.inputs, strict=True)
+    inputs = (replace(i, bad_ids=given.bad_ids, number_limit=given.number_limit) for i, given in pairs)
+    return replace(signature, inputs=tuple(inputs))
 
 
 def _refuse_inputs_without_rows(signature: Signature) -> None:

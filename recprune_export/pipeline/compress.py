@@ -14,10 +14,12 @@ from recprune_export.bundle.contents import (
     format_compact_json,
     gather_bundle_files,
     gather_derived_files,
+    make_npz,
     read_encoding,
 )
 from recprune_export.bundle.key_figures import describe_quality, describe_size, describe_speed
 from recprune_export.bundle.manifest.manifest import (
+    CALIBRATION,
     DATA_PROFILE,
     ENCODING,
     OUT_OF_RANGE_INPUTS,
@@ -36,6 +38,7 @@ from recprune_export.derived.derived_model import DeriveModel
 from recprune_export.derived.validate_derived import GOLDEN_ROWS
 from recprune_export.distributed.main_process import call_on_main, enter_on_main, leave_to_main
 from recprune_export.errors import ModelError, SlowerThanPyTorch, UsageError, ValidationFailed
+from recprune_export.finetuning.kept_requests import keep_requests
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.finetuning.task import (
@@ -74,6 +77,7 @@ from recprune_export.pipeline.export_models import (
     make_predictor,
     make_serving_config,
 )
+from recprune_export.pipeline.given_plan import GivenPlan
 from recprune_export.pipeline.stage_checkpoints import (
     NO_CHECKPOINTS,
     StageCheckpoints,
@@ -84,8 +88,8 @@ from recprune_export.pipeline.streamed_models import settle_settings
 from recprune_export.program.program import Program
 from recprune_export.program.requests.jagged_inputs import to_file_arrays
 from recprune_export.progress import show_status
-from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.storage_plan import StoragePlan
+from recprune_export.quantization.quantization_plan import QuantizationPlan
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
     EvaluationSettings,
@@ -158,7 +162,7 @@ def compress_program(
     settings: Settings = DEFAULTS,
     task: Task | None = None,
     *,
-    plan: Plan | None = None,
+    plan: GivenPlan | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     origin: InputSources = UNKNOWN,
     sign: Callable[[bytes], bytes] | None = None,
@@ -233,7 +237,7 @@ def run_stages(
     settings: Settings,
     checkpoints: StageCheckpoints,
     *,
-    plan: Plan | None,
+    plan: GivenPlan | None,
     search_prefix: SearchPrefix | None,
     folder: Path,
 ) -> Outcome:
@@ -244,8 +248,8 @@ def run_stages(
     """
     pruned = prune(
         program, settings.pruning, settings.finetuning, task,
-        seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
-        serving=make_serving_config(settings),
+        seed=settings.seed, plan=plan.plan if plan else None, checkpoints=checkpoints, search_prefix=search_prefix,
+        serving=make_serving_config(settings), projected=plan.projected if plan else None,
     )  # fmt: skip
     outcome = call_on_main(partial(_export_and_measure, program, pruned, settings, task, folder, plan), share=False)
     leave_to_main()
@@ -253,9 +257,14 @@ def run_stages(
 
 
 def _export_and_measure(
-    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path, plan: Plan | None
+    program: Program,
+    pruned: PrunedModel,
+    settings: Settings,
+    task: Task,
+    folder: Path,
+    plan: GivenPlan | None,
 ) -> Outcome:
-    exported = export_and_quantize(program, pruned, settings, task, folder)
+    exported = export_and_quantize(program, pruned, settings, task, folder, plan.quantization if plan else None)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
     check_byte_limit(exported.pruned.bytes, storage)
@@ -269,10 +278,10 @@ def _export_and_measure(
 
 
 def open_checkpoints(
-    program: Program, settings: Settings, task: Task, plan: Plan | None, target: Path, *, resume: bool
+    program: Program, settings: Settings, task: Task, plan: GivenPlan | None, target: Path, *, resume: bool
 ) -> StageCheckpoints:
     """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
-    extra = None if plan is None else plan.to_dict()
+    extra = None if plan is None else plan.plan.to_dict()
     with show_status("Hashing the model and the rows"):
         key = call_on_main(
             lambda: fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)
@@ -282,14 +291,19 @@ def open_checkpoints(
 
 
 def export_and_quantize(
-    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path
+    program: Program,
+    pruned: PrunedModel,
+    settings: Settings,
+    task: Task,
+    folder: Path,
+    chosen: QuantizationPlan | None = None,
 ) -> ExportedModels:
-    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it."""
+    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it, in the forms `chosen` before."""
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, make_serving_config(settings), task, folder)
     quantized = quantize_export(
         exported.pruned, settings.quantization, batches, task, folder / "quantized",
-        threads=threads, seed=settings.seed, runtime=settings.export.runtime,
+        threads=threads, seed=settings.seed, runtime=settings.export.runtime, chosen=chosen,
     )  # fmt: skip
     return exported.with_quantized(quantized)
 
@@ -332,6 +346,10 @@ def collect_bundle_files(
     files |= gather_derived_files(outcome.derived)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
+    if settings.export.calibration_rows:
+        files[CALIBRATION] = make_npz(
+            keep_requests(task, settings.export.calibration_rows, settings.seed), compressed=True
+        )
     servers = make_server_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
         options=read_session_options(manifest), max_batch=settings.export.max_batch, triton=settings.export.triton,

@@ -28,7 +28,7 @@ def _decode_transform(text: str | None) -> Transform | None:
 class GroupPlan:
     """`keep`: the positions to keep, of the `width` positions of the group; at least one.
 
-    With a `transform`, positions are counted after it.
+    With a `transform`, positions are counted after it. `turned`: it ends with a random orthogonal matrix (`turn_matrix`).
     """
 
     group: str
@@ -36,6 +36,7 @@ class GroupPlan:
     width: int
     keep: tuple[int, ...]
     transform: Annotated[Transform | None, JsonForm(_encode_transform, _decode_transform)] = None
+    turned: bool = field(default=False, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def quantize(
     *,
     runtime: RuntimeTarget = ANY_RUNTIME,
     stopwatch: Stopwatch | None = None,
+    chosen: QuantizationPlan | None = None,
     rewrites: Sequence[Pass] = REWRITES,
 ) -> QuantizedFile:
     """Quantize the model in `source` and write it to `target`.
@@ -93,7 +94,8 @@ def quantize(
     Static layers are calibrated on `calibration`, forms are timed on `requests`, by batch size. The same times give the
     same plan; where it loses more than `judge` allows, weights get more bits, those with the largest error first. Planned
     bits stay as they are, and their loss is measured only. There are only forms that `runtime` loads; `stopwatch` may give other
-    times than measured ones.
+    times than measured ones. `chosen` are the forms of an earlier file with other weights: nothing is timed where this file has the same
+    layers and tables.
 
     Raises `ExportError` where the result cannot be written.
     """
@@ -104,14 +106,18 @@ def quantize(
     fill_shapes(model)
     candidates = select_candidates(model, mode)
     stopwatch = stopwatch or partial(measure_times, runtime=runtime)
-    with progress_bar("Quantizing", len(candidates.layers) + len(candidates.tables)) as advance:
-        plan = choose_formats(model, mode, requests, stopwatch, advance, runtime)
-        plan = extend_layer_chains(model, plan, requests, stopwatch)
+    given = chosen is not None and chosen.forms().keys() <= {*candidates.layers, *candidates.tables}
+    if chosen is not None and given:
+        plan = chosen
+    else:
+        with progress_bar("Quantizing", len(candidates.layers) + len(candidates.tables)) as advance:
+            plan = choose_formats(model, mode, requests, stopwatch, advance, runtime)
+            plan = extend_layer_chains(model, plan, requests, stopwatch)
     evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge, runtime)
     if isinstance(mode, StoredBits):
         relaxed = judge_plan(plan, evaluator)
     else:
-        plan = share_scales(plan, evaluator)
+        plan = plan if given else share_scales(plan, evaluator)
         relaxed = relax_until_quality(plan, evaluator, lambda choice: increase_bits(model, choice))
     original_size = _count_file_bytes(source)
     if relaxed.plan.is_empty:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
-from recprune_export.codec import JsonForm, ToDictMixin, finite_or_none
+from recprune_export.codec import DictMixin, JsonForm, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
@@ -54,7 +54,7 @@ WIDER_FORM = {
 
 
 @dataclass(frozen=True)
-class WeightChoice(ToDictMixin):
+class WeightChoice(DictMixin):
     """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
 
     `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty where it was not measured. `error`:
@@ -79,7 +79,7 @@ class WeightChoice(ToDictMixin):
 
 
 @dataclass(frozen=True)
-class QuantizationPlan(ToDictMixin):
+class QuantizationPlan(DictMixin):
     """All choices of one ONNX file, including weights that cannot be quantized, with the reason.
 
     `mode`: the mode in which the forms were chosen, or `PLANNED` where the bits of each weight were given.

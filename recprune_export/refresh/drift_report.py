@@ -1,7 +1,7 @@
 """`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from recprune_export.refresh import plan_check
 from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
 from recprune_export.refresh.metric_change import MetricComparison, compare_metrics, judge_gap, judge_metric
-from recprune_export.refresh.new_rows import NewRows, keep_column_of_data, read_new_rows
+from recprune_export.refresh.new_rows import NewRows, override_row_settings, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import HOLDS, DriftFinding
@@ -121,8 +121,9 @@ def make_drift_report(
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        opened = _override(open_bundle(bundle, folder), data, row_settings, evaluation)
-        settings = opened.settings
+        opened = open_bundle(bundle, folder)
+        settings = override_row_settings(opened.settings, data, row_settings, evaluation)
+        opened = replace(opened, settings=settings)
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
             data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings, opened.label_kinds,
@@ -158,17 +159,6 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
             data_file=identify_data(report.data),
         ),
     )
-
-
-def _override(opened: OpenBundle, data: DataFile, rows: RowSettings, evaluation: EvaluationSettings) -> OpenBundle:
-    given = {name: value for name, value in asdict(rows.labels).items() if value is not None}
-    given |= asdict(
-        rows.split if rows.split.options else keep_column_of_data(opened.settings.split, data, rows.reading)
-    )
-    given |= asdict(rows.reading)
-    if evaluation.metrics:
-        given |= asdict(evaluation)
-    return replace(opened, settings=opened.settings.with_options(**given))
 
 
 def _judge_plan(

@@ -1,7 +1,7 @@
 """Read new rows as the model takes them, and select those that a bundle is measured on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
@@ -27,7 +27,14 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import DataSettings, Settings, SplitSettings
+from recprune_export.settings import (
+    DEFAULT_EVALUATION_SETTINGS,
+    DataSettings,
+    EvaluationSettings,
+    RowSettings,
+    Settings,
+    SplitSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,18 @@ def read_new_rows(
     evaluation_task, description = _select_evaluation_rows(task)
     columns = read_field_values(task.data, program.signature, evaluation_task.data.test, task.objective.label_kinds)
     return NewRows(task, evaluation_task, description, columns)
+
+
+def override_row_settings(
+    settings: Settings, data: DataFile, rows: RowSettings, evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
+) -> Settings:
+    """Return the settings of a bundle for the rows of `data`: how they are read, split and measured, where that is given."""
+    given = {name: value for name, value in asdict(rows.labels).items() if value is not None}
+    given |= asdict(rows.split if rows.split.options else keep_column_of_data(settings.split, data, rows.reading))
+    given |= asdict(rows.reading)
+    if evaluation.metrics:
+        given |= asdict(evaluation)
+    return settings.with_options(**given)
 
 
 def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSettings) -> SplitSettings:

@@ -12,7 +12,7 @@ from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoding_values import read_encoder
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
-from recprune_export.errors import UsageError
+from recprune_export.errors import BundleError, UsageError
 from recprune_export.finetuning.task import AnswerFunction, run_program
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.loading._load_program import load_archive
@@ -79,6 +79,11 @@ def open_bundle(bundle: Path, folder: Path | None = None) -> OpenBundle:
     folder = folder or bundle
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    for name in (PLAN, PROGRAM):
+        if name not in manifest.files:
+            raise BundleError(
+                f"{bundle} has no {name}, so that its compression cannot be judged or repeated: compress the model again."
+            )
     with reject_invalid_sections(folder):
         encoding, profile = _read(folder, manifest, ENCODING), _read(folder, manifest, DATA_PROFILE)
         return OpenBundle(

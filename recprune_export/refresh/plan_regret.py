@@ -77,6 +77,17 @@ def compute_mean_relative_regret(regrets: Sequence[GroupRegret]) -> float:
     return sum(s.regret / max(s.total, TINY) for s in regrets) / max(len(regrets), 1)
 
 
+def compute_loss(group_plan: GroupPlan, statistics: GroupStatistics) -> float:
+    """Return the expected loss of the channels that a plan by output error removes from one group."""
+    moments = statistics.moments
+    if group_plan.transform is not None:
+        return _lost_rotated(group_plan, moments, group_plan.transform)
+    if statistics.consumers.reconstructible:
+        return _lost_refitted(group_plan, moments)
+    alone = moments.values.diagonal() * moments.gradients.diagonal()
+    return float(alone[_dropped(group_plan)].sum())
+
+
 def _compute_regret_by_score(group_plan: GroupPlan, ranking: Ranking) -> GroupRegret:
     """Sum over removed channels the loss that each saves at its place in the order."""
     steps = {c: ranking.losses[place] - ranking.losses[place + 1] for place, c in enumerate(ranking.order)}
@@ -86,16 +97,9 @@ def _compute_regret_by_score(group_plan: GroupPlan, ranking: Ranking) -> GroupRe
 
 def _compute_regret_by_error(group_plan: GroupPlan, evidence: GroupStatistics) -> GroupRegret:
     ranking = rank_group(evidence.moments, evidence.rotatable, evidence.consumers)
-    if group_plan.transform is not None:
-        return _make_regret(
-            group_plan, ranking, _lost_rotated(group_plan, evidence.moments, group_plan.transform), None
-        )
-    if evidence.consumers.reconstructible:
-        lost = _lost_refitted(group_plan, evidence.moments)
-    else:
-        alone = evidence.moments.values.diagonal() * evidence.moments.gradients.diagonal()
-        lost = float(alone[_dropped(group_plan)].sum())
-    return _make_regret(group_plan, ranking, lost, None if ranking.transform else _count_overlap(group_plan, ranking))
+    overlap = _count_overlap(group_plan, ranking)
+    mixed = group_plan.transform is not None or ranking.transform is not None
+    return _make_regret(group_plan, ranking, compute_loss(group_plan, evidence), None if mixed else overlap)
 
 
 def _make_regret(group_plan: GroupPlan, ranking: Ranking, lost: float, same: int | None) -> GroupRegret:

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.bundle import ENCODING, Content, format_compact_json, write_bundle
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 from recprune_export.bundle.raw_rows import RAW_ROWS, make_raw_rows
 from recprune_export.bundle.servers import kserve, make_model_repository
 from recprune_export.bundle.servers.serving_program import make_predict_samples, make_serving_program
@@ -84,8 +84,8 @@ def files() -> dict[str, Content]:
     raw_rows = make_raw_rows(ENCODER, SIGNATURE, answer)
     return {
         "model.onnx": model(),
-        "samples/inputs.npz": _npz(asked),
-        "samples/outputs.npz": _npz(said),
+        "samples/inputs.npz": make_npz(asked),
+        "samples/outputs.npz": make_npz(said),
         ENCODING: format_compact_json(ENCODER),
         "README.md": b"# sum\n",
         RAW_ROWS: raw_rows,

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from recprune_export.bundle import MANIFEST
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 from recprune_export.bundle.manifest import values_checksum
 from tests.bundle.samples import X
 from tests.documents import places_of
@@ -211,7 +211,7 @@ def other_samples(bundle: Path, rng: random.Random) -> None:
         )
     )  # fmt: skip
     name, key = rng.choice((("samples/inputs.npz", "x"), ("samples/outputs.npz", "y")))
-    (bundle / name).write_bytes(_npz({key if n == "x" else n: a for n, a in arrays.items()}))
+    (bundle / name).write_bytes(make_npz({key if n == "x" else n: a for n, a in arrays.items()}))
     reseal(bundle)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.bundle import Manifest, write_bundle
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 
 X = np.array([1.0, 2.0, 3.0], dtype=np.float32)
 
@@ -42,7 +42,7 @@ def manifest(**changes: object) -> Manifest:
 
 
 def files(y: np.ndarray = 2 * X) -> dict[str, Path | bytes]:
-    return {"model.onnx": model(), "samples/inputs.npz": _npz({"x": X}), "samples/outputs.npz": _npz({"y": y})}
+    return {"model.onnx": model(), "samples/inputs.npz": make_npz({"x": X}), "samples/outputs.npz": make_npz({"y": y})}
 
 
 def write(target: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recprune_export.bundle import verify, write_bundle
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 from recprune_export.bundle.manifest import values_checksum
 from recprune_export.bundle.manifest.manifest import MANIFEST_LIMIT
 from recprune_export.errors import BundleError, RecpruneError, ValidationFailed
@@ -113,7 +113,7 @@ def test_golden_answers_that_are_not_given_are_found(tmp_path: Path, off: float)
 
 
 def test_golden_answers_are_not_unpickled(tmp_path: Path) -> None:
-    pickled = {**files(), "samples/outputs.npz": _npz({"y": np.array([{}], dtype=object)})}
+    pickled = {**files(), "samples/outputs.npz": make_npz({"y": np.array([{}], dtype=object)})}
     bundle = write_bundle(tmp_path / "bundle", pickled, manifest())
     with pytest.raises(BundleError, match="plain NumPy arrays"):
         verify(bundle)

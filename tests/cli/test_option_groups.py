@@ -11,7 +11,7 @@ GROUPED = sorted(name for name, command in main.commands.items() if isinstance(c
 
 
 def test_the_commands_of_a_job_are_grouped() -> None:
-    assert {"compress", "sweep", "train", "refresh"} <= set(GROUPED)
+    assert {"compress", "sweep", "train", "refresh", "reapply"} <= set(GROUPED)
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -34,7 +34,7 @@ def test_help_shows_every_option_under_its_group(name: str) -> None:
         assert len({*option.opts, *option.secondary_opts} & set(shown)) == 1, option.name
 
 
-@pytest.mark.parametrize("name", ["train", "compress", "sweep", "refresh"])
+@pytest.mark.parametrize("name", ["train", "compress", "sweep", "refresh", "reapply"])
 def test_commands_that_read_rows_for_training_can_keep_them_in_files(name: str) -> None:
     options = {option.name: option for option in main.commands[name].params}
     stream, readers = options["stream"], options["readers"]

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from recprune_export.bundle import read_manifest, verify, write_bundle
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 from recprune_export.derived import DeriveModel
 from recprune_export.errors import BundleError, ValidationFailed
 from recprune_export.evidence import Verdict
@@ -80,7 +80,7 @@ def test_verify_names_the_file_whose_golden_output_differs(bundle: Path, tmp_pat
     answers = dict(np.load(bundle / sample))
     answers[output] = answers[output][::-1] if output == "sign" else answers[output] + 1
     answers["sign"][0] = "none"
-    changed = change(bundle, tmp_path / "changed", **{sample: _npz(answers)})
+    changed = change(bundle, tmp_path / "changed", **{sample: make_npz(answers)})
     with pytest.raises(
         ValidationFailed, match=f"Output '{output}' of {NAME}" if output == "negated" else "Output 'sign'"
     ):

@@ -13,7 +13,7 @@ from recprune_export.cli import main
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([DOCS / "index.md", DOCS / "getting-started.md", *(DOCS / "how-to").glob("*.md")])
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-FOLDERS = ("path/to/model", "artifacts/ctr", "artifacts/two_tower", "artifacts/sweep")
+FOLDERS = ("path/to/model", "artifacts/ctr", "artifacts/ctr-today", "artifacts/two_tower", "artifacts/sweep")
 
 
 def list_commands(page: Path) -> Iterator[list[str]]:

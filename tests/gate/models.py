@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.bundle import write_bundle
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 from recprune_export.onnx import make_session, run
 from recprune_export.program import BATCH, Input, Output, Signature, sample_request
 from tests.bundle.samples import manifest
@@ -67,6 +67,6 @@ def bundle(target: Path, shape: Shape = Shape(), **changes: Any) -> Path:
     signature = shape.signature()
     request = sample_request(signature, 4, seed=0)
     answer = run(make_session(file, 1), request)
-    files = {"model.onnx": file, "samples/inputs.npz": _npz(request), "samples/outputs.npz": _npz(answer)}
+    files = {"model.onnx": file, "samples/inputs.npz": make_npz(request), "samples/outputs.npz": make_npz(answer)}
     stated = manifest(**{"name": target.name, "signature": signature.to_dict(), **changes})
     return write_bundle(target, files, stated)

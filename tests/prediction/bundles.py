@@ -8,7 +8,7 @@ import polars as pl
 from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.bundle import ENCODING, format_compact_json, write_bundle
-from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.contents import make_npz
 from recprune_export.data import Schema, encoding_summary
 from recprune_export.data.encoding import Vocabulary
 from recprune_export.data.schema import SequenceColumns
@@ -51,8 +51,8 @@ def write_history_bundle(folder: Path) -> Path:
     values = HISTORY_ENCODER.to_dict()
     contents = {
         "model.onnx": made.SerializeToString(),
-        "samples/inputs.npz": _npz({"history": history}),
-        "samples/outputs.npz": _npz({"scores": answer_histories(history)}),
+        "samples/inputs.npz": make_npz({"history": history}),
+        "samples/outputs.npz": make_npz({"scores": answer_histories(history)}),
         ENCODING: format_compact_json(values),
     }
     scores = {"scores": {"kind": "ranking", "label": "next_item", "meaning": "scores"}}

@@ -664,6 +664,14 @@ class Commit(TypedDict):
 
 
 @with_config(CLOSED)
+class BaselineIdentity(TypedDict):
+    """A bundle, by its name and the checksum of its manifest."""
+
+    name: str
+    checksum: Sha256
+
+
+@with_config(CLOSED)
 class ProvenanceSection(TypedDict):
     """Origin of the bundle: command, input files, seeds and commits; versions and machine are in `environment`."""
 
@@ -678,6 +686,12 @@ class ProvenanceSection(TypedDict):
         Field(
             description="commits of `recprune-export` and of the `working_directory`; null outside of a git repository",
         ),
+    ]
+    baseline: NotRequired[
+        Annotated[
+            BaselineIdentity,
+            Field(description="the bundle whose plan `reapply` applied to other weights, with which `check` compares"),
+        ]
     ]
 
 

@@ -18,7 +18,7 @@ from recprune_export.cli.commands import (
 from recprune_export.installation import is_whole
 
 if is_whole():
-    from recprune_export.cli.commands import compress, generate, refresh, split, sweep, train
+    from recprune_export.cli.commands import compress, generate, reapply, refresh, split, sweep, train
 
 __all__ = [
     "check",
@@ -30,6 +30,7 @@ __all__ = [
     "pack",
     "predict",
     "profile",
+    "reapply",
     "refresh",
     "report",
     "sign",

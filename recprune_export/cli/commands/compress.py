@@ -173,6 +173,14 @@ if TYPE_CHECKING:
     metavar="INPUT=FILE",
     help="Also write model.raw.onnx, with the vocabulary of this input: CSV or Parquet with the columns raw and id. May be repeated.",
 )
+@click.option(
+    "--calibration-rows",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Keep N encoded training rows in the bundle, from which `reapply` computes statistics without --data.",
+)
 @click.option("--no-dense", is_flag=True, help="Do not write dense.onnx, the baseline, into the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Do not write a Triton model repository.")
 @click.option(

@@ -33,6 +33,7 @@ from recprune_export.cli.tables import (
     make_table,
     print_json,
     print_notes,
+    print_verdict,
     prints_after_work,
 )
 
@@ -172,14 +173,7 @@ def print_drift_report(report: "DriftReport") -> None:
         console.print(_make_drift_table(report.drifts))
     if report.regrets:
         console.print(_make_regret_table(report.regrets))
-    verdicts = make_table("Does the plan hold?", "measure", "verdict", "")
-    verdicts.columns[2].justify = "left"
-    for finding in report.findings:
-        verdicts.add_row(
-            finding.measure, finding.verdict.words, finding.reason, style=VERDICT_STYLES.get(finding.verdict)
-        )
-    console.print(verdicts)
-    console.print(f"Verdict: {report.sentence}", highlight=False, soft_wrap=True, markup=False)
+    print_verdict(report.findings, report.sentence)
 
 
 @prints_after_work

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=FILE,
-    metavar="HTML",
     help="The HTML file to write.  [default: BUNDLE.report.html, or BUNDLE-and-OTHER.report.html, beside BUNDLE]",
 )
 @click.option(

@@ -82,7 +82,7 @@ class SplitRows(TypedDict):
 
 
 @with_config(CLOSED)
-class EpochEntry(TypedDict):
+class EpochResult(TypedDict):
     """One epoch of training."""
 
     training_loss: Number
@@ -99,7 +99,7 @@ class TrainOutput(TypedDict):
     training_rows: Annotated[Count, Field(description="rows of an epoch; of a model of histories, the histories")]
     split_rows: SplitRows
     metric: Annotated[str, Field(description="the metric by which epochs are compared")]
-    epochs: list[EpochEntry]
+    epochs: list[EpochResult]
     best_epoch: Annotated[Count, Field(description="the epoch whose weights were kept, from 1 on")]
     test_metrics: Annotated[Metrics, Field(description="metrics on the test rows, by name")]
     columns: Annotated[list[ColumnSummarySection], Field(description="how each column of the file was read")]
@@ -132,7 +132,7 @@ class ArtifactEntry(TypedDict):
 
 
 @with_config(CLOSED)
-class TrialEntry(TypedDict):
+class TrialResult(TypedDict):
     """A point with the change of the metric and the measurements of its file."""
 
     point: PointEntry
@@ -164,7 +164,7 @@ class SweepOutput(TypedDict):
     output: Output
     knee: Annotated[float | None, Field(description="the sparsity at the knee of the curve, if there is one")]
     recommendation: RecommendationEntry
-    trials: list[TrialEntry]
+    trials: list[TrialResult]
 
 
 @with_config(CLOSED)
@@ -263,3 +263,16 @@ class RefreshOutput(TypedDict):
     ranking: list[RankingEntry]
     output: NotRequired[Output]
     manifest: NotRequired[BundleManifest]
+
+
+@with_config(CLOSED)
+class ReapplyOutput(TypedDict):
+    """The bundle of the new weights, and whether the plan of `bundle` still holds for them."""
+
+    bundle: Bundle
+    output: Output
+    verdict: OverallVerdict
+    sentence: Annotated[str, Field(description="the verdict in words")]
+    measures: list[MeasureEntry]
+    check: Annotated[str, Field(description="the command that compares both bundles")]
+    manifest: BundleManifest

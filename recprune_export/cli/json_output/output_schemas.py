@@ -21,6 +21,7 @@ OUTPUTS: Mapping[str, tuple[type, ...]] = {
     "pack": (bundle_outputs.PackOutput,),
     "predict": (bundle_outputs.PredictOutput, bundle_outputs.PredictFolderOutput),
     "profile": (bundle_outputs.ProfileOutput,),
+    "reapply": (job_outputs.ReapplyOutput,),
     "refresh": (job_outputs.RefreshOutput,),
     "report": (bundle_outputs.ReportOutput, bundle_outputs.ReportOfTwoOutput),
     "sign": (bundle_outputs.SignOutput,),

@@ -9,9 +9,10 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.allocate import ParameterLimit, allocate_widths
+from recprune_export.pruning.allocation.group_plans import make_group_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.importance.ranking import Ranking
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.pruning_constants import (
     LANES,
     MAX_ZEROS,
@@ -84,16 +85,7 @@ def make_plan(
         widths = allocate_widths(program, model, rankings, limits, budget.width, keep_tables=budget.keep_tables)
     else:
         widths = _uniform_widths(program.analysis, rankings, model, budget, limits)
-    plans = (
-        GroupPlan(
-            group=g.name,
-            kind=g.kind,
-            width=g.width,
-            keep=tuple(sorted(rankings[g.name].order[: widths[g.name]])),
-            transform=rankings[g.name].transform if widths[g.name] < g.width else None,
-        )
-        for g in program.analysis.groups
-    )
+    plans = (make_group_plan(g, rankings[g.name], widths[g.name]) for g in program.analysis.groups)
     return Plan(score_name, tuple(plans))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget
+from recprune_export.pruning.allocation.group_plans import make_group_plan
 from recprune_export.pruning.allocation.rate_distortion import Allocation, RateDistortion
 from recprune_export.pruning.allocation.request_time import DEFAULT_ROWS, RequestTime
 from recprune_export.pruning.allocation.table_options import (
@@ -22,12 +23,11 @@ from recprune_export.pruning.importance.rounding_loss import (
     predict_layer_losses,
     predict_table_losses,
     predict_whole_table_losses,
-    turn_matrix,
 )
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.pruning_constants import (
     HIDDEN_LOSS_AFTER_TUNING,
     MULTIPLIED_DIMENSIONS_LOSS_AFTER_TUNING,
@@ -41,7 +41,6 @@ from recprune_export.pruning.rotation.table_projections import (
     find_per_table_projections,
     insert_per_table_projections,
 )
-from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.statistics.read_counts import count_reads
 from recprune_export.pruning.statistics.weight_reads import TableReads, WeightReads, gather_weight_reads
 
@@ -93,19 +92,11 @@ class Candidate:
 
     def make_plan(self, allocation: Allocation) -> Plan:
         """Return the plan of an allocation, without storage."""
-        groups = tuple(self._plan_group(group, allocation) for group in self.projected.program.analysis.groups)
-        return Plan(OUTPUT_ERROR, groups, self.projected.projection_plan)
-
-    def _plan_group(self, group: Group, allocation: Allocation) -> GroupPlan:
-        ranking, width = self.rankings[group.name], allocation.widths[group.name]
-        transform = ranking.transform
-        if transform is not None and group.name in allocation.turned:
-            matrix = transform.matrix.clone()
-            matrix[:, :width] = matrix[:, :width] @ turn_matrix(width)
-            transform = Transform(matrix)
-        elif width == group.width:
-            transform = None
-        return GroupPlan(group.name, group.kind, group.width, tuple(sorted(ranking.order[:width])), transform)
+        groups = (
+            make_group_plan(g, self.rankings[g.name], allocation.widths[g.name], turned=g.name in allocation.turned)
+            for g in self.projected.program.analysis.groups
+        )
+        return Plan(OUTPUT_ERROR, tuple(groups), self.projected.projection_plan)
 
 
 def make_candidates(

@@ -38,6 +38,7 @@ RUNS = {
     "predict": ["predict", "{bundle}", "--data", "{rows}", "-o", "{new}/scores.parquet"],
     "predict: folder": ["predict", "{bundle}", "--data", "{rows}", "-o", "{new}/scores"],
     "profile": ["profile", "{bundle}", "--batch-size", "2"],
+    "reapply": ["reapply", "{bundle}", "--model", "{model}", "--data", "{rows}", "--quick", "-o", "{new}/again"],
     "refresh": ["refresh", "{bundle}", "--data", "{rows}", "--check-only"],
     "report": ["report", "{bundle}", "-o", "{new}/page.html"],
     "report: two": ["report", "{bundle}", "{bundle}", "-o", "{new}/page.html"],
