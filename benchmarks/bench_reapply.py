@@ -144,7 +144,9 @@ def run_seed(
             "cpu_seconds": time.process_time() - started,
             "bytes": result.counts["pruned"].bytes,
             **quality_on(refresh, base, result.target, new),
-            **({} if done is result else {"verdict": done.verdict.words, "findings": [f.reason for f in done.findings]}),
+            **(
+                {} if done is result else {"verdict": done.verdict.words, "findings": [f.reason for f in done.findings]}
+            ),
         }
 
     ways = {

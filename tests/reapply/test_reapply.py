@@ -208,7 +208,7 @@ def test_the_command_prints_the_verdict_and_the_line_of_check(without_rows: Path
     assert f"recprune-export check {tmp_path / 'new'} --against {without_rows}" in done.stdout
     assert "The plan is that of without-rows" in done.stderr
     values = json.loads(invoke(*command, "--json").stdout)
-    assert (values["holds"], values["verdict"]) == (True, "holds")
+    assert (values["bundle"], values["verdict"]) == (str(without_rows), "pass")
     _, *check = shlex.split(values["check"])
     checked = invoke(*check, "--time-limit", 2, "--undecided", "pass", "--latency-batch-sizes", "1")
     assert checked.exit_code == 0, checked.output

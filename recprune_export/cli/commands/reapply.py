@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     type=ROWS_OR_ARRAYS,
     help="Rows for statistics, fine-tuning and evaluation.  [default: the rows that --calibration-rows kept in BUNDLE]",
 )
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
+@click.option(
+    "--label", "labels", multiple=True, metavar="COLUMN", help="Label column.  [default: as when the bundle was made]"
+)
 @label_options
 @split_options
 @reading_options
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0),
     default=0.002,
     show_default=True,
+    metavar="DROP",
     help="Largest additional drop compared with the dense model.",
 )
 @undecided_option
