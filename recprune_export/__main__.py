@@ -34,7 +34,7 @@ def run() -> None:
             raise
         _exit(f"Error: {missing}", UNUSABLE)
     except KeyboardInterrupt:
-        _exit("Interrupted; nothing was left half-written.", INTERRUPTED)
+        _exit("Interrupted; no incomplete file was left.", INTERRUPTED)
 
 
 def _end_process(code: int) -> NoReturn:

@@ -136,7 +136,9 @@ def compress(
     settings = settings.with_options(**rename_former_options(options))
     check_budgets(settings)
     if jobs != 1 and settings.search.max_drop is None:
-        raise UsageError("--jobs runs the trials of --max-drop in several processes: give that as well.")
+        raise UsageError(
+            "--jobs is used only with --max-drop, whose trials it runs in several processes: give --max-drop as well."
+        )
     directory = Path(target) if target is not None else ARTIFACTS / _model_name(model)
     with enter_on_main(partial(stage_bundle, directory), directory) as target:
         signer = None if sign is None else read_private_key(sign)
@@ -217,12 +219,12 @@ def compress_loaded(
 
 
 def _check_beside_plan(plan: Plan, settings: Settings) -> None:
-    """Raise `UsageError` where an option asks for something that the plan decides."""
-    _refuse_searches(settings, "A plan is one point already")
+    """Raise `UsageError` if an option conflicts with the plan."""
+    _refuse_searches(settings, "A plan already determines the operating point")
     if settings.pruning.max_bytes is not None:
-        raise UsageError("A plan says itself how many bits each weight has: leave out --max-bytes, or the plan.")
+        raise UsageError("A plan specifies the bits of each weight: leave out --max-bytes or --plan.")
     if plan.stages[-1].storage is not None and settings.quantization.quantize != "none":
-        raise UsageError("This plan says itself how many bits each weight has: leave out --quantize, or the plan.")
+        raise UsageError("This plan specifies the bits of each weight: leave out --quantize or --plan.")
 
 
 def _refuse_searches(settings: Settings, reason: str) -> None:
@@ -234,7 +236,7 @@ def _refuse_searches(settings: Settings, reason: str) -> None:
     }
     for option, value in budgets.items():
         if value is not None:
-            raise UsageError(f"{reason}: leave out {option}, which searches for one.")
+            raise UsageError(f"{reason}: leave out {option}, which searches for an operating point.")
 
 
 @explain_failures("The sweep", ModelError, REPORT)
@@ -256,7 +258,7 @@ def sweep(
 
     Writes `sweep.json` into `target`. Fractions that no plan meets are left out, and that is printed. With another score than
     output error there are no points of bytes, for it alone compares dimensions with bits. Trials are saved in
-    `target/trials`, from where an interrupted sweep goes on, and where it finds what shards have tuned (`sweep_shard`). With
+    `target/trials`, from which an interrupted sweep continues, and which contains the results of shards (`sweep_shard`). With
     several `jobs` models are pruned and tuned in as many processes, and timed in this one afterwards.
     """
     folder = Path(target)
@@ -310,7 +312,7 @@ def _open_sweep(
 ) -> tuple[Trials, tuple[OperatingPoint, ...]]:
     """Open the model and the rows of a sweep; return its trials in `folder`, and all of its points."""
     loaded, task = inputs.load()
-    refuse_streamed(loaded.program, "A sweep, with its int8 of the dense model,")
+    refuse_streamed(loaded.program, "A sweep, which includes the dense model in int8,")
     check_space(loaded.program, None)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
@@ -350,7 +352,7 @@ class JobInputs:
         if jobs < 1:
             raise UsageError(f"--jobs must be 1 or more, got {jobs}.")
         if jobs > 1 and is_divided():
-            raise UsageError("Under torchrun the processes share each trial: leave out --jobs.")
+            raise UsageError("With torchrun, all processes work on each trial together: leave out --jobs.")
         return nullcontext() if jobs == 1 else TuningWorkers(self, self.settings, jobs)
 
 
@@ -366,9 +368,9 @@ def dump_plan(
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it.
 
-    Raises `UsageError` where the point of the plan would have to be searched.
+    Raises `UsageError` if the point of the plan would have to be searched.
     """
-    _refuse_searches(settings, "A plan is made for one point")
+    _refuse_searches(settings, "A plan is made for one operating point")
     loaded = load_model(model, example_inputs, source or {}, settings.export)
     settings = settle_settings(loaded.program, settings)
     task = make_task(loaded, data, labels, settings)
@@ -395,10 +397,10 @@ def compute_sensitivity(
 
     The groups are those of a plan by output error, after projections are inserted.
 
-    Raises `PruningError` where nothing can be pruned.
+    Raises `PruningError` if nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {}, settings.export)
-    refuse_streamed(loaded.program, "The ranking by every score")
+    refuse_streamed(loaded.program, "The ranking of channels by every score")
     task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
@@ -408,7 +410,7 @@ def load_model(
 ) -> LoadedModel:
     """Make a program of any model, with the outputs and the form of jagged inputs that `export` names.
 
-    Raises `UsageError` where a module comes without an example request, for an unknown name of an output, and for padded inputs of a
+    Raises `UsageError` if a module comes without an example request, for an unknown name of an output, and for padded inputs of a
     model without jagged ones.
     """
     loaded = _load_model(model, example_inputs, source)
@@ -425,16 +427,16 @@ def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) ->
         check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        with explain_failures("The work on the exported program", CaptureError, REPORT):
+        with explain_failures("The conversion of the exported program", CaptureError, REPORT):
             program = convert_exported(model)
         check_finite(program.module, "the exported program")
         return LoadedModel(program, None, ModelKind.PROGRAM)
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"A {type(model).__name__} is no model: give an nn.Module, an ExportedProgram, or the path of a model file."
+            f"A {type(model).__name__} is not a model: give an nn.Module, an ExportedProgram, or the path of a model file."
         )
     if example_inputs is None:
-        raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
+        raise UsageError(f"{type(model).__name__} requires an example request: give example_inputs.")
     model = unwrap_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         check_finite(model, type(model).__name__)
@@ -465,7 +467,7 @@ def make_task(
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
-    Raises `UsageError` where labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
+    Raises `UsageError` if labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
     for the rows, for labels that do not fit the model, and where no metric is defined on the validation rows.
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
@@ -482,13 +484,13 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
-                "A model that recprune-export did not train needs the labels' names beside --data: give --label."
+                "With --data, a model that was not trained by recprune-export requires the names of its labels: give --label."
             )
         rows = read_arrays(data, program, labels, settings.seed, settings.rows)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     _check_label_names(loaded.checkpoint.spec.labels, labels)
     if not isinstance(data, Path | str):
-        raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
+        raise UsageError("A checkpoint of `train` requires raw rows: give the path of a CSV or Parquet file as data.")
     encoded = read_encoded(as_data_source(data), loaded.checkpoint.encoder, settings.rows)
     labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
@@ -497,11 +499,11 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
 
 
 def _check_label_names(trained: Sequence[str], given: Sequence[str]) -> None:
-    """Raise `UsageError` where other labels are given than those for which a checkpoint was trained."""
+    """Raise `UsageError` if other labels are given than those for which a checkpoint was trained."""
     if given and set(given) != set(trained):
         raise UsageError(
-            f"--label {', '.join(given)}: this checkpoint of `train` predicts {', '.join(trained) or 'the next item'}, and is "
-            "measured on that; leave --label out, or train again."
+            f"--label {', '.join(given)}: this checkpoint of `train` predicts {', '.join(trained) or 'the next item'}, on "
+            "which it is evaluated; leave out --label, or train again."
         )
 
 

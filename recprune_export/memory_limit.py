@@ -12,8 +12,8 @@ COPIES = 3  # of a model, which a job holds in memory at its peak
 def available_memory() -> int:
     """Return the bytes that this process may still take.
 
-    The least of what the system has free, of the limit of the control group (version 2), and of the limits of data and of
-    addresses that `ulimit -d` and `ulimit -v` set. Half of all memory where the system does not say what is free.
+    The minimum of the free memory of the system, of the limit of the control group (version 2), and of the limits of data and of
+    addresses that `ulimit -d` and `ulimit -v` set. Half of all memory if the system does not report its free memory.
     """
     return max(0, min(_list_limits()))
 

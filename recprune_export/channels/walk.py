@@ -223,7 +223,7 @@ class Walk(fx.Interpreter):
             return self.make_untagged(value)
 
     def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
-        """Mark a value that is computed from parameters alone as constant."""
+        """Mark a value that is computed only from parameters as constant."""
         inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
         varying = (isinstance(d, tuple) or (d is not None and not d.constant) for d in inputs)
         if not isinstance(described, TensorTags) or any(varying):

@@ -1,4 +1,4 @@
-"""Functions that all commands print with: tables for people, JSON for programs."""
+"""Functions with which all commands print: tables for people, JSON for programs."""
 
 import errno
 import functools
@@ -27,13 +27,13 @@ VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKI
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text, which may hold names of others, on stdout or stderr; nothing under `--quiet`."""
+    """Print text, which may contain untrusted names, on stdout or stderr; print nothing with `--quiet`."""
     if not prints_errors_only():
         click.echo(escape_for_terminal(text), err=err)
 
 
 def make_table(title: str, *columns: str) -> "Table":
-    """Return a table; its cells may hold names of others."""
+    """Return a table; its cells may contain untrusted names."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
@@ -58,7 +58,7 @@ P = ParamSpec("P")
 def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
     """Decorate a function that prints the result of finished work.
 
-    The files are written and the verdict is known by then: a closed pipe ends the print, and a log on a full disk is a warning.
+    The files are already written and the verdict is known: a closed pipe ends the printing, and a full disk gives a warning.
     """
 
     @functools.wraps(function)
@@ -69,7 +69,7 @@ def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             discard_output()
             if error.errno != errno.EPIPE:
-                print_warning(f"The result cannot be printed ({error.strerror}); it stands all the same.")
+                print_warning(f"The result cannot be printed ({error.strerror}), but it is valid.")
 
     return printed
 
@@ -104,7 +104,7 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def print_json(values: Any) -> None:
-    """Print JSON in ASCII, without what a log of GitHub Actions would take for a command."""
+    """Print JSON in ASCII, without text that GitHub Actions would interpret as a workflow command."""
     context = click.get_current_context(silent=True)
     if context is not None:
         context.meta[HAS_PRINTED_JSON] = True

@@ -61,7 +61,7 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
     @property
     def unknown_ids(self) -> dict[str, int]:
-        """The id in the place of an unknown item, by input: that of the padding, since such items are removed."""
+        """The id in place of an unknown item, by input: that of the padding, since such items are removed."""
         return {HISTORY: 0}
 
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
@@ -155,7 +155,7 @@ def load_sequences(
     frame = scan(path, CsvOptions(reading.separator, reading.encoding), text=(columns.item,), missing=schema.missing)
     names = frame.collect_schema().names()
     roles = (columns.user, columns.item, columns.order)
-    check_columns_exist(path, roles, names, "which the log of the model needs")
+    check_columns_exist(path, roles, names, "required by the log of the model")
     unused = find_split_columns(names, roles)
     table = collect(select_canonical(frame, columns), path)
     log = order_log(path, table, columns)
@@ -204,7 +204,7 @@ def _end_last_items(path: DataFile, log: OrderedLog) -> tuple[OrderedLog, _Histo
     """Return the users with enough items; the last item of each is for testing, the one before for validation."""
     long = log.lengths >= _MIN_ITEMS
     if not long.any():
-        raise DataError(f"No user of {path} has {_MIN_ITEMS} items or more, so nothing can be left out to test on.")
+        raise DataError(f"No user of {path} has {_MIN_ITEMS} items or more, so no items can be held out for testing.")
     notes = []
     if not long.all():
         short = np.count_nonzero(~long)
@@ -214,7 +214,7 @@ def _end_last_items(path: DataFile, log: OrderedLog) -> tuple[OrderedLog, _Histo
     tied = np.count_nonzero(ties[last - 1] | ties[last - 2])
     if tied:
         notes.append(
-            f"The order of the file decides which items of {tied:,} of {len(last):,} users are held out, since their last ones "
+            f"The order in the file determines the held-out items of {tied:,} of {len(last):,} users, since their last items "
             "have the same time."
         )
     description = "by leave-one-out: the last item of each user for test, the one before for valid"
@@ -230,7 +230,7 @@ def _end_in_time(path: DataFile, log: OrderedLog, schema: Schema) -> tuple[Order
     if not (known & (before_test > before_valid)).any() or not (known & (log.lengths > before_test)).any():
         raise DataError(
             f"No user of {path} has two items before the border of validation and another one after each border "
-            f"({split.description}): split by leave-one-out, without --split-by-time."
+            f"({split.description}): use the leave-one-out split, without --split-by-time."
         )
     notes: tuple[str, ...] = ()
     if not known.all():

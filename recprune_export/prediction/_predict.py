@@ -112,13 +112,13 @@ class ScoredFile:
         return {name: number for name, number in self.requests.unknown.items() if number}
 
     def check_format(self, output: Path) -> None:
-        """Raise `UsageError` where the file of scores cannot hold the columns."""
+        """Raise `UsageError` if the file of scores cannot hold the columns."""
         lists = [name for name, kind in self.schema.items() if kind.is_nested()]
         if lists and output.suffix.lower() == ".csv":
-            raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
+            raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not support: write a .parquet file.")
 
     def score(self, advance: Callable[[int], None]) -> Iterator["pl.DataFrame"]:
-        """Yield the table of some rows after another, and tell `advance` how many there are. Raises `DataError`.
+        """Yield the table of some rows after another, and pass their number to `advance`. Raises `DataError`.
 
         So it does behind the last one where nearly all values of a field are unknown.
         """
@@ -140,7 +140,7 @@ class ScoredFile:
 def open_file(
     scorer: Scorer, data: DataFile, reading: DataSettings, keep: Sequence[str], *, within: DataFile | None = None
 ) -> ScoredFile:
-    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and texts in CSV stay texts.
+    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and strings in CSV stay strings.
 
     Raises `DataError`, and `UsageError` for a column in `keep` that cannot be kept.
     """
@@ -155,7 +155,7 @@ def open_file(
         if name not in types:
             raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
         if name in {column.column for column in scorer.columns}:
-            raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
+            raise UsageError(f"--keep {name}: an output of the model has the same name; leave it out.")
     return ScoredFile(
         scorer, data, requests, {name: types[name] for name in keep}, count_frame_rows(requests.frame, data)
     )
@@ -164,7 +164,7 @@ def open_file(
 def _read_types(
     data: DataFile, reading: DataSettings, keep: Sequence[str], added: Mapping[str, str | None]
 ) -> "pl.Schema":
-    """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
+    """Return the types of all columns; those of a CSV file are strings, but for the columns in `keep`."""
     options = CsvOptions(reading.separator, reading.encoding)
     texts = [name for name in read_column_names(data, options) if name not in keep]
     return add_columns(scan(data, options, text=texts), added).collect_schema()

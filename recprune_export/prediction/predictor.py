@@ -60,7 +60,7 @@ class Predictor:
     ) -> None:
         self.bundle = Path(bundle).absolute()
         if is_packed(self.bundle):
-            raise BundleError(f"{bundle} is a packed bundle: unpack it, so that processes share its files.")
+            raise BundleError(f"{bundle} is a packed bundle: unpack it, so that processes can share its files.")
         if threads < 1 or batch_size < 1:
             raise UsageError(f"threads ({threads}) and batch_size ({batch_size}) must be 1 or more.")
         manifest = read_manifest(self.bundle)
@@ -76,10 +76,10 @@ class Predictor:
         self.columns = (*self.keep, *(column.column for column in columns))
         twice = next((name for name in self.keep if name in self.columns[len(self.keep) :]), None)
         if twice is not None:
-            raise UsageError(f"keep= names '{twice}', but an output of the model has the same name: leave it out.")
+            raise UsageError(f"keep='{twice}': an output of the model has the same name; leave it out.")
 
     def __call__(self, batch: Any) -> Any:
-        """Return the scores of a batch, in its kind. Raises as the class says."""
+        """Return the scores of a batch, in the type of the batch. Raises the errors listed in the class."""
         opened = _open(self)
         if isinstance(batch, Mapping):
             batch = read_arrays(batch, opened.shared_columns)
@@ -92,7 +92,7 @@ class Predictor:
 
 
 class _OpenPredictor:
-    """A model of this process, and what makes requests of batches by their columns."""
+    """A model of this process, and the functions that make requests from batches, by their columns."""
 
     def __init__(self, model: OpenModel) -> None:
         self.model = model
@@ -142,12 +142,14 @@ _forked_with_polars = False
 
 
 def _open(predictor: Predictor) -> _OpenPredictor:
-    """Return the open model of this process. Raises `BundleError` where the bundle is not the one that it was."""
+    """Return the open model of this process. Raises `BundleError` if the bundle is not the one that it was."""
     key = (predictor.bundle, predictor.checksum, predictor.file, predictor.threads)
     with _lock:
         if key not in _opened:
             if read_manifest(predictor.bundle).checksum != predictor.checksum:
-                raise BundleError(f"{predictor.bundle} was replaced after this Predictor was made: make a new one.")
+                raise BundleError(
+                    f"{predictor.bundle} was replaced after this Predictor was created: create a new one."
+                )
             _opened[key] = _OpenPredictor(open_model(predictor.bundle, predictor.file, predictor.threads))
             while len(_opened) > MOST_OPEN_MODELS:
                 _opened.popitem(last=False)
@@ -156,7 +158,7 @@ def _open(predictor: Predictor) -> _OpenPredictor:
 
 
 def _forget_parent() -> None:
-    """Make sessions anew in a forked process: threads of the parent are not there."""
+    """Make sessions again in a forked process: threads of the parent are not there."""
     global _lock, _forked_with_polars
     _opened.clear()
     _lock = threading.Lock()
@@ -169,8 +171,8 @@ os.register_at_fork(after_in_child=_forget_parent)
 def _refuse_forked() -> None:
     if _forked_with_polars:
         raise UsageError(
-            "This process was forked from one with polars, whose threads a fork stops, so that it would wait forever: start processes "
-            "by spawn or forkserver, such as ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))."
+            "This process was forked from a process that used polars, whose threads do not survive a fork, so it would wait forever: start "
+            "processes with spawn or forkserver, such as ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))."
         )
 
 

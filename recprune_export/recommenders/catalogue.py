@@ -32,7 +32,7 @@ def find_recommender(name: str) -> type[nn.Module]:
     """Return the class of a recommender. Raises `UsageError` for an unknown name."""
     if name not in RECOMMENDERS:
         raise UsageError(
-            f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}{did_you_mean(name, RECOMMENDERS)}"
+            f"'{name}' is not a recommender; choose one of {', '.join(RECOMMENDERS)}{did_you_mean(name, RECOMMENDERS)}"
         )
     return RECOMMENDERS[name]
 

@@ -50,7 +50,7 @@ class GroupRegret(ToDictMixin):
 def compute_regrets(plan: Plan, inputs: ScoreInputs) -> tuple[GroupRegret, ...]:
     """Judge every group that `plan` makes narrower by its score; `inputs` are of the program with its projections.
 
-    Raises `PruningError` where the plan is of another program, `UsageError` where its score is not known.
+    Raises `PruningError` if the plan is of another program, `UsageError` if its score is unknown.
     """
     plan.removed(inputs.program.analysis)
     smaller = [group_plan for group_plan in plan.groups if len(group_plan.keep) < group_plan.width]

@@ -46,7 +46,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         headlines=tuple(headline for headline in headlines if headline is not None),
         notes=tuple(manifest.notes),
         footer=(
-            "All figures are from manifest.json, which has more digits. ",
+            "All numbers are from manifest.json, which contains more digits. ",
             code_markup("recprune-export verify ."),
             " checks the files of the bundle and its outputs on your machine.",
         ),
@@ -71,5 +71,7 @@ def _facts(manifest: Manifest) -> tuple[Cell, ...]:
     facts = [f"Written {manifest.created[:16].replace('T', ' ')} UTC"]
     if settings.get("model"):
         facts.append(f"from {settings['model']}")
-    facts.append(f"tuned and measured on {settings['data']}" if settings.get("data") else "tuned on drawn requests")
+    facts.append(
+        f"fine-tuned and measured on {settings['data']}" if settings.get("data") else "fine-tuned on random requests"
+    )
     return (", ".join(facts) + ".",)

@@ -62,9 +62,11 @@ def read_sweep(path: Path) -> SweepFile:
     try:
         return _read(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputFileError(f"{file} cannot be read: {error.strerror}. `recprune-export sweep` writes it.") from error
+        raise InputFileError(
+            f"{file} cannot be read: {error.strerror}. It is written by `recprune-export sweep`."
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputFileError(f"{file} is not a result of `recprune-export sweep`: sweep again.") from error
+        raise InputFileError(f"{file} is not a result of `recprune-export sweep`: run the sweep again.") from error
 
 
 def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile | None:
@@ -78,7 +80,9 @@ def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile
     if path is not None:
         sweep = read_sweep(path)
         if None not in (model_sha256, sweep.model) and model_sha256 != sweep.model:
-            raise InputFileError(f"{path} is a sweep of another model than that of {bundle}: sweep that model.")
+            raise InputFileError(
+                f"{path} is a sweep of another model than that of {bundle}: run a sweep of the same model."
+            )
         return sweep
     names = [bundle.resolve().name, Path(str(manifest.settings.get("model") or "model")).stem]
     for name in names:
@@ -110,5 +114,5 @@ def _trial(values: Mapping[str, Any]) -> SweepTrial:
         raise ValueError("a value of a trial is not finite")
     point = values.get("point") or {"kind": "sparsity", "value": values["sparsity"]}  # earlier sweeps had no others
     if point["kind"] not in KINDS:
-        raise ValueError("this kind of point is not known")
+        raise ValueError("this kind of point is unknown")
     return SweepTrial(point["kind"], float(point["value"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]

@@ -50,13 +50,13 @@ class OperatingPoint(DictMixin):
         '7 % of the bytes, predicted reads of at most 85 µs'
         """
         if self.kind == "bytes":
-            time = f", predicted reads of at most {self.microseconds:.4g} µs" if self.microseconds else ""
+            time = f", predicted time of at most {self.microseconds:.4g} µs" if self.microseconds else ""
             return f"{100.0 * self.value:.4g} % of the bytes{time}"
         return self.kind if self.kind == "dense int8" else f"sparsity {self.value:.4g}"
 
     @property
     def options(self) -> dict[str, str]:
-        """The options of the command line that ask for this point alone.
+        """The options of the command line for this point.
 
         >>> OperatingPoint("bytes", 0.07).options
         {'--max-bytes': '7%'}

@@ -1,4 +1,4 @@
-"""`SweepShard`: what a machine has done of a sweep that several share."""
+"""`SweepShard`: the part of a shared sweep that one machine has finished."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ class SweepShard(ToDictMixin):
 
     @property
     def next_step(self) -> str:
-        """What is left to do, as a sentence.
+        """The next step, as a sentence.
 
         >>> SweepShard("1/2", (), (OperatingPoint("sparsity", 0.5),)).next_step
-        'Not tuned yet, by the other shards: sparsity 0.5.'
+        'Not yet tuned by the other shards: sparsity 0.5.'
         """
         if self.missing:
-            return f"Not tuned yet, by the other shards: {', '.join(point.label for point in self.missing)}."
-        return "All points are tuned: give the same command without --shard, which times them all on one machine."
+            return f"Not yet tuned by the other shards: {', '.join(point.label for point in self.missing)}."
+        return "All points are tuned: run the same command without --shard to measure the latency of all points on one machine."
 
 
 def tune_shard(

@@ -81,7 +81,7 @@ class Trials:
         return self._trials.get(key)
 
     def has_too_few_bytes(self, key: TrialKey) -> bool:
-        """Return whether no plan is as small as a point asks for, as an earlier trial found."""
+        """Return whether an earlier trial found that no plan is as small as a point requires."""
         return key in self._too_few_bytes
 
     def is_tuned(self, key: TrialKey) -> bool:
@@ -89,13 +89,13 @@ class Trials:
         return key in self._trials or key in self._too_few_bytes or self._read_tuned(key) is not None
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
-        """Return the common work of the trials of a seed; None where none of them was tuned in this process."""
+        """Return the common work of the trials of a seed; None if none of them was tuned in this process."""
         return self._tuner.search_prefix(seed)
 
     def run(self, point: OperatingPoint, seed: int | None = None) -> Trial:
         """Compress and compare with the dense program, or return the trial of an earlier run.
 
-        Raises `TooFewBytes` where no plan is as small as the point asks for.
+        Raises `TooFewBytes` if no plan is as small as the point requires.
         """
         key = self.make_key(point, seed)
         if key in self._too_few_bytes:
@@ -125,7 +125,7 @@ class Trials:
             self._add_trial(key, tuned)
 
     def add_too_few_bytes(self, key: TrialKey, error: TooFewBytes) -> None:
-        """Take it that no plan is as small as a point asks for."""
+        """Record that no plan is as small as a point requires."""
         self._too_few_bytes[key] = str(error)
         self.folder.save_too_few_bytes(key, error)
 

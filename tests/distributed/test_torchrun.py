@@ -72,8 +72,8 @@ def test_train_writes_one_checkpoint_and_prints_once(clicks_file: Path, tmp_path
     [
         ("refused", "Error: Process 2 of 2 failed: Its disk is full."),
         pytest.param("fault", "Error: Process 2 of 2 failed: TypeError: a fault", marks=pytest.mark.slow),
-        ("killed", "Error: Process 2 of 2 was ended from outside, or had too little memory, so the run ended"),
-        ("killed", "Error: Process 1 of 2 was ended from outside, or had too little memory, so the run ended"),
+        ("killed", "Error: Process 2 of 2 was terminated, or ran out of memory, so the run ended"),
+        ("killed", "Error: Process 1 of 2 was terminated, or ran out of memory, so the run ended"),
     ],
 )
 def test_a_process_that_fails_ends_all_with_one_sentence(

@@ -160,7 +160,7 @@ def test_weights_in_double_precision_are_refused_by_name() -> None:
 
 
 def test_a_limit_below_the_smallest_file_is_refused_with_the_smallest(job: Job) -> None:
-    with pytest.raises(UsageError, match="too little for this model"):
+    with pytest.raises(UsageError, match="too small for this model"):
         job.plan(4_000)
 
 

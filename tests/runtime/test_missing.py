@@ -8,7 +8,7 @@ import pytest
 from recprune_export.cli.main_group import WHOLE_TOOL_COMMANDS, main
 from tests.runtime.processes import PROJECT, Runtime, copy_runtime
 
-WHOLE = "needs the whole tool, and this is recprune-export-runtime: pip install recprune-export"
+WHOLE = "requires the full package, but this is recprune-export-runtime: pip install recprune-export"
 copied = pytest.mark.skipif("RECPRUNE_RUNTIME_PYTHON" in os.environ, reason="takes packages away from a copy")
 
 

@@ -111,7 +111,7 @@ def test_a_speed_within_bytes_takes_plans_of_less_predicted_time(
     settings = SETTINGS.with_options(epochs=0, max_bytes="40%", target_latency="1ms@8")
     resolved = resolve_budgets(program, settings, task, tmp_path / "search")
     assert resolved is not None
-    assert "40 % of the bytes, predicted reads of at most 40 µs" in resolved.reason
+    assert "40 % of the bytes, predicted time of at most 40 µs" in resolved.reason
     assert resolved.settings.pruning.max_microseconds == pytest.approx(40.0)
     assert resolved.recorded.pruning.max_microseconds is None
     limits = [s.pruning.byte_limit for s in (resolved.settings, resolved.recorded)]

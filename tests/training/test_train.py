@@ -94,8 +94,8 @@ def test_labels_that_follow_from_nothing_are_said(tmp_path: Path) -> None:
     ("recommender", "wishes", "said"),
     [
         ("dlrm", SchemaOverrides(), "--label"),
-        ("dlrm", SchemaOverrides(labels=("clicked", "split")), "mmoe takes several"),
-        ("dlrn", CLICKED, "no recommender 'dlrn'"),
+        ("dlrm", SchemaOverrides(labels=("clicked", "split")), "mmoe supports several"),
+        ("dlrn", CLICKED, "'dlrn' is not a recommender"),
     ],
 )
 def test_what_cannot_be_learned_is_said_first(

@@ -30,7 +30,7 @@ def zstandard_module() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise NoZstandard(f"Packed bundles need zstandard: {install_command('zstandard')}.") from error
+        raise NoZstandard(f"Packed bundles require zstandard: {install_command('zstandard')}.") from error
     return zstandard
 
 
@@ -43,7 +43,7 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
     Raises `BundleError` if the bundle was changed, `UsageError` if the file cannot be written.
     """
     if bundle.is_file():
-        raise UsageError(f"{bundle} is a file already: give the directory of a bundle.")
+        raise UsageError(f"{bundle} is a file: give the directory of a bundle.")
     zstd = zstandard_module()
     output = output or bundle.resolve().with_name(f"{bundle.resolve().name}{SUFFIX}")
     check_output_file(output)

@@ -15,7 +15,7 @@ def rows_are_independent(
 ) -> bool:
     """Return whether only axis 0 of every tensor varies, with the batch, and rows give the same outputs alone and together.
 
-    `response` is the answer to the whole `request`; its first row, its last row and its halves are tried alone.
+    `response` is the answer to the whole `request`; its first row, its last row and its halves are tried separately.
     """
     if any(is_packed(i) for i in signature.inputs):
         return False  # of several requests in a batch the elements and the ends of rows would have to be joined

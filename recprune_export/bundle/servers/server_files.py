@@ -94,7 +94,7 @@ def make_derived_samples(bundle: str, models: "Sequence[ValidatedModel]") -> dic
 
 
 def select_server_files(files: Mapping[str, Content]) -> ServerFiles:
-    """Return those of the files of an existing bundle that are for servers, for a README that is written anew."""
+    """Return those of the files of an existing bundle that are for servers, for a README that is written again."""
     pattern = r"triton/|kserve/|serving/|serve_onnxruntime\.py$|samples/(.*-)?(kserve|triton|predict)-(request|response)\.json$"
     names = [name for name in files if re.match(pattern, name)]
     config = next((name for name in names if re.fullmatch(r"triton/[^/]+/config\.pbtxt", name)), None)

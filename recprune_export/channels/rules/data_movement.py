@@ -110,7 +110,7 @@ def concatenate(walk: Walk, node: fx.Node) -> NodeTags:
 
 
 def _join_axes(walk: Walk, node: fx.Node, axis: int) -> TensorTags | None:
-    """Return the tags of `cat` where only the joined axis has tags, or None where the elements have to be looked at.
+    """Return the tags of `cat` where only the joined axis has tags, or None if the elements have to be looked at.
 
     The time is linear in the joined indices; elements would be as many times more as the other axes have indices.
     """

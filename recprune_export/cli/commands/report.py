@@ -1,4 +1,4 @@
-"""`report`: a page about a bundle."""
+"""`report`: an HTML page about a bundle."""
 
 import webbrowser
 from pathlib import Path
@@ -14,19 +14,19 @@ from recprune_export.cli.tables import echo, print_json
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
+@click.option("-o", "--output", type=FILE, metavar="HTML", help="File to write.  [default: BUNDLE.report.html]")
 @click.option(
     "--sweep",
     type=SWEEP_RESULTS,
     metavar="DIR",
-    help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
+    help="Results of `sweep` for the Pareto curve.  [default: results for the same model beside the bundle]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @screen_options("Print JSON instead of a sentence.")
 def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool) -> None:
-    """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
+    """Write an HTML page about BUNDLE: size, speed, quality, widths, parity, and how to call it. Requires neither PyTorch nor a network.
 
-    A bundle holds such a page already, report.html, unless it was made with --quick; this one knows a sweep as well.
+    A bundle already contains such a page, report.html, unless it was made with --quick. This page can also show a sweep.
     """
     from recprune_export.report._write_page import check_page_path, default_page_path, write_page
     from recprune_export.report.bundle_page import render_saved_bundle_report
@@ -38,4 +38,4 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
     else:
         echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):
-        echo("Note: no browser was found here, open the file yourself.", err=True)
+        echo("Note: No browser was found; open the file yourself.", err=True)

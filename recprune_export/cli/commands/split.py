@@ -31,21 +31,27 @@ if TYPE_CHECKING:
 @click.option(
     "--items",
     type=DATA,
-    help="CSV or Parquet with a row for each item, raw values as in training: adds their vectors and an index.",
+    help="CSV or Parquet with one row per item, raw values as in training: adds the vectors of the items and an index.",
 )
-@click.option("--id", "id_column", metavar="COLUMN", help="The column of --items with your ids.  [default: the first]")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column of --items with your ids.  [default: the first]")
 @click.option(
     "--users",
     type=DATA,
-    help="CSV or Parquet with rows of users, on whom the recall is measured.  [default: drawn from the signature]",
+    help="CSV or Parquet with rows of users, on which the recall is measured.  [default: drawn from the signature]",
 )
 @click.option(
-    "--user-input", metavar="NAME", help="An input of the user's tower.  [default: a shared one, else the first]"
+    "--user-input",
+    metavar="NAME",
+    help="An input of the user tower.  [default: a shared input, otherwise the first input]",
 )
 @click.option(
-    "--top-k", type=click.IntRange(1), default=100, show_default=True, help="How many best items the recall counts."
+    "--top-k",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Number of best items for which the recall is measured.",
 )
-@click.option("--no-index", is_flag=True, help="Write the vectors of items without an index.")
+@click.option("--no-index", is_flag=True, help="Write the vectors of the items without an index.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE is replaced]")
 @reading_options
 @screen_options("Print the section `towers` of the manifest as JSON.")
@@ -63,10 +69,10 @@ def split(
     allow_unknown: bool,
     as_json: bool,
 ) -> None:
-    """Write BUNDLE again with user.onnx and item.onnx, whose inner product gives the score of the model.
+    """Add user.onnx and item.onnx to BUNDLE; the inner product of their outputs is the score of the model.
 
-    The model needs two parts with inputs of their own that meet in one inner product or cosine; any other is refused with the reason.
-    An index needs `pip install 'recprune-export[index]'`. The new bundle is not signed.
+    The model must consist of two towers with separate inputs that meet in one inner product or cosine; other models are
+    refused with a reason. An index requires `pip install 'recprune-export[index]'`. The new bundle is not signed.
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
@@ -74,9 +80,9 @@ def split(
 
     for option, value in (("--id", id_column), ("--users", users), ("--no-index", no_index)):
         if value and items is None:
-            raise UsageError(f"{option} belongs to --items: give that as well.")
+            raise UsageError(f"{option} is used only with --items: give --items as well.")
     if is_packed(bundle) and output is None:
-        raise UsageError(f"{bundle} is packed: name the directory of the new bundle by --output.")
+        raise UsageError(f"{bundle} is packed: give the directory of the new bundle with --output.")
     reading = DataSettings(separator, encoding, allow_unknown)
     source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
     with open_bundle_path(bundle) as folder:
@@ -86,7 +92,7 @@ def split(
 
 @prints_after_work
 def print_split(result: "SplitResult", *, as_json: bool) -> None:
-    """Print the towers, how they meet, and the index beside that of the dense model."""
+    """Print the towers, how they meet, and the index compared with that of the dense model."""
     towers = result.towers
     if as_json:
         return print_json(dict(towers))
@@ -102,13 +108,13 @@ def print_split(result: "SplitResult", *, as_json: bool) -> None:
         print_index(towers["index"])
     print_notes(result.notes)
     if result.was_signed:
-        echo("Note: The new bundle is not signed: `recprune-export sign` signs it.", err=True)
+        echo("Note: The new bundle is not signed; sign it with `recprune-export sign`.", err=True)
     print_line("Bundle", str(result.target))
     print_line("Next", f"recprune-export verify {quote_for_shell(result.target)}")
 
 
 def print_index(index: "dict[str, Any]") -> None:
-    """Print size, recall and times of an index, and those of the dense model's."""
+    """Print the size, recall and times of an index, and of the dense model's index."""
     columns = {"pruned": index, **({"dense": index["dense"]} if "dense" in index else {})}
     table = make_table(
         f"Index of the items ({index['library']}), best {index['k']} of {index['queries']} users", "", *columns
@@ -116,10 +122,10 @@ def print_index(index: "dict[str, Any]") -> None:
     rows = {
         "bytes of the index": lambda of: format_bytes(of["bytes"]),
         "bytes of the vectors": lambda of: format_bytes(of["vector_bytes"]),
-        "numbers of a vector": lambda of: str(of["width"]),
+        "width of a vector": lambda of: str(of["width"]),
         "recall against exact search": lambda of: f"{of['recall']:.4f}",
-        "a user, by the index": lambda of: f"{of['search_microseconds']:.0f} µs",
-        "a user, exactly": lambda of: f"{of['exact_microseconds']:.0f} µs",
+        "time per user, index": lambda of: f"{of['search_microseconds']:.0f} µs",
+        "time per user, exact search": lambda of: f"{of['exact_microseconds']:.0f} µs",
     }
     for name, form in rows.items():
         table.add_row(name, *(form(of) for of in columns.values()))
@@ -127,6 +133,6 @@ def print_index(index: "dict[str, Any]") -> None:
     console.print(table)
     if "dense" in index:
         console.print(
-            f"Of the dense model's exact best items {index['dense']['same_best_items']:.1%} are among those of the pruned one",
+            f"{index['dense']['same_best_items']:.1%} of the dense model's exact best items are also best items of the pruned model",
             highlight=False,
         )

@@ -57,12 +57,12 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "str
 @main.command(cls=GroupedCommand)
 @click.option("--data", type=ROWS, required=True, help="CSV or Parquet: a file, a folder, a glob, s3://...")
 @click.option(
-    "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
+    "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe or sasrec."
 )
 @data_options
-@click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
-@click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
-@click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs; training stops early.")
+@click.option("--dim", type=click.IntRange(1), help="Embedding dimension.  [default: depends on the recommender]")
+@click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: depends on the recommender]")
+@click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs; training may stop early.")
 @click.option("--batch-size", type=click.IntRange(1))
 @click.option("--learning-rate", type=float)
 @click.option(
@@ -96,7 +96,7 @@ def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **opt
 
 @prints_after_work
 def print_training(training: "TrainingResult", data: "DataFile", *, as_json: bool) -> None:
-    """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
+    """Print the epochs, the test metrics and the checkpoint of a training run on `data`."""
     checkpoint = training.checkpoint
     if as_json:
         values = {
@@ -128,7 +128,7 @@ def print_training(training: "TrainingResult", data: "DataFile", *, as_json: boo
         epochs.add_row(str(number + 1), f"{epoch.loss:.4f}", f"{epoch.metric:.4f}", mark)
     console.print(epochs)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
-    console.print(f"Test: {metrics or 'no metric is defined on these rows'}", highlight=False)
+    console.print(f"Test: {metrics or 'no metric is defined on the test rows'}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
     arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
     print_line("Next", f"recprune-export {arguments}")

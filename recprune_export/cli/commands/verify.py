@@ -21,19 +21,23 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
+@click.option("--public-key", type=FILE, metavar="PEM", help="Require a signature by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
 @click.option(
     "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes for the latency measurement."
 )
-@click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
-@click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
+@click.option("--threads", default="1,all", show_default=True, help="Numbers of threads for the latency measurement.")
+@click.option(
+    "--qps",
+    type=click.FloatRange(0, min_open=True),
+    help="Also measure with this many requests per second, arriving at random times.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=4.0,
     show_default=True,
-    help="At most, for each batch size.",
+    help="Largest measuring time for each batch size.",
 )
 @screen_options()
 def verify(
@@ -46,7 +50,7 @@ def verify(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
+    """Check a bundle, packed or not: checksums, schema, golden outputs and signature. Requires only ONNX Runtime."""
     from recprune_export.bundle._verify import verify as run
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
@@ -63,16 +67,19 @@ def verify(
 
 @prints_after_work
 def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
-    """Print the checks, and the measurements where there are any."""
+    """Print the checks, and the measurements if there are any."""
     if as_json:
         latency = {} if study is None else {"latency": study.to_dict()}
         return print_json({**asdict(verification), **latency})
     worst = max((output.max_absolute for output in verification.outputs), default=0.0)
     echo(
-        f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) as the manifest says; "
-        f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
+        f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) match the manifest; "
+        f"ONNX Runtime reproduces the golden outputs of {verification.rows} rows to within {worst:.1e}. {verification.seconds:.2f} s"
     )
-    signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
+    signatures = {
+        "valid": "The signature matches the given key.",
+        "unchecked": "The bundle is signed; give --public-key to check the signature.",
+    }
     if verification.signature in signatures:
         echo(signatures[verification.signature])
     if verification.raw_rows == "unchecked":

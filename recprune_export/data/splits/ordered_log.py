@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class OrderedLog:
     """Items [N] and times [N] as in the file; user i, of value `users[i]`, has the rows `offsets[i]` to `offsets[i + 1]`.
 
-    `ties`, bool [N], are rows with the same time as the one before of their user. `notes` say which rows are left out or
+    `ties`, bool [N], are rows with the same time as the one before of their user. `notes` describe rows that are left out or
     doubtful.
     """
 
@@ -59,7 +59,7 @@ def order_log(path: object, table: "pl.DataFrame", columns: SequenceColumns) -> 
     for name in (columns.user, columns.item):
         if table.schema[name].is_nested() or table.schema[name] == pl.Binary:
             raise DataError(
-                f"The column '{name}' of {path} holds {table.schema[name]}; a log has one value in each row."
+                f"The column '{name}' of {path} contains {table.schema[name]}; a log must have one value per row."
             )
     log = pl.DataFrame(
         {
@@ -118,7 +118,7 @@ def _note_ties(path: object, log: OrderedLog, columns: SequenceColumns) -> tuple
         return ()
     return (
         f"{rows:,} of {len(ties):,} rows of {path} have the same '{columns.order}' as another row of their "
-        f"'{columns.user}'; these stay in the order of the file.",
+        f"'{columns.user}'; these keep the order of the file.",
     )
 
 

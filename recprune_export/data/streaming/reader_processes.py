@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator[np.ndarray]:
     """Yield the records of each window of an epoch, as one process would: reader r reads the windows r, r + readers, ... .
 
-    The processes are those of PyTorch's DataLoader, started anew: none inherits a thread. They end with the iterator.
+    The processes are those of PyTorch's DataLoader, started again: none inherits a thread. They end with the iterator.
 
     Raises `DataError` if one of them ends early.
     """
@@ -39,7 +39,7 @@ def read_in_processes(rows: "StreamedRows", seed: int, readers: int) -> Iterator
             yield window.numpy().view(rows.record_dtype)
     except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was sending a window
         raise DataError(
-            f"A process that reads rows ended early ({first_line(error)}): give --readers 0 to read them in this process."
+            f"A reader process ended early ({first_line(error)}): give --readers 0 to read the rows in this process."
         ) from error
 
 

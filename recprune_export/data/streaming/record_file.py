@@ -57,7 +57,7 @@ class RecordFile:
                 while position < end:
                     read = file.readinto(content[position:end])
                     if not read:
-                        raise OSError(errno.EIO, "the temporary file of rows ends too early")
+                        raise OSError(errno.EIO, "the temporary file of rows is truncated")
                     position += read
         return records
 
@@ -89,5 +89,5 @@ class RecordWriter:
         written = format_bytes(self._count * self.dtype.itemsize)
         return UsageError(
             f"The encoded rows cannot be written to {tempfile.gettempdir()}: {error.strerror} after {written} "
-            f"({self.dtype.itemsize} bytes a row). Set TMPDIR to a folder with more space."
+            f"({self.dtype.itemsize} bytes per row). Set TMPDIR to a folder with more space."
         )

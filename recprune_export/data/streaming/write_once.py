@@ -17,7 +17,7 @@ D = TypeVar("D", "ClickData", "ArrayData")
 
 
 def write_once(write: Callable[[], D], readers: int) -> D:
-    """Return the rows that `write` returns. In a run of several processes on one machine the first one alone calls it.
+    """Return the rows that `write` returns. In a run of several processes on one machine only the first one calls it.
 
     On several machines each process writes files of its own. An error is raised in all processes.
     """

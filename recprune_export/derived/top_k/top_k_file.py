@@ -192,7 +192,7 @@ def _name_dtype(value: ir.Value, scores: str) -> str:
 
 
 def _describe(ranking: ItemRanking | CandidateRanking, file: OnnxFile) -> str:
-    """Return what the file does, as the end of a sentence that begins with its name."""
+    """Return the description of the file, as the end of a sentence that begins with its name."""
     if isinstance(ranking, ItemRanking):
         seen = f", without those in '{ranking.history}'" if ranking.history else ""
         none = '""' if ranking.ids.dtype == "str" else "-1"

@@ -90,7 +90,7 @@ class RotationWalk:
         return group_axes, broken
 
     def form(self, node: Any, group: int) -> Form | None:
-        """Return the form of a group's axis in a value, or None where the value does not carry it or has no form."""
+        """Return the form of a group's axis in a value, or None if the value does not carry it or has no form."""
         return self.forms.get((node, group)) if isinstance(node, fx.Node) else None
 
     def carries(self, value: Any, group: int) -> bool:

@@ -1,4 +1,4 @@
-"""Search the point that removes least and is certainly fast enough, by measured times alone."""
+"""Search the point that removes least and is certainly fast enough, only by measured times."""
 
 import lazy_loader
 

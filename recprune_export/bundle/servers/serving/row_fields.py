@@ -11,23 +11,25 @@ from .onnx_model import read_json_file
 
 
 class RawRows:
-    """Checks rows of raw values, and encodes them as `encoding.json` says."""
+    """Checks rows of raw values, and encodes them according to `encoding.json`."""
 
     def __init__(self, bundle: Path, shared: set[str]) -> None:
         encoding = read_json_file(bundle / "encoding.json")
         self.encoder, self.shared = RowEncoder(encoding), shared
-        self.fields: dict[str, tuple[str, Any]] = {}  # by name: what is expected, and whether a value is that
+        self.fields: dict[
+            str, tuple[str, Any]
+        ] = {}  # by name: the expected kind of value, and whether a value is of it
         vectors = {vector["name"]: vector["size"] for vector in encoding["schema"]["vectors"]}
         for spec in encoding["inputs"]:
             columns = encoding["schema"]["numeric"] if spec["kind"] == "numbers" else spec["columns"]
             for column in ["history"] if spec["kind"] == "items" else columns:
                 if spec["kind"] == "items" or (spec["kind"] == "ids" and spec.get("separator") is None):
-                    self.fields[column] = ("a list of texts or numbers", is_list)
+                    self.fields[column] = ("a list of strings or numbers", is_list)
                 elif spec["kind"] == "ids":
-                    self.fields[column] = (f"a text with {json.dumps(spec['separator'])} between values", is_scalar)
+                    self.fields[column] = (f"a string with {json.dumps(spec['separator'])} between values", is_scalar)
                 else:
                     self.fields[column] = (
-                        "a number" if spec["kind"] == "numbers" else "a text or a number",
+                        "a number" if spec["kind"] == "numbers" else "a string or a number",
                         is_scalar,
                     )
         for name, size in vectors.items():
@@ -44,7 +46,7 @@ class RawRows:
             values = encoded[name]
             if any(value != values[0] for value in values):
                 raise RequestError(
-                    f"The rows differ in '{name}', of which the model takes one for all rows of a request."
+                    f"The rows differ in '{name}', but the model expects the same value for all rows of a request."
                 )
             encoded[name] = values[:1]
         return {name: [as_word(value) for value in values] for name, values in encoded.items()}

@@ -24,9 +24,9 @@ _CHUNKS = 3  # requests of the fixed size that are compared with one request of 
 
 
 def convert_exported(exported: torch.export.ExportedProgram) -> Program:
-    """Convert an `ExportedProgram`, whose batch may be fixed; a note says so.
+    """Convert an `ExportedProgram`, whose batch may be fixed, with a note.
 
-    Raises `CaptureError` where the graph answers one batch size only.
+    Raises `CaptureError` if the graph answers one batch size only.
     """
     user_inputs = set(exported.graph_signature.user_inputs)
     values = [n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder" and n.name in user_inputs]
@@ -79,7 +79,7 @@ def _make_example(
 
 
 def _compare(program: Program, fixed: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]], rows: int) -> None:
-    """Raise `CaptureError` where one request of several times `rows` rows is answered in another way than its parts."""
+    """Raise `CaptureError` if one request of several times `rows` rows is answered in another way than its parts."""
     signature = program.signature
     request = sample_request_tensors(signature, _CHUNKS * rows)
     with torch.no_grad():
