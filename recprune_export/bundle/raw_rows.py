@@ -25,7 +25,7 @@ def make_raw_rows(
 ) -> bytes:
     """Return the file for an `encoding` and a model whose `answer` to a request of its signature is known.
 
-    Inputs shared by all candidates of a request have the values of the first row in all rows. The answers to later rows are
+    Inputs shared by all candidates of a request have the values of the first row in all rows. The outputs for later rows are
     left out where there would be more than `MOST_NUMBERS` numbers; those to the first rows are of a request of these rows.
     """
     encoder = read_encoder(encoding)

@@ -150,7 +150,7 @@ class Walk(fx.Interpreter):
                     zero_when_masked=tuple(zero_when_masked),
                     constant_when_masked=(),
                 )
-        self.freeze(node, field_tags, "its ids are looked up in a tensor of which no axis tells fields apart")
+        self.freeze(node, field_tags, "its ids are looked up in a tensor without an axis that separates fields")
         return tags
 
     def varying_axes(self, node: fx.Node) -> tuple[bool, ...]:
@@ -257,7 +257,7 @@ class Walk(fx.Interpreter):
         for tags in described if isinstance(described, tuple) else (described,):
             for axis in tags.removed_by if tags is not None else ():
                 if len(axis) and has_tags(axis):
-                    self.freeze(node, self.sets.intersection_along(axis, 0), "nothing would be left of its axis")
+                    self.freeze(node, self.sets.intersection_along(axis, 0), "its axis would be empty")
 
     def _freeze_all(self, node: fx.Node, described: NodeTags, because: str) -> None:
         for tags in described if isinstance(described, tuple) else (described,):

@@ -27,7 +27,7 @@ OF_SOURCE = "model.onnx/"  # before the names of its inputs, in requests to both
 
 @dataclass(frozen=True)
 class ValidatedModel:
-    """A derived model with its measurements and its golden answer; `latency` is compared with that of `model.onnx`.
+    """A derived model with its measurements and its golden output; `latency` is compared with that of `model.onnx`.
 
     `load_times` are ms to make a session in a fresh process, by file.
     """
@@ -67,7 +67,7 @@ def validate_derived(
 ) -> ValidatedModel:
     """Compare a derived model with `model.onnx` on its rows and edge requests, and time both interleaved.
 
-    Raises `ExportError` if `runtime` is too old for the file, and `ValidationFailed` if an answer differs.
+    Raises `ExportError` if `runtime` is too old for the file, and `ValidationFailed` if an output differs.
     """
     requirements = check_requirements(model.file.path, runtime)
     session = make_session(model.file.path, threads)

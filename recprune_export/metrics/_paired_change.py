@@ -74,7 +74,7 @@ def paired_change(
     over rows (the infinitesimal jackknife: Efron 1982, "The Jackknife, the Bootstrap and Other Resampling Plans", chapter
     6; for the AUC, DeLong's interval). The difficulty of the rows cancels. Quantiles are those of Student's t, and near a
     metric of 1 the interval of the logarithm of the distance from 1 counts as well (docs/decisions/paired-intervals.md).
-    Models with the same outputs have an interval of 0; where answers differ and no pair of rows changed its order, a metric
+    Models with the same outputs have an interval of 0; where outputs differ and no pair of rows changed its order, a metric
     of the order still has the interval of a few pairs.
 
     All N rows count, and none are drawn: O(N log N) time for metrics of the order, O(N) for others. Up to half a million rows

@@ -20,7 +20,7 @@ from recprune_export.program.signature import BATCH, Input, Signature
 TRIED_ROWS = 8
 MARGIN = 1000.0  # times the largest number of the rows: no number of traffic reaches the limit
 WITHOUT_ROWS = 1e12  # beyond timestamps in milliseconds
-RESERVE = 10.0  # answers are finite at so many times the limit, since the pruned program is another one
+RESERVE = 10.0  # outputs are finite at so many times the limit, since the pruned program is another one
 
 
 def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
@@ -28,7 +28,7 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
 
     `bad_ids` is "unknown" or "error". The limit of numbers is a power of ten at least `MARGIN` times the largest number of
     the rows, or `WITHOUT_ROWS`; it is lowered where the outputs would not be finite, though not below 10 times the
-    largest number. An input in which the model itself answers infinity with finite numbers has no limit.
+    largest number. An input in which the model itself returns infinity with finite numbers has no limit.
 
     Raises `ModelError` for an input without a row for each row of the request.
     """

@@ -177,7 +177,7 @@ def compress_program(
     ONNX files from `model.onnx`.
 
     Raises `UsageError` if nothing can be written to `target`, its disk is too full, or another process writes there,
-    `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
+    `ModelError` where the dense model returns NaN for rows of the data, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail; a plan within --max-bytes whose
     file is slower than PyTorch is first made again, with less predicted time.
     """
@@ -343,7 +343,7 @@ def check_space(program: Program, target: Path | None) -> None:
 
 
 def check_no_nan(program: Program, task: Task) -> None:
-    """Raise `ModelError` if the dense model answers NaN to rows of the data: nothing can be tuned towards that."""
+    """Raise `ModelError` if the dense model returns NaN for rows of the data: nothing can be tuned towards that."""
     if isinstance(task, SampledRequests):  # sampled requests may not occur in traffic
         return
     for name, values in run_program(program, task.requests(PARITY_ROWS, seed=0)).items():

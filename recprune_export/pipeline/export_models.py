@@ -39,7 +39,7 @@ PARITY_ROWS = 512
 
 @dataclass(frozen=True)
 class ExportedModels:
-    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each answer, as in a test set.
+    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each output, as in a test set.
 
     `parity` is that of the pruned file in fp32. After quantization `pruned` is the quantized file.
     """
@@ -58,7 +58,7 @@ class ExportedModels:
         return replace(self, pruned=quantized.file, row_wise=row_wise, quantization=quantized)
 
     def golden(self, program: Program, request: RequestArrays) -> RequestArrays:
-        """Return the answer to a golden request: that of `program`, or of the file where it has fewer bits."""
+        """Return the output for a golden request: that of `program`, or of the file where it has fewer bits."""
         if self.quantization is not None:
             return self.quantization.golden(request)
         signature = self.pruned.signature
@@ -76,7 +76,7 @@ def export_models(
 ) -> ExportedModels:
     """Write both models to `folder` and compare each with PyTorch: the dense model is the baseline of every figure.
 
-    Raises `ExportError`, and `ValidationFailed` if an answer differs.
+    Raises `ExportError`, and `ValidationFailed` if an output differs.
     """
     with show_status("Exporting to ONNX"):
         plain = ServingConfig(runtime=serving.runtime)

@@ -177,7 +177,7 @@ class StructuredFractionTrial:
 
 
 class _DenseAnswers:
-    """The answers of the dense program to each batch, computed once where they need little memory, else each time."""
+    """The outputs of the dense program for each batch, computed once where they need little memory, else each time."""
 
     def __init__(self, program: Program, batches: Sequence[Batch]) -> None:
         self._program, self._batches = program, batches

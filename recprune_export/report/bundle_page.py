@@ -1,4 +1,4 @@
-"""Report page of a bundle: size, latency, quality and their evidence, rendered from the manifest alone."""
+"""Report page of a bundle: size, latency, quality and their evidence, rendered only from the manifest."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
 
 
 def render_saved_bundle_report(bundle: Path, sweep: Path | None = None) -> str:
-    """Return the page of a bundle on disk, packed or not, with the given sweep or one found beside the bundle.
+    """Return the page of a bundle on disk, packed or not, with the given sweep or one found next to the bundle.
 
     Raises `BundleError`, and `InputFileError` for the sweep.
     """

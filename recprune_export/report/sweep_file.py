@@ -70,9 +70,9 @@ def read_sweep(path: Path) -> SweepFile:
 
 
 def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile | None:
-    """Return the sweep at `path`, or one of the same model beside the bundle; None if there is none.
+    """Return the sweep at `path`, or one of the same model next to the bundle; None if there is none.
 
-    A sweep beside the bundle is `<name>-sweep`, with the name of the bundle or of the model's file.
+    A sweep next to the bundle is `<name>-sweep`, with the name of the bundle or of the model's file.
 
     Raises `InputFileError` if the sweep at `path` is of another model.
     """

@@ -1,4 +1,4 @@
-"""The answers that need no model, which a trained one has to surpass: label means, and items by their frequency."""
+"""The outputs that need no model, which a trained one has to surpass: label means, and items by their frequency."""
 
 from collections.abc import Mapping
 

@@ -214,7 +214,7 @@ def complex_pairs(walk: Walk, node: fx.Node) -> NodeTags:
     if node.target is aten.view_as_real.default:
         wide = tags.take_axes([*axes, None])
         return wide.map(lambda field: (*field[:-1], make_untagged_axis(2)))
-    walk.freeze(node, tags.removed_by[-1], "it tells real from imaginary")
+    walk.freeze(node, tags.removed_by[-1], "it separates real and imaginary parts")
     return tags.take_axes(axes[:-1])
 
 

@@ -73,7 +73,7 @@ def derive_top_k(source: SourceModel, folder: Path, *, ranking: ItemRanking | Ca
 
 
 def choose_items(ranking: ItemRanking, scores: np.ndarray, request: RequestArrays) -> NamedOutputs:
-    """Return the answer of an `ItemRanking` to scores [batch, items], by NumPy."""
+    """Return the output of an `ItemRanking` for scores [batch, items], by NumPy."""
     masked = np.where(ranking.ids.is_item, scores, -np.inf).astype(scores.dtype)
     if ranking.history is not None:
         history = request[ranking.history]
@@ -86,7 +86,7 @@ def choose_items(ranking: ItemRanking, scores: np.ndarray, request: RequestArray
 
 
 def choose_candidates(ranking: CandidateRanking, scores: np.ndarray, request: RequestArrays) -> NamedOutputs:
-    """Return the answer of a `CandidateRanking` to scores [batch] or [batch, 1], by NumPy."""
+    """Return the output of a `CandidateRanking` for scores [batch] or [batch, 1], by NumPy."""
     flat = scores.reshape(-1)
     order = np.argsort(-flat, kind="stable")[: ranking.k]
     missing = ranking.k - len(order)

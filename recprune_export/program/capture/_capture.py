@@ -227,7 +227,7 @@ class _Captured:
         return [answers[position] for position in self.outputs]
 
     def matches(self, actual: Sequence[Tensor], expected: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
-        """Return whether the program's answers are the model's, up to rounding; `whole` are those to the whole example."""
+        """Return whether the program's outputs are the model's, up to rounding; `whole` are those to the whole example."""
         return half_outputs_match(actual, expected, whole) if self.half else outputs_match(actual, expected)
 
 

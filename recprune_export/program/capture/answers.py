@@ -27,7 +27,7 @@ def _is_cache_class(kind: Any) -> bool:
 
 
 def find_cached_leaves(spec: Any) -> list[bool]:
-    """Return for each leaf of the answer of an exported program whether it is part of a cache of transformers."""
+    """Return for each leaf of the output of an exported program whether it is part of a cache of transformers."""
     if spec.is_leaf():
         return [False]
     leaves = [leaf for child in spec.children() for leaf in find_cached_leaves(child)]

@@ -1,6 +1,6 @@
 """Side effects of a request: writes to weights and state, random numbers, statistics of the request.
 
-A file answers every request by itself and alike. Writes that change no answer are dropped, writes of always the same values
+A file answers every request by itself and alike. Writes that does not change outputs are dropped, writes of always the same values
 are made once, and anything else is refused with the line of the user's code.
 """
 
@@ -19,7 +19,7 @@ from recprune_export.program.nodes import ancestors, argument, arguments, find_s
 aten = torch.ops.aten
 
 _DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
-_COUNTERS = "num_batches_tracked"  # of batch-norms, which no answer depends on
+_COUNTERS = "num_batches_tracked"  # of batch-norms, which no output depends on
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def _is_random(node: fx.Node) -> bool:
 
 
 def drop_unread_writes(module: fx.GraphModule) -> tuple[str, ...]:
-    """Remove the writes to state that no answer reads, in place; return the notes."""
+    """Remove the writes to state that no output reads, in place; return the notes."""
     read = _read_by_answers(module)
     while True:  # values that are written to state that is read are also read
         writes = [
@@ -127,7 +127,7 @@ def drop_unread_writes(module: fx.GraphModule) -> tuple[str, ...]:
 
 
 def fold_writes(module: fx.GraphModule) -> tuple[str, ...]:
-    """Make writes of always the same values once, and drop those that no answer reads, in place; return the notes.
+    """Make writes of always the same values once, and drop those that no output reads, in place; return the notes.
 
     `module` is functional but for a `copy_` of each new value into its state, as decompositions leave it. The user's tensors
     are not changed. Raises `CaptureError` if an answer depends on state that requests change.
