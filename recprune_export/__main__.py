@@ -14,7 +14,7 @@ UNUSABLE = 2  # as `UsageError`
 
 
 def run() -> None:
-    """Run the command line; Ctrl-C while its modules are imported ends it like one during the work."""
+    """Run the command line; Ctrl-C during the import of modules has the same effect as during the work."""
     try:
         if (conflict := find_conflict()) is not None:
             _exit(f"Error: {conflict}", UNUSABLE)

@@ -107,22 +107,22 @@ def compress(
     jobs: int = 1,
     **options: Any,
 ) -> CompressionResult:
-    """Prune, tune, export and validate a recommender; write a bundle.
+    """Prune, fine-tune, export and validate a recommender; write a bundle.
 
-    - `model`: an `nn.Module`, an `ExportedProgram`, a `Program`, or the path of a model file, which is opened with the
-      keywords in `source` (see `load_program`).
+    - `model`: an `nn.Module`, an `ExportedProgram`, a `Program`, or the path of a model file, which is loaded with the
+      keyword arguments in `source` (see `load_program`).
     - `example_inputs`: for a module, one request: a tensor, a tuple of positional arguments, or a dict of keyword
-      arguments (a dict that names no parameter of `forward` is its one argument). The batch is axis 0.
+      arguments (a dict without parameter names of `forward` is a single argument). The batch is axis 0.
     - `target`: the directory to write, `artifacts/<name of the model>` by default.
-    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, arrays by name, or a frame of pandas or polars;
-      each input of the model, each of `labels`, and perhaps a column that splits the rows: one called `split`, or the
-      one that the option `split`, `split_by_time` or `split_by_user` names.
-    - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
-    - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
-    - `job_file`: the options of the command line as TOML, which the bundle keeps as job.toml.
+    - `data`: rows for fine-tuning and evaluation: a CSV, Parquet or NPZ file, arrays by name, or a pandas or polars DataFrame,
+      with the inputs of the model, the `labels`, and optionally a column that splits the rows: a column named `split`, or the
+      column of the option `split`, `split_by_time` or `split_by_user`.
+    - `sign`: a file with the private key (Ed25519, PEM) for signing the manifest.
+    - `resume`: continue after the finished stages of an earlier, killed run on the same model, rows and settings.
+    - `job_file`: the options of the command line as TOML, saved as job.toml in the bundle.
     - `jobs`: the number of processes that run the trials of `max_drop`.
     - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`; `outputs=("score",)`
-      serves these of the model's outputs alone.
+      serves only these outputs of the model.
 
     Raises `UsageError`, `InputFileError`, `CaptureError`, and the errors of `compress_program`.
 
@@ -182,7 +182,7 @@ def compress_loaded(
     job_file: str | None = None,
     start_workers: Callable[[], AbstractContextManager[TuningWorkers | None]] = nullcontext,
 ) -> CompressionResult:
-    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search."""
+    """Compress a model with rows, both in memory; `start_workers` returns the processes of a search."""
     checkpoint = loaded.checkpoint
     settings = settle_settings(loaded.program, settings)
     check_space(loaded.program, target if settings.export.keep_dense else None)
@@ -254,12 +254,12 @@ def sweep(
     on_trial: Callable[[Trial], None] = lambda trial: None,
     jobs: int = 1,
 ) -> Sweep:
-    """Compress at each of `sparsities` and each of `byte_fractions` of the dense file, and as int8 of the dense model alone.
+    """Compress at each of `sparsities` and each of `byte_fractions` of the dense file, and the dense model in int8.
 
-    Writes `sweep.json` into `target`. Fractions that no plan meets are left out, and that is printed. With another score than
-    output error there are no points of bytes, for it alone compares dimensions with bits. Trials are saved in
+    Writes `sweep.json` into `target`. Fractions that no plan meets are left out, with a message. With another score than
+    output error there are no points of bytes, since only output error compares dimensions with bits. Trials are saved in
     `target/trials`, from which an interrupted sweep continues, and which contains the results of shards (`sweep_shard`). With
-    several `jobs` models are pruned and tuned in as many processes, and timed in this one afterwards.
+    several `jobs`, models are pruned and tuned in as many processes, and timed in this process afterwards.
     """
     folder = Path(target)
     call_on_main(partial(check_output_file, folder / SWEEP))
@@ -295,8 +295,8 @@ def sweep_shard(
 ) -> SweepShard:
     """Prune and tune at the points of one shard of a sweep, and save the models in the folder `target` that all machines share.
 
-    `sweep` with the same arguments times them all on one machine. The points of a shard follow from the list of all points, so
-    no two shards have one in common.
+    `sweep` with the same arguments times all of them on one machine. The points of a shard depend only on the list of all points, so
+    two shards have no point in common.
     """
     folder = Path(target)
     inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
@@ -325,7 +325,7 @@ def _open_sweep(
 
 @dataclass(frozen=True)
 class JobInputs:
-    """A model and rows as a caller names them; each process of a search opens them itself."""
+    """A model and rows as specified by the caller; each process of a search loads them."""
 
     model: Model
     example_inputs: Any
@@ -366,9 +366,9 @@ def dump_plan(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it.
+    """Return, as JSON, the plan that `compress` would apply; with several stages, all but the last are fine-tuned for it.
 
-    Raises `UsageError` if the point of the plan would have to be searched.
+    Raises `UsageError` if the operating point requires a search.
     """
     _refuse_searches(settings, "A plan is made for one operating point")
     loaded = load_model(model, example_inputs, source or {}, settings.export)
@@ -393,7 +393,7 @@ def compute_sensitivity(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> Sensitivity:
-    """Rank the channels of a model by every score, on rows or, without `data`, on sampled requests.
+    """Rank the channels of a model by every score, on rows or, without `data`, on random requests.
 
     The groups are those of a plan by output error, after projections are inserted.
 
@@ -408,7 +408,7 @@ def compute_sensitivity(
 def load_model(
     model: Model, example_inputs: Any, source: Mapping[str, Any], export: ExportSettings = DEFAULT_SETTINGS.export
 ) -> LoadedModel:
-    """Make a program of any model, with the outputs and the form of jagged inputs that `export` names.
+    """Make a program of any model, with the outputs and the form of jagged inputs given by `export`.
 
     Raises `UsageError` if a module comes without an example request, for an unknown name of an output, and for padded inputs of a
     model without jagged ones.
@@ -465,7 +465,7 @@ def make_task(
     labels: str | Sequence[str],
     settings: Settings = DEFAULT_SETTINGS,
 ) -> Task:
-    """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
+    """Read the rows for fine-tuning: encoded rows for a reference recommender, plain rows for other models, random requests without data.
 
     Raises `UsageError` if labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
     for the rows, for labels that do not fit the model, and where no metric is defined on the validation rows.

@@ -1,4 +1,4 @@
-"""The error for a name that is not among the names that exist: it lists these, and suggests the nearest."""
+"""The error for an unknown name: it lists the existing names and suggests the most similar one."""
 
 import difflib
 from collections.abc import Iterable

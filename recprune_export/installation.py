@@ -47,9 +47,9 @@ def describe_missing_module(error: ModuleNotFoundError, user: str, package: Path
     """Return the sentence for a package that `user` needs and that is not installed or too old; None for other errors.
 
     >>> describe_missing_module(ModuleNotFoundError(name="torch"), "train")
-    'train needs torch: pip install recprune-export'
+    'train requires torch: pip install recprune-export'
     >>> describe_missing_module(ModuleNotFoundError(name="click.exceptions"), "train")
-    'train needs another release of click: pip install --upgrade recprune-export'
+    'train requires another release of click: pip install --upgrade recprune-export'
     """
     module, _, submodule = (error.name or "").partition(".")
     if not module or module in sys.stdlib_module_names:

@@ -17,7 +17,7 @@ BLOCK = 4096
 
 
 def check_output_file(path: Path, *, replaced: bool = True) -> None:
-    """Raise `UsageError` if no file can be written to `path`; nothing stays behind, missing folders are not made.
+    """Raise `UsageError` if no file can be written to `path`; no file is left behind, missing folders are not created.
 
     A file that is `replaced` by a new one must be a plain file; otherwise a device or a pipe may be written as well.
     """

@@ -53,7 +53,7 @@ class Verification:
     """Result of a successful verification: number of files, bytes, rows of the golden request, errors, and seconds.
 
     `signature` is "absent", "unchecked" (no public key was given) or "valid"; `raw_rows` is "absent", "unchecked" (their outputs are
-    checked, their encoding is not, for polars is not installed) or "valid".
+    checked, but not their encoding, since polars is not installed) or "valid".
     """
 
     name: str
@@ -86,10 +86,10 @@ class OpenSession:
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs of each ONNX file.
 
-    So are the outputs for raw rows, and the outputs of requests with ids and numbers out of range; such requests are refused where
-    it says so.
+    The outputs for raw rows and for requests with ids and numbers out of range are also checked, or that such requests are refused
+    according to the manifest.
 
-    With a `public_key` the signature of the manifest is checked first.
+    With a `public_key`, the signature of the manifest is checked first.
 
     Raises `BundleError`, which names the files, if files are missing, changed or not listed, or if the signature is missing or
     wrong, and `ValidationFailed` if the outputs differ by more than the manifest's tolerances.
@@ -187,7 +187,7 @@ def check_models(bundle: Path, manifest: Manifest) -> None:
 
 
 def check_golden(bundle: Path, manifest: Manifest, session: OpenSession) -> tuple[int, tuple[GoldenOutput, ...]]:
-    """Run the golden request of each ONNX file in ONNX Runtime; return the rows of that of the model, and the errors of each output.
+    """Run the golden request of each ONNX file in ONNX Runtime; return the rows of the model's request, and the errors of each output.
 
     Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
     and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.

@@ -42,7 +42,7 @@ class CheckRecord(DictMixin):
 
 
 def make_record(check: Check) -> CheckRecord:
-    """Return the row of a check that has just ended, with the figures of all gates that compared two numbers."""
+    """Return the row of a finished check, with the values of all gates that compared two numbers."""
     figures = {
         finding.gate: RecordedFigure(float(finding.base), float(finding.new), finding.unit, finding.verdict)
         for finding in check.findings
@@ -53,7 +53,7 @@ def make_record(check: Check) -> CheckRecord:
 
 
 def find_commit_of_run() -> str | None:
-    """Return the commit that a CI runs for, else the one that is checked out here; None without either."""
+    """Return the commit of the CI run, otherwise the commit that is checked out; None without either."""
     stated = next((os.environ[name] for name in COMMIT_VARIABLES if os.environ.get(name)), None)
     if stated is not None:
         return stated
@@ -62,7 +62,7 @@ def find_commit_of_run() -> str | None:
 
 
 def append_record(path: Path, record: CheckRecord) -> None:
-    """Append a row as a whole, or not at all; several processes may append to one file.
+    """Append a row completely or not at all; several processes may append to one file.
 
     Raises `UsageError` if the file cannot be written.
     """

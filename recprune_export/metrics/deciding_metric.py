@@ -40,7 +40,7 @@ def read_metric(values: Mapping[str, float], name: str) -> float | None:
 
 
 def read_first_metric(values: Mapping[str, float]) -> tuple[str, float]:
-    """Return name and value of the first of measured metrics, which decides; with several labels its mean over them.
+    """Return name and value of the deciding metric, the first of the measured metrics; with several labels its mean over them.
 
     >>> read_first_metric({"a/auc": 0.6, "a/logloss": 0.5, "b/auc": 0.8, "b/logloss": 0.4})
     ('mean auc', 0.7)

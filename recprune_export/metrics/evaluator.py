@@ -1,4 +1,4 @@
-"""`Evaluator`: the metrics that are measured on labeled rows, which of them decides, and which are not defined and why."""
+"""`Evaluator`: the metrics on labeled rows, the deciding metric, and the metrics that are not defined, with reasons."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Evaluator:
         return self.measure(observe(predict, rows, self.kinds, row_filter))
 
     def omissions(self, rows: RowSource) -> tuple[Omission, ...]:
-        """Return the metrics that are not defined on `rows`; no model is needed to know."""
+        """Return the metrics that are not defined on `rows`; this does not require a model."""
         return self._list_omissions(read_targets(rows, self.kinds))
 
     def _list_omissions(self, targets: Mapping[str, Targets]) -> tuple[Omission, ...]:

@@ -96,7 +96,7 @@ class Observations:
 
     @property
     def has_nan(self) -> bool:
-        """Whether the model answered NaN."""
+        """Whether the model returned NaN."""
         arrays = [self.predictions, *([] if self.scores is None else [self.scores])]
         return any(
             bool(np.isnan(array[piece]).any()) for array in arrays for piece in split_rows_into_pieces(len(array))

@@ -26,23 +26,23 @@ _MOST_SCHEMAS = 8  # of batches, whose makers of requests are kept
 
 
 class Predictor:
-    """Scores batches of rows with a bundle; the answer has the kind of the batch and a row for each of its rows, in their order.
+    """Scores batches of rows with a bundle; the result has the type of the batch and one row per row of the batch, in the same order.
 
-    A batch is arrays by name, a frame of polars or pandas, or a Table or RecordBatch of pyarrow. Raw values are encoded with the
-    bundle's vocabularies; without them, columns have the names of the inputs, as for `predict`. The columns of the answer are those
-    in `keep`, unchanged, and the scores, named as `predict` names them.
+    A batch is arrays by name, a polars or pandas DataFrame, or a pyarrow Table or RecordBatch. Raw values are encoded with the
+    bundle's vocabularies; without them, columns have the names of the inputs, as for `predict`. The columns of the result are those
+    in `keep`, unchanged, and the scores, named as in `predict`.
 
-    The object holds the path of the bundle and the options alone, so that it can be pickled. The bundle is checked, and its session
-    made, at the first call in each process; predictors of one bundle share it. `threads` is the number of threads of the
+    The object contains only the path of the bundle and the options, so that it can be pickled. The bundle is checked, and its session
+    created, at the first call in each process; predictors of one bundle share it. `threads` is the number of threads of the
     session: 1, since a pool has a process for each core. `file` is the ONNX file of the bundle.
 
-    Of a model with shared inputs rows of equal shared values are one request; in arrays one value stands for all rows. A model of
-    histories takes the column `history`, a list of items in each row, the oldest first.
+    For a model with shared inputs, rows of equal shared values form one request; in arrays, one value applies to all rows. A sequential
+    model requires the column `history`, a list of items in each row, the oldest first.
 
-    A call raises `DataError` for rows that the model does not take, and where nearly all values of a field, of the calls in this
-    process so far and at least 1,000 rows, are unknown to the model (not with `allow_unknown`); `BundleError` where the bundle is
-    damaged, or was replaced since the object was made; `UsageError` in a process that was forked from one with polars, whose threads
-    a fork stops.
+    A call raises `DataError` for invalid rows, and if nearly all values of a field, in the calls of this
+    process so far and at least 1,000 rows, are unknown to the model (not with `allow_unknown`); `BundleError` if the bundle is
+    damaged, or was replaced since the object was created; `UsageError` in a process that was forked from one that used polars, whose
+    threads do not survive a fork.
 
     Raises `BundleError` for a path without a bundle, and `UsageError` for an output that cannot be a column.
     """

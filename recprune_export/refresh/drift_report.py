@@ -1,4 +1,4 @@
-"""`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
+"""`make_drift_report`: check whether the plan of a bundle is valid for new rows; `recompress`: compress again if it is not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -116,14 +116,14 @@ def make_drift_report(
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and judge whether its plan is still valid.
 
-    - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
-    - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
-    - `max_fall`: of the metric, by which the artifact may have become worse than it was.
+    - `model`: the dense model, if the model in the manifest does not exist; loaded with the keyword arguments in `source`.
+    - `max_drop`: the largest allowed additional drop of the metric compared with the dense model.
+    - `max_fall`: the largest allowed drop of the metric compared with its recorded value.
     - `undecided`: the verdict to use for claims that are inconclusive with these rows.
-    - `row_settings`: how rows are read and split, where that differs from the rows of the bundle.
-    - `evaluation`: the metrics, of which the first is judged, where they differ from those of the bundle.
+    - `row_settings`: how rows are read and split, if that differs from the rows of the bundle.
+    - `evaluation`: the metrics, of which the first is judged, if they differ from those of the bundle.
 
-    Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
+    Raises `BundleError`, `DataError`, `UsageError` for missing labels, or if there is nothing to compare, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:

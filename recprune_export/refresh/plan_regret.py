@@ -1,4 +1,4 @@
-"""Compare the loss of a plan on new rows with that of the best choice of the same widths."""
+"""Compare the loss of a plan on new rows with that of the best plan of the same widths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class GroupRegret(ToDictMixin):
 
     @property
     def regret(self) -> float:
-        """The loss beyond that of the best choice, at least 0: a greedy choice may be worse than the plan."""
+        """The loss in excess of the best plan, at least 0: a greedy selection may be worse than the plan."""
         return max(self.loss - self.optimal_loss, 0.0)
 
 

@@ -7,7 +7,7 @@
    `--max-bytes`, nor more predicted time than what step 1 gave. Of plans of nearly equal loss the fastest is taken. After a
    speed target without `--max-bytes` only the sparsity of step 1 is judged: a smaller one is too slow, a larger one loses more.
    With `--minimize latency` it is the largest sparsity.
-3. With `--max-bytes` alone there is nothing to search: the plan keeps to it.
+3. With only `--max-bytes`, no search is needed: the plan satisfies it.
 
 If two budgets contradict each other, the error names the budget that fails at the point required by the other.
 """
@@ -40,10 +40,10 @@ FIRST_BYTES = 0.1  # of the dense file: where a search of the bytes begins
 
 @dataclass(frozen=True)
 class ResolvedBudgets:
-    """Settings at the chosen point, a sentence that explains it, and the work that the search did for their seed.
+    """Settings at the chosen point, a sentence that explains it, and reusable results of the search for their seed.
 
-    `recorded` are the settings that a bundle states, by which `refresh` searches again: those that the user gave, but with the
-    chosen sparsity, where the next search begins.
+    `recorded` are the settings in the bundle, with which `refresh` searches again: those of the user, but with the
+    chosen sparsity, at which the next search starts.
     """
 
     settings: Settings

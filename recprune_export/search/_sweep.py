@@ -1,4 +1,4 @@
-"""`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, on one picture."""
+"""`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, in one plot."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -65,10 +65,10 @@ def sweep(
     max_drop: float | None = None,
     report_missing: Callable[[str], None] = lambda text: None,
 ) -> Sweep:
-    """Run a trial at every point; `trials` must measure artifacts. A point that no plan is as small as is reported and left out.
+    """Run a trial at every point; `trials` must measure artifacts. A point for which no plan is small enough is reported and left out.
 
-    What `tune_points` has tuned is only timed. The recommended point may cost `max_drop` of the metric, by default what is
-    negligible for that metric.
+    Points tuned by `tune_points` are only timed. The recommended point may lose `max_drop` of the metric, by default an amount
+    that is negligible for that metric.
 
     Raises `TooFewBytes` if no point is left.
     """
@@ -95,7 +95,7 @@ def tune_points(
     workers: TuningWorkers | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Prune and tune at all points where that is not done yet, in `workers` or in this process, and time nothing."""
+    """Prune and tune at all points that are not finished, in `workers` or in this process, without timing."""
     keys = [trials.make_key(point) for point in points]
 
     def list_missing() -> list[TrialKey]:

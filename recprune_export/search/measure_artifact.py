@@ -1,4 +1,4 @@
-"""`measure_artifact`: size and speed of the ONNX file of a pruned program, as it would be served."""
+"""`measure_artifact`: size and speed of the ONNX file of a pruned program, as in serving."""
 
 import tempfile
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""`OperatingPoint`: how far one trial compresses, by a sparsity, by bytes, or by the bits of the dense model alone."""
+"""`OperatingPoint`: the amount of compression of one trial: a sparsity, a number of bytes, or int8 without pruning."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,7 +37,7 @@ class OperatingPoint(DictMixin):
 
     @property
     def density(self) -> float:
-        """The fraction that stays, of the parameters or of the bytes."""
+        """The remaining fraction of the parameters or of the bytes."""
         return {"sparsity": 1.0 - self.value, "bytes": self.value, "dense int8": 1.0}[self.kind]
 
     @property

@@ -13,7 +13,7 @@ from recprune_export.shard import Shard
 
 @dataclass(frozen=True)
 class SweepShard(ToDictMixin):
-    """The points of `shard`, which are pruned and tuned, and those of all shards that still are not."""
+    """The pruned and tuned points of `shard`, and the unfinished points of all shards."""
 
     shard: str
     points: tuple[OperatingPoint, ...]
@@ -34,7 +34,7 @@ class SweepShard(ToDictMixin):
 def tune_shard(
     trials: Trials, points: Sequence[OperatingPoint], shard: Shard, workers: TuningWorkers | None = None
 ) -> SweepShard:
-    """Prune and tune at the points of `shard`; nothing is timed, so that all times are those of one machine in the end."""
+    """Prune and tune at the points of `shard`; nothing is timed, so that all times are later measured on one machine."""
     selected = shard.select(points)
     tune_points(trials, selected, workers)
     trials.read_folder()

@@ -1,4 +1,4 @@
-"""Write files of a search, whole or not at all."""
+"""Write files of a search, completely or not at all."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from recprune_export.output_files import make_sibling_path
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results. Raises `UsageError` if it cannot be made."""
+    """Create a folder for results. Raises `UsageError` if it cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -49,7 +49,7 @@ class Trials:
 
     @property
     def key(self) -> str:
-        """The digest of all that the trials depend on but their point and seed."""
+        """The digest of everything that the trials depend on except their point and seed."""
         return self._tuner.key
 
     @property
@@ -118,7 +118,7 @@ class Trials:
         return self._read_tuned(key) or tuned
 
     def add_tuned(self, key: TrialKey, tuned: TunedModel, scratch: Path) -> None:
-        """Take a model that was tuned into the folder `scratch`: a trial is done where no artifact has to be measured."""
+        """Add a model that was tuned in the folder `scratch`: the trial is done if no artifact must be measured."""
         if self._artifacts:
             call_on_main(partial(self.folder.save_tuned, key, tuned, scratch))
         else:

@@ -67,9 +67,9 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
 
 
 def count_packed_bytes(files: Sequence[Path]) -> int:
-    """Return how many bytes `files` take in a packed bundle, one after the other and nothing beside them.
+    """Return the number of bytes of `files` in a packed bundle.
 
-    Takes the time of packing them. Memory: a few windows. Raises `NoZstandard`.
+    Takes as long as packing them. Memory: a few windows. Raises `NoZstandard`.
     """
     compressor = _make_compressor(zstandard_module()).compressobj()
     size = 0

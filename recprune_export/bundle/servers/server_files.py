@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class ServerFiles:
     """The files for servers by their names in the bundle.
 
-    `triton_batch` is the most rows of a batch that Triton forms: 0 where it runs each request alone, None without a repository.
+    `triton_batch` is the largest number of rows of a batch in Triton: 0 if it runs each request separately, None without a repository.
     """
 
     files: Mapping[str, Content]

@@ -1,4 +1,4 @@
-"""`find_point_for_speed`: the point that removes least and at which the artifact is certainly fast enough."""
+"""`find_point_for_speed`: the point with the smallest removed part at which the artifact is certainly fast enough."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +54,7 @@ def find_point_for_speed(
 ) -> SpeedSearchResult:
     """Search the least sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, the most predicted time.
 
-    By structure alone, without fine-tuning, for weights do not change the time: a sparsity without quantization, plans within
+    Only the structure is searched, without fine-tuning, since weights do not affect the time: a sparsity without quantization, plans within
     `max_bytes` with the planned bits. The speed increases with the removed part, or with less predicted time, so the measurements at all
     points are fitted together (`fit_monotone`). A model with the shapes and bits of an earlier one is not timed again, and the
     dense model is exported once.

@@ -1,4 +1,4 @@
-"""`SpeedTarget`: how fast an artifact has to be, as a ratio to the dense model or as a time on this machine."""
+"""`SpeedTarget`: the required speed of an artifact, as a ratio to the dense model or as a time on this machine."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -93,5 +93,5 @@ class LatencyTarget(SpeedTarget):
 
     @property
     def conditions(self) -> str:
-        """The batch sizes, the threads and the processor, by which a time means something."""
+        """The batch sizes, the threads and the processor to which a time refers."""
         return f"{self._format_sizes('batch size')}, {self._format_threads()} of {read_cpu_name()}"

@@ -21,7 +21,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS",
 
 
 class OpenJob(Protocol):
-    """Opens the model and the rows of a job, in any process; it can be pickled."""
+    """Loads the model and the rows of a job, in any process; it can be pickled."""
 
     def __call__(self) -> "tuple[Program, Task]": ...
 

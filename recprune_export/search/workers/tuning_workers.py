@@ -24,8 +24,8 @@ from recprune_export.settings import Settings
 class TuningWorkers:
     """Up to `jobs` processes that prune and tune; they are started when they are needed, and end with the block.
 
-    Each is a new Python (spawned, for threads do not survive a fork), opens the job itself and keeps it: memory is that of the model
-    and of the rows once more for each process, and of its largest trial. Each has an equal part of the cores of this process
+    Each is a new Python process (spawned, since threads do not survive a fork), which loads the job and keeps it: each process needs the
+    memory of the model, of the rows and of its largest trial. Each has an equal part of the cores of this process
     as threads, at least one, and no more than PyTorch has here. On Ctrl-C, and when this process is killed, they end at once.
 
     Raises `UsageError` if a model or rows in memory cannot be pickled.
