@@ -91,9 +91,10 @@ def check(
     benchmark_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare NEW with BASE in CI: latency, sizes, quality and signature. Requires only ONNX Runtime.
+    """Compare NEW with BASE: a regression gate for CI.
 
-    NEW and BASE are bundles or plain .onnx files; some gates are skipped for plain files. Exit code 0: no regression;
+    The gates cover latency, sizes, quality and the signature; only ONNX Runtime is required. NEW and BASE are bundles or
+    plain .onnx files; some gates are skipped for plain files. Exit code 0: no regression;
     1: a regression; 5: inconclusive. In GitHub Actions, the Markdown is added to the step summary, and each gate that does
     not hold becomes an annotation on the pull request.
     """

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @click.option("--no-run", "run", flag_value=False, default=True, help="Do not export and run a small test model.")
 @screen_options("Print JSON instead of a table.")
 def doctor(output: Path, run: bool, as_json: bool) -> None:
-    """Check Python, packages, processor, memory and disk, and export and run a small test model.
+    """Check the environment, and export and run a small test model.
 
-    Exit code 1 if a requirement is missing.
+    The checks cover Python, packages, processor, memory and disk. Exit code 1 if a requirement is missing.
     """
     from recprune_export.diagnostics import diagnose
 

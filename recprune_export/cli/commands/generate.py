@@ -17,7 +17,7 @@ from recprune_export.cli.tables import echo, print_json
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file.")
 @screen_options("Print JSON instead of a sentence.")
 def generate(rows: int, kind: str, seed: int, output: Path, as_json: bool) -> None:
-    """Write a synthetic data set with power-law ids and learnable labels, for experiments."""
+    """Write a synthetic data set for experiments. Ids follow a power law, and labels are learnable."""
     from recprune_export.data.generate import generate_clicks, generate_sequences
 
     {"clicks": generate_clicks, "sequences": generate_sequences}[kind](output, rows, seed)

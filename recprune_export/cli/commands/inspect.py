@@ -65,9 +65,10 @@ def inspect(
     factory_args: str | None,
     **source: Any,
 ) -> None:
-    """Show inputs, parameters, channel groups, and frozen axes with the reasons.
+    """Show inputs, parameters, channel groups and frozen axes.
 
-    For a bundle or an .onnx file: parameters, operations and bytes per request, and the least possible time on this machine.
+    Frozen axes are listed with the reasons. For a bundle or an .onnx file: parameters, operations and bytes per request, and
+    the least possible time on this machine.
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.bundle.artifact_summary import is_artifact

@@ -16,7 +16,7 @@ from recprune_export.cli.tables import echo, print_json
 @click.option("-o", "--output", type=FILE, help="The file to write.  [default: BUNDLE.tar.zst]")
 @screen_options("Print JSON instead of a sentence.")
 def pack(bundle: Path, output: Path | None, as_json: bool) -> None:
-    """Pack BUNDLE into one .tar.zst file, which all other commands read as well. The result is reproducible byte for byte."""
+    """Pack BUNDLE into one .tar.zst file. All other commands read it as well. The result is reproducible byte for byte."""
     from recprune_export.bundle.archive.packing import pack as run
 
     path = run(bundle, output)

@@ -62,14 +62,15 @@ def predict(
     allow_unknown: bool,
     as_json: bool,
 ) -> None:
-    """Score every row of CSV or Parquet data with BUNDLE; rows are streamed. Requires ONNX Runtime and polars, but not PyTorch.
+    """Score the rows of CSV or Parquet files with BUNDLE.
 
-    If the output is a folder, a file of the same name is written for each file of --data, and an interrupted run can be
-    continued: only new or changed files are scored. With --shard, several machines share the files.
+    Rows are streamed. ONNX Runtime and polars are required, but not PyTorch. If the output is a folder, a file of the same
+    name is written for each file of --data, and an interrupted run can be continued: only new or changed files are scored.
+    With --shard, several machines share the files.
 
-    The columns are named after the label: clicked_logit is the logit of the label clicked (its probability is
-    1 / (1 + exp(-logit)), or use --probability), clicked_probability a probability, and stars_prediction a predicted number. An
-    output whose meaning is not recorded in the bundle keeps its name.
+    The columns are named after the label: clicked_logit is the logit of the label clicked (its probability is 1 / (1 +
+    exp(-logit)), or use --probability), clicked_probability a probability, and stars_prediction a predicted number. An output
+    whose meaning is not recorded in the bundle keeps its name.
     """
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.errors import UsageError

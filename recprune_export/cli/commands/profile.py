@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="Number of nodes to show.")
 @screen_options("Print JSON with all nodes instead of a table.")
 def profile(bundle: Path, batch_size: int, threads: int, nodes: int, as_json: bool) -> None:
-    """Show the time of each node of a bundle or an .onnx file in ONNX Runtime, the slowest first."""
+    """Show the time of each node in ONNX Runtime, the slowest first. BUNDLE is a bundle or an .onnx file."""
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.artifact_summary import profile_artifact
 

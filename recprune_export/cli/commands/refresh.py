@@ -112,11 +112,12 @@ def refresh(
     verbose: bool,
     **source: Any,
 ) -> None:
-    """Check whether the pruning plan in BUNDLE is still valid for new data; if it is not, compress the dense model again.
+    """Check whether the plan in BUNDLE is still valid for new data.
 
-    The check compares the metric with its recorded value and with the dense model, measures the drift of ids, numbers and
-    labels, and tests whether the importance score would select the same channels again. Exit code 0: the plan is valid, or
-    the model was compressed again; 1: the plan is not valid; 5: inconclusive, nothing is written.
+    If it is not, the dense model is compressed again. The check compares the metric with its recorded value and with the dense
+    model, measures the drift of ids, numbers and labels, and tests whether the importance score would select the same channels
+    again. Exit code 0: the plan is valid, or the model was compressed again; 1: the plan is not valid; 5: inconclusive,
+    nothing is written.
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target

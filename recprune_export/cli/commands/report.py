@@ -24,9 +24,10 @@ from recprune_export.cli.tables import echo, print_json
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @screen_options("Print JSON instead of a sentence.")
 def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool) -> None:
-    """Write an HTML page about BUNDLE: size, speed, quality, widths, parity, and how to call it. Requires neither PyTorch nor a network.
+    """Write an HTML page about BUNDLE.
 
-    A bundle already contains such a page, report.html, unless it was made with --quick. This page can also show a sweep.
+    It shows size, speed, quality, widths, parity, and how to call the model. Neither PyTorch nor a network is required. A
+    bundle already contains such a page, report.html, unless it was made with --quick. This page can also show a sweep.
     """
     from recprune_export.report._write_page import check_page_path, default_page_path, write_page
     from recprune_export.report.bundle_page import render_saved_bundle_report

@@ -16,9 +16,10 @@ from recprune_export.cli.tables import echo, print_json
 @click.option("--key", type=FILE, required=True, metavar="PEM", help="An Ed25519 private key, without a password.")
 @screen_options("Print JSON instead of a sentence.")
 def sign(bundle: Path, key: Path, as_json: bool) -> None:
-    """Sign the manifest of BUNDLE, and thereby the checksums of all files; `verify --public-key` checks the signature.
+    """Sign the manifest of BUNDLE.
 
-    A packed bundle is rewritten with the signature: the bytes are the same as those of `sign` followed by `pack`.
+    The signature covers the checksums of all files; `verify --public-key` checks it. A packed bundle is rewritten with the
+    signature: the bytes are the same as those of `sign` followed by `pack`.
     """
     from recprune_export.bundle.archive.manifest_signature import read_private_key
     from recprune_export.bundle.archive.sign import sign_bundle

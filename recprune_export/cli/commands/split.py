@@ -69,10 +69,11 @@ def split(
     allow_unknown: bool,
     as_json: bool,
 ) -> None:
-    """Add user.onnx and item.onnx to BUNDLE; the inner product of their outputs is the score of the model.
+    """Split a two-tower model into user.onnx and item.onnx.
 
-    The model must consist of two towers with separate inputs that meet in one inner product or cosine; other models are
-    refused with a reason. An index requires `pip install 'recprune-export[index]'`. The new bundle is not signed.
+    The inner product of their outputs gives the score of the model. The model must consist of two towers with separate inputs
+    that meet in one inner product or cosine; other models are refused with a reason. An index requires `pip install
+    'recprune-export[index]'`. The new bundle is not signed.
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle

@@ -83,10 +83,11 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compare quality, size and latency at several sparsities, at several sizes, and of the dense model in int8: a table and sweep.json.
+    """Compare quality, size and speed at several operating points.
 
-    Trials are saved: the same command continues where it was interrupted. Each of the --jobs processes loads the model and
-    the rows and uses an equal part of the cores. Latency is measured afterwards, one file after the other.
+    The points are sparsities, sizes, and the dense model in int8; the results are a table and sweep.json. Trials are saved:
+    the same command continues where it was interrupted. Each of the --jobs processes loads the model and the rows and uses an
+    equal part of the cores. Latency is measured afterwards, one file after the other.
     """
     from recprune_export.settings import Settings, parse_batch_sizes
 

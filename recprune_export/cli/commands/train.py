@@ -76,7 +76,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "str
 @config_option
 @screen_options("Print the metrics as JSON.")
 def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **options: Any) -> None:
-    """Train one of the reference recommenders on a CSV or Parquet file."""
+    """Train a reference recommender on CSV or Parquet files."""
     from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.settings import EvaluationSettings
 

@@ -50,7 +50,10 @@ def verify(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Check a bundle, packed or not: checksums, schema, golden outputs and signature. Requires only ONNX Runtime."""
+    """Verify the files and golden outputs of a bundle.
+
+    Checksums, schema, golden outputs and the signature are checked. The bundle may be packed. Only ONNX Runtime is required.
+    """
     from recprune_export.bundle._verify import verify as run
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
