@@ -228,7 +228,7 @@ def _explain_speed(result: SpeedSearchResult, target: SpeedTarget) -> str:
             "before fine-tuning, with its planned bits."
         )
     return (
-        f"Sparsity {result.point.value:.3f}: the smallest at which the model is certainly {target.words}; the measured speed is "
+        f"Sparsity {result.point.value:.3f}: the smallest at which the model is certainly {target.words}; the measured value is "
         f"{target.describe(result.speed)}, from removed channels only."
     )
 

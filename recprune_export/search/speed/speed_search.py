@@ -217,10 +217,10 @@ def _format_trial(
 def _raise_out_of_reach(point: OperatingPoint, reached: Estimate, target: SpeedTarget) -> NoReturn:
     if judge_at_least(reached, target.threshold) is Verdict.UNDECIDED:
         raise Undecided(
-            f"At {point.label}, the last point of the search, the measured speed is {target.describe(reached)}: the result is "
+            f"At {point.label}, the last point of the search, the measured value is {target.describe(reached)}: the result is "
             f"inconclusive for the target, {target.words}. Set a lower target."
         )
     raise ValidationFailed(
-        f"At {point.label}, the last point of the search, the measured speed is {target.describe(reached)}; the target is "
+        f"At {point.label}, the last point of the search, the measured value is {target.describe(reached)}; the target is "
         f"{target.words}. Set a lower target, or use `recprune-export profile` to find the slowest operators."
     )
