@@ -138,7 +138,7 @@ def render_readme(
     kinds = (("input", inputs), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
     shared = [code_span(tensor["name"]) for tensor in signature["inputs"] if tensor.get("shared")]
-    shared_note = f" {', '.join(shared)} has one row for all candidates of a request." if shared else ""
+    shared_note = f" One row of {', '.join(shared)} applies to all candidates of a request." if shared else ""
     return _TEMPLATE.format(
         name=escape_markdown(name),
         rows=rows,

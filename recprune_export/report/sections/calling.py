@@ -37,7 +37,7 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     after.append("The batch may have any size.")
     shared = [tensor["name"] for tensor in inputs if tensor.get("shared")]
     if shared:
-        after.append(f"{', '.join(shared)} has one row for all candidates of a request.")
+        after.append(f"One row of {', '.join(shared)} applies to all candidates of a request.")
     jagged = describe_jagged_inputs(signature)
     if jagged:
         after.append(jagged.replace("`", ""))
