@@ -65,8 +65,8 @@ def nan_in_a_table(path: Path, checkpoint: Path) -> None:
 BAD_MODELS: list[tuple[str, Callable[[Path, Path], object], int, str]] = [
     ("missing file", lambda path, _: None, 3, "does not exist"),
     ("empty file", lambda path, _: path.touch(), 3, "an empty file"),
-    ("truncated checkpoint", truncated, 3, "cut off or damaged"),
-    ("zip that is no checkpoint", other_zip, 3, "PyTorch did not write"),
+    ("truncated checkpoint", truncated, 3, "truncated or damaged"),
+    ("zip that is no checkpoint", other_zip, 3, "not written by PyTorch"),
     ("pickle", trap, 3, "--unsafe-unpickle"),
     ("pickle by torch.save", trap_by_torch, 3, "--unsafe-unpickle"),
     ("text", lambda path, _: path.write_text("a model"), 3, "unknown kind"),

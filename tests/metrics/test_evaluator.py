@@ -79,7 +79,7 @@ def test_labels_of_other_kinds_have_other_metrics_and_do_not_decide() -> None:
 @pytest.mark.parametrize(
     ("metrics", "group", "kind", "message"),
     [
-        (("aucc",), None, BINARY, "no metric 'aucc'.*choose from auc, logloss, pr-auc"),
+        (("aucc",), None, BINARY, "'aucc' is not a metric.*choose from auc, logloss, pr-auc"),
         (("auc",), None, NUMBER, "--metric auc is not defined for labels of the kind 'number': choose from rmse, mae"),
         (("rmse",), None, NEXT_ITEM, "choose from mrr, ndcg@10, hr@10, recall@10"),
         (("ndcg",), None, NEXT_ITEM, "any number may follow @"),

@@ -180,7 +180,7 @@ def test_what_cannot_be_is_one_sentence(bundle: Path, lake: Path, tmp_path: Path
         predict_folder(bundle, lake, tmp_path / "file")
     (tmp_path / "scores" / "day=0").mkdir(parents=True)
     (tmp_path / "scores" / "day=0" / "part-0.parquet").write_bytes((lake / "day=0" / "part-0.parquet").read_bytes())
-    with pytest.raises(UsageError, match="no file that `predict` wrote"):
+    with pytest.raises(UsageError, match="was not written by `predict`"):
         predict_folder(bundle, lake, tmp_path / "scores")
     with pytest.raises(DataError, match="no rows"):
         predict_folder(bundle, lake / "*.csv", tmp_path / "other")

@@ -43,10 +43,10 @@ def test_an_extra_is_named(bundle: Path, clicks_file: Path, tmp_path: Path) -> N
     bare = copy_runtime(tmp_path / "bare", extras=())
     bare.output("verify", bundle)
     predict = ("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.csv")
-    assert bare.refusal(*predict) == "Error: predict needs polars: pip install 'recprune-export-runtime[predict]'"
+    assert bare.refusal(*predict) == "Error: predict requires polars: pip install 'recprune-export-runtime[predict]'"
     assert not (tmp_path / "scores.csv").exists()
     pack = ("pack", bundle, "-o", tmp_path / "packed.tar.zst")
-    assert bare.refusal(*pack).endswith("need zstandard: pip install 'recprune-export-runtime[pack]'.")
+    assert bare.refusal(*pack).endswith("require zstandard: pip install 'recprune-export-runtime[pack]'.")
     key = tmp_path / "key.pem"
     key.touch()
     assert bare.refusal("verify", bundle, "--public-key", key).endswith("'recprune-export-runtime[sign]'.")

@@ -66,7 +66,7 @@ def describe_purpose(plan: tuple[RawInput, ...]) -> str:
     kinds = {part.dtype for part in plan if isinstance(part, RawIds)}
     parts = []
     if TEXT in kinds:
-        parts.append('texts in their canonical form (docs/encoding.md of recprune-export), "" where one is missing')
+        parts.append('strings in their canonical form (docs/encoding.md of recprune-export), "" where one is missing')
     if INTEGER in kinds:
         parts.append(f"integers, {MISSING_INTEGER} for a missing value")
     if any(isinstance(part, RawNumbers) for part in plan):
@@ -78,7 +78,7 @@ def describe_purpose(plan: tuple[RawInput, ...]) -> str:
         parts.append("a request with an unknown value fails")
     if any(len(part.shape) > 1 and not part.is_history for part in ids):
         parts.append("lists with their missing values moved to the end")
-    return f"takes raw values and encodes them: {'; '.join(parts)}"
+    return f"accepts raw values and encodes them: {'; '.join(parts)}"
 
 
 def _make_signature(plan: tuple[RawInput, ...], source: Signature) -> Signature:

@@ -95,7 +95,7 @@ def _plan_items(
     items = int(ids.is_item.sum())
     if options.top_k is None or options.top_k > items:
         raise UsageError(
-            f"--top-k {options.top_k} is greater than the number of items, {items:,} items that '{output.name}' scores."
+            f"--top-k {options.top_k} is greater than the number of items that '{output.name}' scores, {items:,}."
         )
     history = None
     if options.exclude_seen:

@@ -193,7 +193,7 @@ def test_what_cannot_be_ranked_is_refused(shared: tuple[str, ...]) -> None:
 
 def test_more_than_all_items_are_refused() -> None:
     signature = capture_next_item().signature
-    with pytest.raises(UsageError, match="--top-k 13 is greater than the number of items, 12"):
+    with pytest.raises(UsageError, match="--top-k 13 is greater than the number of items that 'output' scores, 12"):
         plan_ranking(signature, ExportSettings(top_k=13), None)
 
 

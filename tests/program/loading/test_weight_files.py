@@ -137,10 +137,10 @@ def test_missing_shards_are_named(
 @pytest.mark.parametrize(
     ("chunks", "said"),
     [
-        ([((0, 0), (6, 4)), ((4, 0), (4, 4))], "not made up"),  # they overlap
-        ([((0, 0), (6, 4))], "not made up"),  # a part is missing
+        ([((0, 0), (6, 4)), ((4, 0), (4, 4))], "not covered"),  # they overlap
+        ([((0, 0), (6, 4))], "not covered"),  # a part is missing
         ([((0, 0), (10**9, 4))], "declares more numbers"),
-        ([((0, 0), (10, 4))], "something else"),  # the stored chunk is smaller
+        ([((0, 0), (10, 4))], "does not contain"),  # the stored chunk is smaller
     ],
 )
 def test_chunks_have_to_make_up_a_tensor_that_is_stored(

@@ -119,7 +119,7 @@ def test_copies_of_another_precision_are_no_equal_copies() -> None:
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, **TRAINING}])
 def test_flat_parameters_of_fsdp_are_refused_with_the_cure(prefix: str, name: str, wrap: Any) -> None:
     content = wrap({prefix + name: torch.ones(45), "head.bias": STATE["head.bias"]})
-    with pytest.raises(ModelFileError, match=rf"{name}' of FSDP in flat form.*FULL_STATE_DICT"):
+    with pytest.raises(ModelFileError, match=rf"{name}' flattened by FSDP.*FULL_STATE_DICT"):
         choose(content)
 
 
