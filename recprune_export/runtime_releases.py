@@ -43,7 +43,7 @@ class RuntimeTarget:
     >>> RuntimeTarget(release="1.16")
     Traceback (most recent call last):
     ...
-    recprune_export.errors.UsageError: --runtime-min 1.16: files are tested from ONNX Runtime 1.17 on; give that or a later release.
+    recprune_export.errors.UsageError: --runtime-min 1.16: files are tested with ONNX Runtime 1.17 and later; give one of these releases.
     """
 
     opset: int = DEFAULT_OPSET

@@ -47,7 +47,7 @@ class OperatingPoint(DictMixin):
         >>> [OperatingPoint(*point).label for point in (("sparsity", 0.9), ("bytes", 0.07), ("dense int8", 0.0))]
         ['sparsity 0.9', '7 % of the bytes', 'dense int8']
         >>> OperatingPoint("bytes", 0.07, 85.0).label
-        '7 % of the bytes, predicted reads of at most 85 µs'
+        '7 % of the bytes, predicted time of at most 85 µs'
         """
         if self.kind == "bytes":
             time = f", predicted time of at most {self.microseconds:.4g} µs" if self.microseconds else ""
