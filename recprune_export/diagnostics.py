@@ -295,7 +295,7 @@ def check_disk(check: str, folder: Path) -> CheckResult:
             check,
             MISSING,
             description,
-            "A bundle contains the dense and the pruned model, and is written beside the previous bundle.",
+            "A bundle contains the dense and the pruned model, and is written next to the previous bundle.",
         )
     if free < GB:
         return CheckResult(check, WARNING, description, "Enough for small models only.")

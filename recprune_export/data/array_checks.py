@@ -152,7 +152,7 @@ class InputCheck:
                 more = f" (the first of {found.count:,} such rows)" if found.count > 1 else ""
                 raise DataError(
                     f"{place} in {self._path} contains {kind} at row {found.first}{more}, but the table has ids {pair[0]} to "
-                    f"{pair[1]}: give the id that stands for an unknown value there, or leave those rows out."
+                    f"{pair[1]}: replace it by the id of unknown values, or leave out these rows."
                 )
 
     def raise_infinity(self) -> None:

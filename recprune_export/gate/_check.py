@@ -146,6 +146,6 @@ def check_answers(artifact: Artifact, signature: Signature) -> None:
                     f"{artifact.name} fails for '{label}', a request of its own signature: {first}"
                 ) from error
             raise ModelFileError(
-                f"{artifact.name} cannot answer a request that was guessed from its graph ({first[:160]}): compare "
-                "bundles, whose signature says what to send."
+                f"{artifact.name} fails for a request that was derived from its graph ({first[:160]}): "
+                "compare bundles, whose signature specifies valid requests."
             ) from error

@@ -15,11 +15,11 @@ def compare_signatures(new: Artifact, base: Artifact) -> Finding:
     same_source = new.is_bundle == base.is_bundle
     changes = find_breaking_changes(new.signature, base.signature, ranges=same_source)
     if changes:
-        return Finding("signature", Verdict.FAILS, " ".join(changes), limit="requests and answers of BASE")
+        return Finding("signature", Verdict.FAILS, " ".join(changes), limit="requests and outputs of BASE")
     reason = "NEW accepts the requests of BASE and returns the same outputs."
     if not same_source:
         reason += " The ranges of ids were not compared, since only one of the two artifacts is a bundle."
-    return Finding("signature", Verdict.HOLDS, reason, limit="requests and answers of BASE")
+    return Finding("signature", Verdict.HOLDS, reason, limit="requests and outputs of BASE")
 
 
 def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str, ...]:

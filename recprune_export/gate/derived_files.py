@@ -50,7 +50,7 @@ def compare_derived_files(
 
 
 def _judge_signature(name: str, changes: Sequence[str]) -> Finding:
-    gate, limit = f"signature of {name}", "requests and answers of BASE"
+    gate, limit = f"signature of {name}", "requests and outputs of BASE"
     if changes:
         return Finding(gate, Verdict.FAILS, " ".join(changes), limit=limit)
     return Finding(gate, Verdict.HOLDS, "NEW accepts the requests of BASE and returns the same outputs.", limit=limit)

@@ -20,7 +20,7 @@ _PROGRAM = '''\
     pip install onnxruntime numpy
     python serve_onnxruntime.py [--host 0.0.0.0] [--port 8000]
 
-| route | body or answer |
+| route | body or response |
 |---|---|
 | POST /predict | {"inputs": {"user": [...], ...}}, or raw values where there is an encoding.json, {"rows": [{"user": "u17", ...}, ...]} |
 | POST /v2/models/NAME/infer | KServe v2 (Open Inference Protocol) in JSON; its binary tensor data extension is refused |
@@ -31,7 +31,7 @@ string: "NaN", "Infinity", "-Infinity". The response to an invalid request is {"
 
 A request runs on the number of threads in the manifest; `--requests-at-once` requests are computed at a time, the others wait.
 Memory is bounded by the size of requests (`--max-body`, `--max-batch`) and the number of connections, 64; a client that takes longer
-than `--timeout` seconds to send a request or to take the answer is cut off. There is no encryption and no authentication: put a proxy
+than `--timeout` seconds to send a request or to receive the response is cut off. There is no encryption and no authentication: put a proxy
 before it.
 """
 

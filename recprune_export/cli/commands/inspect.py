@@ -119,7 +119,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
         "batch",
         "multiply-adds",
         "read: weights and rows",
-        "request and answer",
+        "request and response",
         "floor",
         "measured for the bundle",
     )

@@ -19,7 +19,7 @@ from recprune_export.cli.tables import echo, print_json
     "--sweep",
     type=SWEEP_RESULTS,
     metavar="DIR",
-    help="Results of `sweep` for the Pareto curve.  [default: results for the same model beside the bundle]",
+    help="Results of `sweep` for the Pareto curve.  [default: results for the same model next to the bundle]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @screen_options("Print JSON instead of a sentence.")

@@ -209,5 +209,5 @@ def _describe(ranking: ItemRanking | CandidateRanking, file: OnnxFile) -> str:
         ends = (
             "a place that no candidate takes has the row -1 and the score -inf; equal scores are in the order of rows"
         )
-    weights = f"; its weights lie in '{file.data.name}', beside which it must be" if file.data else ""
+    weights = f"; its weights are in '{file.data.name}', which must be in the same folder" if file.data else ""
     return f"{text}; {ends}{weights}"

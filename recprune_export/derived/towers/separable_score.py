@@ -65,7 +65,7 @@ def find_separable_score(graph: ir.Graph) -> SeparableScore:
     if len(graph.outputs) != 1:
         names = list_names(value.name or "" for value in graph.outputs)
         raise ModelError(
-            f"The model answers {names}, but two towers compute one score: select one with --outputs NAME."
+            f"The model returns {names}, but two towers compute one score: select one with --outputs NAME."
         )
     return _Finder(graph).find()
 
@@ -293,7 +293,7 @@ class _Finder:
             if support <= side.inputs:
                 return number
         raise ModelError(
-            f"{self._name_inputs(support)} a part of '{self._output.name}' beside the {meeting} that belongs to neither tower alone, so "
+            f"{self._name_inputs(support)} a part of '{self._output.name}' in addition to the {meeting} that belongs to neither tower, so "
             "the model cannot be split there."
         )
 

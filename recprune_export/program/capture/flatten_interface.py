@@ -205,7 +205,7 @@ def _check_batch(placeholders: list[fx.Node]) -> None:
     if not symbols:
         sizes = {node.meta["val"].shape[0] for node in placeholders if node.meta["val"].ndim}
         raise CaptureError(
-            f"The program answers requests of {', '.join(map(str, sorted(sizes))) or 'one fixed number of'} rows only; "
+            f"The program accepts requests of {', '.join(map(str, sorted(sizes))) or 'one fixed number of'} rows only; "
             "export it with dynamic_shapes that make the batch, axis 0 of every input, dynamic."
         )
     if len(symbols) > 1:

@@ -123,7 +123,7 @@ class RotationWalk:
         carriers = list(sources)
         forms = {self.form(source, group) for source in carriers}
         if len(forms) != 1 or None in forms:
-            return self.rule_out(group, node, "adds what is not linear in it")
+            return self.rule_out(group, node, "adds a term that is not linear in it")
         for source in carriers:
             self.sides.same((node, group), (source, group))
         form = forms.pop()
@@ -134,7 +134,7 @@ class RotationWalk:
     def contract_values(self, node: fx.Node, group: int, first: fx.Node, second: fx.Node) -> None:
         """State that two values form an inner product over the axis."""
         if {self.form(first, group), self.form(second, group)} != {"vector"}:
-            return self.rule_out(group, node, "multiplies what is not linear in it")
+            return self.rule_out(group, node, "multiplies a factor that is not linear in it")
         self.sides.opposite((first, group), (second, group))
         self._meetings[group] = self._meetings.get(group, 0) + 1
         return None

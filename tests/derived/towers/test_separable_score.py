@@ -124,7 +124,7 @@ REFUSED: dict[str, tuple[Meet, str]] = {
         "The inputs user, item, kind meet at the operator",
     ),
     "both sides": (lambda _, u, i, a, b: dot(u * b[:, None], i), "'item' reaches both sides of the ReduceSum of Mul"),
-    "a term of both": (lambda _, u, i, a, b: dot(u, i) + a * b, "a part of 'output' beside the ReduceSum"),
+    "a term of both": (lambda _, u, i, a, b: dot(u, i) + a * b, "a part of 'output' in addition to the ReduceSum"),
     "negative": (lambda _, u, i, a, b: -2.0 * dot(u, i), "decreases with the inner product"),
     "one side alone": (lambda _, u, i, a, b: dot(u, u), "reads 'user' alone"),
     "several scores": (lambda _, u, i, a, b: u * i, "contains several scores per row"),
