@@ -116,7 +116,7 @@ def check_python() -> CheckResult:
 
 
 def check_distribution() -> CheckResult:
-    """Report whether this is the whole tool or the runtime, and whether both lie in one folder."""
+    """Report whether this is the full package or the runtime, and whether both are in one folder."""
     if len(find_versions()) < 2:
         return CheckResult("distribution", OK, PACKAGE)
     return CheckResult(

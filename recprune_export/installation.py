@@ -17,7 +17,7 @@ RUNTIME_EXTRAS = {**EXTRAS, "polars": "predict"}
 
 
 def is_whole(package: Path = PACKAGE) -> bool:
-    """Return whether this is the whole tool: the runtime lacks the main job."""
+    """Return whether this is the full package: the runtime lacks the main job."""
     return (package / "pipeline").is_dir()
 
 
@@ -27,7 +27,7 @@ def find_distribution(package: Path = PACKAGE) -> str:
 
 
 def require_whole_tool(user: str, package: Path = PACKAGE) -> None:
-    """Raise `UsageError` if this is the runtime: `user`, a command or an option, needs the whole tool."""
+    """Raise `UsageError` if this is the runtime: `user`, a command or an option, requires the full package."""
     if not is_whole(package):
         raise UsageError(f"{user} requires the full package, but this is {RUNTIME}: pip install {WHOLE}")
 

@@ -63,7 +63,7 @@ def test_a_file_of_unknown_ids_is_refused_unless_allowed(bundle: Path, tmp_path:
     data, output = tmp_path / "rows.csv", tmp_path / "scores.csv"
     rows = raw(300).with_columns(user=pl.lit("U") + pl.col("row").cast(pl.String))
     rows.write_csv(data)
-    with pytest.raises(DataError, match=r"300 of 300 values of 'user' .*'U0'.* knows .*'ann'.*--allow-unknown"):
+    with pytest.raises(DataError, match=r"300 of 300 values of 'user' .*'U0'.* known values .*'ann'.*--allow-unknown"):
         predict(bundle, data, output)
     assert not output.exists()
     made = predict(bundle, data, output, reading=DataSettings(allow_unknown=True))

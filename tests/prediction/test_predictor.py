@@ -165,7 +165,7 @@ def test_what_is_wrong_with_a_batch_is_one_sentence(bundle: Path, plain: Path) -
 
 def test_what_is_wrong_with_a_bundle_is_said_where_the_object_is_made(bundle: Path, tmp_path: Path) -> None:
     for path, options, error, said in (
-        (tmp_path / "none", {}, BundleError, "is not a directory"),
+        (tmp_path / "none", {}, BundleError, "is neither a directory nor a packed bundle"),
         (bundle, {"file": "model.raw.onnx"}, UsageError, "no ONNX file 'model.raw.onnx'; it has model.onnx"),
         (bundle, {"keep": ["y"]}, UsageError, "output of the model has the same name"),
         (bundle, {"probability": True}, UsageError, "leave out --probability"),
