@@ -57,7 +57,7 @@ def run_until_fast(
             return outcome, _describe(slow, outcome)
         time, limit = slow[-1].storage.point.microseconds, slow[-1].next_limit
         print_status(
-            f"{slow[-1].finding} The plan is computed again, for a predicted time of {limit:.3g} instead of {time:.3g} predicted µs."
+            f"{slow[-1].finding} The plan is computed again, for a predicted time of {limit:.3g} instead of {time:.3g} µs."
         )
         settings = settings.with_options(max_microseconds=limit)
 
