@@ -155,7 +155,7 @@ def test_weights_in_double_precision_are_refused_by_name() -> None:
     )
     program = load_model(table.double(), torch.arange(4), {}).program
     task = make_sampled_task(program, SETTINGS.finetuning)
-    with pytest.raises(ModelError, match=r"is float64: convert the model by model\.float"):
+    with pytest.raises(ModelError, match=r"is float64: convert the model with model\.float"):
         make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
 
 

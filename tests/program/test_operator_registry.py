@@ -84,7 +84,7 @@ def test_the_error_for_a_second_rule_names_the_place_of_the_first_and_the_remedy
         OPERATORS.register(Facet.CHANNELS, aten.relu.default)(lambda walk, node: None)
     assert "elementwise.py:" in str(error.value)
     assert "`unary`" in str(error.value)
-    assert "Change that rule" in str(error.value)
+    assert "Change this rule" in str(error.value)
 
 
 def test_an_operator_is_registered_by_its_overload() -> None:

@@ -93,7 +93,7 @@ def test_bytes_and_drop_that_exclude_each_other_are_said(job: tuple[Program, Tas
 
 def test_a_limit_that_no_plan_keeps_to_is_an_error(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
-    for text, words in (("500B", "too little"), ("1B", "--max-bytes 1B is too little")):
+    for text, words in (("500B", "too small"), ("1B", "--max-bytes 1B is too small")):
         settings = SETTINGS.with_options(epochs=0, max_drop=0.1, max_bytes=text)
         with pytest.raises(TooFewBytes, match=words):
             resolve_budgets(program, settings, task, tmp_path / "search")

@@ -218,4 +218,4 @@ def test_users_without_a_finite_vector_are_refused_and_odd_ids_are_counted(tmp_p
     assert "2 values of 'item' are empty, out of range or unknown" in done.stderr
     again = invoke("split", tmp_path / "new")
     assert "items.npy, item_ids.npy, items.faiss are left out" in again.stderr
-    assert not any("are left out: --items" in note for note in read_manifest(tmp_path / "new").notes)
+    assert not any("are left out: give --items" in note for note in read_manifest(tmp_path / "new").notes)

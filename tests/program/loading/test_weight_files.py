@@ -120,8 +120,8 @@ def test_a_distributed_checkpoint_reads_the_weights_alone(tmp_path: Path, reques
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "__1_0.distcp").unlink(), "not in it"),
-        (lambda folder: (folder / "__1_0.distcp").write_bytes(b"PK"), "cut off"),
+        (lambda folder: (folder / "__1_0.distcp").unlink(), "does not exist"),
+        (lambda folder: (folder / "__1_0.distcp").write_bytes(b"PK"), "truncated"),
         (lambda folder: (folder / "__0_0.distcp").write_bytes((folder / "__0_0.distcp").read_bytes()[::-1]), "damaged"),
     ],
 )
@@ -343,7 +343,7 @@ def test_older_names_are_converted_by_the_layer_itself(tmp_path: Path, request_f
     torch.save({"net": module.state_dict()}, tmp_path / "model.pt")
     notes = check_answers(tmp_path / "model.pt", factory=f"{__name__}:make_normalized", inputs=request_file)
     assert "under 'net'" in notes[0]
-    assert "older form" in notes[1]
+    assert "older version" in notes[1]
 
 
 def test_of_several_state_dicts_with_older_names_the_key_chooses(tmp_path: Path, request_file: Path) -> None:
