@@ -38,7 +38,7 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
     [
         (
             {"user": np.full(60, 10)},
-            r"'user' in .* contains the id 10 at row 0 \(the first of 60 such rows\), but the table has ids 0 to 9: give the id",
+            r"'user' in .* contains the id 10 at row 0 \(the first of 60 such rows\), but the table has ids 0 to 9: replace it by the id",
         ),
         ({"x": np.full((60, 3), 7.0)}, "'x', column 0, in .* the id 7"),
         ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model expects \[3\]"),
