@@ -146,7 +146,7 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--learning-rate", "0"], "--learning-rate"),
         (["--pruning-stages", "0"], "--pruning-stages must be 1 or more"),
         (["--prune-rows", "1"], "--prune-rows must lie in (0, 1)"),
-        (["--prune-rows", "few"], "--prune-rows 'few' is no number"),
+        (["--prune-rows", "few"], "--prune-rows 'few' is not a number"),
         (["--prune-rows", "auto"], "--prune-rows requires rows to determine rare ids: give --data"),
         (["--factory-args", "{"], "--factory-args"),
     ],
@@ -203,7 +203,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
     with pytest.raises(ValidationFailed, match="nothing was written"):
         compress(checkpoint, target=tmp_path / "out", data=clicks_file, settings=QUICK)
     done = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "new", *QUICK_OPTIONS)
-    assert_refused(done, 1, "does not give the pruned model's outputs")
+    assert_refused(done, 1, "does not reproduce the pruned model's outputs")
     assert (tmp_path / "out/manifest.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
