@@ -38,7 +38,7 @@ figures are those of ONNX files in ONNX Runtime on one thread; metrics are compu
   has the fewest training rows, or of targets among the rarest items, which have a tenth of the occurrences.
 - *Change*: against the dense model of the same seed, with the one-sided 95 % bounds of a paired bootstrap over rows and
   seeds; of NDCG@10 relative. *No loss*: the lower bound is above {-AUC_LOSS:g} AUC or {-NDCG_LOSS:.0%} NDCG@10. *Loss*: the upper
-  bound is below it. Otherwise it cannot be told.
+  bound is below it. Otherwise it is inconclusive.
 - *Memory*: of the session in a fresh process after its first request, beyond Python and ONNX Runtime. *Batch*: milliseconds,
   and how many times faster than the dense file in the same run, with a 95 % interval over sets of sessions."""
 

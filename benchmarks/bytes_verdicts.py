@@ -10,7 +10,7 @@ from bytes_scores import Quality
 RESAMPLES = 20_000
 TAIL = 0.05  # of each one-sided bound
 AUC_LOSS, NDCG_LOSS = 0.0005, 0.01  # what counts as no loss: absolute for the AUC, relative for NDCG@10
-NO_LOSS, UNDECIDED, LOSS = "no loss", "cannot be told", "loss"
+NO_LOSS, UNDECIDED, LOSS = "no loss", "inconclusive", "loss"
 T = TypeVar("T")
 
 
@@ -61,7 +61,7 @@ def judge_loss(change: Change, allowed: float) -> str:
     """Return whether at most `allowed` was lost, by the one-sided bounds.
 
     >>> [judge_loss(Change(v, v - 1.0, v + 1.0, 3), 2.0) for v in (0.0, -2.0, -4.0)]
-    ['no loss', 'cannot be told', 'loss']
+    ['no loss', 'inconclusive', 'loss']
     """
     if change.low > -allowed:
         return NO_LOSS

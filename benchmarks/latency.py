@@ -309,7 +309,7 @@ def main(
         f"Medians with warm caches, and in brackets how many times faster than {REFERENCE} (95 % intervals over new sessions); "
         "contestants take turns in one process, other ids each round; "
         f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
-        "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest. "
+        "Torch-Pruning removes none of the tables; it removes the same number of parameters from the rest. "
         "*Small* is a dense model of the same architecture with as many parameters as ours, in tables and in the rest: as "
         "PyTorch exports it, and with our export in fp32 and int8."
         f"{' ' + remark if remark else ''}\n\n"

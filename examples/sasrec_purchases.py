@@ -1,9 +1,9 @@
-"""What will a customer buy next? SASRec on a log of purchases: trained, compressed, and asked for recommendations.
+"""Predict the next purchase of a customer: SASRec on a log of purchases, trained, compressed, and used for recommendations.
 
 python examples/sasrec_purchases.py                                                        a generated log
 python examples/sasrec_purchases.py --data purchases.csv --columns customer,product,time   your own
 
-The log is a CSV or Parquet file with a row for each purchase.
+The log is a CSV or Parquet file with one row per purchase.
 """
 
 import argparse
@@ -49,14 +49,14 @@ def recommend(bundle: Path, bought: list[str], count: int = 5) -> list[str]:
         raise ValueError(
             f"None of the products {bought} is in the log that the model was trained on, such as {products[:3]}."
         )
-    history = np.array([[0] * (length - len(ids)) + ids], dtype=np.int64)  # the newest stands last
+    history = np.array([[0] * (length - len(ids)) + ids], dtype=np.int64)  # the newest is last
     scores = session.run(None, {session.get_inputs()[0].name: history})[0][0]
-    scores[[0, *ids]] = -np.inf  # no product is the padding, and what was bought is not recommended again
+    scores[[0, *ids]] = -np.inf  # padding is not a product, and purchased products are not recommended again
     return [products[number - 1] for number in np.argsort(-scores)[:count]]
 
 
 def main(given: list[str] | None = None) -> None:
-    """Go the whole way."""
+    """Run the whole example."""
     options = arguments(given)
     log = options.data or Path("purchases.csv")
     if options.data is None:

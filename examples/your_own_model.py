@@ -1,4 +1,4 @@
-"""A recommender of your own, from Python: compress it, serve it with ONNX Runtime.
+"""Compress your own recommender from Python, and serve it with ONNX Runtime.
 
 python examples/your_own_model.py
 """
@@ -17,7 +17,7 @@ from recprune_export import compress
 
 
 class Scorer(nn.Module):
-    """User and item tables, and an MLP. Any module will do that torch.export captures."""
+    """User and item tables, and an MLP. Any module that torch.export can capture works."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Scorer(nn.Module):
 
 
 def main() -> None:
-    """Go the whole way, without data: tuned towards the dense model's answers alone."""
+    """Run the whole job without data: fine-tuning only towards the outputs of the dense model."""
     example = (torch.tensor([1, 2]), torch.tensor([3, 4]), torch.zeros(2, 3))
     result = compress(
         Scorer(), example, "artifacts/your_own_model", sparsity=0.7, epochs=1, latency_batch_sizes=(1, 256)

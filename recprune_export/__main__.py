@@ -14,7 +14,7 @@ UNUSABLE = 2  # as `UsageError`
 
 
 def run() -> None:
-    """Run the command line; Ctrl-C while its modules are imported ends it like one during the work."""
+    """Run the command line; Ctrl-C during the import of modules has the same effect as during the work."""
     try:
         if (conflict := find_conflict()) is not None:
             _exit(f"Error: {conflict}", UNUSABLE)
@@ -34,7 +34,7 @@ def run() -> None:
             raise
         _exit(f"Error: {missing}", UNUSABLE)
     except KeyboardInterrupt:
-        _exit("Interrupted; nothing was left half-written.", INTERRUPTED)
+        _exit("Interrupted; no incomplete file was left.", INTERRUPTED)
 
 
 def _end_process(code: int) -> NoReturn:

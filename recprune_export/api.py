@@ -111,22 +111,22 @@ def compress(
     jobs: int = 1,
     **options: Any,
 ) -> CompressionResult:
-    """Prune, tune, export and validate a recommender; write a bundle.
+    """Prune, fine-tune, export and validate a recommender; write a bundle.
 
-    - `model`: an `nn.Module`, an `ExportedProgram`, a `Program`, or the path of a model file, which is opened with the
-      keywords in `source` (see `load_program`).
+    - `model`: an `nn.Module`, an `ExportedProgram`, a `Program`, or the path of a model file, which is loaded with the
+      keyword arguments in `source` (see `load_program`).
     - `example_inputs`: for a module, one request: a tensor, a tuple of positional arguments, or a dict of keyword
-      arguments (a dict that names no parameter of `forward` is its one argument). The batch is axis 0.
+      arguments (a dict without parameter names of `forward` is a single argument). The batch is axis 0.
     - `target`: the directory to write, `artifacts/<name of the model>` by default.
-    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, arrays by name, or a frame of pandas or polars;
-      each input of the model, each of `labels`, and perhaps a column that splits the rows: one called `split`, or the
-      one that the option `split`, `split_by_time` or `split_by_user` names.
-    - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
-    - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
-    - `job_file`: the options of the command line as TOML, which the bundle keeps as job.toml.
+    - `data`: rows for fine-tuning and evaluation: a CSV, Parquet or NPZ file, arrays by name, or a pandas or polars DataFrame,
+      with the inputs of the model, the `labels`, and optionally a column that splits the rows: a column named `split`, or the
+      column of the option `split`, `split_by_time` or `split_by_user`.
+    - `sign`: a file with the private key (Ed25519, PEM) for signing the manifest.
+    - `resume`: continue after the finished stages of an earlier, killed run on the same model, rows and settings.
+    - `job_file`: the options of the command line as TOML, saved as job.toml in the bundle.
     - `jobs`: the number of processes that run the trials of `max_drop`.
     - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`; `outputs=("score",)`
-      serves these of the model's outputs alone.
+      serves only these outputs of the model.
 
     Raises `UsageError`, `InputFileError`, `CaptureError`, and the errors of `compress_program`.
 
@@ -209,7 +209,9 @@ def _check_options(settings: Settings, jobs: int) -> None:
     """Raise `UsageError` where options exclude each other."""
     check_budgets(settings)
     if jobs != 1 and settings.search.max_drop is None:
-        raise UsageError("--jobs runs the trials of --max-drop in several processes: give that as well.")
+        raise UsageError(
+            "--jobs is used only with --max-drop, whose trials it runs in several processes: give --max-drop as well."
+        )
 
 
 def _choose_directory(model: Model, target: Path | str | None) -> Path:
@@ -239,7 +241,7 @@ def compress_loaded(
     search: SearchRecord | None = None,
     notes: Sequence[str] = (),
 ) -> CompressionResult:
-    """Compress a model with rows that are both in memory already; `start_workers` gives the processes of a search.
+    """Compress a model with rows, both in memory; `start_workers` returns the processes of a search.
 
     `search` is the search that chose the point of a `plan`, as the manifest states it; `notes` are said first.
     """
@@ -280,12 +282,12 @@ def compress_loaded(
 
 
 def _check_beside_plan(plan: Plan, settings: Settings) -> None:
-    """Raise `UsageError` where an option asks for something that the plan decides."""
-    _refuse_searches(settings, "A plan is one point already")
+    """Raise `UsageError` if an option conflicts with the plan."""
+    _refuse_searches(settings, "A plan already determines the operating point")
     if settings.pruning.max_bytes is not None:
-        raise UsageError("A plan says itself how many bits each weight has: leave out --max-bytes, or the plan.")
+        raise UsageError("A plan specifies the bits of each weight: leave out --max-bytes or --plan.")
     if plan.stages[-1].storage is not None and settings.quantization.quantize != "none":
-        raise UsageError("This plan says itself how many bits each weight has: leave out --quantize, or the plan.")
+        raise UsageError("This plan specifies the bits of each weight: leave out --quantize or --plan.")
 
 
 def _refuse_searches(settings: Settings, reason: str) -> None:
@@ -297,7 +299,7 @@ def _refuse_searches(settings: Settings, reason: str) -> None:
     }
     for option, value in budgets.items():
         if value is not None:
-            raise UsageError(f"{reason}: leave out {option}, which searches for one.")
+            raise UsageError(f"{reason}: leave out {option}, which searches for an operating point.")
 
 
 @explain_failures("The sweep", ModelError, REPORT)
@@ -315,12 +317,12 @@ def sweep(
     on_trial: Callable[[Trial], None] = lambda trial: None,
     jobs: int = 1,
 ) -> Sweep:
-    """Compress at each of `sparsities` and each of `byte_fractions` of the dense file, and as int8 of the dense model alone.
+    """Compress at each of `sparsities` and each of `byte_fractions` of the dense file, and the dense model in int8.
 
-    Writes `sweep.json` into `target`. Fractions that no plan meets are left out, and that is printed. With another score than
-    output error there are no points of bytes, for it alone compares dimensions with bits. Trials are saved in
-    `target/trials`, from where an interrupted sweep goes on, and where it finds what shards have tuned (`sweep_shard`). With
-    several `jobs` models are pruned and tuned in as many processes, and timed in this one afterwards.
+    Writes `sweep.json` into `target`. Fractions that no plan meets are left out, with a message. With another score than
+    output error there are no points of bytes, since only output error compares dimensions with bits. Trials are saved in
+    `target/trials`, from which an interrupted sweep continues, and which contains the results of shards (`sweep_shard`). With
+    several `jobs`, models are pruned and tuned in as many processes, and timed in this process afterwards.
     """
     folder = Path(target)
     call_on_main(partial(check_output_file, folder / SWEEP))
@@ -356,8 +358,8 @@ def sweep_shard(
 ) -> SweepShard:
     """Prune and tune at the points of one shard of a sweep, and save the models in the folder `target` that all machines share.
 
-    `sweep` with the same arguments times them all on one machine. The points of a shard follow from the list of all points, so
-    no two shards have one in common.
+    `sweep` with the same arguments times all of them on one machine. The points of a shard depend only on the list of all points, so
+    two shards have no point in common.
     """
     folder = Path(target)
     inputs = JobInputs(model, example_inputs, data, labels, settings, source or {})
@@ -373,7 +375,7 @@ def _open_sweep(
 ) -> tuple[Trials, tuple[OperatingPoint, ...]]:
     """Open the model and the rows of a sweep; return its trials in `folder`, and all of its points."""
     loaded, task = inputs.load()
-    refuse_streamed(loaded.program, "A sweep, with its int8 of the dense model,")
+    refuse_streamed(loaded.program, "A sweep, which includes the dense model in int8,")
     check_space(loaded.program, None)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
@@ -386,7 +388,7 @@ def _open_sweep(
 
 @dataclass(frozen=True)
 class JobInputs:
-    """A model and rows as a caller names them; each process of a search opens them itself."""
+    """A model and rows as specified by the caller; each process of a search loads them."""
 
     model: Model
     example_inputs: Any
@@ -418,7 +420,7 @@ class JobInputs:
         if jobs < 1:
             raise UsageError(f"--jobs must be 1 or more, got {jobs}.")
         if jobs > 1 and is_divided():
-            raise UsageError("Under torchrun the processes share each trial: leave out --jobs.")
+            raise UsageError("With torchrun, all processes work on each trial together: leave out --jobs.")
         return nullcontext() if jobs == 1 else TuningWorkers(self, self.settings, jobs)
 
 
@@ -432,11 +434,11 @@ def dump_plan(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it.
+    """Return, as JSON, the plan that `compress` would apply; with several stages, all but the last are fine-tuned for it.
 
-    Raises `UsageError` where the point of the plan would have to be searched.
+    Raises `UsageError` if the operating point requires a search.
     """
-    _refuse_searches(settings, "A plan is made for one point")
+    _refuse_searches(settings, "A plan is made for one operating point")
     loaded, task = JobInputs(model, example_inputs, data, labels, settings, source or {}).load()
     settings = settle_settings(loaded.program, settings)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
@@ -458,23 +460,23 @@ def compute_sensitivity(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> Sensitivity:
-    """Rank the channels of a model by every score, on rows or, without `data`, on sampled requests.
+    """Rank the channels of a model by every score, on rows or, without `data`, on random requests.
 
     The groups are those of a plan by output error, after projections are inserted.
 
-    Raises `PruningError` where nothing can be pruned.
+    Raises `PruningError` if nothing can be pruned.
     """
     loaded, task = JobInputs(model, example_inputs, data, labels, settings, source or {}).load()
-    refuse_streamed(loaded.program, "The ranking by every score")
+    refuse_streamed(loaded.program, "The ranking of channels by every score")
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
 def load_model(
     model: Model, example_inputs: Any, source: Mapping[str, Any], export: ExportSettings = DEFAULT_SETTINGS.export
 ) -> LoadedModel:
-    """Make a program of any model, with the outputs and the form of jagged inputs that `export` names.
+    """Make a program of any model, with the outputs and the form of jagged inputs given by `export`.
 
-    Raises `UsageError` where a module comes without an example request, for an unknown name of an output, and for padded inputs of a
+    Raises `UsageError` if a module comes without an example request, for an unknown name of an output, and for padded inputs of a
     model without jagged ones.
     """
     loaded = _load_model(model, example_inputs, source)
@@ -491,16 +493,16 @@ def _load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) ->
         check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        with explain_failures("The work on the exported program", CaptureError, REPORT):
+        with explain_failures("The conversion of the exported program", CaptureError, REPORT):
             program = convert_exported(model)
         check_finite(program.module, "the exported program")
         return LoadedModel(program, None, ModelKind.PROGRAM)
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"A {type(model).__name__} is no model: give an nn.Module, an ExportedProgram, or the path of a model file."
+            f"A {type(model).__name__} is not a model: give an nn.Module, an ExportedProgram, or the path of a model file."
         )
     if example_inputs is None:
-        raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
+        raise UsageError(f"{type(model).__name__} requires an example request: give example_inputs.")
     model = unwrap_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         check_finite(model, type(model).__name__)
@@ -529,9 +531,9 @@ def make_task(
     labels: str | Sequence[str],
     settings: Settings = DEFAULT_SETTINGS,
 ) -> Task:
-    """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
+    """Read the rows for fine-tuning: encoded rows for a reference recommender, plain rows for other models, random requests without data.
 
-    Raises `UsageError` where labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
+    Raises `UsageError` if labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
     for the rows, for labels that do not fit the model, and where no metric is defined on the validation rows.
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
@@ -550,13 +552,13 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
-                "A model that recprune-export did not train needs the labels' names beside --data: give --label."
+                "With --data, a model that was not trained by recprune-export requires the names of its labels: give --label."
             )
         rows = read_arrays(data, program, labels, settings.seed, settings.rows)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     _check_label_names(loaded.checkpoint.spec.labels, labels)
     if not isinstance(data, Path | str):
-        raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
+        raise UsageError("A checkpoint of `train` requires raw rows: give the path of a CSV or Parquet file as data.")
     encoded = read_encoded(as_data_source(data), loaded.checkpoint.encoder, settings.rows)
     labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
@@ -565,11 +567,11 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
 
 
 def _check_label_names(trained: Sequence[str], given: Sequence[str]) -> None:
-    """Raise `UsageError` where other labels are given than those for which a checkpoint was trained."""
+    """Raise `UsageError` if other labels are given than those for which a checkpoint was trained."""
     if given and set(given) != set(trained):
         raise UsageError(
-            f"--label {', '.join(given)}: this checkpoint of `train` predicts {', '.join(trained) or 'the next item'}, and is "
-            "measured on that; leave --label out, or train again."
+            f"--label {', '.join(given)}: this checkpoint of `train` predicts {', '.join(trained) or 'the next item'}, on "
+            "which it is evaluated; leave out --label, or train again."
         )
 
 

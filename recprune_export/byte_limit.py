@@ -28,7 +28,7 @@ class ByteLimit:
 def parse_byte_limit(text: str) -> ByteLimit:
     """Parse a size, such as 20MB, 500kB or 16MiB, or a percentage of the dense file.
 
-    Raises `UsageError` for other texts.
+    Raises `UsageError` for other strings.
 
     >>> parse_byte_limit("20MB"), parse_byte_limit("10 %")
     (ByteLimit(bytes=20000000, fraction=None), ByteLimit(bytes=None, fraction=0.1))
@@ -39,6 +39,6 @@ def parse_byte_limit(text: str) -> ByteLimit:
     in_range = 0.0 < number < (100.0 if unit == "%" else math.inf)
     if match is None or not in_range or unit not in (*_UNITS, "%"):
         raise UsageError(
-            f"--max-bytes '{text}' is no size: write for example 20MB, 500kB, or 10% of the file of the dense model."
+            f"--max-bytes '{text}' is not a size: write for example 20MB, 500kB, or 10% of the dense file."
         )
     return ByteLimit(fraction=number / 100.0) if unit == "%" else ByteLimit(bytes=math.floor(number * _UNITS[unit]))

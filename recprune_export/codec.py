@@ -17,7 +17,7 @@ one that derives from `ToDictMixin` is only written:
 >>> Layer.from_dict({"units": 8})
 Layer(width=8, name='')
 
-Reading checks every value with pydantic, which is imported then: keys that are not known are ignored, those that are
+Reading checks every value with pydantic, which is imported then: keys that are unknown are ignored, those that are
 missing take their defaults.
 """
 
@@ -50,7 +50,7 @@ def json_name(name: str) -> dict[str, Any]:
 class JsonForm:
     """Annotates the type of a field whose JSON value differs: how it is written, and how it is read.
 
-    `read` raises `ValueError` or `TypeError` where it gets something else; without it the value is read by its type.
+    `read` raises `ValueError` or `TypeError` if it gets something else; without it the value is read by its type.
     """
 
     write: Callable[[Any], Any]
@@ -106,14 +106,14 @@ class DictMixin(ToDictMixin):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote. Raises `ValueError` where it did not."""
+        """Read the result of `to_dict`. Raises `ValueError` for other values."""
         return decode(cls, values)
 
 
 def encode(value: Any) -> Any:
     """Return `value` as JSON values: dataclasses and mappings as dicts, tuples as lists, numbers of NumPy as Python's.
 
-    Numbers that are not finite stay. Raises `TypeError` for what JSON has no form for.
+    Numbers that are not finite are kept. Raises `TypeError` for values without a JSON form.
     """
     if hasattr(value, "to_dict"):
         return value.to_dict()

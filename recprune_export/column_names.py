@@ -1,4 +1,4 @@
-"""The error for a name that is not among the names that exist: it lists these, and suggests the nearest."""
+"""The error for an unknown name: it lists the existing names and suggests the most similar one."""
 
 import difflib
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def list_names(names: Iterable[str], most: int = MAX_LISTED) -> str:
 def describe_missing_column(source: object, name: str, columns: Iterable[str], role: str = "") -> str:
     """Return the sentence for a column that `source`, a file or other rows, does not have.
 
-    `role` says who names the column, as a relative clause.
+    `role` describes the role of the column, as a clause.
 
     >>> describe_missing_column("a.csv", "clicked", ["user", "Clicked"], "which --label names")
     "a.csv has no column 'clicked', which --label names; its columns are user, Clicked; did you mean 'Clicked'?"

@@ -35,18 +35,18 @@ FLAGS = {
     "asimddp": "fast int8 on Arm",
 }
 EXTRAS = {
-    "index": "an index of the items of a model of two towers",
+    "index": "an index of the items of a two-tower model",
     "transformers": "Hugging Face folders",
-    "predict": "scores of the rows of a file",
-    "pack": "bundles in one file, .tar.zst",
+    "predict": "scoring the rows of a file",
+    "pack": "packed bundles (.tar.zst)",
     "sign": "signatures of manifests",
-    "examples": "the example with DeepCTR-Torch",
-    "ray": "the example with Ray Data",
-    "spark": "the example with Spark",
-    "benchmarks": "the project's own benchmarks",
+    "examples": "the DeepCTR-Torch example",
+    "ray": "the Ray Data example",
+    "spark": "the Spark example",
+    "benchmarks": "the benchmarks of this project",
     "peers": "the comparison with other tools",
-    "dev": "the project's own tests",
-    "docs": "the project's own documentation site",
+    "dev": "the tests of this project",
+    "docs": "the documentation site of this project",
 }
 
 
@@ -83,7 +83,7 @@ class Diagnosis(ToDictMixin):
         """Raise `ValidationFailed` if a required component is missing."""
         if self.missing:
             names = ", ".join(result.check for result in self.missing)
-            raise ValidationFailed(f"Something is missing here: {names}.")
+            raise ValidationFailed(f"Missing requirements: {names}.")
 
 
 def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
@@ -111,22 +111,22 @@ def check_python() -> CheckResult:
         floor = str(metadata(PACKAGE).json.get("requires_python", "")).removeprefix(">=")
     except PackageNotFoundError:
         return CheckResult(
-            "python", WARNING, version_text, f"{PACKAGE} is not installed, so its Python version is not known."
+            "python", WARNING, version_text, f"{PACKAGE} is not installed, so the required Python version is unknown."
         )
     if at_least(version_text, floor):
         return CheckResult("python", OK, version_text)
-    return CheckResult("python", MISSING, version_text, f"Python {floor} or newer is needed.")
+    return CheckResult("python", MISSING, version_text, f"Python {floor} or newer is required.")
 
 
 def check_distribution() -> CheckResult:
-    """Report whether this is the whole tool or the runtime, and whether both lie in one folder."""
+    """Report whether this is the full package or the runtime, and whether both are in one folder."""
     if len(find_versions()) < 2:
         return CheckResult("distribution", OK, PACKAGE)
     return CheckResult(
         "distribution",
         WARNING,
-        f"{WHOLE} and {RUNTIME}, of the same files",
-        f"Removing either would break the other: pip uninstall -y {WHOLE} {RUNTIME}, then install one of them.",
+        f"{WHOLE} and {RUNTIME} are both installed, with the same files",
+        f"Removing one would break the other: pip uninstall -y {WHOLE} {RUNTIME}, then install one of them.",
     )
 
 
@@ -153,7 +153,7 @@ def check_extras() -> list[CheckResult]:
 
 
 def read_required_packages() -> list[tuple[str, str, str | None]]:
-    """Return name, minimum version and extra (None: required) of each package in our metadata; empty without metadata."""
+    """Return name, minimum version and extra (None: required) of each package in the metadata of this package; empty without metadata."""
     try:
         lines = requires(PACKAGE) or []
     except PackageNotFoundError:
@@ -213,7 +213,7 @@ def check_cpu() -> CheckResult:
         "processor",
         WARNING,
         description,
-        "Latency will be several times that of a processor with AVX2: measure elsewhere.",
+        "Latency will be several times that of a processor with AVX2: measure on another machine.",
     )
 
 
@@ -226,7 +226,7 @@ def check_cores() -> CheckResult:
         "cores",
         WARNING,
         f"{usable}, of which the container may use {quota:g}",
-        f"Measure and serve with --threads {max(1, int(quota))}: more threads than the quota are stopped in turn.",
+        f"Measure and serve with --threads {max(1, int(quota))}: with more threads than the quota, threads are paused.",
     )
 
 
@@ -250,11 +250,14 @@ def check_memory() -> CheckResult:
             "memory",
             MISSING,
             description,
-            "PyTorch alone needs half of a GB: free some, or raise the container's limit.",
+            "PyTorch alone needs 0.5 GB: free some memory, or raise the container's limit.",
         )
     if free < 2 * GB:
         return CheckResult(
-            "memory", WARNING, description, "Enough for small models: a run needs about three times the dense model."
+            "memory",
+            WARNING,
+            description,
+            "Enough for small models: a run needs about three times the size of the dense model.",
         )
     return CheckResult("memory", OK, description)
 
@@ -268,14 +271,14 @@ def check_disk(check: str, folder: Path) -> CheckResult:
             probe.write(b"x" * 4096)
             probe.flush()
     except OSError as error:
-        return CheckResult(check, MISSING, f"{existing} cannot be written: {error.strerror}", "Choose another place.")
+        return CheckResult(check, MISSING, f"{existing} cannot be written: {error.strerror}", "Choose another folder.")
     description = f"{format_bytes(free)} free in {existing}"
     if free < GB / 10:
         return CheckResult(
             check,
             MISSING,
             description,
-            "A bundle holds the dense and the pruned model, and is written beside the old one.",
+            "A bundle contains the dense and the pruned model, and is written next to the previous bundle.",
         )
     if free < GB:
         return CheckResult(check, WARNING, description, "Enough for small models only.")
@@ -284,7 +287,7 @@ def check_disk(check: str, folder: Path) -> CheckResult:
 
 def check_cache() -> CheckResult:
     """Report whether measurements of this machine can be cached."""
-    advice = "Set XDG_CACHE_HOME, or the machine is measured anew at every run, which takes a second."
+    advice = "Set XDG_CACHE_HOME; otherwise each run measures the machine again, which takes a second."
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
     except RuntimeError:
@@ -316,9 +319,14 @@ def check_export() -> CheckResult:
         )
     if error > 1e-5:
         return CheckResult(
-            "export and run", MISSING, f"answers differ by {error:.1e}", "Do not trust this machine: report it."
+            "export and run",
+            MISSING,
+            f"outputs differ by {error:.1e}",
+            "Do not trust results on this machine; please report this.",
         )
-    return CheckResult("export and run", OK, f"a tiny model answers in ONNX Runtime as in PyTorch, to {error:.1e}")
+    return CheckResult(
+        "export and run", OK, f"outputs of a small model in ONNX Runtime equal those of PyTorch to within {error:.1e}"
+    )
 
 
 def _export_and_run() -> float:

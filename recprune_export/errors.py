@@ -1,9 +1,9 @@
 """The hierarchy of errors for the user.
 
     RecpruneError
-    ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or a claim was judged and fails
+    ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or the verdict is negative
     │   └── SlowerThanPyTorch     ... a file that takes longer than the same model in PyTorch
-    ├── Undecided             5   a claim was judged and cannot be told by these rows or measurements (`--undecided pass|fail`)
+    ├── Undecided             5   the verdict is inconclusive with these rows or measurements (`--undecided pass|fail`)
     ├── UsageError            2   an invalid option, target directory or combination of options
     │   ├── TooFewBytes           ... a byte limit that no plan meets
     │   └── TooLittleTime         ... a limit of the predicted time that no plan within the bytes meets
@@ -16,8 +16,8 @@
         ├── PruningError
         └── ExportError
 
-The number is the exit code of the command line; 0 means that the job was done and that what was judged holds. A message is
-one sentence in the user's terms that states the problem, its location and the remedy.
+The number is the exit code of the command line; 0 means that the job succeeded and that the verdict, if any, is positive. A
+message is one sentence in the user's terms that states the problem, its location and the remedy.
 """
 
 
@@ -34,9 +34,9 @@ class ValidationFailed(RecpruneError):
 
 
 class SlowerThanPyTorch(ValidationFailed):
-    """A file that takes certainly longer than the same model in PyTorch.
+    """A file that is slower than the same model in PyTorch, by the whole interval.
 
-    `ratio` is that of the times at the batch size where it is largest, `excess` their difference there, in µs for each row.
+    `ratio` is the largest ratio of the times over all batch sizes, `excess` their difference at that batch size, in µs per row.
     """
 
     def __init__(self, message: str, ratio: float, excess: float) -> None:
@@ -45,7 +45,7 @@ class SlowerThanPyTorch(ValidationFailed):
 
 
 class Undecided(RecpruneError):
-    """A claim that cannot be told: its limit lies within the interval of the rows or measurements."""
+    """An inconclusive claim: its limit lies within the interval of the rows or measurements."""
 
     exit_code = 5
 
@@ -57,11 +57,11 @@ class UsageError(RecpruneError):
 
 
 class TooFewBytes(UsageError):
-    """A limit of bytes below the smallest file that a plan of the model has."""
+    """A byte limit below the smallest file that any plan for the model gives."""
 
 
 class TooLittleTime(UsageError):
-    """A limit of the predicted time below that of the fastest plan within the limit of bytes."""
+    """A limit of the predicted time below that of the fastest plan within the byte limit."""
 
 
 class InputFileError(RecpruneError):

@@ -1,9 +1,9 @@
-"""The rule of evidence: a claim holds, fails, or cannot be told, by an interval against an allowance.
+"""The rule of evidence: a claim holds, fails, or is inconclusive, depending on where an interval lies relative to a limit.
 
-An estimate alone decides nothing. A claim that a quantity is at most some limit *holds* where its whole 95 % interval lies
-at or below the limit, *fails* where the whole interval lies above it, and *cannot be told* where the limit lies inside: then
-more rows or more measurements are needed. So each of the first two errs in at most 2.5 % of the cases in which the true value
-is at the limit, and in fewer elsewhere.
+A point estimate is not enough for a verdict. The claim that a quantity is at most some limit *holds* if its whole 95 %
+interval lies at or below the limit, *fails* if the whole interval lies above it, and is *inconclusive* if the limit lies inside:
+then more rows or more measurements are needed. The first two verdicts are therefore wrong in at most 2.5 % of the cases in
+which the true value equals the limit, and less often otherwise.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ class Estimate:
 
     @property
     def resolution(self) -> float:
-        """Half the width of the interval: differences from a limit below it cannot be told.
+        """Half the width of the interval; smaller differences from a limit are inconclusive.
 
         >>> Estimate(0.0, -0.25, 0.25).resolution
         0.25
@@ -51,15 +51,20 @@ class Verdict(Enum):
 
     @property
     def words(self) -> str:
-        """The verdict in a sentence about the claim."""
+        """The verdict as manifests and `--json` record it."""
         return {"pass": "holds", "fail": "fails", "undecided": "cannot be told", "skipped": "is not judged"}[self.value]
+
+    @property
+    def text(self) -> str:
+        """The verdict as screens and pages show it."""
+        return {"pass": "holds", "fail": "fails", "undecided": "inconclusive", "skipped": "not judged"}[self.value]
 
 
 def judge_at_most(estimate: Estimate, limit: float) -> Verdict:
     """Judge the claim that the quantity is at most `limit`.
 
-    >>> [judge_at_most(Estimate(e, e - 1.0, e + 1.0), 2.0).words for e in (0.5, 2.5, 4.0)]
-    ['holds', 'cannot be told', 'fails']
+    >>> [judge_at_most(Estimate(e, e - 1.0, e + 1.0), 2.0).text for e in (0.5, 2.5, 4.0)]
+    ['holds', 'inconclusive', 'fails']
     """
     if not estimate.low <= estimate.high:  # NaN included
         return Verdict.UNDECIDED
@@ -71,16 +76,16 @@ def judge_at_most(estimate: Estimate, limit: float) -> Verdict:
 def judge_at_least(estimate: Estimate, limit: float) -> Verdict:
     """Judge the claim that the quantity is at least `limit`.
 
-    >>> [judge_at_least(Estimate(e, e - 1.0, e + 1.0), 2.0).words for e in (0.5, 2.5, 4.0)]
-    ['fails', 'cannot be told', 'holds']
+    >>> [judge_at_least(Estimate(e, e - 1.0, e + 1.0), 2.0).text for e in (0.5, 2.5, 4.0)]
+    ['fails', 'inconclusive', 'holds']
     """
     return judge_at_most(-estimate, -limit)
 
 
 def combine_verdicts(verdicts: Iterable[Verdict], undecided: Verdict = Verdict.UNDECIDED) -> Verdict:
-    """Return the verdict of all claims together: one failure fails, one open claim leaves all open; skipped ones do not count.
+    """Return the verdict on all claims together: fails if one fails, else inconclusive if one is; skipped claims do not count.
 
-    `undecided` is the verdict as which the whole counts where it is open.
+    `undecided` is the verdict to return for an inconclusive result.
 
     >>> combine_verdicts([Verdict.HOLDS, Verdict.UNDECIDED, Verdict.SKIPPED])
     <Verdict.UNDECIDED: 'undecided'>

@@ -50,7 +50,7 @@ def _encode_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
 class Inspection(ToDictMixin):
     """Result of the channel analysis of a model; `minimum_sizes` are its sizes with one channel in each group.
 
-    `fields` is None where they were not analyzed; fields that can only be removed together are one entry.
+    `fields` is None if they were not analyzed; fields that can only be removed together are one entry.
     """
 
     ENCODED = (

@@ -1,6 +1,6 @@
-"""Which of the two distributions is installed: the whole tool, or `recprune-export-runtime`, and what to install beside it.
+"""The installed distribution: the full package or `recprune-export-runtime`, and advice for packages to install.
 
-Both hold the import package `recprune_export`; the runtime lacks what makes bundles, and PyTorch. No other
+Both hold the import package `recprune_export`; the runtime lacks the parts that create bundles, and PyTorch. No other
 package is imported here, since any may be missing.
 """
 
@@ -17,7 +17,7 @@ RUNTIME_EXTRAS = {**EXTRAS, "polars": "predict"}
 
 
 def is_whole(package: Path = PACKAGE) -> bool:
-    """Return whether this is the whole tool: the runtime lacks the main job."""
+    """Return whether this is the full package: the runtime lacks the main job."""
     return (package / "pipeline").is_dir()
 
 
@@ -27,9 +27,9 @@ def find_distribution(package: Path = PACKAGE) -> str:
 
 
 def require_whole_tool(user: str, package: Path = PACKAGE) -> None:
-    """Raise `UsageError` if this is the runtime: `user`, a command or an option, needs the whole tool."""
+    """Raise `UsageError` if this is the runtime: `user`, a command or an option, requires the full package."""
     if not is_whole(package):
-        raise UsageError(f"{user} needs the whole tool, and this is {RUNTIME}: pip install {WHOLE}")
+        raise UsageError(f"{user} requires the full package, but this is {RUNTIME}: pip install {WHOLE}")
 
 
 def install_command(module: str, package: Path = PACKAGE) -> str:
@@ -44,22 +44,22 @@ def install_command(module: str, package: Path = PACKAGE) -> str:
 
 
 def describe_missing_module(error: ModuleNotFoundError, user: str, package: Path = PACKAGE) -> str | None:
-    """Return the sentence for a package that `user` needs and that is not installed, or too old; None for an error of ours.
+    """Return the sentence for a package that `user` needs and that is not installed or too old; None for other errors.
 
     >>> describe_missing_module(ModuleNotFoundError(name="torch"), "train")
-    'train needs torch: pip install recprune-export'
+    'train requires torch: pip install recprune-export'
     >>> describe_missing_module(ModuleNotFoundError(name="click.exceptions"), "train")
-    'train needs another release of click: pip install --upgrade recprune-export'
+    'train requires another release of click: pip install --upgrade recprune-export'
     """
     module, _, submodule = (error.name or "").partition(".")
     if not module or module in sys.stdlib_module_names:
         return None
     if module == PACKAGE.name:
-        return None if is_whole(package) else f"{user} needs the whole tool: pip install {WHOLE}"
+        return None if is_whole(package) else f"{user} requires the full package: pip install {WHOLE}"
     command = install_command(module, package)
     if submodule:  # the package itself was imported
-        return f"{user} needs another release of {module}: {command.replace('install', 'install --upgrade', 1)}"
-    return f"{user} needs {module}: {command}"
+        return f"{user} requires another release of {module}: {command.replace('install', 'install --upgrade', 1)}"
+    return f"{user} requires {module}: {command}"
 
 
 def find_versions(package: Path = PACKAGE) -> dict[str, str]:
@@ -82,6 +82,6 @@ def find_conflict(package: Path = PACKAGE) -> str | None:
         return None
     stated = " and ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"{stated} are installed into the same folder and overwrite files of each other: "
+        f"{stated} are installed into the same folder and overwrite each other's files: "
         f"pip uninstall -y {WHOLE} {RUNTIME}, then install the one that you need ({WHOLE} holds all of the other)."
     )

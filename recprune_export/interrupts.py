@@ -12,8 +12,9 @@ from types import FrameType
 def block_interrupts() -> Iterator[None]:
     """Block SIGINT until the block ends; an interrupt that came meanwhile is raised then.
 
-    A terminal sends Ctrl-C to all processes of a job. Processes inherit what this thread blocks, so this one alone is interrupted, and
-    ends the others. Another thread may take the signal, and Python then interrupts the main thread, so its handler waits as well.
+    A terminal sends Ctrl-C to all processes of a job. Processes inherit the signals that this thread blocks, so only this
+    process is interrupted, and it ends the others. Another thread may receive the signal, and Python then interrupts the main
+    thread, so its handler waits as well.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -22,7 +22,7 @@ class LatencyLimit:
 def parse_latency_limits(text: str) -> tuple[LatencyLimit, ...]:
     """Parse limits such as 0.5ms@256, several separated by commas.
 
-    Raises `UsageError` for other texts, and for two limits of one batch size.
+    Raises `UsageError` for other strings, and for two limits of one batch size.
 
     >>> [str(limit) for limit in parse_latency_limits("0.5ms@256, 80us@1")]
     ['0.5 ms at batch size 256', '0.08 ms at batch size 1']
@@ -30,7 +30,7 @@ def parse_latency_limits(text: str) -> tuple[LatencyLimit, ...]:
     limits = tuple(_parse_latency_limit(word, text) for word in text.split(","))
     sizes = [limit.batch_size for limit in limits]
     if len(set(sizes)) < len(sizes):
-        raise UsageError(f"--target-latency '{text}' names a batch size twice: give one time for each.")
+        raise UsageError(f"--target-latency '{text}' contains a batch size twice: give one time for each batch size.")
     return limits
 
 
@@ -39,6 +39,6 @@ def _parse_latency_limit(word: str, text: str) -> LatencyLimit:
     number, size = (float(match[1]), int(match[3])) if match else (0.0, 0)
     if match is None or number <= 0.0 or size < 1:
         raise UsageError(
-            f"--target-latency '{text}' is no time at a batch size: write for example 0.5ms@256, or 80us@1,0.5ms@256."
+            f"--target-latency '{text}' is not a time at a batch size: write for example 0.5ms@256, or 80us@1,0.5ms@256."
         )
     return LatencyLimit(number * _MILLISECONDS[match[2]], size)

@@ -17,6 +17,6 @@ def canonicalize_license(text: str) -> str:
         return str(canonicalize_license_expression(text))
     except InvalidLicenseExpression as error:
         raise UsageError(
-            f"--license '{text}' is no SPDX expression: write for example Apache-2.0, or LicenseRef-Acme for custom "
+            f"--license '{text}' is not an SPDX expression: write for example Apache-2.0, or LicenseRef-Acme for custom "
             "terms (https://spdx.org/licenses)."
         ) from error

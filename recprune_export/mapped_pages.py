@@ -1,4 +1,4 @@
-"""Pages of mapped files that this process has in memory: given back beyond a limit, and mapped again when they are needed.
+"""Pages of mapped files in the memory of this process: released beyond a limit, and mapped again when they are needed.
 
 The system takes such pages when memory is short. Until then they count as this process's memory, which is misleading where
 a file is larger than memory, and under the limit of a container.

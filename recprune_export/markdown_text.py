@@ -6,7 +6,7 @@ from recprune_export.terminal_text import escape_line
 
 # Active wherever they stand; then brackets of a link or of its definition, underscores at the edge of a word, entities.
 _PUNCTUATION = re.compile(r"[\\`*<|~$]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=[#\w]+;)")
-# What a renderer makes a link or a mention of, even behind a backslash.
+# Text that a renderer turns into a link or a mention, even after a backslash.
 _LINKED = re.compile(r"://|www\.|mailto:|xmpp:|@|#\d", re.IGNORECASE)
 # Begins a heading, a list, a quotation or an underline.
 _BLOCK = re.compile(r"(\d{0,9})([#+\-=.)](?=[#\-= ]*(?: |$))|>)")
@@ -29,7 +29,7 @@ def code_span(text: str) -> str:
 def escape_markdown(text: str) -> str:
     r"""Return text as a part of a paragraph or a cell of a table; words that would become links are code spans.
 
-    What follows it must not begin with a parenthesis, a bracket or a colon.
+    The following text must not begin with a parenthesis, a bracket or a colon.
 
     >>> escape_markdown("user_id | <b> ![x](y)"), escape_markdown("see https://example.org now")
     ('user_id \\| \\<b> ![x\\](y)', 'see `https://example.org` now')

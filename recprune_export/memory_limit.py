@@ -1,4 +1,4 @@
-"""How much memory this process may still take: of the machine, of its container, and of its own limits."""
+"""The memory that is available to this process: of the machine, of its container, and of its resource limits."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ COPIES = 3  # of a model, which a job holds in memory at its peak
 
 
 def available_memory() -> int:
-    """Return the bytes that this process may still take.
+    """Return the bytes that are available to this process.
 
-    The least of what the system has free, of the limits of control groups, and of the limits of data and of
-    addresses that `ulimit -d` and `ulimit -v` set. Half of all memory where the system does not say what is free.
+    The minimum of the free memory of the system, of the limits of control groups, and of the limits of data and of
+    addresses that `ulimit -d` and `ulimit -v` set. Half of all memory if the system does not report its free memory.
     """
     return max(0, min(_list_limits()))
 

@@ -52,15 +52,15 @@ def format_ratio(ratio: Estimate) -> str:
 
 
 def format_speed(ratio: Estimate) -> str:
-    """Format how many times faster something is; below 1 it is slower, and where the interval includes 1 neither is said.
+    """Format how many times faster something is; below 1 it is slower, and where the interval includes 1 neither is reported.
 
     >>> format_speed(Estimate(2.0, 1.9, 2.1)), format_speed(Estimate(0.5, 0.4, 0.8))
     ('2.00× [1.90, 2.10] faster', '2.00× [1.25, 2.50] slower')
     >>> format_speed(Estimate(1.02, 0.97, 1.07))
-    '1.02× [0.970, 1.07] as fast, which may be no difference'
+    '1.02× [0.970, 1.07] as fast, possibly no difference'
     """
     ratio, word = orient_speed(ratio)
-    return f"{format_ratio(ratio)} {word}" + (", which may be no difference" if word == "as fast" else "")
+    return f"{format_ratio(ratio)} {word}" + (", possibly no difference" if word == "as fast" else "")
 
 
 def orient_speed(ratio: Estimate) -> tuple[Estimate, str]:

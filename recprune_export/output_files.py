@@ -21,15 +21,15 @@ BLOCK = 4096
 
 
 def check_output_file(path: Path, *, replaced: bool = True) -> None:
-    """Raise `UsageError` if no file can be written to `path`; nothing stays behind, missing folders are not made.
+    """Raise `UsageError` if no file can be written to `path`; no file is left behind, missing folders are not created.
 
     A file that is `replaced` by a new one must be a plain file; otherwise a device or a pipe may be written as well.
     """
     try:
         if path.is_dir():
-            raise UsageError(f"{path} cannot be written: it is a directory, so name a file.")
+            raise UsageError(f"{path} cannot be written: it is a directory; give a file.")
         if path.exists() and not path.is_file() and replaced:
-            raise UsageError(f"{path} cannot be written: it is a device or a pipe, so name a file.")
+            raise UsageError(f"{path} cannot be written: it is a device or a pipe; give a file.")
         if path.exists() and not replaced:
             if not os.access(path, os.W_OK):
                 raise UsageError(f"{path} cannot be written: {os.strerror(errno.EACCES)}.")
@@ -40,7 +40,7 @@ def check_output_file(path: Path, *, replaced: bool = True) -> None:
 
 
 def find_existing_folder(path: Path) -> Path:
-    """Return the nearest existing folder above `path`. Raises `UsageError` if a file lies in the way."""
+    """Return the nearest existing folder above `path`. Raises `UsageError` if a file is in the way."""
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir():
         raise UsageError(f"{path} cannot be written: {parent} is a file, not a folder.")
@@ -48,14 +48,14 @@ def find_existing_folder(path: Path) -> Path:
 
 
 def make_sibling_path(path: Path, suffix: str = ".partial") -> Path:
-    """Return a hidden path beside `path` that nothing has, for what is moved to `path` when it is whole."""
+    """Return an unused hidden path next to `path`, for a file that is moved to `path` when it is complete."""
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{suffix}"
 
 
 def check_free_space(needs: Mapping[Path, int], content: str) -> None:
     """Raise `UsageError` if a file system has less free space than the lower bounds in bytes, by path on it, together.
 
-    `content` names what is written.
+    `content` describes the output.
     """
     least_bytes: dict[int, int] = {}
     for path, size in needs.items():
@@ -82,7 +82,7 @@ class ScratchFolder:
 def reserve_temporary_file(size: int) -> BinaryIO | None:
     """Return an unnamed temporary file of `size` bytes, which vanishes when it is neither open nor mapped.
 
-    None where its disk has no space for them, or where space cannot be reserved, as on macOS and Windows: a write to a mapped
+    None if its disk has no space for them, or where space cannot be reserved, as on macOS and Windows: a write to a mapped
     page for which there is no space would end the process.
     """
     if not hasattr(os, "posix_fallocate"):
@@ -115,7 +115,7 @@ def map_temporary_file(size: int) -> "np.ndarray | None":
 def find_write_error(error: BaseException) -> OSError | None:
     """Return the error of the file system behind `error`, None if there is none.
 
-    `torch.save` raises a `RuntimeError` about positions in the file while it handles the `OSError` that tells the reason.
+    `torch.save` raises a `RuntimeError` about positions in the file while it handles the `OSError` with the reason.
     """
     link: BaseException | None = error
     while link is not None and not isinstance(link, OSError):

@@ -8,24 +8,24 @@ import numpy as np
 
 from recprune_export.codec import DictMixin
 
-NOT_STATED = "an output whose meaning is not stated"
+NOT_STATED = "an output whose meaning is not specified"
 
 _LABELED = {
     "logit": "the logit of {label}: the probability that {label} is 1 is sigmoid(logit) = 1 / (1 + exp(-logit))",
     "probability": "the probability that {label} is 1",
     "classes": "the logits of the classes of {label}: softmax over the last axis gives their probabilities",
     "class probabilities": "the probabilities of the classes of {label}",
-    "ranking": "scores of all items as the next one, by item id: a higher score ranks higher, softmax gives probabilities",
-    "value": "the predicted value of {label}, in its own unit",
+    "ranking": "the scores of all items as the next item, by item id: a higher score ranks higher, softmax gives probabilities",
+    "value": "the predicted value of {label}, in the unit of the label",
 }
 _UNLABELED = {
-    "logit": "a logit, of a label that is not stated: its probability is sigmoid(logit) = 1 / (1 + exp(-logit))",
-    "probability": "a probability, the result of a sigmoid, of a label that is not stated",
-    "classes": "logits of classes that are not stated: softmax over the last axis gives their probabilities",
-    "class probabilities": "probabilities of classes that are not stated",
+    "logit": "a logit of an unspecified label: its probability is sigmoid(logit) = 1 / (1 + exp(-logit))",
+    "probability": "a probability of an unspecified label, the result of a sigmoid",
+    "classes": "logits of unspecified classes: softmax over the last axis gives their probabilities",
+    "class probabilities": "probabilities of unspecified classes",
     "ranking": "scores of items: a higher score ranks higher, softmax gives probabilities",
-    "scores": "scores of items or candidates: a higher score ranks higher, their scale is not known",
-    "value": "a number whose meaning is not stated: no label was given when the bundle was made",
+    "scores": "scores of items or candidates: a higher score ranks higher, the scale is unknown",
+    "value": "a number whose meaning is not specified: no label was given when the bundle was made",
 }
 _COLUMN_SUFFIXES = {
     "logit": "logit",

@@ -125,7 +125,7 @@ def _show_bar(
 
 
 class _StageLines:
-    """A line on stderr at the beginning of each outermost stage, and of what goes on in it where there was none for a while."""
+    """A line on stderr at the start of each outermost stage, and for the stages inside it if there was none for a while."""
 
     QUIET_SECONDS = 3.0  # after which a stage inside of another one, or a new text, gets a line
     SAME_TEXT_SECONDS = 10.0  # after which a stage with the same text gets one

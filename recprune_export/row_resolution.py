@@ -34,30 +34,30 @@ def expected_resolution(error: float, fraction: float = PAIRED_FRACTION) -> floa
 
 
 def format_resolution(rows: int, resolution: float, kind: str = "rows") -> str:
-    """Say what rows of a kind resolve.
+    """Describe the resolution of rows of a kind, half the width of the 95 % interval.
 
     >>> format_resolution(1200, 0.0312), format_resolution(1200, 0.0312, "test rows")
-    ('these 1,200 rows resolve +-0.031', 'these 1,200 test rows resolve +-0.031')
+    ('these 1,200 rows give an interval of +-0.031', 'these 1,200 test rows give an interval of +-0.031')
     """
-    return f"these {rows:,} {kind} resolve +-{resolution:.2g}"
+    return f"these {rows:,} {kind} give an interval of +-{resolution:.2g}"
 
 
 def warn_of_few_rows(metric: str, rows: int, resolution: float, allowed: float) -> str | None:
-    """Return a sentence where `rows` cannot show that `metric` loses at most `allowed`, even if it loses nothing; else None.
+    """Return a warning if `rows` rows cannot show that `metric` loses at most `allowed`, even if nothing is lost; else None.
 
-    `resolution` is the least one, from `expected_resolution`.
+    `resolution` is the smallest possible one, from `expected_resolution`.
 
     >>> warn_of_few_rows("auc", 400, 0.02, 0.01)
-    'These 400 rows resolve +-0.02 of auc at best, more than the 0.01 that is allowed: give at least 1,600 rows, or allow more.'
+    'These 400 rows give an interval of +-0.02 of auc at best, more than the allowed 0.01: give at least 1,600 rows, or allow more.'
     >>> warn_of_few_rows("auc", 400, 0.02, 0.05)
     """
     if not resolution > allowed:  # NaN: nothing is known
         return None
     advice = f"give at least {_round_up(rows * (resolution / allowed) ** 2):,} rows, or allow more" if allowed else (
-        "no number of rows shows that nothing at all is lost, so allow some loss"
+        "no number of rows can show a loss of exactly 0, so allow some loss"
     )  # fmt: skip
     return (
-        f"These {rows:,} rows resolve +-{resolution:.2g} of {metric} at best, more than the {allowed:g} that is allowed: "
+        f"These {rows:,} rows give an interval of +-{resolution:.2g} of {metric} at best, more than the allowed {allowed:g}: "
         f"{advice}."
     )
 

@@ -1,4 +1,4 @@
-"""Releases of ONNX Runtime: what each loads, and the limits that a user sets for a file.
+"""Releases of ONNX Runtime: the formats that each loads, and the limits that a user sets for a file.
 
 The tables are measured: `benchmarks/bench_releases.py` loads files of each kind in each release
 (docs/decisions/oldest-runtime.md).
@@ -36,14 +36,14 @@ RELEASE_OF_CONTRIB: Mapping[str, str] = {"GatherBlockQuantized": "1.23"}
 class RuntimeTarget:
     """The ONNX operator set of a file, the oldest release that has to load it, and its operators.
 
-    `operators` are "all", those of com.microsoft where they are faster, or "onnx", standard ones alone.
+    `operators` are "all", those of com.microsoft where they are faster, or "onnx", only standard operators.
 
     Raises `UsageError` for an operator set or a release that is not supported, and where the release is too old for the set.
 
     >>> RuntimeTarget(release="1.16")
     Traceback (most recent call last):
     ...
-    recprune_export.errors.UsageError: --runtime-min 1.16: files are tested from ONNX Runtime 1.17 on; give that or a later release.
+    recprune_export.errors.UsageError: --runtime-min 1.16: files are tested with ONNX Runtime 1.17 and later; give one of these releases.
     """
 
     opset: int = DEFAULT_OPSET
@@ -62,15 +62,17 @@ class RuntimeTarget:
             release = Version(self.release)
         except InvalidVersion:
             raise UsageError(
-                f"--runtime-min '{self.release}' is no release of ONNX Runtime: write for example 1.18."
+                f"--runtime-min '{self.release}' is not a release of ONNX Runtime: write for example 1.18."
             ) from None
         if release < Version(OLDEST):
             raise UsageError(
-                f"--runtime-min {self.release}: files are tested from ONNX Runtime {OLDEST} on; give that or a later release."
+                f"--runtime-min {self.release}: files are tested with ONNX Runtime {OLDEST} and later; give one of these releases."
             )
         needed = RELEASE_OF_OPSET.get(self.opset, OLDEST)
         if release < Version(needed):
-            raise UsageError(f"--opset {self.opset} needs ONNX Runtime {needed}, and --runtime-min is {self.release}.")
+            raise UsageError(
+                f"--opset {self.opset} requires ONNX Runtime {needed}, but --runtime-min is {self.release}."
+            )
 
     def allows(self, operator: str) -> bool:
         """Return whether an operator of com.microsoft may be used.

@@ -55,9 +55,7 @@ class PruningSettings:
         if self.prune_fields < 0:
             raise UsageError(f"--prune-fields must be 0 or more, got {self.prune_fields}.")
         if isinstance(self.prune_rows, int | float) and not 0.0 < self.prune_rows < 1.0:
-            raise UsageError(
-                f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 gives up half of all rows."
-            )
+            raise UsageError(f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 removes half of all rows.")
         if self.structured_fraction is not None and not 0.0 <= self.structured_fraction <= 1.0:
             raise UsageError(f"--structured-fraction must lie in [0, 1], got {self.structured_fraction:g}.")
         if self.width_multiple < 1:
@@ -67,7 +65,9 @@ class PruningSettings:
         if self.max_bytes is not None:
             self._check_byte_limit(self.max_bytes)
         if self.max_microseconds is not None and (self.max_bytes is None or not self.max_microseconds > 0.0):
-            raise UsageError("max_microseconds is a positive limit of the time of plans within --max-bytes: give both.")
+            raise UsageError(
+                "max_microseconds must be positive and requires max_bytes: it limits the time of plans within --max-bytes."
+            )
 
     def _check_byte_limit(self, text: str) -> None:
         parse_byte_limit(text)
@@ -78,17 +78,17 @@ class PruningSettings:
         }
         for option, value in others.items():
             if value is not None:
-                raise UsageError(f"--max-bytes chooses what goes by its loss for each byte: leave out {option}, or it.")
+                raise UsageError(f"--max-bytes determines what is removed: leave out {option} or --max-bytes.")
         if self.pruning_stages > 1:
             raise UsageError("--max-bytes prunes in one stage: leave out --pruning-stages.")
         if self.score != PruningSettings.score:
             raise UsageError(
-                f"--max-bytes needs losses that compare with those of bits: leave out --score {self.score}."
+                f"--max-bytes requires a score whose losses are comparable with those of bits: leave out --score {self.score}."
             )
 
     @property
     def byte_limit(self) -> ByteLimit | None:
-        """The limit of the bytes of the file; None where the sparsity decides."""
+        """The limit of the bytes of the file; None if the sparsity decides."""
         return None if self.max_bytes is None else parse_byte_limit(self.max_bytes)
 
     @property
@@ -104,7 +104,7 @@ class PruningSettings:
     def at_stage(self, stage: int) -> Self:
         """Return the settings of `stage`, counted from 1 to `pruning_stages`: each keeps the same fraction of its input.
 
-        Fields and rows are removed in the first stage alone.
+        Fields and rows are removed only in the first stage.
 
         >>> [round(PruningSettings(0.91, pruning_stages=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
         [0.7, 0.91]
@@ -129,11 +129,11 @@ class LabelSettings:
     missing_label: str | None = None
 
     def refuse_for_histories(self) -> None:
-        """Raise `UsageError` where an option is given beside histories, whose label is the next item."""
+        """Raise `UsageError` if an option is given beside histories, whose label is the next item."""
         for name, value in asdict(self).items():
             if value is not None:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} belongs to rows with labels, but the label of a history is its next item."
+                    f"--{name.replace('_', '-')} applies to rows with labels, but the label of a history is its next item."
                 )
 
 
@@ -172,7 +172,9 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         if len(self.options) > 1:
-            raise UsageError(f"{' and '.join(self.options)} each split all rows: give one of them.")
+            raise UsageError(
+                f"{' and '.join(self.options)} cannot be combined, since each splits all rows: give one of them."
+            )
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -182,7 +184,7 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How rows are read: separator and encoding of a CSV file, None where they are detected.
+    """How rows are read: separator and encoding of a CSV file, None if they are detected.
 
     `allow_unknown` accepts rows of which nearly all ids are unknown to the model. `stream` keeps encoded rows in temporary files
     instead of memory, None: where they are many; `readers` processes read them then, 0: a thread of this one does.
@@ -227,9 +229,11 @@ class FineTuningSettings:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.regularize < 1e3:
-            raise UsageError(f"--regularize must be 0 or more, got {self.regularize:g}; 1 is a usual strength.")
+            raise UsageError(f"--regularize must be 0 or more, got {self.regularize:g}; 1 is a typical strength.")
         if self.regularize and self.epochs == 0:
-            raise UsageError("--regularize trains for as many epochs as the tuning has: give --epochs of 1 or more.")
+            raise UsageError(
+                "--regularize trains for the same number of epochs as fine-tuning: give --epochs of 1 or more."
+            )
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
             raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
 
@@ -238,11 +242,11 @@ class FineTuningSettings:
 class ExportSettings:
     """Options of the bundle and its ONNX file.
 
-    `outputs` are the names of the outputs that are served, all by default; what only the others need is removed. Inputs named
+    `outputs` are the names of the outputs that are served, all by default; parts that only the others need are removed. Inputs named
     in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; a server may form or take batches of up to
     `max_batch` rows. `license` is an SPDX expression.
-    `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
+    `bad_ids` is the treatment of an id outside its table in the ONNX file: "unknown", the id of unknown values, or "error",
     which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
     a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. The file is in ONNX operator
     set `opset`, is loaded by ONNX Runtime from release `runtime_min` on, and has "all" operators, those of com.microsoft where
@@ -283,7 +287,7 @@ class ExportSettings:
             )
         if self.max_batch < MOST_SAMPLE_ROWS:
             raise UsageError(
-                f"--max-batch must be {MOST_SAMPLE_ROWS} or more, for the golden requests of a bundle have up to so many rows; got "
+                f"--max-batch must be {MOST_SAMPLE_ROWS} or more, the largest number of rows of a golden request; got "
                 f"{self.max_batch}."
             )
         if self.calibration_rows < 0:
@@ -292,8 +296,8 @@ class ExportSettings:
             raise UsageError(f"--top-k must be 1 or more, got {self.top_k}.")
         if self.top_k is None and (self.item_ids is not None or self.exclude_seen):
             option = "--item-ids" if self.item_ids is not None else "--exclude-seen"
-            raise UsageError(f"{option} belongs to --top-k: give that as well.")
-        _ = self.runtime  # which refuses what cannot be
+            raise UsageError(f"{option} is used only with --top-k: give --top-k as well.")
+        _ = self.runtime  # which refuses invalid values
         if self.bad_ids not in BAD_IDS:
             raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:
@@ -315,7 +319,7 @@ class QuantizationSettings:
             raise UsageError(f"--quantize must be one of {', '.join(QUANTIZE)}, got '{self.quantize}'.")
         if not 0.0 <= self.max_quantize_drop < 1.0:
             raise UsageError(
-                f"--max-quantize-drop must lie in [0, 1), got {self.max_quantize_drop:g}; 0.001 allows .001 of the metric."
+                f"--max-quantize-drop must lie in [0, 1), got {self.max_quantize_drop:g}; 0.001 allows a drop of 0.001 of the metric."
             )
 
 
@@ -332,14 +336,16 @@ class LatencySettings:
 
     def __post_init__(self) -> None:
         if not self.latency_batch_sizes or min(self.latency_batch_sizes) < 1:
-            raise UsageError("--latency-batch-sizes must name at least one batch size of 1 or more, for example 1,256.")
+            raise UsageError(
+                "--latency-batch-sizes must contain at least one batch size of 1 or more, for example 1,256."
+            )
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """The quality or the speed that a search of the operating point reaches; without any the point is given.
 
-    `max_drop` is the fall of the metric that is allowed, and `minimize` what is least within it: "bytes" of the file, or "latency",
+    `max_drop` is the allowed drop of the metric, and `minimize` the quantity to minimize within it: "bytes" of the file, or "latency",
     by the largest sparsity. `target_speedup` is the ratio to the dense model, `target_latency` lists times on this machine, such as
     "0.5ms@256". `target_batch_sizes` are those whose mean speed-up has to reach the target, by default all that are measured.
     `undecided` states whether trials pass or fail whose verdict the rows leave open.
@@ -354,16 +360,18 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0.0 < self.max_drop < 1.0:
-            raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
+            raise UsageError(
+                f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows a drop of 0.001 of the metric."
+            )
         if self.target_speedup is not None and not self.target_speedup > 1.0:
             raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
         if self.target_batch_sizes is not None and self.target_speedup is None:
-            raise UsageError("--target-batch-sizes states where --target-speedup is reached: give that as well.")
+            raise UsageError("--target-batch-sizes is used only with --target-speedup: give --target-speedup as well.")
         if self.undecided not in (None, "pass", "fail"):
             raise UsageError(f"--undecided must be pass or fail, got '{self.undecided}'.")
         if self.undecided is not None and self.max_drop is None:
             raise UsageError(
-                "--undecided states how --max-drop counts trials that the rows leave open: give that as well."
+                "--undecided is used only with --max-drop, for inconclusive trials: give --max-drop as well."
             )
         if self.minimize not in MINIMIZE:
             raise UsageError(f"--minimize must be one of {', '.join(MINIMIZE)}, got '{self.minimize}'.")
@@ -385,7 +393,7 @@ class SearchSettings:
 class Settings:
     """Options of `compress`, in one part for each stage; each is given by its own name.
 
-    Raises `UsageError` where an option is out of range, `TypeError` where there is none of its name.
+    Raises `UsageError` if an option is out of range, `TypeError` if there is none of its name.
 
     >>> settings = Settings(sparsity=0.9, epochs=2, seed=1)
     >>> settings.pruning.sparsity, settings.finetuning.epochs, settings.seed
@@ -413,7 +421,7 @@ class Settings:
         if options:
             raise TypeError(f"Settings has no option '{next(iter(options))}'")
         if self.pruning.max_bytes is not None and self.quantization.quantize != "none":
-            raise UsageError("--max-bytes chooses the bits of each weight: leave out --quantize.")
+            raise UsageError("--max-bytes determines the bits of each weight: leave out --quantize.")
 
     @property
     def rows(self) -> RowSettings:
@@ -500,7 +508,7 @@ def parse_row_fraction(text: str) -> float | Literal["auto"]:
     try:
         return float(text)
     except ValueError as error:
-        raise UsageError(f"--prune-rows '{text}' is no number; write for example 0.5, or auto.") from error
+        raise UsageError(f"--prune-rows '{text}' is not a number; write for example 0.5, or auto.") from error
 
 
 def parse_batch_sizes(text: str, option: str = "--latency-batch-sizes") -> tuple[int, ...]:
@@ -512,9 +520,9 @@ def parse_batch_sizes(text: str, option: str = "--latency-batch-sizes") -> tuple
     try:
         sizes = tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise UsageError(f"{option} '{text}' is no list of numbers; write for example 1,256.") from error
+        raise UsageError(f"{option} '{text}' is not a list of numbers; write for example 1,256.") from error
     if min(sizes) < 1:
-        raise UsageError(f"{option} must name at least one batch size of 1 or more, for example 1,256.")
+        raise UsageError(f"{option} must contain at least one batch size of 1 or more, for example 1,256.")
     return tuple(dict.fromkeys(sizes))
 
 
@@ -527,7 +535,7 @@ def parse_thread_counts(text: str) -> tuple[int, ...]:
     try:
         counts = tuple(count_cores() if word.strip() == "all" else int(word) for word in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--thread-counts '{text}' is no list of numbers; write for example 1,all.") from error
+        raise UsageError(f"--thread-counts '{text}' is not a list of numbers; write for example 1,all.") from error
     if min(counts) < 1:
-        raise UsageError("--thread-counts must name thread counts of 1 or more, for example 1,all.")
+        raise UsageError("--thread-counts must contain thread counts of 1 or more, for example 1,all.")
     return tuple(dict.fromkeys(counts))

@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Shard:
     """The part `index`, counted from 1, of `count` parts.
 
-    Raises `UsageError` where there is no such part.
+    Raises `UsageError` if there is no such part.
     """
 
     index: int
@@ -24,21 +24,23 @@ class Shard:
         if self.count < 1:
             raise UsageError(f"Shard {self}: the number of shards must be 1 or more.")
         if not 1 <= self.index <= self.count:
-            raise UsageError(f"Shard {self}: shards are counted from 1 to {self.count}.")
+            raise UsageError(f"Shard {self}: shards are numbered from 1 to {self.count}.")
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `i/n`, such as 3/8. Raises `UsageError` for other texts.
+        """Parse `i/n`, such as 3/8. Raises `UsageError` for other strings.
 
         >>> Shard.parse("3/8")
         Shard(index=3, count=8)
         """
         match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text, re.ASCII)
         if match is None:
-            raise UsageError(f"'{text}' is no shard: write its number and how many there are, for example 3/8.")
+            raise UsageError(
+                f"'{text}' is not a shard: write the number of the shard and the number of shards, for example 3/8."
+            )
         return cls(int(match[1]), int(match[2]))
 
     def select(self, items: Sequence[T]) -> tuple[T, ...]:

@@ -76,7 +76,7 @@ def count_weight_bytes(shape: tuple[int, int], bits: int, *, is_table: bool) -> 
 
 
 def effective_bits(shape: tuple[int, int], bits: int, *, is_table: bool) -> int:
-    """Return the bits that a weight really gets where `bits` are asked for: more where that takes no more bytes.
+    """Return the bits that a weight actually gets for `bits`: more if that takes no more bytes.
 
     With few dimensions the scales and the padding of a row outweigh the bits.
 
@@ -100,7 +100,7 @@ def count_scales(rows: int, dimensions: int, bits: int) -> int:
 
 
 def has_one_scale(dimensions: int, bits: int) -> bool:
-    """Return whether all rows have one scale: where a row has one number, a scale of its own would double the bytes."""
+    """Return whether all rows have one scale: where a row has one number, a separate scale would double the bytes."""
     return dimensions == 1 and bits == 8
 
 

@@ -1,7 +1,7 @@
 """Text for terminals and logs: characters that steer a terminal or reorder a line are written out as escapes.
 
 Names of tensors, files and columns come from files of others. In GitHub Actions a line of a log may be a command as well
-(`workflow_commands.py`), which no text of ours is.
+(`workflow_commands.py`), which does not apply to text of this package.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Workflow commands of GitHub Actions: lines of a log that the runner obeys.
 
 A line that begins with `::name parameters::message` annotates, masks or groups; one that holds `##[name]message` does in the older
-form. Text of others must be neither, and a message of ours is encoded as the runner decodes it.
+form. Untrusted text must be neither, and messages of this package are encoded as the runner decodes them.
 """
 
 import os
@@ -11,7 +11,7 @@ _COMMANDS = re.compile(r":(?=:)|#(?=#\[)")
 
 
 def writes_github_log() -> bool:
-    """Return whether what is printed is read by a runner of GitHub Actions."""
+    """Return whether the output is read by a runner of GitHub Actions."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 

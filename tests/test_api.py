@@ -157,7 +157,7 @@ def test_inspect_compares_scores(checkpoint: Path, clicks_file: Path, tmp_path: 
     shown = invoke("inspect", model, "--scores")
     assert shown.exit_code == 0, shown.stderr
     assert "Rank agreement" in shown.stdout
-    assert_refused(invoke("inspect", model, "--data", clicks_file), 2, "give that as well")
+    assert_refused(invoke("inspect", model, "--data", clicks_file), 2, "give --scores as well")
 
 
 def test_train_and_generate_from_the_command_line(tmp_path: Path) -> None:
@@ -167,5 +167,5 @@ def test_train_and_generate_from_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "Test: auc" in done.stdout
     assert_refused(
-        invoke("train", *options, "--recommender", "dcn", "-o", tmp_path / "no.pt"), 2, "no recommender 'dcn'"
+        invoke("train", *options, "--recommender", "dcn", "-o", tmp_path / "no.pt"), 2, "'dcn' is not a recommender"
     )

@@ -65,12 +65,12 @@ def nan_in_a_table(path: Path, checkpoint: Path) -> None:
 BAD_MODELS: list[tuple[str, Callable[[Path, Path], object], int, str]] = [
     ("missing file", lambda path, _: None, 3, "does not exist"),
     ("empty file", lambda path, _: path.touch(), 3, "an empty file"),
-    ("truncated checkpoint", truncated, 3, "cut off or damaged"),
-    ("zip that is no checkpoint", other_zip, 3, "PyTorch did not write"),
+    ("truncated checkpoint", truncated, 3, "truncated or damaged"),
+    ("zip that is no checkpoint", other_zip, 3, "not written by PyTorch"),
     ("pickle", trap, 3, "--unsafe-unpickle"),
     ("pickle by torch.save", trap_by_torch, 3, "--unsafe-unpickle"),
     ("text", lambda path, _: path.write_text("a model"), 3, "unknown kind"),
-    ("NaN in a table", nan_in_a_table, 3, "holds nan at [2, 1]"),
+    ("NaN in a table", nan_in_a_table, 3, "contains nan at [2, 1]"),
     ("state dict without a factory", lambda path, _: torch.save({"w": torch.ones(2)}, path), 2, "--factory"),
 ]
 
@@ -99,7 +99,7 @@ def text_for_a_number(frame: pl.DataFrame) -> pl.DataFrame:
 
 BAD_DATA: list[tuple[str, Callable[[pl.DataFrame], pl.DataFrame], str]] = [
     ("no label", rows_without_label, "no column 'clicked'"),
-    ("wrong dtype", text_for_a_number, "takes it as a number"),
+    ("wrong dtype", text_for_a_number, "expects it as a number"),
     ("label of three values", lambda f: f.with_columns(pl.lit(2).alias("clicked")), "must be 0 or 1"),
 ]
 
@@ -119,7 +119,7 @@ def test_an_id_beyond_the_vocabulary_of_a_foreign_model(bundle: Path, tmp_path: 
     rows["user"][5] = 10**6
     np.savez(tmp_path / "rows.npz", **rows, clicked=np.zeros(320))
     done = invoke(bundle / "model.pt2", "--data", tmp_path / "rows.npz", "--label", "clicked", "-o", tmp_path / "out")
-    assert_refused(done, 3, "holds the id 1e+06 at row 5")
+    assert_refused(done, 3, "contains the id 1e+06 at row 5")
 
 
 def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
@@ -146,8 +146,8 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--learning-rate", "0"], "--learning-rate"),
         (["--pruning-stages", "0"], "--pruning-stages must be 1 or more"),
         (["--prune-rows", "1"], "--prune-rows must lie in (0, 1)"),
-        (["--prune-rows", "few"], "--prune-rows 'few' is no number"),
-        (["--prune-rows", "auto"], "--prune-rows has to see which ids are rare: give --data"),
+        (["--prune-rows", "few"], "--prune-rows 'few' is not a number"),
+        (["--prune-rows", "auto"], "--prune-rows requires rows to determine rare ids: give --data"),
         (["--factory-args", "{"], "--factory-args"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
     with pytest.raises(ValidationFailed, match="nothing was written"):
         compress(checkpoint, target=tmp_path / "out", data=clicks_file, settings=QUICK)
     done = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "new", *QUICK_OPTIONS)
-    assert_refused(done, 1, "does not give the pruned model's outputs")
+    assert_refused(done, 1, "does not reproduce the pruned model's outputs")
     assert (tmp_path / "out/manifest.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 

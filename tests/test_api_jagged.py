@@ -68,7 +68,7 @@ def test_a_bundle_takes_the_request_of_the_model(tmp_path: Path) -> None:
     assert answer.shape == (16, 1)
     readme = (tmp_path / "b/README.md").read_text()
     assert (
-        "`offsets` holds the position of the first element of each row of `indices_0`, `indices_1`, on axis 0."
+        "`offsets` contains the position of the first element of each row of `indices_0`, `indices_1`, on axis 0."
         in readme
     )
     scores = tmp_path / "scores.csv"
@@ -104,9 +104,9 @@ def read(rows: Any, **options: Any) -> Any:
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     rows = make_rows(60)
-    with pytest.raises(DataError, match=r"'indices_1' in .* holds the id 80"):
+    with pytest.raises(DataError, match=r"'indices_1' in .* contains the id 80"):
         read(rows.with_columns(indices_1=pl.lit([80])))
-    with pytest.raises(DataError, match=r"more than 2 elements in .*: give --padded"):
+    with pytest.raises(DataError, match=r"more than 2 elements in .*: set --padded"):
         read(rows, padded=2)
     with pytest.raises(DataError, match="has no list in row 0"):
         read(rows.with_columns(indices_0=pl.lit(None, dtype=pl.List(pl.Int64))))

@@ -60,8 +60,8 @@ def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_
     assert max(importance[name] for name in removed) <= min(importance[name] for name in set(importance) - set(removed))
     assert set(removed) < {i["name"] for i in manifest["signature"]["inputs"]}
     readme = (tmp_path / "out/README.md").read_text()
-    assert all(name in made.stdout.split("Fields removed")[1] for name in removed)
-    assert "Ignored, but still sent: " + ", ".join(f"`{name}`" for name in removed) in readme
+    assert all(name in made.stdout.split("Removed fields")[1] for name in removed)
+    assert "Ignored, but still required: " + ", ".join(f"`{name}`" for name in removed) in readme
     request, session = dict(np.load(tmp_path / "out/samples/inputs.npz")), make_session(tmp_path / "out/model.onnx", 1)
     other = {name: np.roll(value, 1, 0) if name in removed else value for name, value in request.items()}
     assert any((other[name] != request[name]).any() for name in removed)
@@ -72,7 +72,7 @@ def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_
     )
     refused = invoke(checkpoint, "--plan", tmp_path / "out/plan.json", "--prune-fields", 1, "-o", tmp_path / "no")
     assert (refused.exit_code, (tmp_path / "no").exists()) == (2, False)
-    assert "A plan says itself which fields go" in refused.stderr
+    assert "A plan specifies the removed fields" in refused.stderr
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path,
     readme = (tmp_path / "out/README.md").read_text()
     for table in rows["tables"]:
         assert f"| `{table['table']}` | {table['before']:,} | {table['after']:,} |" in readme
-        assert table["table"] in made.stdout.split("Rows: rare ids share one")[1]
+        assert table["table"] in made.stdout.split("Tables in which rare ids share one row")[1]
     assert invoke("verify", tmp_path / "out").exit_code == 0
     plan = tmp_path / "out/plan.json"
     again = invoke(checkpoint, "--plan", plan, "-o", tmp_path / "again", *QUICK_OPTIONS)
@@ -103,15 +103,13 @@ def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path,
     assert without_data["tables"] == rows["tables"]
     assert without_data["with_rare"]["metrics"]["pruned"]["clicked/distance"] > 0
     refused = invoke(checkpoint, "--plan", plan, "--prune-rows", "auto", "-o", tmp_path / "no")
-    assert_refused(refused, 2, "A plan says itself which rows go")
+    assert_refused(refused, 2, "A plan specifies the removed rows")
 
 
 def test_a_table_that_scores_the_items_keeps_its_rows(sequences_file: Path, tmp_path: Path) -> None:
     train(sequences_file, "sasrec", tmp_path / "model.pt", SchemaOverrides(), {"dim": 8}, epochs=1)
     refused = invoke(tmp_path / "model.pt", "--data", sequences_file, "--prune-rows", "auto", "-o", tmp_path / "out")
-    assert_refused(
-        refused, 4, "--prune-rows finds no table that can do with fewer rows: 'items.weight': it is also read"
-    )
+    assert_refused(refused, 4, "--prune-rows found no table whose rows can be reduced: 'items.weight': it is also read")
 
 
 @pytest.mark.slow
@@ -175,7 +173,7 @@ def test_a_bundle_holds_the_plans_and_proofs_of_all_steps(checkpoint: Path, clic
     options = ["--pruning-stages", "2", "--score", "magnitude-l2", "--data", clicks_file, "--verbose"]
     made = invoke(checkpoint, *options, "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
-    assert made.stdout.count("Pruned equals masked to") == 2
+    assert made.stdout.count("The pruned model equals the masked model to") == 2
     manifest, plan = (json.loads((tmp_path / "out" / name).read_text()) for name in ("manifest.json", "plan.json"))
     first, second = (manifest["plan"], plan), (manifest["plan"]["then"], plan["then"])
     for said, applied in (first, second):
@@ -193,7 +191,7 @@ def test_regularised_training_is_told_in_the_manifest(checkpoint: Path, clicks_f
     told = json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["regularisation"]
     assert told["strength"] == 3.0
     assert sum(told["zero_channels"].values()) > 0
-    assert "channels without any weight" in done.stderr
+    assert "channels with zero weights" in done.stderr
 
 
 class Nested(torch.nn.Module):

@@ -21,5 +21,5 @@ def test_sizes_and_percentages_of_a_dense_file_of_a_megabyte(text: str, expected
 
 @pytest.mark.parametrize("text", ["", "0", "-5kB", "100%", "ten", "5 apples", "5 i", "1e3", "9" * 400])
 def test_other_texts_are_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match="10% of the file"):
+    with pytest.raises(UsageError, match="10% of the dense file"):
         parse_byte_limit(text)

@@ -64,7 +64,7 @@ def test_what_the_runtime_needs_is_named_by_its_extras(tmp_path: Path) -> None:
     assert install_command("polars", package) == "pip install 'recprune-export-runtime[predict]'"
     assert install_command("onnx", package) == "pip install recprune-export-runtime"
     ours = ModuleNotFoundError(name="recprune_export.search")
-    assert describe_missing_module(ours, "x", package) == "x needs the whole tool: pip install recprune-export"
+    assert describe_missing_module(ours, "x", package) == "x requires the full package: pip install recprune-export"
 
 
 @pytest.mark.parametrize("name", ["recprune_export.nothing", "tomllib", None])

@@ -58,7 +58,7 @@ def test_weights(tmp_path: Path, kind: str, value: float) -> None:
         "exported": lambda: torch.export.export(module, EXAMPLE, dynamic_shapes=({0: BATCH}, {0: BATCH})),
         "program": lambda: capture(module, EXAMPLE),
     }
-    with pytest.raises(ModelFileError, match=rf"table\S*weight' .* holds {value} at \[3, 1\]"):
+    with pytest.raises(ModelFileError, match=rf"table\S*weight' .* contains {value} at \[3, 1\]"):
         compress(models[kind](), EXAMPLE, tmp_path / "ctr")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
@@ -75,7 +75,7 @@ def test_rows_for_a_model_of_ones_own(tmp_path: Path, name: str, value: float) -
 def test_answers(tmp_path: Path) -> None:
     odd = rows()["price"].copy()
     odd[::3] = -1.0
-    with pytest.raises(ModelError, match=r"answers NaN in '\w+' to \d+ of \d+ rows"):
+    with pytest.raises(ModelError, match=r"returns NaN in '\w+' for \d+ of \d+ rows"):
         compress(Scorer(logarithm=True).eval(), EXAMPLE, tmp_path / "ctr", data=rows(price=odd), labels="clicked")
     assert not list(tmp_path.iterdir())
 
@@ -88,7 +88,7 @@ def test_a_column_of_a_file(tmp_path: Path, clicks_file: Path) -> None:
         pl.when(pl.int_range(pl.len()) == 77).then(float("inf")).otherwise(pl.col(name)).alias(name)
     )
     odd.write_parquet(tmp_path / "odd.parquet")
-    with pytest.raises(DataError, match=rf"'{name}' of .* holds infinity in 1 row:"):
+    with pytest.raises(DataError, match=rf"'{name}' of .* contains infinity in 1 row:"):
         load_clicks(tmp_path / "odd.parquet", schema)
     missing = frame.with_columns(
         pl.when(pl.int_range(pl.len()) == 77).then(float("nan")).otherwise(pl.col(name)).alias(name)
@@ -113,7 +113,7 @@ def test_a_mask_of_minus_infinity_is_no_fault() -> None:
     module.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
     assert api.load_model(module, EXAMPLE, {}).program.parameters()
     module.register_buffer("scale", torch.full((3,), float("nan")))
-    with pytest.raises(ModelFileError, match=r"'scale' .* holds nan"):
+    with pytest.raises(ModelFileError, match=r"'scale' .* contains nan"):
         api.load_model(module, EXAMPLE, {})
 
 
@@ -142,5 +142,5 @@ def test_nan_that_the_model_fills_is_taken() -> None:
 
 def test_nan_that_the_model_answers_by_nan_is_refused_with_its_rows() -> None:
     loaded = api.load_model(Scorer().eval(), EXAMPLE, {})
-    with pytest.raises(DataError, match=r"'price', column 0, in the data holds NaN in 43 rows, such as row 0: the model answers NaN"):  # fmt: skip  # noqa: E501
+    with pytest.raises(DataError, match=r"'price', column 0, in the data contains NaN in 43 rows, such as row 0: the model returns NaN"):  # fmt: skip  # noqa: E501
         api.make_task(loaded, missing_prices(), "clicked")

@@ -12,9 +12,9 @@ from recprune_export.settings import Settings
     [
         ({"opset": 17}, "--opset must be between 18 and 26, got 17"),
         ({"opset": 27}, "--opset must be between 18 and 26, got 27"),
-        ({"runtime_min": "newest"}, "--runtime-min 'newest' is no release of ONNX Runtime"),
-        ({"runtime_min": "1.9"}, "files are tested from ONNX Runtime 1.17 on"),
-        ({"opset": 23, "runtime_min": "1.22.1"}, "--opset 23 needs ONNX Runtime 1.23, and --runtime-min is 1.22.1"),
+        ({"runtime_min": "newest"}, "--runtime-min 'newest' is not a release of ONNX Runtime"),
+        ({"runtime_min": "1.9"}, "files are tested with ONNX Runtime 1.17 and later"),
+        ({"opset": 23, "runtime_min": "1.22.1"}, "--opset 23 requires ONNX Runtime 1.23, but --runtime-min is 1.22.1"),
         ({"operators": "some"}, "--operators must be one of all, onnx"),
     ],
 )

@@ -56,7 +56,7 @@ def test_stages_keep_equal_shares_of_what_is_left() -> None:
 
 def test_weights_and_missing_labels_belong_to_rows_with_labels() -> None:
     LabelSettings().refuse_for_histories()
-    with pytest.raises(UsageError, match="--missing-label belongs to rows with labels"):
+    with pytest.raises(UsageError, match="--missing-label applies to rows with labels"):
         LabelSettings(missing_label="-1").refuse_for_histories()
 
 

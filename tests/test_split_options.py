@@ -61,7 +61,9 @@ def test_other_models_take_the_split_of_the_settings() -> None:
 
 
 def test_one_option_splits() -> None:
-    with pytest.raises(UsageError, match="--split and --split-by-user each split all rows: give one of them"):
+    with pytest.raises(
+        UsageError, match="--split and --split-by-user cannot be combined, since each splits all rows: give one of them"
+    ):
         Settings(split="a", split_by_user="b")
 
 

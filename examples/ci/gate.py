@@ -1,9 +1,9 @@
-"""The gate of a CI as a script: is the new artifact worse than the one that serves? For what options cannot say.
+"""A CI gate as a script, for rules beyond the options of `check`: compare a new artifact with the artifact in production.
 
 python examples/ci/gate.py NEW BASE        two bundles, packed or not, or .onnx files
 
-Here: latency may not rise by 5 %, quality not fall by .001, and on top of it a rule of our own, a budget for the size. The
-same without a rule of one's own is `recprune-export check NEW --against BASE`. Exit codes: 0 pass, 1 fail, 5 undecided.
+Limits: latency at most 5 % higher, quality at most 0.001 lower, and as an additional rule a budget for the size. Without
+additional rules, use `recprune-export check NEW --against BASE`. Exit codes: 0 pass, 1 fail, 5 undecided.
 """
 
 import sys
@@ -14,12 +14,12 @@ from recprune_export.errors import RecpruneError, ValidationFailed
 from recprune_export.evidence import Verdict
 from recprune_export.gate import Limits, check, open_artifact, write_junit, write_markdown
 
-BUDGET = 200e6  # bytes that a container image has room for
+BUDGET = 200e6  # bytes, the space in a container image
 LIMITS = Limits(max_regression=0.05, max_drop=0.001)
 
 
 def gate(new: Path, base: Path, time_limit: float = 40.0, budget: float = BUDGET) -> None:
-    """Compare, write the results where CI systems look for them, and raise what the verdict is."""
+    """Compare, write the results for CI systems, and raise the verdict."""
     found = check(new, base, LIMITS, batches=(1, 32), time_limit=time_limit)
     write_junit(found, Path("gate.xml"))
     write_markdown(found, Path("gate.md"))

@@ -1,8 +1,8 @@
-"""Score a folder of Parquet files in a pool of processes, a part of the rows at a time.
+"""Score a folder of Parquet files in a pool of processes, one part of the rows at a time.
 
     python process_pool.py BUNDLE ROWS SCORES [--workers 2] [--keep user]
 
-Processes are started by spawn: the threads of polars do not survive a fork. Each reads its part, so that no rows go through pipes.
+Processes are spawned, since the threads of polars do not survive a fork. Each reads its part, so that no rows are sent through pipes.
 """
 
 import argparse

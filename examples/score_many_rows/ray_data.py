@@ -1,4 +1,4 @@
-"""Score a folder of Parquet files with Ray Data: a Predictor is a class that `map_batches` takes as it is.
+"""Score a folder of Parquet files with Ray Data: a Predictor is a class that can be passed to `map_batches`.
 
 python ray_data.py BUNDLE ROWS SCORES [--workers 2] [--keep user]
 """

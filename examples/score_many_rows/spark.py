@@ -1,8 +1,8 @@
-"""Score a folder of Parquet files with Spark: `mapInArrow` gives a Predictor batches of pyarrow, and takes its answers.
+"""Score a folder of Parquet files with Spark: `mapInArrow` calls a Predictor with pyarrow batches.
 
     python spark.py BUNDLE ROWS SCORES [--workers 2] [--keep user]
 
-On a cluster BUNDLE lies at the same path on each machine, such as a shared folder.
+On a cluster, BUNDLE must be at the same path on each machine, for example in a shared folder.
 """
 
 import argparse

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GoldenOutput:
-    """Largest errors of one output of the ONNX file `file` against the golden output; 0 for texts, which are equal."""
+    """Largest errors of one output of the ONNX file `file` against the golden output; 0 for strings, which are equal."""
 
     file: str
     name: str
@@ -53,8 +53,8 @@ class GoldenOutput:
 class Verification(ToDictMixin):
     """Result of a successful verification: number of files, bytes, rows of the golden request, errors, and seconds.
 
-    `signature` is "absent", "unchecked" (no public key was given) or "valid"; `raw_rows` is "absent", "unchecked" (their answers are
-    checked, their encoding is not, for polars is not installed) or "valid".
+    `signature` is "absent", "unchecked" (no public key was given) or "valid"; `raw_rows` is "absent", "unchecked" (their outputs are
+    checked, but not their encoding, since polars is not installed) or "valid".
     """
 
     name: str
@@ -68,7 +68,7 @@ class Verification(ToDictMixin):
 
 
 class OpenSession:
-    """The session of the ONNX file that was asked for last: large models are not in memory together, none is read twice in turn."""
+    """The session of the last requested ONNX file: large models are not in memory together, and no file is loaded twice in a row."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -87,10 +87,10 @@ class OpenSession:
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs of each ONNX file.
 
-    So are the answers to raw rows, and the outputs of requests with ids and numbers out of range; such requests are refused where
-    it says so.
+    The outputs for raw rows and for requests with ids and numbers out of range are also checked, or that such requests are refused
+    according to the manifest.
 
-    With a `public_key` the signature of the manifest is checked first.
+    With a `public_key`, the signature of the manifest is checked first.
 
     Raises `BundleError`, which names the files, if files are missing, changed or not listed, or if the signature is missing or
     wrong, and `ValidationFailed` if the outputs differ by more than the manifest's tolerances.
@@ -116,14 +116,14 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST
     if not bundle.is_dir():
-        raise BundleError(f"{bundle} is not a directory, and no packed bundle either: give a bundle.")
+        raise BundleError(f"{bundle} is neither a directory nor a packed bundle: give a bundle.")
     if not path.is_file():
         raise BundleError(f"{bundle} has no {MANIFEST}, so it is not a bundle.")
     content = read_manifest_bytes(path)
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged, it is not JSON: copy the bundle again.") from error
+        raise BundleError(f"{path} is damaged (not JSON): copy the bundle again.") from error
     return Manifest.from_dict(values)
 
 
@@ -134,8 +134,8 @@ def reject_invalid_sections(bundle: Path, name: str = MANIFEST) -> Iterator[None
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise BundleError(
-            f"{bundle / name} states something that cannot be, or that another release wrote "
-            f"({type(error).__name__}: {str(error)[:100]}): export the bundle again."
+            f"{bundle / name} is invalid, or was written by another "
+            f"release ({type(error).__name__}: {str(error)[:100]}): export the bundle again."
         ) from error
 
 
@@ -161,12 +161,12 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
             "missing": missing,
             "changed": changed,
             "not in the manifest": extra,
-            "linked from outside of the bundle": outside,
+            "linked from outside the bundle": outside,
         }.items()
         if names
     ]
     if faults:
-        raise BundleError(f"{bundle} is not the bundle that was written: {'; '.join(faults)}.")
+        raise BundleError(f"{bundle} was changed after it was written: {'; '.join(faults)}.")
 
 
 def check_models(bundle: Path, manifest: Manifest) -> None:
@@ -188,7 +188,7 @@ def check_models(bundle: Path, manifest: Manifest) -> None:
 
 
 def check_golden(bundle: Path, manifest: Manifest, session: OpenSession) -> tuple[int, tuple[GoldenOutput, ...]]:
-    """Run the golden request of each ONNX file in ONNX Runtime; return the rows of that of the model, and the errors of each output.
+    """Run the golden request of each ONNX file in ONNX Runtime; return the rows of the model's request, and the errors of each output.
 
     Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
     and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.
@@ -213,7 +213,7 @@ def _check_sample(bundle: Path, file: ServedFile, session: OpenSession) -> tuple
 
 
 def check_input_rules(bundle: Path, manifest: Manifest, session: OpenSession) -> None:
-    """Check that ids out of range, and infinite numbers, are replaced or refused as the signature says.
+    """Check that ids out of range, and infinite numbers, are replaced or refused according to the signature.
 
     Raises `ValidationFailed`, and `BundleError` for samples that cannot be read. A bundle without such rules passes.
     """
@@ -225,16 +225,16 @@ def check_input_rules(bundle: Path, manifest: Manifest, session: OpenSession) ->
         try:
             _check_sample(bundle, replace(model, inputs=OUT_OF_RANGE_INPUTS, outputs=OUT_OF_RANGE_OUTPUTS), session)
         except ValidationFailed as error:
-            raise ValidationFailed(f"{OUT_OF_RANGE_INPUTS} is answered otherwise: {error}") from error
+            raise ValidationFailed(f"The outputs for {OUT_OF_RANGE_INPUTS} differ: {error}") from error
     with reject_invalid_sections(bundle):
         refused = make_refused_requests(Signature.from_dict(manifest.signature))
     for label, request in refused.items():
         if not refuses(session.get(bundle / model.name), request):
-            raise ValidationFailed(f"The model answers {label}, which its signature says it refuses.")
+            raise ValidationFailed(f"The model accepts {label}, which it should refuse according to its signature.")
 
 
 def check_raw_rows(bundle: Path, manifest: Manifest, session: OpenSession) -> str:
-    """Check the answers to the raw rows of a bundle, and their encoding; return what is known of it, as `Verification` does.
+    """Check the outputs for the raw rows of a bundle, and their encoding; return the state of the encoding, as in `Verification`.
 
     Raises `ValidationFailed`, and `BundleError` for rows that cannot be read.
     """
@@ -251,7 +251,7 @@ def check_raw_rows(bundle: Path, manifest: Manifest, session: OpenSession) -> st
         for name in golden:
             _compare(model.name, name, golden, answers.get(name), tolerances)
     except ValidationFailed as error:
-        raise ValidationFailed(f"{RAW_ROWS} is answered otherwise: {error}") from error
+        raise ValidationFailed(f"The outputs for {RAW_ROWS} differ: {error}") from error
     with reject_invalid_sections(bundle, ENCODING):
         try:
             encoder = read_encoder(json.loads((bundle / ENCODING).read_bytes()))
@@ -260,14 +260,14 @@ def check_raw_rows(bundle: Path, manifest: Manifest, session: OpenSession) -> st
             return "unchecked"
     for name, values in inputs.items():
         if name not in encoded or not np.array_equal(values, encoded[name], equal_nan=values.dtype.kind == "f"):
-            raise ValidationFailed(f"The rows of {RAW_ROWS} are encoded otherwise by this release, in '{name}'.")
+            raise ValidationFailed(f"This release encodes the rows of {RAW_ROWS} differently, in '{name}'.")
     return "valid"
 
 
 def _check_raw_rows(
     rows: Sequence[Any], inputs: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray], signature: Signature
 ) -> None:
-    """Raise `BundleError` where the arrays are not those of the signature, or of other numbers of rows."""
+    """Raise `BundleError` if the arrays are not those of the signature, or of other numbers of rows."""
     # Shared inputs have a value in each row.
     expected = [{"name": i.name, "dtype": i.dtype, "shape": (BATCH, *i.shape[1:])} for i in signature.inputs]
     _check_samples(RAW_ROWS, inputs, expected)
@@ -276,7 +276,7 @@ def _check_raw_rows(
     answered = max(len(values) for values in golden.values())
     if not rows or not answered or any(count != len(rows) for count in counts.values()):
         raise BundleError(
-            f"{RAW_ROWS} has {len(rows)} rows, {answered} of them answered, and the inputs {counts}: export the bundle again."
+            f"{RAW_ROWS} has {len(rows)} rows, {answered} of them with outputs, but the inputs have {counts}: export the bundle again."
         )
 
 
@@ -326,7 +326,7 @@ def _check_samples(file: str, arrays: Mapping[str, np.ndarray], tensors: Sequenc
     expected = sorted(tensor["name"] for tensor in tensors)
     if sorted(arrays) != expected:
         raise BundleError(
-            f"{file} holds {sorted(arrays)}, but the signature names {expected}: export the bundle again."
+            f"{file} contains {sorted(arrays)}, but the signature specifies {expected}: export the bundle again."
         )
     for tensor in tensors:
         values, shape = arrays[tensor["name"]], tensor["shape"]
@@ -337,8 +337,8 @@ def _check_samples(file: str, arrays: Mapping[str, np.ndarray], tensors: Sequenc
         dtype = "str" if is_text(values) else values.dtype.name
         if dtype != tensor["dtype"] or not fits:
             raise BundleError(
-                f"'{tensor['name']}' in {file} is {values.dtype}{list(values.shape)}, but the signature says "
-                f"{tensor['dtype']}{shape}: export the bundle again."
+                f"'{tensor['name']}' in {file} is {values.dtype}{list(values.shape)}, but the signature "
+                f"specifies {tensor['dtype']}{shape}: export the bundle again."
             )
 
 
@@ -358,16 +358,16 @@ def _compare(
 ) -> GoldenOutput:
     golden = response[name]
     if answer is None:
-        raise ValidationFailed(f"{file} has no output '{name}', which the bundle's signature promises.")
+        raise ValidationFailed(f"{file} has no output '{name}', which is in the signature of the bundle.")
     texts = is_text(golden) and is_text(answer)
     if (answer.dtype != golden.dtype and not texts) or answer.shape != golden.shape:
         raise ValidationFailed(
-            f"Output '{name}' of {file} is {answer.dtype}{list(answer.shape)}, the golden one is {golden.dtype}{list(golden.shape)}."
+            f"Output '{name}' of {file} is {answer.dtype}{list(answer.shape)}, the golden output is {golden.dtype}{list(golden.shape)}."
         )
     answer = resolve_ties(response, name, answer, tolerances)
     if texts:
         if not np.array_equal(answer, golden):
-            raise ValidationFailed(f"Output '{name}' of {file} has other texts than the golden one.")
+            raise ValidationFailed(f"Output '{name}' of {file} contains other strings than the golden output.")
         return GoldenOutput(file, name, 0.0, 0.0)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
@@ -378,7 +378,7 @@ def _compare(
     equal = (difference <= tolerances.allowed(golden)) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
     if not bool(np.all(equal)):
         raise ValidationFailed(
-            f"Output '{name}' of {file} differs from the golden one by {worst.max_absolute:.3g} "
+            f"Output '{name}' of {file} differs from the golden output by {worst.max_absolute:.3g} "
             f"(allowed: {tolerances.absolute:.3g} + {tolerances.relative:.3g} of its size): this machine's ONNX Runtime does not "
             "reproduce the bundle."
         )

@@ -66,7 +66,7 @@ def gather_bundle_files(
 ) -> dict[str, Path | bytes]:
     """Return the files of a bundle by name, except its README and manifest; `scratch` is a folder for temporary files.
 
-    `samples` holds the golden request, its answer and perhaps others, by the names of their files.
+    `samples` contains the golden request, its outputs and possibly others, by the names of their files.
     """
     program.save(scratch / PROGRAM)
     files: dict[str, Path | bytes] = {

@@ -22,7 +22,7 @@ Names = list[Name]
 Version = Annotated[Literal[1], Field(description="version of docs/encoding.md that the file follows")]
 Columns = Annotated[list[ColumnSummarySection], Field(description="how each column of the training file was read")]
 Notes = Annotated[list[str], Field(description="remarks on the training file")]
-Rule = Annotated[str, Field(description="the canonical text in words; docs/encoding.md is the whole rule")]
+Rule = Annotated[str, Field(description="the canonical text in words; docs/encoding.md contains the complete rule")]
 Values = Annotated[list[str], Field(description="canonical texts in the order of their ids")]
 
 
@@ -43,13 +43,13 @@ class InputEncodingEntry(TypedDict):
     ]
     first_id: NotRequired[Annotated[AtLeastOne, Field(description="id of the first value of the vocabulary")]]
     unknown_id: NotRequired[
-        Annotated[Count, Field(description="id of any other value; absent where unknown values are removed")]
+        Annotated[Count, Field(description="id of any other value; absent if unknown values are removed")]
     ]
     separator: NotRequired[
-        Annotated[Name, Field(description="divides the text of a list; absent where the value is a list")]
+        Annotated[Name, Field(description="separator of a list in a string; absent if the value is a list")]
     ]
     max_length: NotRequired[Annotated[AtLeastOne, Field(description="size of the second axis")]]
-    padding_id: NotRequired[Annotated[Count, Field(description="id of places without a value")]]
+    padding_id: NotRequired[Annotated[Count, Field(description="id of positions without a value")]]
     padding_side: NotRequired[Literal["left", "right"]]
 
 
@@ -72,13 +72,15 @@ class VectorEntry(TypedDict):
 
 @with_config(OPEN)
 class FieldSchemaSection(TypedDict):
-    """The columns and their roles; an encoder needs these, and others say how the model was trained."""
+    """The columns and their roles; encoders need these fields, the others describe the training of the model."""
 
     categorical: Names
     numeric: Names
     multi_valued: list[ListFieldEntry]
     vectors: list[VectorEntry]
-    missing: Annotated[list[str], Field(description="words that stand for a missing value beside the usual ones")]
+    missing: Annotated[
+        list[str], Field(description="strings that stand for a missing value, in addition to the usual ones")
+    ]
 
 
 @with_config(OPEN)
@@ -108,7 +110,9 @@ class FieldEncoding(TypedDict):
     schema: FieldSchemaSection
     vocabularies: Annotated[dict[str, Values], Field(description="by input of kind id or ids")]
     means: Annotated[dict[str, float], Field(description="by column of the input of numbers")]
-    stds: Annotated[dict[str, float], Field(description="by column of the input of numbers; 1 where all were equal")]
+    stds: Annotated[
+        dict[str, float], Field(description="by column of the input of numbers; 1 if all values were equal")
+    ]
     columns: Columns
     notes: Notes
     canonical_text_rule: Rule

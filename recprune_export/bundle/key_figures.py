@@ -1,4 +1,4 @@
-"""Key figures of a bundle in sentences, from its manifest alone: screen, report and README print these."""
+"""Key figures of a bundle in sentences, only from its manifest: screen, report and README print these."""
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.evidence import Estimate, Verdict
@@ -8,7 +8,7 @@ from recprune_export.validation.latency.speedup import RATIO, find_speedup
 
 
 def describe_figures(manifest: Manifest) -> tuple[str, ...]:
-    """Return a sentence on the size and one on the speed; none on what was not measured."""
+    """Return a sentence on the size and one on the speed, if they were measured."""
     return tuple(text for text in (describe_size(manifest), describe_speed(manifest)) if text is not None)
 
 
@@ -21,7 +21,7 @@ def describe_size(manifest: Manifest) -> str | None:
     word = "smaller" if change.bytes >= 0 else "larger"
     return (
         f"{sizes}, {format_share(abs(change.bytes))} {word}: {format_share(change.removed.parameters)} of the parameters are "
-        f"removed, and {format_share(change.zeroed.parameters)} are in the file, but zero"
+        f"removed, {format_share(change.zeroed.parameters)} are zero"
     )
 
 
@@ -54,12 +54,12 @@ def describe_quality(manifest: Manifest) -> str | None:
     judged = {
         Verdict.HOLDS.words: f"a loss of at most {limit}",
         Verdict.FAILS.words: f"a loss of more than {limit}",
-    }.get(quality["verdict"], f"too few rows to tell whether it loses more than {limit}")
+    }.get(quality["verdict"], f"inconclusive for a loss of {limit}, too few rows")
     return f"{text}: {judged}"
 
 
 def read_speedups(manifest: Manifest) -> dict[int, Estimate]:
-    """Return how many times as fast as the dense ONNX file the pruned one is, by rising batch size; empty without a dense file."""
+    """Return how many times as fast as the dense ONNX file the pruned model is, by rising batch size; empty without a dense file."""
     ratios = {int(batch): of[RATIO] for batch, of in manifest.latency.get("ratios", {}).items() if RATIO in of}
     return {batch: Estimate(*(of[end] for end in ("estimate", "low", "high"))) for batch, of in sorted(ratios.items())}
 

@@ -53,7 +53,7 @@ def _acquire(path: Path, target: Path) -> int:
             holder = _describe_holder(descriptor)
             os.close(descriptor)
             raise UsageError(
-                f"{holder} is writing to {target}: let it finish, end it, or choose another directory."
+                f"{holder} is writing to {target}: wait until it finishes, stop it, or choose another directory."
             ) from None
         except OSError:  # a file system without locks, such as some network file systems
             return descriptor
@@ -65,11 +65,11 @@ def _acquire(path: Path, target: Path) -> int:
                 _release(path, descriptor)
                 raise
             return descriptor
-        os.close(descriptor)  # the last holder removed it between our opening and our lock
+        os.close(descriptor)  # the last holder removed it between opening and locking
 
 
 def _release(path: Path, descriptor: int) -> None:
-    # Removed while it is held: a process that waits for this file sees that it is gone, and creates another.
+    # Removed while it is locked: a process that waits for this file sees that it was removed, and creates another.
     with contextlib.suppress(OSError):
         path.unlink()
     os.close(descriptor)

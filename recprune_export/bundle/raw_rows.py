@@ -1,4 +1,4 @@
-"""`samples/raw-rows.json`: raw rows, the inputs that they are encoded to, and the answers. Encoders in any language are tested with it."""
+"""`samples/raw-rows.json`: raw rows, the inputs that they are encoded to, and the outputs. Encoders in any language are tested with it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from recprune_export.program.signature import Signature
 
 RAW_ROWS = "samples/raw-rows.json"
 ROWS = 32
-MOST_NUMBERS = 10_000  # of the answers, which for a ranking have one for each item
+MOST_NUMBERS = 10_000  # of the outputs, which for a ranking have one for each item
 _WORDS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
@@ -25,7 +25,7 @@ def make_raw_rows(
 ) -> bytes:
     """Return the file for an `encoding` and a model whose `answer` to a request of its signature is known.
 
-    Inputs shared by all candidates of a request have the values of the first row in all rows. The answers to later rows are
+    Inputs shared by all candidates of a request have the values of the first row in all rows. The outputs for later rows are
     left out where there would be more than `MOST_NUMBERS` numbers; those to the first rows are of a request of these rows.
     """
     encoder = read_encoder(encoding)
@@ -51,9 +51,9 @@ def make_raw_rows(
 
 
 def read_raw_rows(path: Path, signature: Signature) -> tuple[list[JsonRow], Request, Request, dict[str, np.ndarray]]:
-    """Return the rows, the inputs of all rows, the request of those that are answered, and the answers.
+    """Return the rows, the inputs of all rows, the request of those that are answered, and the outputs.
 
-    Raises `ValueError`, `TypeError` or `LookupError` where the file does not fit the signature.
+    Raises `ValueError`, `TypeError` or `LookupError` if the file does not fit the signature.
     """
     values = json.loads(path.read_bytes())
     types = {i.name: i.dtype for i in signature.inputs}

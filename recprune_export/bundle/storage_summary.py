@@ -1,4 +1,4 @@
-"""The point of a plan on the curve of predicted loss over bytes, as the manifest states it, in figures and sentences."""
+"""The point of a plan on the curve of predicted loss over bytes, as recorded in the manifest it, in figures and sentences."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 
 
 def read_storage(manifest: Manifest) -> StoragePlan | None:
-    """Return the bits of the weights and the chosen point; None where bits were not planned."""
+    """Return the bits of the weights and the chosen point; None if bits were not planned."""
     storage = manifest.plan.get("storage")
     return None if storage is None else StoragePlan.from_dict(storage)
 
@@ -36,14 +36,14 @@ def describe_storage(manifest: Manifest) -> str | None:
 
 
 def describe_point(storage: StoragePlan) -> str:
-    """Return the limit, and what the point and its neighbors on the curve are predicted to lose.
+    """Return the limit, and the predicted loss of the point and its neighbors on the curve.
 
     >>> from recprune_export.stored_bits import StoredBits
     >>> curve = (RatePoint(900, 0.003), RatePoint(1_200, 0.001))
     >>> describe_point(StoragePlan(StoredBits(), 1_010, RatePoint(1_000, 0.002), 0.002, curve))
     'at most 1.01 kB; predicted loss 0.0020, 0.0030 at 900 B, 0.0010 at 1.20 kB'
     >>> describe_point(StoragePlan(StoredBits(), 1_010, RatePoint(1_000, 0.002, 85.0), 0.002))
-    'at most 1.01 kB; predicted loss 0.0020; predicted reads of weights 85 µs at batch 256'
+    'at most 1.01 kB; predicted loss 0.0020; predicted time to read the weights 85 µs at batch 256'
     """
     others = "".join(f", {format_loss(p.loss)} at {format_bytes(p.bytes)}" for p in find_neighbors(storage))
     return (
@@ -54,7 +54,7 @@ def describe_point(storage: StoragePlan) -> str:
 
 def _format_time(storage: StoragePlan) -> str:
     time = storage.point.microseconds
-    return f"; predicted reads of weights {time:.3g} µs at batch {storage.rows}" if time else ""
+    return f"; predicted time to read the weights {time:.3g} µs at batch {storage.rows}" if time else ""
 
 
 def describe_bits(storage: StoragePlan) -> str:

@@ -89,7 +89,7 @@ def write_bundle(
     included, leaves temporary files behind.
 
     Raises `UsageError` if `target` contains anything but a bundle or cannot be written, and `BundleError`
-    for a file name outside of the bundle.
+    for a file name outside the bundle.
     """
     for name in files:
         check_name(name)
@@ -116,11 +116,11 @@ def _resolve_target(target: Path) -> Path:
     try:
         target = Path(target).resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise UsageError(f"{target} cannot be followed: choose another directory.") from error
+        raise UsageError(f"{target} cannot be resolved: choose another directory.") from error
     if not target.name:
         raise UsageError(f"{target} cannot be replaced by a bundle: choose another directory.")
     if not target.name.isprintable():
-        raise UsageError(f"{target.name!r} holds characters that are no text: choose another name.")
+        raise UsageError(f"{target.name!r} contains invalid characters: choose another name.")
     return target
 
 
@@ -148,7 +148,7 @@ def _check_replaceable(target: Path) -> None:
         foreign = _find_foreign_content(target)
         if foreign is not None:
             raise UsageError(
-                f"{target} exists and {foreign}, so it is not replaced: choose another directory, or remove it yourself."
+                f"{target} exists and {foreign}, so it is not replaced: choose another directory, or remove it manually."
             )
 
 
@@ -167,7 +167,7 @@ def _find_foreign_content(directory: Path) -> str | None:
         if path.is_symlink() or not path.is_dir()
     }
     unlisted = sorted(present - listed - {MANIFEST, SIGNATURE})
-    return f"holds '{unlisted[0]}', which does not belong to the bundle" if unlisted else None
+    return f"contains '{unlisted[0]}', which does not belong to the bundle" if unlisted else None
 
 
 @contextlib.contextmanager

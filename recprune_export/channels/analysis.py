@@ -37,7 +37,7 @@ class Analysis:
 
     `removed_by[node]` holds the sets of channels by axis and index; for a node with several outputs, one for each.
     `removed_entirely_by[node]` holds the channels that remove the whole value; for several outputs, those of each.
-    `fields` is None where the analysis did not include fields. `inferred` are the rules that trials found.
+    `fields` is None if the analysis did not include fields. `inferred` are the rules that trials found.
     """
 
     groups: tuple[Group, ...]

@@ -79,7 +79,7 @@ def _takes_rows_of_a_table(lookup: IdLookup) -> bool:
 
 
 def _ids_of_a_row(lookup: IdLookup) -> tuple[Tensor, Tensor] | None:
-    """Return the elements and steps of the ids of one row of the request, or None where rows are mixed."""
+    """Return the elements and steps of the ids of one row of the request, or None if rows are mixed."""
     element, steps = lookup.origin.element, lookup.origin.steps
     batch = lookup.ids.meta["val"].shape[:1]
     if not batch or isinstance(batch[0], int) or bool((element != element[:1]).any() | (steps != steps[:1]).any()):

@@ -65,7 +65,7 @@ def find_removed_entirely_by(walk: Walk, described: NodeTags) -> int:
 def _operands(walk: Walk, graph: fx.Graph) -> Iterator[Need]:
     for node in graph.nodes:
         removers = walk.sets.channels_in(find_removed_entirely_by(walk, walk.node_tags.get(node)))
-        text = "nothing is left of the answer" if node.op == "output" else f"{operator_name(node)} of zeros is not zero"
+        text = "no output would remain" if node.op == "output" else f"{operator_name(node)} of zeros is not zero"
         for source in node.all_input_nodes:
             if not walk.is_operand_optional(node, source):
                 for channel in (

@@ -152,7 +152,7 @@ class Walk(fx.Interpreter):
                     zero_when_masked=tuple(zero_when_masked),
                     constant_when_masked=(),
                 )
-        self.freeze(node, field_tags, "its ids are looked up in a tensor of which no axis tells fields apart")
+        self.freeze(node, field_tags, "its ids are looked up in a tensor without an axis that separates fields")
         return tags
 
     def varying_axes(self, node: fx.Node) -> tuple[bool, ...]:
@@ -229,7 +229,7 @@ class Walk(fx.Interpreter):
         return partial(apply_inferred_rule, inferred=found) if isinstance(found, InferredRule) else None
 
     def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
-        """Mark a value that is computed from parameters alone as constant."""
+        """Mark a value that is computed only from parameters as constant."""
         inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
         varying = (isinstance(d, tuple) or (d is not None and not d.constant) for d in inputs)
         if not isinstance(described, TensorTags) or any(varying):
@@ -263,7 +263,7 @@ class Walk(fx.Interpreter):
         for tags in described if isinstance(described, tuple) else (described,):
             for axis in tags.removed_by if tags is not None else ():
                 if len(axis) and has_tags(axis):
-                    self.freeze(node, self.sets.intersection_along(axis, 0), "nothing would be left of its axis")
+                    self.freeze(node, self.sets.intersection_along(axis, 0), "its axis would be empty")
 
     def _freeze_all(self, node: fx.Node, described: NodeTags, because: str) -> None:
         for tags in described if isinstance(described, tuple) else (described,):

@@ -1,6 +1,6 @@
-"""The command line: options in, tables or JSON out, over functions that Python can call as well.
+"""The command line: options in, tables or JSON out, on top of functions of the Python API.
 
-Nothing heavy is imported before it is needed. To add a command, write its file in `commands/` and name it there.
+Heavy modules are imported only when they are needed. To add a command, write its file in `commands/` and list it there.
 """
 
 from recprune_export.cli import commands

@@ -16,7 +16,7 @@ from recprune_export.cli.tables import (
     quote_for_shell,
     rewrite_table,
 )
-from recprune_export.evidence import Estimate
+from recprune_export.evidence import Estimate, Verdict
 from recprune_export.number_formats import (
     format_bytes,
     format_estimate,
@@ -28,6 +28,7 @@ from recprune_export.number_formats import (
 
 MIN_ZEROED = 0.01  # of the dense parameters: fewer zeros are not worth a line
 MAX_PACKED = 256_000_000  # bytes of a file that is packed to count its bytes
+VERDICT_TEXTS = {verdict.words: verdict.text for verdict in Verdict}
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,7 @@ def print_result(
 
 
 def print_next_commands(target: Path, *, verbose: bool, baseline: Path | None = None) -> None:
-    """Print where a bundle and its report page lie, and commands that check, use, guard and show it."""
+    """Print the paths of a bundle and its report page, and commands that verify, use, check and show it."""
     from recprune_export.bundle.manifest.manifest import REPORT
 
     quoted, page = quote_for_shell(target), target / REPORT
@@ -84,7 +85,7 @@ def print_next_commands(target: Path, *, verbose: bool, baseline: Path | None = 
 
 
 def print_tables(console: "Console", result: "CompressionResult") -> None:
-    """Print what was counted and measured."""
+    """Print the counts and measurements."""
     console.print(_make_size_table(result))
     if result.sizes is not None:
         console.print(f"Rows: {result.sizes}", highlight=False, soft_wrap=True, markup=False)
@@ -105,19 +106,22 @@ def print_tables(console: "Console", result: "CompressionResult") -> None:
         console.print(_make_derived_table(result.manifest.models))
     for output in result.parity.outputs:
         console.print(
-            f"Parity of '{output.name}' over {result.parity.rows} rows: off by at most {output.max_relative:.1e} of the size of "
-            f"the answers, and by {output.max_absolute:.1e} for {output.worst}",
+            f"Parity of '{output.name}' over {result.parity.rows} rows: relative error at most {output.max_relative:.1e}, "
+            f"absolute error at most {output.max_absolute:.1e}, for {output.worst}",
             highlight=False,
         )
     stage: Mapping[str, Any] | None = result.manifest.plan
     while stage is not None:
-        console.print(f"Pruned equals masked to {stage['soundness']['error']:.1e} in float64", highlight=False)
+        console.print(
+            f"The pruned model equals the masked model to within {stage['soundness']['error']:.1e} in float64",
+            highlight=False,
+        )
         stage = stage.get("then")
     console.print(f"ONNX opset {result.manifest.opset}", highlight=False)
 
 
 def _make_size_table(result: "CompressionResult") -> "Table":
-    title = "Size, counted in the ONNX files; zeros make a file smaller only where it is packed, and never faster"
+    title = "Size, counted in the ONNX files; zeros make only packed files smaller, and no file faster"
     table = make_table(title, "", "dense", "pruned", "removed", "zero", "removed or zero")
     dense, pruned, reduction = result.counts["dense"], result.counts["pruned"], result.reduction
     for section, label in (("tables", "parameters, tables"), ("rest", "parameters, rest")):
@@ -125,17 +129,17 @@ def _make_size_table(result: "CompressionResult") -> "Table":
         fractions = (getattr(of, section) for of in (reduction.removed, reduction.zeroed, reduction))
         table.add_row(label, f"{before.parameters:,}", f"{after.parameters:,}", *map(format_share, fractions))
     operations = (f"{counts.operations:,}" for counts in (dense, pruned))
-    table.add_row("multiply-adds of one row", *operations, format_share(reduction.operations), "", "")
+    table.add_row("multiply-adds per row", *operations, format_share(reduction.operations), "", "")
     sizes = (format_bytes(counts.bytes) for counts in (dense, pruned))
     table.add_row("file", *sizes, format_share(reduction.bytes), "", "")
     packed = _count_packed_bytes(result) if reduction.zeroed.parameters > MIN_ZEROED else None
     if packed is not None:
-        table.add_row("file, packed by zstd", "", format_bytes(packed), "", "", "")
+        table.add_row("file, compressed with zstd", "", format_bytes(packed), "", "", "")
     return table
 
 
 def _count_packed_bytes(result: "CompressionResult") -> int | None:
-    """Return the bytes of the model file in a packed bundle; None without zstandard, or where that would take long."""
+    """Return the bytes of the model file in a packed bundle; None without zstandard, or for a file that would take too long."""
     from recprune_export.bundle.archive.packing import NoZstandard, count_packed_bytes
     from recprune_export.bundle.manifest.manifest import MODEL
 
@@ -151,7 +155,7 @@ def _count_packed_bytes(result: "CompressionResult") -> int | None:
 def _make_derived_table(models: Mapping[str, Any]) -> "Table":
     """Return the times of the further ONNX files; `models` is the section of the manifest."""
     batches = list(next(iter(models.values()))["latency"]["milliseconds"])
-    headings = [f"batch {batch}, ms (times model.onnx)" for batch in batches]
+    headings = [f"batch {batch}, ms (ratio to model.onnx)" for batch in batches]
     table = make_table("Other ONNX files", "", "load, ms", *headings)
     for name, entry in models.items():
         latency, cells = entry["latency"], []
@@ -163,7 +167,9 @@ def _make_derived_table(models: Mapping[str, Any]) -> "Table":
 
 
 def _make_field_table(removed: Sequence[str], importance: Mapping[str, float]) -> "Table":
-    table = make_table("Fields removed; their inputs stay and are ignored", "field", "rise of the loss without it")
+    table = make_table(
+        "Removed fields; their inputs remain and are ignored", "field", "increase of the loss without it"
+    )
     for name in removed:
         table.add_row(name, f"{importance[name]:+.2e}" if name in importance else "not measured")
     return table
@@ -180,8 +186,8 @@ def _make_quality_table(result: "CompressionResult") -> "Table":
 
 
 def _print_rows(console: "Console", report: "SharedRowReport") -> None:
-    """Print the tables with shared rows, those without, and the quality of requests with and without a rare id."""
-    tables = make_table("Rows: rare ids share one", "table", "ids from", "rows before", "rows")
+    """Print the tables with and without shared rows, and the quality of requests with and without a rare id."""
+    tables = make_table("Tables in which rare ids share one row", "table", "ids from", "rows before", "rows")
     for table in report.tables:
         tables.add_row(table.table, ", ".join(table.inputs), f"{table.before:,}", f"{table.after:,}")
     console.print(tables)
@@ -201,7 +207,7 @@ def _print_rows(console: "Console", report: "SharedRowReport") -> None:
             quality.add_row(f"{group.rows:,} {description}", name, *cells)
     console.print(quality)
     console.print(
-        f"Shared rows equal overwritten ones to {report.soundness.error:.1e} in float64; the remaps of ids take "
+        f"Shared rows equal overwritten rows to within {report.soundness.error:.1e} in float64; the remaps of ids take "
         f"{format_bytes(report.remap_bytes)} of the file",
         highlight=False,
     )
@@ -209,9 +215,11 @@ def _print_rows(console: "Console", report: "SharedRowReport") -> None:
 
 def _make_floor_table(models: Mapping[str, Any], clock: str) -> "Table":
     batches = list(next(iter(models.values())))
-    measured = "the mean over sessions of the median" + ("" if clock == "wall" else " CPU time")
+    measured = "mean over sessions of the median" + ("" if clock == "wall" else " CPU time")
     table = make_table(
-        f"Floor of this machine in ms, and {measured} as a multiple of it", "", *(f"batch {b}" for b in batches)
+        f"Least possible time (floor) on this machine in ms, and {measured} as a multiple of it",
+        "",
+        *(f"batch {b}" for b in batches),
     )
     for name, costs in models.items():
         table.add_row(f"{name} ONNX", *(_format_floor(costs[batch]) for batch in batches))
@@ -233,8 +241,8 @@ def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
     speeds = [f"batch {batch} {format_speed(_read_estimate(ratio))}" for batch, ratio in section["speedups"].items()]
     console.print(
         f"Quantized: {' to '.join(format_bytes(sizes[key]) for key in ('before', 'after'))}; "
-        f"{loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
-        f"{loss['limit']:g}, which {loss['verdict']}; answers off by {section['error']:.2%} of how much they vary"
+        f"{loss['metric']} drops by {loss['lost']:.5f}{doubt}, at most "
+        f"{loss['limit']:g} allowed: {VERDICT_TEXTS[loss['verdict']]}; error of the outputs {section['error']:.2%} of their spread"
         + (f"; compared with fp32: {', '.join(speeds)}" if speeds else ""),
         highlight=False,
         markup=False,

@@ -1,4 +1,4 @@
-"""The first lines of the main job's screen: how much smaller, how much faster, and what the quality became."""
+"""The first lines that the main job prints: size, speed and quality."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ NAME_WIDTH = 9
 
 
 def print_headline(result: "CompressionResult") -> None:
-    """Print a line each on size, speed and quality, one on planned bytes where there are any, and the warnings."""
+    """Print one line each for size, planned bytes if any, speed and quality, and the warnings."""
     from recprune_export.bundle.key_figures import describe_quality, describe_size, describe_speed
     from recprune_export.bundle.storage_summary import describe_storage
 
@@ -48,7 +48,7 @@ def _color_of_size(manifest: "Manifest") -> str:
 
 
 def _color_of_speed(manifest: "Manifest") -> str:
-    """Return the color of the batch size with the least speed-up."""
+    """Return the color for the batch size with the smallest speed-up."""
     from recprune_export.bundle.key_figures import read_speedups
 
     slowest = min(read_speedups(manifest).values(), key=lambda ratio: ratio.estimate, default=None)

@@ -1,4 +1,4 @@
-"""Types of options that name an input: a mistyped path is answered before anything is imported to read it."""
+"""Option types for input paths: a mistyped path is reported before the modules that read it are imported."""
 
 import glob
 import os
@@ -15,7 +15,7 @@ MAX_NEIGHBORS = 2000  # names of a folder that are compared
 
 
 class InputPath(click.Path):
-    """A path that exists. A missing one raises `error`, with the nearest name in its folder and what is `expected`."""
+    """A path that exists. A missing path raises `error`, with the most similar name in its folder and the `expected` kind of file."""
 
     def __init__(self, error: type[InputFileError], expected: str) -> None:
         super().__init__(path_type=Path)
@@ -69,21 +69,21 @@ def suggest_neighbor(path: Path) -> Path | None:
 
 MODEL = InputPath(
     ModelFileError,
-    "a checkpoint of `train`, a .pt2 program, a file or folder of weights, or a pickled module; --help lists the commands",
+    "a checkpoint of `train`, a .pt2 program, a file or folder of weights, or a pickled module; see --help for the commands",
 )
-DATA = InputPath(DataError, "a file with rows: CSV, Parquet or, for models of your own, NPZ")
+DATA = InputPath(DataError, "a file with rows: CSV, Parquet, or NPZ for your own model")
 ROWS = DataPath(
     DataError, "rows: a CSV or Parquet file, a folder or glob of them, or an address such as s3://bucket/rows/*.parquet"
 )
 ROWS_OR_ARRAYS = DataPath(
     DataError,
-    "rows: a CSV, Parquet or, for models of your own, NPZ file, a folder or glob, or an address such as s3://bucket/rows/*.parquet",
+    "rows: a CSV or Parquet file, an NPZ file for your own model, a folder or glob, or an address such as s3://bucket/rows/*.parquet",
 )
 REQUEST = InputPath(DataError, "an .npz with an example request")
-BUNDLE = InputPath(BundleError, "the directory of a bundle, or a packed one")
+BUNDLE = InputPath(BundleError, "a bundle directory or a packed bundle")
 ARTIFACT = InputPath(ModelFileError, "a bundle or an .onnx file")
 PLAN = InputPath(InputFileError, "the plan.json of a bundle, or the output of --plan-only")
 PRIVATE_KEY = InputPath(InputFileError, "an Ed25519 private key in PEM, without a password")
 PUBLIC_KEY = InputPath(InputFileError, "an Ed25519 public key in PEM")
 VOCABULARY = NamedPath(DataError, "INPUT=FILE, a CSV or Parquet file with the columns raw and id")
-SWEEP_RESULTS = InputPath(InputFileError, "the folder that `recprune-export sweep` wrote")
+SWEEP_RESULTS = InputPath(InputFileError, "a folder written by `recprune-export sweep`")

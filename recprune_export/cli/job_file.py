@@ -1,4 +1,4 @@
-"""The job file: the arguments and options of a job as TOML, which `--config` reads and each bundle holds as job.toml."""
+"""The job file: the arguments and options of a job as TOML. `--config` reads it; each bundle contains one as job.toml."""
 
 import json
 import tomllib
@@ -12,9 +12,9 @@ from recprune_export.cli.input_paths import InputPath
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import InputFileError
 
-# These run code or write elsewhere: a job file, which may be that of somebody else, holds them as comments.
+# These run code or write outside the bundle. A job file may come from somebody else, so it contains them as comments.
 COMMENTED = ("factory", "factory_args", "unsafe_unpickle", "mlflow", "shards")
-# Those, a key, and how one run goes on are given on the command line alone.
+# These, a key, and the options of a single run are accepted on the command line only.
 COMMAND_LINE_ONLY = frozenset(
     {*COMMENTED, "sign", "config", "help", "output", "resume", "plan_only", "dry_run", "verbose", "as_json", "quiet"}
 )
@@ -22,7 +22,7 @@ JOB_FILE = InputPath(InputFileError, "a TOML file of options, such as the job.to
 
 
 def config_option(command: Any) -> Any:
-    """Add `--config`: a file with the options, which those on the command line override."""
+    """Add `--config`: a file of options; options on the command line override it."""
     return click.option(
         "--config",
         type=JOB_FILE,
@@ -30,7 +30,7 @@ def config_option(command: Any) -> Any:
         expose_value=False,
         callback=_use_job_file,
         metavar="JOB.toml",
-        help="Take the arguments and options that are not given here from this file, such as job.toml of a bundle.",
+        help="Read arguments and options that are not on the command line from this file, such as the job.toml of a bundle.",
     )(command)
 
 
@@ -55,14 +55,14 @@ def format_job(context: click.Context) -> str:
 def read_job(path: Path, command: click.Command) -> dict[str, Any]:
     """Return the values of a job file by the names of the parameters of `command`.
 
-    Raises `InputFileError` for a file that is not TOML, for a name that is no option, and for one of `COMMAND_LINE_ONLY`.
+    Raises `InputFileError` for a file that is not TOML, for an unknown option, and for an option of `COMMAND_LINE_ONLY`.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputFileError(f"{path} cannot be read: {error.strerror}. Give {JOB_FILE.expected}.") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputFileError(f"{path} is no job file: {error}.") from error
+        raise InputFileError(f"{path} is not a job file: {error}.") from error
     parameters = {_key(parameter): parameter for parameter in command.params}
     return {(parameters[key].name or ""): value for key, value in _check_values(path, values, parameters)}
 
@@ -75,13 +75,13 @@ def _check_values(
         if parameter is None:
             nearest = suggest_name(key, parameters)
             suggestion = "" if nearest is None else f" Did you mean '{nearest}'?"
-            raise InputFileError(f"'{key}' in {path} is no option of this command.{suggestion}")
+            raise InputFileError(f"'{key}' in {path} is not an option of this command.{suggestion}")
         if parameter.name in COMMAND_LINE_ONLY:
             raise InputFileError(
-                f"'{key}' in {path} is not read from a file: give {parameter.opts[0]} on the command line."
+                f"'{key}' in {path} cannot be set in a file: give {parameter.opts[0]} on the command line."
             )
         if isinstance(value, dict) or (isinstance(value, list) and not parameter.multiple):
-            raise InputFileError(f"'{key}' in {path} must be one value, as on the command line.")
+            raise InputFileError(f"'{key}' in {path} must be a single value, as on the command line.")
         if isinstance(parameter, click.Option) and parameter.is_flag:
             if not isinstance(value, bool):
                 raise InputFileError(f"'{key}' in {path} must be true or false.")
@@ -90,12 +90,10 @@ def _check_values(
             elif value:
                 yield key, parameter.flag_value is not False  # it is False for --no-triton, and not set for others
         elif isinstance(value, bool):
-            raise InputFileError(f"'{key}' in {path} takes a value, not {str(value).lower()}.")
+            raise InputFileError(f"'{key}' in {path} requires a value, not {str(value).lower()}.")
         else:
             if isinstance(value, float) and isinstance(parameter.type, click.types.IntParamType):
-                raise InputFileError(
-                    f"'{key}' in {path} takes a whole number, not {value}."
-                )  # click would cut 1.5 to 1
+                raise InputFileError(f"'{key}' in {path} must be an integer, not {value}.")  # click would cut 1.5 to 1
             yield key, [value] if parameter.multiple and not isinstance(value, list) else value
 
 
@@ -105,12 +103,12 @@ def _use_job_file(context: click.Context, parameter: click.Parameter, path: Path
 
 
 def _key(parameter: click.Parameter) -> str:
-    """Return the name of a parameter as one writes it: `max-bytes`, `no-triton`, `model`."""
+    """Return the name of a parameter as the user writes it: `max-bytes`, `no-triton`, `model`."""
     return parameter.opts[0].lstrip("-") if isinstance(parameter, click.Option) else (parameter.name or "")
 
 
 def _format_value(parameter: click.Parameter, value: Any) -> str:
-    """Return a value as TOML; a string of JSON is one of TOML too."""
+    """Return a value as TOML; a JSON string is also a TOML string."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(_format_value(parameter, item) for item in value)}]"
     if isinstance(parameter, click.Option) and parameter.is_flag:

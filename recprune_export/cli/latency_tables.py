@@ -57,13 +57,13 @@ def _make_latency_table(report: "LatencyReport") -> "Table":
 
 
 def _make_cold_table(report: "LatencyReport") -> "Table":
-    """Return a table of ONNX files after other memory was read, as in a server that does other work between requests."""
+    """Return a table of latencies after other memory was read, as in a server that does other work between requests."""
     import numpy as np
 
     from recprune_export.validation.latency.latency_constants import COLD_BYTES
 
     batches, last = list(report.cold), report.backends[-1]
-    title = f"Latency in ms, p50, cold caches: after {format_bytes(COLD_BYTES)} of other memory were read"
+    title = f"Latency in ms, p50, cold caches: after reading {format_bytes(COLD_BYTES)} of other memory"
     table = make_table(title, "", *(f"batch {batch}" for batch in batches))
     names = [name for name in report.backends if name.endswith("ONNX")]
     for name in names:
@@ -76,7 +76,7 @@ def _make_cold_table(report: "LatencyReport") -> "Table":
 def open_loop_table(report: "OpenLoopReport") -> "Table":
     batches = list(report.times)
     table = make_table(
-        f"Latency from arrival in ms, p50 / p95 / p99, {report.qps:g} requests a second, {format_threads(report.threads)}",
+        f"Latency from arrival in ms, p50 / p95 / p99, {report.qps:g} requests per second, {format_threads(report.threads)}",
         "",
         *(f"batch {batch}" for batch in batches),
     )

@@ -1,4 +1,4 @@
-"""Commands that compress the same model with less loss, for the last screen of a job whose sparsity cost too much."""
+"""Commands that compress the same model with less loss, printed after a job with a large loss of quality."""
 
 import shlex
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ _STATE_ONLY = frozenset({"plan_file", "plan_only", "resume"})  # of the finished
 
 @dataclass(frozen=True)
 class Advice:
-    """A command to paste, and what it gives."""
+    """A command to run, and its result."""
 
     label: str
     command: str
 
 
 def make_loss_advice(context: click.Context, result: "CompressionResult") -> tuple[Advice, ...]:
-    """Return two commands where the loss of a job of a given sparsity is certainly above the usual allowance, else none.
+    """Return two commands if the loss of a job with a given sparsity is above the usual allowance by its whole interval, else none.
 
-    One for a file of as many bytes, by the least predicted loss, and one for the smallest file within the allowance.
+    One writes a file of the same size with the least predicted loss, the other the smallest file within the allowance.
     """
     manifest, options = result.manifest, context.params
     quality = manifest.quality
@@ -43,11 +43,11 @@ def make_loss_advice(context: click.Context, result: "CompressionResult") -> tup
 
     return (
         Advice(
-            f"Equal bytes ({format_bytes(size)}), widths and bits chosen together for the least predicted loss",
+            f"The same size ({format_bytes(size)}), with widths and bits chosen together for the least predicted loss",
             complete("--max-bytes", f"{size}B"),
         ),
         Advice(
-            f"The smallest file whose {quality['metric']} falls by at most {limit} on the validation rows",
+            f"The smallest file whose {quality['metric']} drops by at most {limit} on the validation rows",
             complete("--max-drop", limit),
         ),
     )

@@ -1,4 +1,4 @@
-"""The command group: the main job needs no name, and errors of the user are one sentence and an exit code."""
+"""The command group: the main job needs no command name, and user errors give one sentence and an exit code."""
 
 import errno
 from pathlib import Path
@@ -18,9 +18,9 @@ from recprune_export.terminal_text import escape_for_terminal
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_PERMISSION = {errno.EACCES, errno.EPERM}
-NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
-UNFINISHED_FILE = "A file could not be written to the end: free some space, or set TMPDIR."
-# PyTorch reports exhausted resources in the text of a RuntimeError alone.
+NO_MEMORY = "Out of memory: close other programs, or give a smaller --batch-size."
+UNFINISHED_FILE = "A file could not be written completely: free some disk space, or set TMPDIR."
+# PyTorch reports exhausted resources only in the text of a RuntimeError.
 RESOURCE_MESSAGES = {
     "PytorchStreamWriter failed": UNFINISHED_FILE,
     "unexpected pos": UNFINISHED_FILE,
@@ -29,14 +29,14 @@ RESOURCE_MESSAGES = {
 }
 WHOLE_TOOL_COMMANDS = ("compress", "generate", "reapply", "refresh", "sweep", "train")  # which the runtime lacks
 AS_JSON = f"{__name__}.as_json"  # key in the metadata of the context
-INTERRUPTION = "Interrupted; nothing was left half-written."
+INTERRUPTION = "Interrupted; no incomplete file was left."
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
-Exit codes: 0 done, and what was judged holds; 1 a validation failed and
-nothing was written, or what was judged fails; 2 usage; 3 bad input file;
-4 the model cannot be captured, pruned or exported; 5 it cannot be told
-(`--undecided pass` or `fail` makes it 0 or 1); 130 interrupted by Ctrl-C."""
+Exit codes: 0 success; 1 a validation failed and nothing was written, or
+the verdict is negative; 2 usage error; 3 invalid input file; 4 the model
+cannot be captured, pruned or exported; 5 the verdict is inconclusive
+(`--undecided pass` or `fail` turns it into 0 or 1); 130 interrupted (Ctrl-C)."""
 
 
 class MainJobGroup(click.Group):
@@ -47,7 +47,7 @@ class MainJobGroup(click.Group):
         make_streams_printable()
         try:
             return super().main(*args, **extra)
-        except OSError as error:  # of what click prints itself, such as --help
+        except OSError as error:  # from text that click prints, such as --help
             if error.errno not in NO_ROOM:
                 raise
             discard_output()
@@ -73,7 +73,7 @@ class MainJobGroup(click.Group):
         """Raise `click.UsageError` for a word that is neither an option nor a path, but resembles a command."""
         command = suggest_name(word, self.commands)
         if command is not None and word == Path(word).stem and not word.startswith("-") and not Path(word).exists():
-            raise click.UsageError(f"There is neither a command nor a file '{word}'. Did you mean '{command}'?")
+            raise click.UsageError(f"No command or file is named '{word}'. Did you mean '{command}'?")
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer commands, options of the main job, and files for MODEL."""
@@ -87,7 +87,7 @@ class MainJobGroup(click.Group):
         return [*items, CompletionItem(incomplete, type="file")]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Turn errors of the user into one sentence and an exit code; with `--json` into JSON as well."""
+        """Turn user errors into one sentence and an exit code; with `--json`, into JSON as well."""
         try:
             with print_stages():
                 return super().invoke(ctx)
@@ -102,13 +102,13 @@ class MainJobGroup(click.Group):
             if advice is None:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            self._end(ctx, error, f"{error.strerror}{where}: {advice}. What was there before is as it was.")
+            self._end(ctx, error, f"{error.strerror}{where}: {advice}. Existing files were not changed.")
         except (MemoryError, RuntimeError) as error:
             text = f"{type(error).__name__}: {error}"
             message = next((message for symptom, message in RESOURCE_MESSAGES.items() if symptom in text), None)
             if message is None:
                 raise
-            self._end(ctx, error, f"{message} What was there before is as it was.")
+            self._end(ctx, error, f"{message} Existing files were not changed.")
         except ModuleNotFoundError as error:
             missing = describe_missing_module(error, str(ctx.invoked_subcommand))
             if missing is None:
@@ -129,18 +129,18 @@ class MainJobGroup(click.Group):
 
 
 def print_json_error(ctx: click.Context, error: BaseException, message: str, exit_code: int) -> None:
-    """Under `--json`, print the class of an error, its sentence and its exit code on stdout, unless the result is there already."""
+    """With `--json`, print the class of an error, its message and its exit code on stdout, unless a result was printed already."""
     if ctx.meta[AS_JSON] and not ctx.meta.get(HAS_PRINTED_JSON, False):
         print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": exit_code}})
 
 
 def print_error(message: str) -> None:
-    """Print an error on stderr; its further lines are indented, so that no name in it begins one."""
+    """Print an error on stderr; further lines are indented, so that no line starts with a name from the input."""
     click.echo(escape_for_terminal("Error: " + message.replace("\n", "\n  ")), err=True)
 
 
 class LackingCommand(click.ClickException):
-    """A command that the runtime lacks; one line, without the usage."""
+    """A command that the runtime lacks; the error is one line, without the usage text."""
 
     exit_code = UsageError.exit_code
 
@@ -154,13 +154,13 @@ def _require_whole_tool(user: str) -> None:
 
 
 def find_advice(error: OSError) -> str | None:
-    """Return what the user can do about an error of the file system; None for an error that may be ours."""
+    """Return advice for a file system error; None for an error that may be a bug."""
     if error.errno in NO_ROOM:
-        return "free some space, or set TMPDIR to where there is more"
+        return "free some disk space, or set TMPDIR to a folder with more"
     if error.errno in NO_PERMISSION:
-        return "change the permissions of the file or its folder, or choose another"
+        return "change the permissions of the file or its folder, or choose another path"
     if "temporary directory" in (error.strerror or ""):
-        return "set TMPDIR to a folder that can be written"
+        return "set TMPDIR to a writable folder"
     return None
 
 
@@ -169,8 +169,8 @@ def find_advice(error: OSError) -> str | None:
 )
 @click.version_option(__version__, package_name=find_distribution())
 def main() -> None:
-    """Make a trained recommender small and fast on CPU, and prove it.
+    """Make a trained recommender smaller and faster on CPU, and measure the result.
 
     \b
-    recprune-export MODEL --sparsity 0.7    prune, fine-tune, export, validate: writes a bundle
+    recprune-export MODEL --sparsity 0.7    prune, fine-tune, export, validate; write a bundle
     """

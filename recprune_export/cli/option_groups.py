@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import click
 
-# The group of each option, by the name of its parameter; "job" has those that say how the command runs.
+# The group of each option, by the name of its parameter; "Job" has the options of how the command runs.
 OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model": ("factory", "factory_args", "inputs", "key", "unsafe_unpickle", "model", "recommender", "dim", "hidden"),
     "Data": (
@@ -34,7 +34,7 @@ class GroupedCommand(click.Command):
     """A command with many options."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options group by group, those of no group with the last one."""
+        """Write the options by group; options without a group are added to the last one."""
         for title, options in group_options(self, ctx).items():
             rows = [record for option in options if (record := option.get_help_record(ctx)) is not None]
             if rows:

@@ -50,7 +50,7 @@ def source_options(command: F) -> F:
 
 
 def outputs_option(command: F) -> F:
-    """Add the option that chooses the outputs that are served."""
+    """Add the option that selects the outputs to serve."""
     return click.option(
         "--outputs",
         default="",
@@ -69,11 +69,11 @@ def infer_rules_option(command: F) -> F:
 
 
 def label_options(command: F) -> F:
-    """Add the options that say how labels and weights of rows are read."""
+    """Add the options for the labels and weights of rows."""
     for option in (
         click.option("--missing-label", metavar="VALUE", help="Value that marks a missing label."),
         click.option(
-            "--weight", metavar="COLUMN", help="Column with the weight of each row in losses and metrics (0 or more)."
+            "--weight", metavar="COLUMN", help="Column with the weight of each row in losses and metrics (nonnegative)."
         ),
     ):
         command = option(command)
@@ -90,8 +90,8 @@ def metric_options(command: F) -> F:
             multiple=True,
             metavar="NAME",
             callback=_check_metrics,
-            help="auc, logloss, pr-auc, gauc, ece, accuracy; rmse, mae; ndcg@K, hr@K, recall@K, mrr. May be repeated: the first "
-            "decides, all are reported.  [default: by the kind of label]",
+            help="auc, logloss, pr-auc, gauc, ece, accuracy; rmse, mae; ndcg@K, hr@K, recall@K, mrr. May be repeated: the first one is "
+            "used for decisions, all are reported.  [default: depends on the kind of label]",
         ),
     ):
         command = option(command)
@@ -99,7 +99,7 @@ def metric_options(command: F) -> F:
 
 
 def undecided_option(command: F) -> F:
-    """Add the option of what the verdict counts for where rows or measurements cannot tell."""
+    """Add the option for inconclusive verdicts."""
     choice = click.Choice(["pass", "fail"])
     return click.option(
         "--undecided", type=choice, help="How to treat inconclusive measurements.  [default: exit code 5]"
@@ -149,7 +149,7 @@ def seed_option(command: F) -> F:
 
 
 def job_options(command: F) -> F:
-    """Add the options of one run of the main job, and of each in a sweep."""
+    """Add the options of one run of the main job, which a sweep shares."""
     from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 
     command = split_options(command)
@@ -187,7 +187,7 @@ def job_options(command: F) -> F:
             click.option(
                 "--structured-fraction",
                 type=float,
-                help="Fraction of the sparsity that removed channels contribute; zeroed weights contribute the rest.  "
+                help="Fraction of the sparsity that comes from removed channels; zeroed weights contribute the rest.  "
                 "[default: chosen by trials; at most 0.8 in tables, 0.95 elsewhere]",
             ),
             click.option(
@@ -203,7 +203,7 @@ def job_options(command: F) -> F:
                 default=0.001,
                 show_default=True,
                 metavar="DROP",
-                help="Largest allowed drop of the validation metric by quantization; beyond it, weights are stored in more bits.",
+                help="Largest allowed drop of the validation metric due to quantization; beyond it, weights are stored in more bits.",
             ),
             seed_option,
             click.option(
@@ -222,7 +222,7 @@ def job_options(command: F) -> F:
             click.option(
                 "--quick",
                 is_flag=True,
-                help="Measure latency at one batch size only, without cold starts and report page. For notebooks and CI.",
+                help="Measure latency at one batch size only, and omit cold starts and the report page. For notebooks and CI.",
             ),
         )
     ):
@@ -231,7 +231,7 @@ def job_options(command: F) -> F:
 
 
 def csv_options(command: F) -> F:
-    """Add the options of how a CSV file is written."""
+    """Add the options for the format of a CSV file."""
     for option in reversed(
         (
             click.option("--separator", metavar="CHARACTER", help="Separator of a CSV file.  [default: detected]"),
@@ -247,7 +247,7 @@ def csv_options(command: F) -> F:
 
 
 def reading_options(command: F) -> F:
-    """Add the options of reading rows for a model that was trained before."""
+    """Add the options for reading rows for a trained model."""
     command = click.option(
         "--allow-unknown", is_flag=True, help="Accept rows even if nearly all of their ids are unknown to the model."
     )(command)
@@ -255,20 +255,20 @@ def reading_options(command: F) -> F:
 
 
 def streaming_options(command: F) -> F:
-    """Add the options of rows that are kept in files."""
+    """Add the options for rows that are kept in files."""
     for option in reversed(
         (
             click.option(
                 "--stream/--no-stream",
                 default=None,
-                help="Keep the encoded rows in temporary files, not in memory.  [default: where they are many]",
+                help="Keep the encoded rows in temporary files instead of in memory.  [default: only if there are many rows]",
             ),
             click.option(
                 "--readers",
                 type=click.IntRange(0),
                 default=0,
                 show_default=True,
-                help="Processes that read streamed rows; 0: a thread does.",
+                help="Number of processes that read streamed rows; 0: a thread reads them.",
             ),
         )
     ):
@@ -302,7 +302,7 @@ def data_options(command: F) -> F:
                 "--missing",
                 multiple=True,
                 metavar="WORD",
-                help="Word for a missing value, in addition to NA, null, -, ... May be repeated.",
+                help="String for a missing value, in addition to NA, null, -, ... May be repeated.",
             ),
             click.option(
                 "--sequence",
@@ -310,7 +310,9 @@ def data_options(command: F) -> F:
                 help="Columns of an interaction log: user, item and order (time).",
             ),
             click.option(
-                "--max-length", type=click.IntRange(1), help="Number of last items of a history to use.  [default: 50]"
+                "--max-length",
+                type=click.IntRange(1),
+                help="Number of most recent items of a history to use.  [default: 50]",
             ),
         )
     ):

@@ -1,15 +1,15 @@
-"""Write the options of one command as arguments of another."""
+"""Write the options of one command as the arguments of another."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-# The target and the form of results differ between commands; the main job searches where `max_drop` is given, in `jobs` processes.
+# The target and the form of results differ between commands; with `max_drop`, the main job runs a search, in `jobs` processes.
 COMMAND_ONLY = frozenset({"output", "as_json", "quiet", "verbose", "config", "max_drop", "jobs"})
 
 
-# Options that only a job of a sparsity takes: those of a point of bytes are chosen by the predicted loss.
+# Options of a job with a sparsity; a job with a byte limit chooses these values by the predicted loss.
 SPARSITY_ONLY = frozenset(
     {
         "sparsity", "embedding_sparsity", "hidden_sparsity", "structured_fraction", "sparsity_schedule", "pruning_stages",
@@ -21,9 +21,9 @@ SPARSITY_ONLY = frozenset(
 def reproduce_command(
     arguments: click.Context, command: click.Command, without: frozenset[str] = frozenset()
 ) -> list[str]:
-    """Return the arguments and options of the command of `arguments` that `command` has as well.
+    """Return the arguments and options of the command of `arguments` that `command` also has.
 
-    Options at their default are left out, both commands have the same default, and so are the names in `without`.
+    Options at their default are left out, since both commands have the same default, as are the names in `without`.
     """
     common = {parameter.name for parameter in command.params} - COMMAND_ONLY - without
     words: list[str] = []

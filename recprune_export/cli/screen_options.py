@@ -1,4 +1,4 @@
-"""Options of every command that say how much it prints: `--json`, `--quiet`, and for a job `--verbose`."""
+"""Options of every command for its printed output: `--json`, `--quiet`, and for a job `--verbose`."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,18 +12,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def screen_options() -> Callable[[F], F]:
-    """Add `--json`, which the command gets as `as_json`, and `--quiet`, which needs nothing of the command.
+    """Add `--json`, which is passed to the command as `as_json`, and `--quiet`, which is not passed on.
 
     The result under `--json` is one document, with its keys in `cli/json_output/`.
 
-    Under `--json` standard error has no progress, and under `--quiet` both streams have nothing but errors, and the JSON
-    that was asked for.
+    With `--json`, no progress is printed on standard error. With `--quiet`, both streams contain only errors and, with `--json`,
+    the JSON.
     """
 
     def add(command: F) -> F:
         command = click.option(
             "--quiet", "-q", is_flag=True, expose_value=False, is_eager=True, callback=_enter(errors_only),
-            help="Print nothing but errors.",
+            help="Print only errors.",
         )(command)  # fmt: skip
         json_option = click.option(
             "--json", "as_json", is_flag=True, is_eager=True, callback=_enter(quiet), help="Print the result as JSON."
@@ -33,11 +33,11 @@ def screen_options() -> Callable[[F], F]:
     return add
 
 
-verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print all tables, not only the key figures.")
+verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print all tables instead of only the key figures.")
 
 
 def _enter(block: Callable[[], AbstractContextManager[None]]) -> Callable[[click.Context, click.Parameter, bool], bool]:
-    """Return a callback that runs the rest of a command inside a block where the flag is given."""
+    """Return a callback that runs the rest of the command inside a block if the flag is given."""
 
     def callback(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
         if value:  # the root is closed at the end, also where the arguments of this command are wrong

@@ -14,7 +14,7 @@ class ShardType(click.ParamType):
     name = "i/n"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
-        """Return the shard. Fails with one sentence for other texts."""
+        """Return the shard. Fails with one sentence for invalid text."""
         if isinstance(value, Shard):
             return value
         try:

@@ -1,4 +1,4 @@
-"""Streams that print every text: characters that the encoding of a terminal or log lacks become ASCII."""
+"""Streams that can print any text: characters missing in the encoding of a terminal or log are replaced by ASCII."""
 
 import codecs
 import contextlib
@@ -18,7 +18,7 @@ SPELLINGS = {
 
 
 def spell_in_ascii(text: str) -> str:
-    """Return `text` in ASCII; letters lose their accents, and characters without a spelling become question marks.
+    """Return `text` in ASCII: accents are removed, and characters without an ASCII form become question marks.
 
     >>> spell_in_ascii("1.50× faster → größe, 0.2 µs, 漢")
     '1.50x faster -> grosse, 0.2 us, ?'
@@ -27,9 +27,9 @@ def spell_in_ascii(text: str) -> str:
 
 
 def make_streams_printable() -> None:
-    """Let stdout and stderr replace characters that they cannot encode; without it such a character raises an error.
+    """Make stdout and stderr replace characters that they cannot encode, instead of raising an error.
 
-    `click.echo` writes UTF-8 to a stream whose encoding is called ASCII, so that one gets a codec of another name.
+    `click.echo` writes UTF-8 to a stream whose encoding is called ASCII; such a stream therefore gets a codec of another name.
     """
     codecs.register_error(ERROR_HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):
@@ -40,7 +40,7 @@ def make_streams_printable() -> None:
 
 
 def discard_output() -> None:
-    """Let stdout lead nowhere: the interpreter writes what is left of it at its end."""
+    """Redirect stdout to the null device: the interpreter flushes the remaining buffer at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

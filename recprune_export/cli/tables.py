@@ -1,4 +1,4 @@
-"""Functions that all commands print with: tables for people, JSON for programs."""
+"""Functions with which all commands print: tables for people, JSON for programs."""
 
 import errno
 import functools
@@ -29,7 +29,7 @@ VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKI
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text, which may hold names of others, on stdout or stderr; nothing under `--quiet`."""
+    """Print text, which may contain untrusted names, on stdout or stderr; print nothing with `--quiet`."""
     if not prints_errors_only():
         click.echo(escape_for_terminal(text), err=err)
 
@@ -61,7 +61,7 @@ P = ParamSpec("P")
 def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
     """Decorate a function that prints the result of finished work.
 
-    The files are written and the verdict is known by then: a closed pipe ends the print, and a log on a full disk is a warning.
+    The files are already written and the verdict is known: a closed pipe ends the printing, and a full disk gives a warning.
     """
 
     @functools.wraps(function)
@@ -72,7 +72,7 @@ def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             discard_output()
             if error.errno != errno.EPIPE:
-                print_warning(f"The result cannot be printed ({error.strerror}); it stands all the same.")
+                print_warning(f"The result cannot be printed ({error.strerror}), but it is valid.")
 
     return printed
 
@@ -108,10 +108,10 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
 
 def print_verdict(findings: Sequence["DriftFinding"], sentence: str) -> None:
     """Print what was judged of a plan, and the verdict on all of it."""
-    console, table = make_console(), make_table("Does the plan hold?", "measure", "verdict", "")
+    console, table = make_console(), make_table("Is the plan still valid?", "measure", "verdict", "")
     table.columns[2].justify = "left"
     for finding in findings:
-        table.add_row(finding.measure, finding.verdict.words, finding.reason, style=VERDICT_STYLES.get(finding.verdict))
+        table.add_row(finding.measure, finding.verdict.text, finding.reason, style=VERDICT_STYLES.get(finding.verdict))
     console.print(table)
     console.print(f"Verdict: {sentence}", highlight=False, soft_wrap=True, markup=False)
 

@@ -16,9 +16,9 @@ HasAnswer = Callable[
 
 
 class ArrayChecks:
-    """Checks of the inputs of a model. `add` takes the rows, all at once or chunk by chunk; `raise_error` says what was wrong.
+    """Checks of the inputs of a model. `add` checks rows, all at once or chunk by chunk; `raise_error` raises the error, if any.
 
-    Rows with NaN are taken where `has_answer` says that the model answers them. The error is the one of all rows together.
+    Rows with NaN are accepted if `has_answer` is true, i.e. if the outputs for them are finite. The error is that of all rows together.
     """
 
     def __init__(self, path: str, inputs: Sequence[ArraySpec], has_answer: HasAnswer | None = None) -> None:
@@ -50,7 +50,7 @@ class ArrayChecks:
         for check in self._checks.values():
             check.raise_infinity()
         for name, found in self._unanswered.items():
-            reason = "the model answers NaN there: fill the missing values or leave these rows out"
+            reason = "the model returns NaN for these rows: fill the missing values or leave out these rows"
             raise _refused_numbers(self._path, name, found, "NaN", reason)
 
     def _find_unanswered(self, requests: Mapping[str, np.ndarray], first_row: int) -> None:
@@ -94,18 +94,16 @@ class InputCheck:
         is_integer = np.issubdtype(dtype, np.integer)
         if spec.jagged is not None:
             if values.shape[2:] != spec.shape[1:] or values.ndim < 2:
-                self._shape = f"has rows of shape {list(values.shape[1:])}; the model takes lists."
+                self._shape = f"has rows of shape {list(values.shape[1:])}; the model expects lists."
                 return None
             values = _whole_elements(self._cut(values, first_row)) if is_integer else self._cut(values, first_row)
         elif values.ndim == 1 and spec.shape and values.dtype.kind in "OUST":
             text = next((value for value in values if isinstance(value, str)), None)
             held = "objects" if text is None else f"text such as '{text}'"
-            self._shape = (
-                f"holds {held}; the model takes rows of {list(spec.shape)} numbers: give lists of numbers in Parquet."
-            )
+            self._shape = f"contains {held}; the model expects rows of {list(spec.shape)} numbers: give lists of numbers in Parquet."
             return None
         elif values.shape[1:] != spec.shape:
-            self._shape = f"has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
+            self._shape = f"has rows of shape {list(values.shape[1:])}; the model expects {list(spec.shape)}."
             return None
         elif is_integer and values.dtype.kind == "f":
             missing = _any_in_row(np.isnan(values))
@@ -113,7 +111,7 @@ class InputCheck:
             if missing.any():
                 return None
             if np.isfinite(values).all() and (values == np.floor(values)).all():
-                values = values.astype(np.int64)  # whole numbers that a file writes as 12.0
+                values = values.astype(np.int64)  # integers that a file writes as 12.0
         if not np.can_cast(values.dtype, dtype, "same_kind"):
             self._dtype = values.dtype if self._dtype is None else _join_dtypes(self._dtype, values.dtype)
             if self._text is None and values.dtype.kind in "OUST":
@@ -133,18 +131,18 @@ class InputCheck:
             raise DataError(f"{where} {self._shape}")
         if "longer" in self._bad:
             raise DataError(
-                f"{where} has more than {spec.width} elements in {self._bad['longer']}: give --padded as many as the longest row has."
+                f"{where} has more than {spec.width} elements in {self._bad['longer']}: set --padded to the length of the longest row."
             )
         if "missing" in self._bad:
             missing = self._bad["missing"]
             rows = str(missing) if first_row is None else f"row {missing.first:,}"
-            raise DataError(f"{where} is missing in {rows}: fill them, or leave those rows out.")
+            raise DataError(f"{where} is missing in {rows}: fill the missing values, or leave out these rows.")
         if self._dtype is not None:
             is_text = self._dtype.kind in "OUST"
             held = str(self._dtype) if not is_text else f"objects of {self._dtype}"
             held = held if self._text is None else f"text such as '{self._text}'"
             raise DataError(
-                f"{where} holds {held}; the model takes {spec.dtype}{_suggest_ids(spec) if is_text else ''}."
+                f"{where} contains {held}; the model expects {spec.dtype}{_suggest_ids(spec) if is_text else ''}."
             )
         for column, pair in enumerate(spec.ids):
             if pair is not None and column in self._bad:
@@ -153,14 +151,14 @@ class InputCheck:
                 kind = "NaN" if np.isnan(found.detail) else f"the id {found.detail:g}"
                 more = f" (the first of {found.count:,} such rows)" if found.count > 1 else ""
                 raise DataError(
-                    f"{place} in {self._path} holds {kind} at row {found.first}{more}, but the table has ids {pair[0]} to "
-                    f"{pair[1]}: give the id that stands for an unknown value there, or leave those rows out."
+                    f"{place} in {self._path} contains {kind} at row {found.first}{more}, but the table has ids {pair[0]} to "
+                    f"{pair[1]}: replace it by the id of unknown values, or leave out these rows."
                 )
 
     def raise_infinity(self) -> None:
         """Raise `DataError` if a number is infinite."""
         if "infinity" in self._bad:
-            reason = "clip it or leave these rows out"
+            reason = "clip the values or leave out these rows"
             raise _refused_numbers(self._path, self._spec.name, self._bad["infinity"], "infinity", reason)
 
     def _cut(self, values: np.ndarray, first_row: int) -> np.ndarray:
@@ -202,7 +200,7 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
 
 
 def check_jagged_rows(path: str, inputs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise `DataError` where a row has as many elements of one input as it has not of another that belongs to it."""
+    """Raise `DataError` if a row has as many elements of one input as it has not of another that belongs to it."""
     uneven: dict[str, _BadRows] = {}
     for spec in inputs:
         if spec.jagged not in (None, spec.name):
@@ -217,14 +215,14 @@ def raise_uneven_rows(path: str, inputs: Sequence[ArraySpec], uneven: "Mapping[s
             found = uneven[spec.name]
             one, other = found.detail
             raise DataError(
-                f"Row {found.first} of {path} has {one} elements in '{spec.jagged}' and {other} in '{spec.name}': each of the one "
-                "needs one of the other."
+                f"Row {found.first} of {path} has {one} elements in '{spec.jagged}' and {other} in '{spec.name}': both must have "
+                "the same number of elements."
             )
 
 
 @dataclass(frozen=True)
 class _BadRows:
-    """How many rows have a fault; the `first` of them, counted from 0, and what its error says."""
+    """The number of rows with a fault, the index of the `first` of them, and the text of its error."""
 
     count: int
     first: int
@@ -273,12 +271,12 @@ def _refused_numbers(path: str, name: str, found: _BadRows, kind: str, reason: s
     column = "" if found.detail is None else f", column {found.detail},"
     several = "s" if found.count > 1 else ""
     return DataError(
-        f"'{name}'{column} in {path} holds {kind} in {found.count:,} row{several}, such as row {found.first}: {reason}."
+        f"'{name}'{column} in {path} contains {kind} in {found.count:,} row{several}, such as row {found.first}: {reason}."
     )
 
 
 def _whole_elements(values: np.ndarray) -> np.ndarray:
-    """Return whole numbers as integers, `ABSENT` where there is none; others as they are."""
+    """Return integers as integers, `ABSENT` where there is none; others as they are."""
     if values.dtype.kind != "f":
         return values
     present = ~np.isnan(values)

@@ -1,4 +1,4 @@
-"""`ArraySpec`: what the rows of one input have to look like."""
+"""`ArraySpec`: the required form of the rows of one input."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ IdRange = tuple[int, int]
 class ArraySpec:
     """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as in `signature.Input`).
 
-    Rows of a `jagged` input have different numbers of elements; it names the input that says how many, itself or another one.
+    Rows of a `jagged` input have different numbers of elements; it names the input that determines this number, itself or another one.
     Where they are padded, a row has at most `width` elements.
     """
 

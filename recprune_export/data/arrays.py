@@ -55,14 +55,14 @@ from recprune_export.settings import DEFAULT_ROW_SETTINGS, RowSettings
 if TYPE_CHECKING:
     import polars as pl
 
-_REMEDY = "Correct those rows, or name another column by --split; if it is no split, rename it."
+_REMEDY = "Correct these rows, or give another column with --split; if the column is not a split, rename it."
 
 
 @dataclass(frozen=True)
 class ArrayData(SplitMixin):
-    """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words.
+    """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` describes the split.
 
-    `label_values` describes the labels. `notes` say how they were read, and which columns could have been meant as a split.
+    `label_values` describes the labels. `notes` describe how they were read, and columns that may have been intended as a split.
     """
 
     train: RowSource
@@ -92,7 +92,7 @@ def load_arrays(
     settings name, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10. A column called `fold`
     or `subset` that holds something else is not used, and named in a note. Rows without any label are left out.
     `label_kinds`, if known, are the kinds of labels for which the model was trained. Rows with NaN are taken where
-    `has_answer` says that the model answers them, as one that fills missing values itself.
+    `has_answer` is true if the outputs for them are finite, as in a model that fills missing values.
 
     Raises `DataError` if an array is missing or has another type or shape, has no id in some rows, or an id lies outside
     its table, if a number is infinite, a row with NaN has no answer, or a column of splits names something else.
@@ -216,9 +216,9 @@ def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split)
             unused.append(name)
     if len(usable) > 1:
         raise UsageError(
-            f"The columns {' and '.join(map(repr, usable))} of {columns.path} both name splits: give one by --split."
+            f"The columns {' and '.join(map(repr, usable))} of {columns.path} both contain splits: choose one with --split."
         )
-    notes = tuple(f"'{name}' is not used: it does not hold train, valid and test." for name in unused)
+    notes = tuple(f"'{name}' is not used as a split: it does not contain train, valid and test." for name in unused)
     return replace(requested, column=usable[0] if usable else None), notes
 
 
@@ -234,16 +234,16 @@ def _find_sources(
         if spec.name not in sources:
             role = f"an input of the model{_spread_columns(spec)}"
             raise DataError(describe_missing_column(columns.path, spec.name, columns.names, role))
-    check_columns_exist(columns.path, labels, columns.names, "the label that --label names")
+    check_columns_exist(columns.path, labels, columns.names, "the label given with --label")
     sources |= {label: [label] for label in labels}
     weight, group = settings.labels.weight, settings.group
     if weight is not None:
-        check_columns_exist(columns.path, [weight], columns.names, "which --weight names")
+        check_columns_exist(columns.path, [weight], columns.names, "given with --weight")
     if group is not None:
         require_group_column(columns.path, group, columns.names)
     sources |= {name: [name] for name in (weight, group) if name is not None and name not in sources}
     if split.source is not None:
-        check_columns_exist(columns.path, [split.source], columns.names, "by which the rows are to be split")
+        check_columns_exist(columns.path, [split.source], columns.names, "given to split the rows")
     return sources
 
 

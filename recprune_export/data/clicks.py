@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 PARTITION_COLUMN, WEIGHT_COLUMN, KNOWN_COLUMN, GROUP_COLUMN = "__part", "__weight", "__known", "__group"
-_REMEDY = "Correct those rows, or leave them out."
+_REMEDY = "Correct these rows, or leave them out."
 
 
 @dataclass(frozen=True)
 class ClickData(SplitMixin):
     """Encoded rows of the three splits, and their encoder.
 
-    `label_values` describes the labels, `split_description` says in words how the rows are split, and `notes` how they were
+    `label_values` describes the labels, `split_description` describes the split of the rows, and `notes` how they were
     read, which of them are left out or doubtful.
     """
 
@@ -85,7 +85,7 @@ def load_clicks(
     check_columns_exist(path, schema.labels, columns, "the label of the model")
     check_columns_exist(path, schema.fields, columns, "a field of the model")
     weights = (schema.weight,) if schema.weight else ()
-    check_columns_exist(path, weights, columns, "the weight of rows, unless --weight names another")
+    check_columns_exist(path, weights, columns, "the weight of the rows, unless --weight gives another column")
     check_types(path, frame, schema)
     if group is not None:
         require_group_column(path, group, columns)
@@ -139,7 +139,7 @@ def _stream_clicks(
     groups = None if group is None else read_group_codes(path, frame, group)
     if schema.split.source is not None:
         names = frame.collect_schema().names()
-        check_columns_exist(path, [schema.split.source], names, "by which the model's rows are split")
+        check_columns_exist(path, [schema.split.source], names, "by which the rows of the model are split")
     rule = choose_sides(path, frame, schema.split, _REMEDY)
     with add_sides(path, frame, count, rule, labels) as sided, raise_data_errors(path):
         check_numbers(path, frame, schema)
@@ -198,20 +198,23 @@ def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
     types = frame.collect_schema()
     for name in schema.categorical:
         if types[name].is_nested() or isinstance(types[name], pl.Binary | pl.Object):
-            raise DataError(f"The column '{name}' of {path} holds {types[name]}, but the model takes one value.")
+            raise DataError(f"The column '{name}' of {path} contains {types[name]}, but the model expects one value.")
     for name in schema.numeric:
         if not can_be_number(types[name]):
-            raise DataError(f"The column '{name}' of {path} holds {types[name]}, but the model takes it as a number.")
+            raise DataError(
+                f"The column '{name}' of {path} contains {types[name]}, but the model expects it as a number."
+            )
     for vector in schema.vectors:
         if not isinstance(types[vector.name], pl.List | pl.Array):
             raise DataError(
-                f"The column '{vector.name}' of {path} holds {types[vector.name]}, but the model takes vectors of {vector.size} numbers."
+                f"The column '{vector.name}' of {path} contains {types[vector.name]}, but the model expects vectors "
+                f"of {vector.size} numbers."
             )
     for several in schema.multi_valued:
         if (several.separator is None) != (str(types[several.name]).startswith(("List", "Array"))):
             expected = "lists" if several.separator is None else f"text with '{several.separator}' between values"
             raise DataError(
-                f"The column '{several.name}' of {path} holds {types[several.name]}, but the model takes {expected}."
+                f"The column '{several.name}' of {path} contains {types[several.name]}, but the model expects {expected}."
             )
 
 
@@ -243,8 +246,8 @@ def check_numbers(path: DataFile, frame: "pl.LazyFrame", schema: Schema, first_r
     for name in infinite:
         if count := counts[f"infinite {name}"]:
             raise DataError(
-                f"The column '{name}' of {path} holds infinity in {count:,} row{'' if count == 1 else 's'}: "
-                "clip it or leave it empty there."
+                f"The column '{name}' of {path} contains infinity in {count:,} row{'' if count == 1 else 's'}: "
+                "clip it, or leave the value empty."
             )
 
 
@@ -253,9 +256,9 @@ def _no_number_error(
 ) -> DataError:
     row, value = collect(frame.with_row_index("__row").filter(mask).select("__row", name).head(1), path).row(0)
     return DataError(
-        f"The column '{name}' of {path} holds '{value}' at row {first_row + row:,} ({count:,} such row{'' if count == 1 else 's'}), "
-        f"but the model takes it as a number: leave it empty there, or train again with --missing '{value}' "
-        f"(the word is a missing value), --categorical {name} or --ignore {name}."
+        f"The column '{name}' of {path} contains '{value}' at row {first_row + row:,} ({count:,} such row{'' if count == 1 else 's'}), "
+        f"but the model expects it as a number: leave the value empty, or train again with --missing '{value}' "
+        f"(a missing value), --categorical {name} or --ignore {name}."
     )
 
 
@@ -269,7 +272,7 @@ def _add_partition_column(
     if source is None:
         row_split = split_at_random(count, split)
     else:
-        check_columns_exist(path, [source], frame.collect_schema().names(), "by which the model's rows are split")
+        check_columns_exist(path, [source], frame.collect_schema().names(), "by which the rows of the model are split")
         row_split = split_rows(path, collect(frame.select(source), path)[source], split, _REMEDY)
     return frame.with_columns(pl.Series(PARTITION_COLUMN, row_split.codes)), row_split.description
 
@@ -337,5 +340,5 @@ def _rows(path: DataFile, frame: "pl.LazyFrame", encoder: Encoder, name: str) ->
 def _refuse_no_rows(path: DataFile, name: str, count: int) -> None:
     if not count:
         raise DataError(
-            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
+            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test with --split."
         )

@@ -43,7 +43,7 @@ class CsvOptions:
             if len(self.separator.encode()) != 1:
                 raise UsageError(
                     f"--separator '{self.separator}' must be one ASCII character such as ';', '|' or '\\t': "
-                    "convert a file with a longer one."
+                    "convert files with a longer separator."
                 )
         if self.encoding is not None:
             try:
@@ -76,13 +76,13 @@ def read_csv_header(path: DataFile, form: CsvFormat) -> tuple[str, ...]:
 
 
 def csv_source(path: DataFile, encoding: str) -> DataFile | bytes:
-    """Return what polars reads: the path of a UTF-8 file, the text of another one as UTF-8.
+    """Return the input of polars: the path of a UTF-8 file, or the text of another file as UTF-8.
 
     Raises `DataError` if the text is not in `encoding`, or too large to hold in memory, or a remote file is not UTF-8.
     """
     if isinstance(path, str) and encoding != "utf-8":
         raise DataError(
-            f"{path} is {encoding}: only UTF-8 is read from an object store, so copy it here or convert it."
+            f"{path} is {encoding}: only UTF-8 files can be read from an object store: copy it to this machine, or convert it."
         )
     return path if encoding == "utf-8" else _decode(Path(path), encoding, file_state(path))
 
@@ -147,7 +147,7 @@ def detect_separator(text: str) -> str:
 
 @contextmanager
 def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
-    """Open a plain, gzip or Zstandard file. Raises `DataError` where Zstandard is not installed."""
+    """Open a plain, gzip or Zstandard file. Raises `DataError` if Zstandard is not installed."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic.startswith(_GZIP):
@@ -234,7 +234,7 @@ def _fails(path: Path, encoding: str) -> bool:
 def _decode(path: Path, encoding: str, state: FileState) -> bytes:
     if state[0] > _MAX_DECODED_BYTES:
         raise DataError(
-            f"{path} is {encoding} and {state[0] / 1e9:.1f} GB: convert it first (iconv -f {encoding} -t utf-8)."
+            f"{path} is {encoding} and {state[0] / 1e9:.1f} GB: convert it to UTF-8 first (iconv -f {encoding} -t utf-8)."
         )
     try:
         with _open_decompressed(path) as stream:

@@ -16,7 +16,7 @@ _TOO_LONG = r"^[+-]?[0-9]{16,}$"  # digits that float64 may not hold
 
 @dataclass(frozen=True)
 class TextCounts:
-    """Counts of the values of one CSV column: those that are numbers, words for missing values, and other texts.
+    """Counts of the values of one CSV column: those that are numbers, words for missing values, and other strings.
 
     `word` and `other` are an example of each, `other_row` the row of the other text, counted from 0.
     """
@@ -75,7 +75,7 @@ def _is_candidate(column: "pl.Series", missing: Collection[str]) -> bool:
 
 
 def _count(frame: "pl.LazyFrame", names: Sequence[str], missing: Collection[str]) -> dict[str, dict[str, int]]:
-    """Return the counts of the texts of each column by their form. Words are looked up among texts that are no numbers."""
+    """Return the counts of the strings of each column by their form. Words are looked up among strings that are no numbers."""
     import polars as pl
 
     stripped = {name: pl.col(name).str.strip_chars() for name in names}

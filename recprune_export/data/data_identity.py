@@ -1,4 +1,4 @@
-"""`identify_data`: the path, size and hash of the files of rows, by which a manifest tells them from others."""
+"""`identify_data`: the path, size and hash of the files of rows, by which a manifest identifies them."""
 
 import hashlib
 from pathlib import Path

@@ -16,7 +16,7 @@ TAGS = ("sale", "new", "eco", "gift", "kids", "sport", "home", "luxury")
 
 
 def generate_clicks(path: Path, rows: int, seed: int = 0) -> None:
-    """Write impressions with a label `clicked`: two id fields, two texts, tags, two numbers, and a split column.
+    """Write impressions with a label `clicked`: two id fields, two strings, tags, two numbers, and a split column.
 
     A click depends on the dot product of latent vectors of user and item, on category and device, and on the price:
     effects that factorization models can learn, with noise that bounds the AUC near .8.

@@ -12,7 +12,7 @@ NO_GROUP = -1  # the code of a row without a value
 
 def require_group_column(source: object, name: str, columns: Sequence[str]) -> None:
     """Raise `DataError` if the column that --group names is not among `columns`."""
-    check_columns_exist(source, [name], columns, "which --group names")
+    check_columns_exist(source, [name], columns, "given with --group")
 
 
 def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
     series = None if flat.ndim != 1 else pl.Series(name, plain, strict=False, nan_to_null=True)
     if series is None or series.dtype.is_nested():
         raise DataError(
-            f"The column '{name}' of {source} holds several values in a row, but --group takes one value each."
+            f"The column '{name}' of {source} contains several values in a row, but --group requires one value per row."
         )
     codes = series.cast(pl.String).rank("dense").cast(pl.Int64) - 1
     return codes.fill_null(NO_GROUP).to_numpy()

@@ -25,8 +25,8 @@ class LabelKind(Enum):
 class LabelValues:
     """The values of a label over the rows where it is known.
 
-    `low` and `high` are the least and the largest; `whole` if all are whole numbers, `levels` the number of different
-    ones; `variance` is 0 for a constant. `words`, if any, are the texts of the classes 0, 1, ... in this order. `fixed`
+    `low` and `high` are the least and the largest; `whole` if all are integers, `levels` the number of different
+    ones; `variance` is 0 for a constant. `words`, if any, are the strings of the classes 0, 1, ... in this order. `fixed`
     is the kind for which a model was trained, where that is known.
     """
 
@@ -48,7 +48,7 @@ class LabelValues:
     ) -> Self:
         """Summarize float [N], in which NaN stands for a missing label; without any value it equals a binary label.
 
-        `counts`, [N], says how often each value occurs where that is not once.
+        `counts`, [N], is the number of occurrences of each value, if it is not one.
         """
         is_known = ~np.isnan(values)
         known = values[is_known].astype(np.float64)
@@ -69,9 +69,9 @@ class LabelValues:
         return self.whole and self.low >= 0.0 and self.high <= count - 1
 
     def kind(self, logits: int | None = None) -> LabelKind:
-        """Return the kind for a model with so many numbers for each row; None if the model is not known.
+        """Return the kind for a model with so many numbers for each row; None if the model is unknown.
 
-        Without a model, whole numbers from 0 to k - 1 that all occur are classes.
+        Without a model, integers from 0 to k - 1 that all occur are classes.
         """
         if self.fixed is not None:
             return self.fixed

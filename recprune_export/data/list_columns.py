@@ -13,7 +13,7 @@ ABSENT = -1  # in a matrix of integers; NaN in one of floats
 
 
 def absent_value(dtype: np.dtype) -> float:
-    """Return what stands for an absent element."""
+    """Return the value of an absent element."""
     return np.nan if dtype.kind == "f" else ABSENT
 
 
@@ -58,16 +58,16 @@ def check_lists(path: object, column: "pl.LazyFrame") -> None:
     first = row.collect(engine="streaming").item()
     if first is not None:
         raise DataError(
-            f"'{name}' in {path} has no list in row {first}: write an empty list where there are no elements."
+            f"'{name}' in {path} has no list in row {first}: write an empty list for a row without elements."
         )
     elements = column.filter(pl.col(name).list.len() > 0).explode(name)
     is_list = isinstance(inner, pl.List)
     if is_list or elements.select(pl.col(name).null_count()).collect(engine="streaming").item():
         raise DataError(
-            f"The lists of '{name}' in {path} hold missing values or lists: write one number for each element."
+            f"The lists of '{name}' in {path} contain missing values or lists: write one number for each element."
         )
     if not (isinstance(inner, pl.DataType) and inner.is_numeric()):
-        raise DataError(f"The lists of '{name}' in {path} hold {inner}: write the numbers that the model takes.")
+        raise DataError(f"The lists of '{name}' in {path} contain {inner}: write the numbers that the model expects.")
     least = elements.select(pl.col(name).min()).collect(engine="streaming").item() if inner.is_integer() else None
     if least is not None and least < 0:
-        raise DataError(f"The lists of '{name}' in {path} hold the number {least}: elements are 0 or more.")
+        raise DataError(f"The lists of '{name}' in {path} contain the number {least}: elements must be nonnegative.")

@@ -38,7 +38,7 @@ class NamedColumns:
 
 
 def open_columns(data: Path | str | Columns, reading: DataSettings = DEFAULT_DATA_SETTINGS) -> NamedColumns:
-    """Open a file or arrays in memory; of a table only the columns that are asked for are read.
+    """Open a file or arrays in memory; of a table only the requested columns are read.
 
     Raises `DataError` if the file cannot be read, `UsageError` if `data` is neither a file nor arrays by name.
     """
@@ -158,6 +158,6 @@ def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether an object stands for a missing value; pandas has NaN among texts."""
+    """Return whether an object stands for a missing value; pandas has NaN among strings."""
     is_nan = isinstance(value, float) and value != value
     return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")

@@ -17,16 +17,20 @@ def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
     Raises `DataError` if the file is missing, damaged, holds pickled objects, one array without a name, or more than `max_bytes`.
     """
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} is no file: give an .npz.")
+        raise DataError(f"{path} is not a file: give an .npz file.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one array without a name: save with numpy.savez(path, name=array, ...).")
+                raise DataError(
+                    f"{path} contains one array without a name: save with numpy.savez(path, name=array, ...)."
+                )
             _check_size(path, max_bytes)
             arrays = {name: archive[name] for name in archive.files}
             invalid = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
             if invalid is not None:
-                raise DataError(f"{path} holds '{invalid}', which is no NumPy array: give an .npz of arrays alone.")
+                raise DataError(
+                    f"{path} contains '{invalid}', which is not a NumPy array: give an .npz that contains only arrays."
+                )
             return arrays
     except DataError:
         raise
@@ -42,4 +46,4 @@ def _check_size(path: Path, most: int | None) -> None:
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if most is not None and unpacked > most:
-        raise DataError(f"{path} is refused: it unpacks to {unpacked:,} bytes, more than the {most:,} that are read.")
+        raise DataError(f"{path} is refused: it unpacks to {unpacked:,} bytes, more than the limit of {most:,} bytes.")

@@ -31,7 +31,7 @@ class Occurrences:
 
     @property
     def weights(self) -> np.ndarray | None:
-        """The counts; None where each value is one row."""
+        """The counts; None if each value is one row."""
         return None if self.is_once else self.counts
 
     def count(self, chosen: np.ndarray) -> int:

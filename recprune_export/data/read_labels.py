@@ -1,6 +1,6 @@
 """`read_labels`: labels and weights of rows from columns of any type, before any work with them.
 
-Labels are numbers afterwards, NaN where they are missing. Each recoding is said in a note.
+Labels are numbers afterwards, NaN where they are missing. Each recoding is reported in a note.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,9 +48,9 @@ def read_labels(
 ) -> LabelColumns:
     """Read labels by name from `columns`, each [N] of any type, and the column `weights` with its name.
 
-    Empty values and NaN are missing, as is the value `missing`; so are the usual words for them, except among texts that are
+    Empty values and NaN are missing, as is the value `missing`; so are the usual words for them, except among strings that are
     classes. Of `kinds`, if any, are the labels for which the model was trained. With `occurrences` each of the N stands for as
-    many rows as these say, and messages and counts are those of all rows.
+    many rows as these specify, and messages and counts refer to all rows.
 
     Raises `DataError` for labels or weights that are no numbers, are infinite or do not fit their kind.
     """
@@ -64,7 +64,7 @@ def read_labels(
     labels = {name: label.numbers.astype(np.float32) for name, label in read.items()}
     notes = [note for label in read.values() for note in label.notes]
     if missing is not None and not any(label.stated for label in read.values()):
-        notes.append(f"No label holds {missing}, the value of --missing-label.")
+        notes.append(f"No label contains {missing}, the value of --missing-label.")
     missing_labels = [np.isnan(values) for values in labels.values()]
     known = ~np.logical_and.reduce(missing_labels) if labels else np.ones(0, dtype=bool)
     notes += _describe_missing(labels, known, occurrences)
@@ -84,23 +84,23 @@ def check_any_label(source: object, read: LabelColumns) -> None:
         names = " and ".join(f"'{name}'" for name in read.labels)
         verb = "labels {} are" if len(read.labels) > 1 else "label {} is"
         raise DataError(
-            f"The {verb.format(names)} missing in all {read.total:,} rows of {source}: name another column with --label."
+            f"The {verb.format(names)} missing in all {read.total:,} rows of {source}: give another column with --label."
         )
 
 
 def refuse_texts(source: object, read: LabelColumns) -> None:
-    """Raise `DataError` for classes of texts, which no recommender learns."""
+    """Raise `DataError` for classes of strings, which no recommender learns."""
     for name, values in read.values.items():
         if values.words:
             raise DataError(
-                f"The label '{name}' of {source} holds {values.describe()}, but a recommender learns 0 and 1 or numbers: write "
+                f"The label '{name}' of {source} contains {values.describe()}, but a recommender requires 0 and 1 or numbers: write "
                 f"{_suggest_codes(values.words)}."
             )
 
 
 def _suggest_codes(words: Sequence[str]) -> str:
     if len(words) > 2:
-        return "numbers, or a label of 0 and 1 for each text, or state a text that is no value with --missing-label"
+        return "numbers, or one label of 0 and 1 per text, or give a text that stands for a missing value with --missing-label"
     return f"1 for one of them and 0 for {'the other' if len(words) == 2 else 'the rows without it'}"
 
 
@@ -114,7 +114,7 @@ def check_training_rows(source: object, rows: RowSource) -> RowMoments:
     if empty is not None:
         raise DataError(
             f"The label '{empty}' is missing in all {len(rows):,} training rows of {source}: leave out --label {empty}, or give "
-            "rows with it."
+            "rows with this label."
         )
     if not measured.any_weight:
         raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
@@ -124,8 +124,8 @@ def check_training_rows(source: object, rows: RowSource) -> RowMoments:
 def describe_constant_labels(measured: RowMoments) -> tuple[str, ...]:
     """Return a note for each label that has one value in all training rows, of which `measured` are the moments."""
     return tuple(
-        f"The label '{name}' is {moments.low:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
-        "with other values, or another column by --label."
+        f"The label '{name}' is {moments.low:g} in all training rows that have it, so only this constant can be learned: give rows "
+        "with other values, or another column with --label."
         for name, moments in measured.labels.items()
         if moments.count and moments.low == moments.high
     )
@@ -160,7 +160,7 @@ def _read_label(
         infinite = np.flatnonzero(np.isinf(label.numbers.astype(np.float32)))
     if len(infinite):
         raise DataError(
-            f"The label '{name}' of {source} holds infinity in {_count(infinite, occurrences)}: clip it, or leave it empty there."
+            f"The label '{name}' of {source} contains infinity in {_count(infinite, occurrences)}: clip it, or leave it empty there."
         )
     if kind in (None, LabelKind.BINARY):
         label = _recode_signs(name, label)
@@ -178,12 +178,14 @@ def _check_shape(source: object, name: str, column: np.ndarray) -> np.ndarray:
             "give a column for each label."
         )
     if column.dtype.kind not in "biufOUS":
-        raise DataError(f"The label '{name}' of {source} holds {column.dtype}, but a label is one number for each row.")
+        raise DataError(
+            f"The label '{name}' of {source} contains {column.dtype}, but a label is one number for each row."
+        )
     return column
 
 
 def _find_texts(column: np.ndarray) -> np.ndarray | None:
-    """Return a column of texts as objects, None where a value is missing; None for a column of numbers."""
+    """Return a column of strings as objects, None if a value is missing; None for a column of numbers."""
     if column.dtype.kind == "U":
         return column.astype(object)
     if column.dtype.kind == "S":
@@ -210,7 +212,7 @@ def _read_numbers(source: object, name: str, column: np.ndarray, missing: str | 
         wrong = next((v for v in values if not isinstance(v, int | float | Decimal | np.number | np.bool_)), None)
         if wrong is not None:
             raise DataError(
-                f"The label '{name}' of {source} holds {type(wrong).__name__}, but a label is one number for each row."
+                f"The label '{name}' of {source} contains {type(wrong).__name__}, but a label is one number for each row."
             )
         numbers = np.array([float(value) for value in values])
     else:
@@ -249,7 +251,7 @@ def _code_words(
     if all(number is not None for number in parsed):
         return (
             [float(n or 0.0) for n in parsed],
-            f"The label '{name}' is text that holds numbers; it is read as these.",
+            f"The label '{name}' is text that contains numbers; it is read as numbers.",
             (),
         )
     folded = [word.casefold() for word in words]
@@ -261,11 +263,11 @@ def _code_words(
     if kind in (LabelKind.BINARY, LabelKind.NUMBER):
         example = next(word for word, number in zip(words, parsed, strict=True) if number is None)
         raise DataError(
-            f"The label '{name}' of {source} holds the text '{example}', but the model was trained with "
-            f"{'0 and 1' if kind is LabelKind.BINARY else 'numbers'}: write it as that, or state it with --missing-label."
+            f"The label '{name}' of {source} contains the text '{example}', but the model was trained with "
+            f"{'0 and 1' if kind is LabelKind.BINARY else 'numbers'}: convert the label, or give this text with --missing-label."
         )
     codes = list_names((f"'{word}' {code}" for code, word in enumerate(words)), MAX_LISTED_WORDS)
-    note = f"The label '{name}' is text: its values are classes in the order of characters: {codes}."
+    note = f"The label '{name}' is text: its values are classes in alphabetical order: {codes}."
     return [float(code) for code in range(len(words))], note, tuple(words)
 
 
@@ -275,7 +277,7 @@ def _recode_signs(name: str, label: _Label) -> _Label:
     if label.words or not (known == -1.0).any() or not np.isin(known, (-1.0, 1.0)).all():
         return label
     numbers = np.where(label.numbers == -1.0, 0.0, label.numbers)
-    note = f"The label '{name}' holds -1 and 1, which are taken as 0 and 1."
+    note = f"The label '{name}' contains -1 and 1, which are read as 0 and 1."
     return _Label(numbers, (), (*label.notes, note), label.stated)
 
 
@@ -283,7 +285,7 @@ def _check_binary(source: object, name: str, numbers: np.ndarray, occurrences: O
     wrong = np.flatnonzero(~np.isnan(numbers) & (numbers != 0.0) & (numbers != 1.0))
     if len(wrong):
         raise DataError(
-            f"The label '{name}' of {source} must be 0 or 1 in every row, as in the training of the model, but there is "
+            f"The label '{name}' of {source} must be 0 or 1 in every row, as in training, but it is "
             f"{numbers[wrong[0]]:g} in {_count(wrong, occurrences)}."
         )
 
@@ -297,7 +299,7 @@ def _describe_missing(labels: Mapping[str, np.ndarray], known: np.ndarray, occur
         )
     counts = {name: occurrences.count(np.isnan(values)) for name, values in labels.items()}
     notes = [
-        f"The label '{name}' is missing in {count:,} of {rows:,} rows; its loss and metrics leave them out."
+        f"The label '{name}' is missing in {count:,} of {rows:,} rows; they are ignored in its loss and metrics."
         for name, count in counts.items()
         if count
     ]
@@ -312,7 +314,7 @@ def _read_weights(source: object, name: str, column: np.ndarray, occurrences: Oc
         column = np.array([float(value) for value in values]) if numeric else column
     if column.ndim != 1 or column.dtype.kind not in "biuf":
         raise DataError(
-            f"The column '{name}' of {source} holds {column.dtype}, but --weight takes one number for each row."
+            f"The column '{name}' of {source} contains {column.dtype}, but --weight requires one number per row."
         )
     weights = column.astype(np.float32)
     for wrong, problem in (
@@ -326,9 +328,7 @@ def _read_weights(source: object, name: str, column: np.ndarray, occurrences: Oc
                 f"The weight '{name}' of {source} {problem} in {_count(rows, occurrences)}: give a number of 0 or more in every row."
             )
     if not weights.any():
-        raise DataError(
-            f"The weight '{name}' of {source} is 0 in all {occurrences.total:,} rows, so that no row counts."
-        )
+        raise DataError(f"The weight '{name}' of {source} is 0 in all {occurrences.total:,} rows.")
     return weights
 
 

@@ -1,4 +1,4 @@
-"""Sequences of items by user, split by leave-one-out, the last item for testing and the one before for validation, or in time."""
+"""Sequences of items by user, use the leave-one-out split, the last item for testing and the one before for validation, or in time."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -66,7 +66,7 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
     @property
     def unknown_ids(self) -> dict[str, int]:
-        """The id in the place of an unknown item, by input: that of the padding, since such items are removed."""
+        """The id in place of an unknown item, by input: that of the padding, since such items are removed."""
         return {HISTORY: 0}
 
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
@@ -151,7 +151,7 @@ def load_sequences(
     frame = scan(path, CsvOptions(reading.separator, reading.encoding), text=(columns.item,), missing=schema.missing)
     names = frame.collect_schema().names()
     roles = (columns.user, columns.item, columns.order)
-    check_columns_exist(path, roles, names, "which the log of the model needs")
+    check_columns_exist(path, roles, names, "required by the log of the model")
     unused = find_split_columns(names, roles)
     frame = select_canonical(frame, columns)
     count = count_frame_rows(frame, path)

@@ -40,7 +40,7 @@ def scan(
     """Return the rows of `path`, a file, folder, glob or address of an object store, as a lazy frame.
 
     Several files are read one after the other, in the order of `find_data_files`; folders named key=value are columns. The
-    types of the columns of CSV files follow from all rows, which are read once for that; columns in `text` are texts as
+    types of the columns of CSV files follow from all rows, which are read once for that; columns in `text` are strings as
     they are written. With `columns` no others are read, those that `path` lacks apart. A CSV value in `missing` is
     null, like the usual words for a missing value in a column of numbers.
 
@@ -64,7 +64,7 @@ def scan(
 def count_texts(
     path: DataFile, options: CsvOptions, columns: Collection[str], missing: Collection[str]
 ) -> Mapping[str, TextCounts]:
-    """Return the counts of numbers, words for missing values and other texts in columns of texts; CSV has no others."""
+    """Return the counts of numbers, words for missing values and other strings in columns of strings; CSV has no others."""
     files = find_data_files(path)
     with raise_data_errors(path):
         frame, _ = _open(path, files, options)
@@ -78,7 +78,7 @@ def describe_encoding(path: DataFile, options: CsvOptions) -> tuple[str, ...]:
         return ()
     forms = {file: detect_csv_format(file, options) for file in files}
     return tuple(
-        f"{Path(file).name} is not UTF-8 and is read as {form.encoding}; --encoding names another encoding."
+        f"{Path(file).name} is not UTF-8 and is read as {form.encoding}; give another encoding with --encoding."
         for file, form in forms.items()
         if form.is_guess
     )
@@ -119,7 +119,7 @@ def count_frame_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
 
 
 def _open(path: DataFile, files: Sequence[DataFile], options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
-    """Return the rows of the `files` that `path` names, those of CSV as texts, and the names of the columns.
+    """Return the rows of the `files` that `path` names, those of CSV as strings, and the names of the columns.
 
     Of several columns of one name the first is taken.
     """
@@ -157,11 +157,11 @@ def _open_file(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tup
     try:
         names = tuple(frame.collect_schema().names())
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is damaged or no table: {_describe(error)}") from error
+        raise DataError(f"{path} is damaged or not a table: {_describe(error)}") from error
     if len(names) < 2 and is_csv:  # with another separator it may have more
         raise DataError(
-            f"{path} has {len(names)} column; rows need a label and at least one field "
-            f"(is the separator '{separator}'? --separator names another)."
+            f"{path} has {len(names)} column; a label and at least one field are required "
+            f"(is the separator '{separator}'? Give another one with --separator)."
         )
     return _name_as_written(frame, names, read_csv_header(path, form)) if is_csv else (frame, names)
 
@@ -235,7 +235,7 @@ def _inferred_types(
 def _describe(error: Exception) -> str:
     line = first_line(error)
     if "utf-8" in line:
-        return f"{line}; --encoding names the encoding of the file."
+        return f"{line}; give the encoding of the file with --encoding."
     if "more fields" in line:
-        return f"{line}: a row has more fields than the first line (--separator names the separator; quote fields that hold it)."
+        return f"{line}: a row has more fields than the first line (give the separator with --separator; quote fields that contain it)."
     return line

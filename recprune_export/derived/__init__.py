@@ -1,4 +1,4 @@
-"""ONNX files that are made from the pruned one, such as a file that takes raw values, and their validation."""
+"""ONNX files that are made from the pruned model, such as a file that takes raw values, and their validation."""
 
 import lazy_loader
 

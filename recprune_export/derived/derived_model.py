@@ -1,4 +1,4 @@
-"""The plan of a derived model: an ONNX file that is made from `model.onnx`, and the answers that it has to give."""
+"""The plan of a derived model: an ONNX file that is made from `model.onnx`, and the outputs that it has to give."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class SourceModel:
     """The file `model.onnx` of a bundle, from which others are made.
 
     `answer` runs it; `rows` is a request of many rows, as in traffic, with the inputs of its signature; `tolerances` are those
-    within which its answers are reproduced.
+    within which its outputs are reproduced.
     """
 
     file: OnnxFile
@@ -27,7 +27,7 @@ class SourceModel:
 
 @dataclass(frozen=True)
 class DerivedModel:
-    """An ONNX file that is made from `model.onnx`, and what it is held to.
+    """An ONNX file derived from `model.onnx`, and its expected outputs.
 
     `purpose` completes "`model.raw.onnx` ...". `expected` answers a request by `model.onnx` and NumPy. `rows` is a request of
     many rows, as in traffic; its first ones are the golden request. `requests` are others to be compared, by their labels.

@@ -1,4 +1,4 @@
-"""Hold a derived model to `model.onnx`: the same answers, its time beside that of `model.onnx`, its load time."""
+"""Hold a derived model to `model.onnx`: the same outputs, its time compared with that of `model.onnx`, its load time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ OF_SOURCE = "model.onnx/"  # before the names of its inputs, in requests to both
 
 @dataclass(frozen=True)
 class ValidatedModel:
-    """A derived model with its measurements and its golden answer; `latency` is beside that of `model.onnx`.
+    """A derived model with its measurements and its golden output; `latency` is compared with that of `model.onnx`.
 
     `load_times` are ms to make a session in a fresh process, by file.
     """
@@ -65,9 +65,9 @@ def validate_derived(
     seed: int,
     runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> ValidatedModel:
-    """Compare a derived model with `model.onnx` on its rows and edge requests, and time both in turns.
+    """Compare a derived model with `model.onnx` on its rows and edge requests, and time both interleaved.
 
-    Raises `ExportError` where `runtime` is too old for the file, and `ValidationFailed` where an answer differs.
+    Raises `ExportError` if `runtime` is too old for the file, and `ValidationFailed` if an output differs.
     """
     requirements = check_requirements(model.file.path, runtime)
     session = make_session(model.file.path, threads)
@@ -82,7 +82,7 @@ def validate_derived(
         parity = check_parity(model.expected, answer, requests, model.tolerances)
     if not parity.passed:
         raise ValidationFailed(
-            f"{model.name} does not give the answers of model.onnx, so nothing was written. {parity.failures[0]}"
+            f"{model.name} does not reproduce the outputs of model.onnx, so nothing was written. {parity.failures[0]}"
         )
     latency = measure_beside_source(model, source, batches, threads=threads, seed=seed)
     options = SessionOptions(threads=threads)
@@ -93,7 +93,7 @@ def validate_derived(
 def measure_beside_source(
     model: DerivedModel, source: SourceModel, batches: tuple[int, ...], *, threads: int, seed: int
 ) -> LatencyReport:
-    """Time a derived model and `model.onnx` on the same rows, in turns."""
+    """Time a derived model and `model.onnx` on the same rows, interleaved."""
     cycles = split_into_cycles(model.rows, batches, model.file.signature, seed)
     requests = {batch: [_add_source(model, request) for request in cycle] for batch, cycle in cycles.items()}
     backends = [

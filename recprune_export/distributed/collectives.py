@@ -1,7 +1,7 @@
-"""Sums, gathers and exchanges between the processes of a run; in a run of one process each returns what it was given.
+"""Sums, gathers and exchanges between the processes of a run; in a run of one process each returns its argument.
 
-`sent_bytes` counts what this process sends: 2·(N-1)/N of a sum by the ring algorithm, N-1 times its part of a gather, and of an
-exchange what goes to others. That is what the algorithms send at least; protocols add headers.
+`sent_bytes` counts the bytes that this process sends: 2·(N-1)/N of a sum by the ring algorithm, N-1 times its part of a gather, and of an
+exchange what goes to others. The algorithms send at least this much; protocols add headers.
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ DIVIDED = frozenset({MAIN_JOB, "refresh", "sweep", "train"})
 
 
 def run_command(main: Callable[[], None], commands: Collection[str]) -> None:
-    """Call `main`: in all processes together for commands that divide rows, else in the first one alone."""
+    """Call `main`: in all processes together for commands that divide rows, else only in the first one."""
     if not started_by_torchrun():
         main()
     elif is_divided_command(sys.argv[1:], commands):

@@ -25,7 +25,7 @@ def batch_norm_over_ranks(
     epsilon: float,
     cudnn_enabled: bool = False,
 ) -> Tensor:
-    """Return what `aten.batch_norm` does, with mean and variance of `values` [rows, channels, ...] over all processes in training."""
+    """Return the result of `aten.batch_norm`, with mean and variance of `values` [rows, channels, ...] over all processes in training."""
     if not (training and is_divided()):
         return F.batch_norm(values, running_mean, running_var, weight, bias, training, momentum, epsilon)
     axes = [axis for axis in range(values.ndim) if axis != 1]
@@ -62,7 +62,7 @@ class _SumDifferentiably(torch.autograd.Function):
 
 
 def dropout_over_ranks(values: Tensor, probability: float) -> Tensor:
-    """Return what dropout does to the rows of this process, [rows, ...], where one process drops numbers of the whole batch."""
+    """Return the result of dropout for the rows of this process, [rows, ...], equal to that of one process for the whole batch."""
     rows = sum_integer(len(values))
     kept = values.new_empty(rows, *values.shape[1:]).bernoulli_(1.0 - probability).div_(1.0 - probability)
     return values * take_share(kept)

@@ -1,4 +1,4 @@
-"""`LostProcess`: what a process raises when another one of the run has failed or ended, with the sentence of that one."""
+"""`LostProcess`: the error raised when another process of the run has failed or ended, with the message of that process."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from recprune_export.distributed.ranks import Run, current_run, describe_rank, h
 from recprune_export.errors import RecpruneError
 
 FAILURE = "failure"  # key of the store: the first failure of the run
-SECONDS_FOR_MESSAGE = 2.0  # that a failed process has to say why, before the others say that it ended
+SECONDS_FOR_MESSAGE = 2.0  # for a failed process to report the reason, before the others report that it ended
 _ending = False
 
 
@@ -27,7 +27,7 @@ class LostProcess(RecpruneError):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a process failed: its rank, its exit code, and its message, which is empty where it printed that itself."""
+    """Why a process failed: its rank, its exit code, and its message, which is empty if it printed that itself."""
 
     rank: int
     exit_code: int
@@ -35,13 +35,13 @@ class Failure:
 
 
 def post_failure(store: Any, failure: Failure) -> None:
-    """Tell the other processes; the first failure counts. A store that is gone tells nothing."""
+    """Notify the other processes; the first failure counts. A missing store is ignored."""
     with suppress(Exception):
         store.compare_set(FAILURE, "", json.dumps([failure.rank, failure.exit_code, failure.message]))
 
 
 def read_failure(store: Any) -> Failure | None:
-    """Return the failure that a process told, if any."""
+    """Return the failure that a process reported, if any."""
     with suppress(Exception):
         if store.check([FAILURE]):
             return Failure(*json.loads(store.get(FAILURE)))
@@ -80,7 +80,7 @@ def speaks_for_all(run: Run) -> bool:
 
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
-    """Turn the error of a collective, raised where another process is gone, into `LostProcess`."""
+    """Turn the error of a collective, raised because another process ended, into `LostProcess`."""
     try:
         yield
     except RuntimeError as error:
@@ -88,7 +88,7 @@ def explain_lost_process() -> Iterator[None]:
 
 
 def explain_loss(error: BaseException | None = None) -> LostProcess:
-    """Return the error that says which process failed and why, as far as that can be found out."""
+    """Return the error with the failed process and the reason, as far as it can be determined."""
     global _ending
     _ending = True
     run = current_run()
@@ -109,19 +109,19 @@ def is_ending() -> bool:
 
 
 def describe_failure(failure: Failure) -> LostProcess:
-    """Return the error of a process that said why it failed."""
+    """Return the error of a process that reported why it failed."""
     return LostProcess(f"{describe_rank(failure.rank)} failed: {failure.message}", failure.exit_code)
 
 
 def describe_ended(ended: list[int], error: BaseException | None = None) -> LostProcess:
     """Return the error of processes that ended without a message: `ended`, or others, on machines that cannot be seen."""
     if ended:
-        who, verb = describe_rank(ended[0]), "was ended from outside, or had too little memory"
+        who, verb = describe_rank(ended[0]), "was terminated, or ran out of memory"
     else:
-        who, verb = "Another process of this run", "does not answer any more"
+        who, verb = "Another process of this run", "no longer responds"
         reason = "" if error is None else next(iter(str(error).splitlines()), "")[:160]
         verb += f" ({reason})" if reason else ""
-    return LostProcess(f"{who} {verb}, so the run ended; what was there before is as it was.")
+    return LostProcess(f"{who} {verb}, so the run ended; existing files were not changed.")
 
 
 def _runs(pid: int) -> bool:

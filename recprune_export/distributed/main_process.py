@@ -25,14 +25,14 @@ class LeaveToMain(SystemExit):
 
 
 def leave_to_main() -> None:
-    """Go on in the first process alone. The others raise `LeaveToMain`, which frees what they hold."""
+    """Continue only in the first process. The others raise `LeaveToMain`, which frees their memory."""
     if not is_main():
         raise LeaveToMain
     work_alone(True)
 
 
 def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
-    """Return what `function` returns in the first process, which alone calls it; it may take any time.
+    """Return the result of `function` in the first process, which is the only one to call it; it may take any time.
 
     The others get a copy, which has to be picklable, or None without `share`. An error is raised in all of them. Processes of
     a run trust each other, as in `torch.distributed`.
@@ -62,7 +62,7 @@ def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
 
 
 def meet() -> None:
-    """Wait until all processes of the run are here. Raises `LostProcess` where one has failed."""
+    """Wait until all processes of the run are here. Raises `LostProcess` if one has failed."""
     if not is_divided():
         return
     global _calls
@@ -75,7 +75,7 @@ def meet() -> None:
 
 @contextlib.contextmanager
 def enter_on_main(make: Callable[[], AbstractContextManager[T]], otherwise: T) -> Iterator[T]:
-    """Enter a context in the first process alone, such as a lock; the others get `otherwise`, or the error of its beginning."""
+    """Enter a context only in the first process, such as a lock; the others get `otherwise`, or the error of its beginning."""
     with contextlib.ExitStack() as stack:
         value = call_on_main(lambda: stack.enter_context(make()), share=False)
         yield value if is_main() else otherwise
@@ -84,7 +84,7 @@ def enter_on_main(make: Callable[[], AbstractContextManager[T]], otherwise: T) -
 def wait_for_key(store: Any, key: str) -> None:
     """Wait until a process has set `key`, however long that takes.
 
-    Raises `LostProcess` where a process has failed meanwhile.
+    Raises `LostProcess` if a process has failed meanwhile.
     """
     waits = 0
     while not store.check([key]):

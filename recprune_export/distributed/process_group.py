@@ -57,7 +57,7 @@ def joined_process_group(number: int, processes: int, address: str = "env://") -
         yield run
     finally:
         set_run(None)
-        with contextlib.suppress(Exception):  # a process group whose other processes are gone
+        with contextlib.suppress(Exception):  # a process group whose other processes have ended
             dist.destroy_process_group()
 
 
@@ -69,7 +69,7 @@ def distributed_run() -> Iterator[None]:
     a process fails or ends, all end: with its exit code, and one sentence.
     """
     number, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets of processes that are gone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets of processes that have ended
     messages = _Messages()
     if number > 0:
         sys.stdout, sys.stderr = io.StringIO(), messages
@@ -87,7 +87,7 @@ def distributed_run() -> Iterator[None]:
             sys.stderr.write(f"Error: {error}\n")
         except KeyboardInterrupt:
             code = INTERRUPTED
-            sys.stderr.write("Interrupted; nothing was left half-written.\n")
+            sys.stderr.write("Interrupted; no incomplete file was left.\n")
         except BaseException as error:
             post_failure(store, Failure(number, 1, describe_fault(error)))
             traceback.print_exc(file=sys.__stderr__)
@@ -125,7 +125,7 @@ def _end_after_main(store: Any, number: int, code: int) -> NoReturn:
 
 
 class _Messages(io.StringIO):
-    """What a process other than the first would print on standard error."""
+    """The output of a process other than the first on standard error."""
 
     @property
     def last(self) -> str:

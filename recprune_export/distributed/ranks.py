@@ -75,7 +75,7 @@ def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def on_one_host(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether all processes of this run are on one machine, by what torchrun tells them."""
+    """Return whether all processes of this run are on one machine, according to the environment of torchrun."""
     return int(environment.get("LOCAL_WORLD_SIZE", "0")) == _run.world_size
 
 

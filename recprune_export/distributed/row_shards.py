@@ -14,7 +14,7 @@ from recprune_export.distributed.collectives import gather_rows
 from recprune_export.distributed.ranks import is_divided, rank, world_size
 from recprune_export.file_tensor import empty_in_file
 
-# Tables of so many bytes are held in shards: docs/decisions/tables-in-shards.md
+# Tables of at least this many bytes are sharded: docs/decisions/tables-in-shards.md
 SHARD_BYTES = 1 << 26
 CHUNK_BYTES = 1 << 24  # of a table that is put together, at once
 
@@ -65,14 +65,14 @@ def count_numbers(weight: Tensor) -> int:
 
 
 def is_sharded_size(rows: int, width: int, itemsize: int = 4) -> bool:
-    """Return whether a table of this size is held in shards in this run."""
+    """Return whether a table of this size is sharded in this run."""
     return is_divided() and rows * width * itemsize >= SHARD_BYTES
 
 
 def gather_table(weight: Tensor, *, everywhere: bool) -> Tensor | None:
     """Return a row-sharded table as a whole, in the first process or in all; None in the others.
 
-    It lies in a temporary file without a name, which is mapped, where the disk has room for it: memory beside that is a chunk of
+    It lies in a temporary file without a name, which is mapped, where the disk has room for it: memory in addition to that is a chunk of
     rows of each process.
     """
     shard = find_shard(weight)

@@ -33,7 +33,7 @@ def sharded_tables() -> Iterator[None]:
 
 
 def builds_in_shards(rows: int, width: int) -> bool:
-    """Return whether a table that is built now is held in shards."""
+    """Return whether a table that is created now is sharded."""
     return _sharding.get() and is_sharded_size(rows, width)
 
 
@@ -82,7 +82,7 @@ def _draw_normal(rows: int, width: int, std: float) -> Iterator[tuple[int, Tenso
 
 
 def gather_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a module, with whole tables in the place of shards: in the first process, in the others what they hold.
+    """Return the state of a module, with whole tables in place of shards: in the first process; in the others, their own state.
 
     Memory: see `gather_table`.
     """

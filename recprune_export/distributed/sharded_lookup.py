@@ -1,4 +1,4 @@
-"""`sharded_lookup`: rows of a table that is held in shards, fetched from the processes that hold them.
+"""`sharded_lookup`: rows of a sharded table, fetched from the processes that store them.
 
 Each process sends every id that its rows need once to the process that holds it, and gets the row; in the backward pass it sends
 the sum of the gradients of each row there. The gradient of a shard is sparse in its rows.
@@ -35,10 +35,10 @@ def sharded_lookup(
 
 @dataclass(frozen=True)
 class _Request:
-    """Which ids this process asks of whom, and which rows others ask of it.
+    """The ids that this process requests from each process, and the rows that others request from it.
 
     `order` [U] sorts the different ids by the process that holds them; `position` [...] is that of each id among the different
-    ones; `asked` [U] and `received` are counts by rank; `rows` are the asked rows of this shard.
+    ones; `asked` [U] and `received` are counts by rank; `rows` are the requested rows of this shard.
     """
 
     order: Tensor

@@ -11,7 +11,7 @@ from recprune_export.distributed.collectives import gather_bytes, pack_rows, sum
 from recprune_export.distributed.ranks import is_divided, rank, world_size
 
 ArrayT = TypeVar("ArrayT", Tensor, np.ndarray)
-ORDER = "positions of rows"  # a key beside the labels, where the rows of answers are not dealt in turn: int64 [rows]
+ORDER = "positions of rows"  # a key with the labels, where the rows of outputs are not dealt in turn: int64 [rows]
 
 
 def take_share(rows: ArrayT) -> ArrayT:
@@ -93,7 +93,7 @@ class SharedPredict(Protocol):
 
 
 def share_prediction(predict: Predict) -> SharedPredict:
-    """Return a predictor that all processes call with the same request: each answers its share, and all get all answers.
+    """Return a predictor that all processes call with the same request: each answers its share, and all get all outputs.
 
     A request of fewer rows than processes is answered by each as a whole.
     """

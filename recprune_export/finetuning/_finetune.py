@@ -120,19 +120,19 @@ def finetune(
     curvature: Curvature | None = None,
     bits: StoredBits | None = None,
 ) -> FitResult | None:
-    """Train `student` in place on labels and the answers of `teacher`; on return it has the weights of the best epoch.
+    """Train `student` in place on labels and the outputs of `teacher`; on return it has the weights of the best epoch.
 
     Weights with few `bits` are rounded in the forward pass, of the student and of the program that is evaluated.
 
     Zeros are chosen by the `curvature` of the initial weights, or else by magnitude. If no epoch is better than the
     initial weights with all zeros at once, these are restored.
 
-    Dropout is off: the answers of the teacher regularize, and a pruned program has no spare capacity. The learning rate
+    Dropout is off: the outputs of the teacher regularize, and a pruned program has no spare capacity. The learning rate
     decays linearly to zero. Only epochs after the ramp of the zeros are candidates.
     Returns None if `schedule.epochs` is 0: then the zeros are set at once. The same seed on the same machine gives the
     same weights.
 
-    Memory beside the weights, for tables with sparse updates: a byte a weight for the masks, and two moments for the rows
+    Memory in addition to the weights, for tables with sparse updates: a byte a weight for the masks, and two moments for the rows
     that batches look up, in whole pages; for other parameters also a gradient and two moments for each weight. The weights
     to go back to lie in files (`WeightSnapshot`). Of several processes each holds its rows of long tables and of their moments.
     """

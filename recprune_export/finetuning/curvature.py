@@ -25,7 +25,7 @@ from recprune_export.pruning.statistics.moments import CurvatureProbe
 
 @dataclass(frozen=True)
 class OuterProduct:
-    """The product of a number for each row and a tensor of the shape of a row, computed for the rows that are asked for.
+    """The product of a number for each row and a tensor of the shape of a row, computed for the requested rows.
 
     `rows` is [rows], `columns` [*shape of a row]; `product[index]` is rows[index] ⊗ columns.
     """

@@ -96,7 +96,7 @@ def _readers(program: Program, name: str) -> set[fx.Node]:
 
 
 def _divide_graph(program: Program, tables: Collection[str]) -> Nodes:
-    """Change lookups of `tables`, and batch-norms; return what the nodes were."""
+    """Change lookups of `tables`, and batch-norms; return the former nodes."""
     lookups = find_table_lookups(program)
     originals: Nodes = {}
     for name in tables:

@@ -1,7 +1,7 @@
 """Tuned numbers of fine-tuning, each with the record of docs/decisions that supports it."""
 
 TEACHER_SHARE = 0.9  # of the loss with labels; without labels it is 1: fine-tuning-recipe
-# The fewest epochs and the smallest learning rate, where weights are rounded: small steps seldom move a weight to another
+# The fewest epochs and the smallest learning rate, where weights are rounded: small steps rarely move a weight to another
 # level: bytes-and-bits
 ROUNDED_EPOCHS, ROUNDED_LEARNING_RATE = 6, 5e-3
 RAMP_SHARE = 0.5  # of all steps, during which gradual zeros appear; no record

@@ -50,7 +50,7 @@ _FLOAT32 = torch.finfo(torch.float32)
 def gives_finite_values(program: Program) -> bool:
     """Return whether every operator of `program` is known to give finite numbers for finite ones; O(nodes + buffers).
 
-    An operator that is not known here may compute a logarithm or the softmax of a row that is masked as a whole. A program
+    An operator that is unknown here may compute a logarithm or the softmax of a row that is masked as a whole. A program
     with values in float16 is refused, because ordinary numbers overflow in it.
     """
     parameters = program.parameters().keys()  # which are finite: loading a model checks it

@@ -2,7 +2,7 @@
 
 A random request may never occur in practice: a history of padding alone, of which softmax or a mean gives NaN. Even if the
 model replaces such an answer afterwards, its gradients are NaN, and nothing can be learned from it. If every row has a NaN
-among its intermediate values, such as a logarithm that `where` leaves out, the outputs alone decide.
+among its intermediate values, such as a logarithm that `where` leaves out, only the outputs decide.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ from recprune_export.program.program import Program
 
 
 def freeze_tables(program: Program, names: Collection[str]) -> Program:
-    """Return a program with the tensors of `program`, in which the parameters `names` are buffers outside of its state.
+    """Return a program with the tensors of `program`, in which the parameters `names` are buffers outside its state.
 
     So they have neither masks, gradients nor moments, and no snapshot is taken of them.
     """

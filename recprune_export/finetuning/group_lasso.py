@@ -38,7 +38,7 @@ class RegularizedProgram(ToDictMixin):
 
 
 def regularize(program: Program, task: Task, strength: float, schedule: Schedule) -> RegularizedProgram:
-    """Train a copy of `program` with a group lasso on labels and the answers of `program`; one pass over the rows per epoch.
+    """Train a copy of `program` with a group lasso on labels and the outputs of `program`; one pass over the rows per epoch.
 
     `strength` is dimensionless: at 1, a channel without gradient of the loss shrinks, over the whole training, by the norm
     of the average channel of its group. The learning rate decays linearly to zero.

@@ -20,7 +20,7 @@ def count_id_frequencies(task: Task, signature: Signature) -> IdFrequencies | No
     """Return the frequencies of the rarest id of each test row, or for a ranking of its target.
 
     Only fields with one id for each row count. None without test rows or such fields. Memory: the counts of the ids, and a
-    batch of rows; the frequencies of many test rows lie in a file.
+    batch of rows; the frequencies of many test rows are in a file.
     """
     if isinstance(task, NextItems):
         counts = IdCounts()

@@ -19,7 +19,7 @@ def match_labels(
     An output has the name of its label. Where none has, each label takes the first output left that fits its values: one
     number for each row, or one for each of at most `MAX_CLASSES` classes. The next item is compared with a row of any length.
 
-    Raises `UsageError` where a label has no output, `DataError` where its values do not fit the output.
+    Raises `UsageError` if a label has no output, `DataError` if its values do not fit the output.
     """
     if not labels:
         return {}
@@ -44,7 +44,7 @@ def match_labels(
 
 
 def count_per_row(output: Output) -> int:
-    """Return the size of an output for each row of a request; 0 if it is not known."""
+    """Return the size of an output for each row of a request; 0 if it is unknown."""
     sizes = [size for size in output.shape if size != BATCH]
     return math.prod(int(size) for size in sizes) if all(isinstance(size, int) for size in sizes) else 0
 
@@ -64,7 +64,7 @@ def _choose_output(outputs: Sequence[Output], values: LabelValues) -> Output | N
         position = next((p for p, size in enumerate(sizes) if fits(size)), None)
         if position is not None:
             return outputs[position]
-    # The reason why the values do not fit the only output that could be meant is said by `_check_fit`.
+    # The reason why the values do not fit the only output that could be meant is reported by `_check_fit`.
     several = [o for o in outputs if count_per_row(o) > 1]
     return several[0] if len(several) == 1 else None
 
@@ -74,7 +74,7 @@ def _refuse_label(label: str, labels: tuple[str, ...], outputs: Sequence[Output]
     if len(labels) > 1:
         raise UsageError(
             f"The label '{label}' has no output: the model returns {shapes} for the labels {', '.join(labels)}. Leave out --label "
-            f"{label}, or let the model return one number for each row and label, by the names of the labels."
+            f"{label}, or let the model return one number per row and label, named after the labels."
         )
     raise UsageError(
         f"The label '{label}' is one number for each row, but the model returns {shapes}: leave out --label and --data, "
@@ -84,10 +84,10 @@ def _refuse_label(label: str, labels: tuple[str, ...], outputs: Sequence[Output]
 
 def _check_fit(output: Output, label: str, values: LabelValues) -> None:
     size = count_per_row(output)
-    where = f"The label '{label}' holds {values.describe()}, but the output '{output.name}'"
+    where = f"The label '{label}' contains {values.describe()}, but the output '{output.name}'"
     if values.words and size == 1:
         raise DataError(
-            f"{where} is one number for each row, which no text equals: write the label as 0 and 1, or as numbers."
+            f"{where} is one number per row, but the label is text: write the label as 0 and 1, or as numbers."
         )
     if values.words and size != len(values.words):
         raise DataError(

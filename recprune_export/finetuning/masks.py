@@ -159,7 +159,7 @@ def _mean_square(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Threshold:
-    """All numbers above `value`, and `ties` of those equal to it, are as many as were asked for."""
+    """All numbers above `value` and `ties` of those equal to it are the requested number of elements."""
 
     value: float
     ties: int

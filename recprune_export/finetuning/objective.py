@@ -1,4 +1,4 @@
-"""The loss of fine-tuning, against the labels and the answers of the dense program."""
+"""The loss of fine-tuning, against the labels and the outputs of the dense program."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -79,7 +79,7 @@ class Objective:
     ) -> Tensor:
         """Return the weighted sum of supervised and distillation loss, or one of them if the other is not available."""
         if not self.output_labels or not labels:
-            assert teacher is not None, "without labels there must be a teacher"
+            assert teacher is not None, "without labels, a teacher is required"
             return self.distillation(student, teacher)
         supervised = self.supervised(student, labels)
         if teacher is None:
@@ -116,8 +116,7 @@ def make_objective(
     if not outputs:
         dtypes = ", ".join(f"'{o.name}' ({o.dtype})" for o in program.signature.outputs)
         raise ModelError(
-            f"The model returns {dtypes}, but no float32 output by which two answers can be compared: let it return its scores "
-            "as well."
+            f"The model returns {dtypes}, but no float32 output for comparing models: let it return its scores as well."
         )
     values = {label: LabelValues() for label in labels} | dict(label_values or {})
     output_labels = match_labels(outputs, labels, values)
@@ -161,9 +160,9 @@ def _find_labeled_kind(
     if end is aten.sigmoid.default:
         if size > 1 or (kind is LabelKind.NUMBER and not 0.0 <= values.low <= values.high <= 1.0):
             returns = "a probability" if size == 1 else f"{size} separate probabilities"
-            remedy = "its number without the sigmoid, or write the label as 0 and 1" if size == 1 else "logits instead"
+            remedy = "the number without the sigmoid, or write the label as 0 and 1" if size == 1 else "logits instead"
             raise DataError(
-                f"The label '{label}' holds {values.describe()}, but the output '{name}' is {returns}, from a sigmoid: let the model "
+                f"The label '{label}' contains {values.describe()}, but the output '{name}' is {returns}, from a sigmoid: let the model "
                 f"return {remedy}."
             )
         return "probability"
@@ -175,10 +174,10 @@ def _find_labeled_kind(
 def _describe_kind(label: str, kind: LabelKind, values: LabelValues) -> str:
     """Return a note on a label that is not 0 and 1."""
     if kind is LabelKind.CLASSES:
-        return f"The label '{label}' holds {values.describe()}, taken as classes: the loss is the cross entropy of a softmax."
+        return f"The label '{label}' contains {values.describe()}, read as classes: the loss is the cross entropy of a softmax."
     hint = " If -1 stands for a missing label, give --missing-label -1." if values.low == -1.0 and values.whole else ""
     return (
-        f"The label '{label}' holds {values.describe()} and the model returns one number for each row: the loss is the squared "
+        f"The label '{label}' contains {values.describe()} and the model returns one number for each row: the loss is the squared "
         f"error.{hint}"
     )
 

@@ -47,7 +47,7 @@ def _find_rounded_values(table: fx.Node) -> list[fx.Node]:
 
 
 def _detach_single_column(graph: fx.Graph, table: fx.Node, weight: Tensor, bits: int) -> list[fx.Node]:
-    """Return a node with the whole table where all rows have one scale, which its looked-up rows do not tell; else none."""
+    """Return a node with the whole table if all rows share one scale, which the looked-up rows do not determine; else none."""
     if not has_one_scale(weight.shape[1], bits):
         return []
     with graph.inserting_after(table):

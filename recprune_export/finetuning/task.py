@@ -212,7 +212,7 @@ class _EvaluatedRows:
         return self.evaluator.evaluate(self._by_label(predict), self.data.test, row_filter)
 
     def observe_test(self, predict: AnswerFunction) -> dict[str, Observations]:
-        """Return the answers of a model to the test rows beside their labels."""
+        """Return the outputs of a model for the test rows, with their labels."""
         return self._observe(predict, self.data.test)
 
     def _observe(self, predict: AnswerFunction, rows: RowSource) -> dict[str, Observations]:
@@ -325,8 +325,8 @@ class SampledRequests:
     def note(self) -> str:
         """A sentence on the origin of statistics and answers."""
         return (
-            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
-            "With rows of real traffic the result is better, and known."
+            "No --data: the model was fine-tuned only towards the outputs of the dense model on random requests, and quality was "
+            "not measured. Rows of real traffic give a better result and measure its quality."
         )
 
     def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
@@ -347,7 +347,7 @@ class SampledRequests:
 
     def change(self, before: AnswerFunction, after: AnswerFunction) -> MetricChange:
         """Raise `UsageError`: without labels there is no quality to compare."""
-        raise UsageError("The loss of quality can only be measured on rows with labels: give --data.")
+        raise UsageError("The loss of quality can be measured only on labeled rows: give --data.")
 
     def compare_on_test(
         self, dense: AnswerFunction, pruned: AnswerFunction, frequencies: IdFrequencies | None = None
@@ -373,8 +373,8 @@ class SampledRequests:
         finite = find_finite_rows(self.teacher, tensors).nonzero().flatten()
         if not len(finite):
             raise ModelError(
-                f"The model computes NaN from each of {count} random requests: give rows by --data, "
-                "or look for a division by zero or a logarithm in the model."
+                f"The model computes NaN from each of {count} random requests: give rows with "
+                "--data, or look for a division by zero or a logarithm in the model."
             )
         if len(finite) < count:
             rows = finite.repeat(-(-count // len(finite)))[:count]
@@ -415,7 +415,7 @@ def read_encoded(
     """
     if settings.split.options:
         raise UsageError(
-            "The checkpoint of `train` says how its rows are split, so that no training row is measured on: leave out "
+            "The checkpoint of `train` specifies the split of its rows, so that no training row is used for evaluation: leave out "
             f"{settings.split.options[0]}, or train with it."
         )
     if isinstance(encoder, SequenceEncoder):
@@ -515,7 +515,7 @@ def _share_positions(batch: Batch) -> Batch:
 
 
 def predict_label(values: np.ndarray, kind: OutputKind) -> np.ndarray:
-    """Return what an output, [N, ...], predicts of its label, in float64.
+    """Return the prediction of the label by an output, [N, ...], in float64.
 
     That is a number, or the probability of 1, [N]; of more than two classes the probability of each, [N, k].
     """

@@ -34,7 +34,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Check(ToDictMixin):
-    """Findings of all gates. `undecided`: the verdict as which gates count that cannot be told."""
+    """Findings of all gates. `undecided`: the verdict to use for inconclusive gates."""
 
     ENCODED = ("new", "base", "verdict", "findings", "latency", "threads", "seconds", "environment")
 
@@ -58,7 +58,7 @@ class Check(ToDictMixin):
         return tuple(finding for finding in self.findings if finding.verdict in failures)
 
     def raise_verdict(self) -> None:
-        """Raise `ValidationFailed` for a regression and `Undecided` for an open verdict; the message names the gates."""
+        """Raise `ValidationFailed` for a regression and `Undecided` for an inconclusive verdict; the message lists the gates."""
         if self.verdict is Verdict.FAILS:
             gates = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
             raise ValidationFailed(f"{self.new} is worse than {self.base}: {gates}")
@@ -66,10 +66,10 @@ class Check(ToDictMixin):
             undecided = [f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED]
             remedies = ["--data with more rows"] if any(gate.startswith("quality") for gate in undecided) else []
             if not all(gate.startswith("quality") for gate in undecided):
-                remedies += ["more --time-limit", "a quieter machine"]
+                remedies += ["a longer --time-limit", "a less busy machine"]
             raise Undecided(
-                f"Whether {self.new} is worse than {self.base} cannot be told ({', '.join(undecided)}): give "
-                f"{', or '.join(remedies)}, or say --undecided pass or fail."
+                f"The comparison of {self.new} with {self.base} is inconclusive ({', '.join(undecided)}): use "
+                f"{', or '.join(remedies)}, or set --undecided to pass or fail."
             )
 
 
@@ -87,7 +87,7 @@ def check(
 ) -> Check:
     """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
 
-    `quality`: by metric, the change from BASE to NEW on the same rows; without it what the bundles record is compared.
+    `quality`: by metric, the change from BASE to NEW on the same rows; without it, the recorded metrics are compared.
     `time_limit`: seconds for the latency gate of each ONNX file, and as many for load time and peak memory. Raises `BundleError` and
     `ModelFileError` for an invalid file, or a plain file whose valid requests cannot be derived from the graph.
     """
@@ -102,7 +102,7 @@ def check(
     evidence: dict[int, Evidence] = {}
     signature = make_common_signature(new_artifact.signature, base_artifact.signature)
     if signature is None:
-        reason = "No request can be sent to both, see the signature."
+        reason = "No request is valid for both artifacts, see the signature."
         findings += [make_skipped_finding(gate, reason) for gate in ("load time", "peak memory", "latency")]
     else:
         for artifact in (new_artifact, base_artifact):
@@ -142,8 +142,10 @@ def check_answers(artifact: Artifact, signature: Signature) -> None:
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             first = describe_runtime_error(error)
             if artifact.is_bundle:
-                raise BundleError(f"{artifact.name} cannot answer '{label}' of its own signature: {first}") from error
+                raise BundleError(
+                    f"{artifact.name} fails for '{label}', a request of its own signature: {first}"
+                ) from error
             raise ModelFileError(
-                f"{artifact.name} cannot answer a request that was guessed from its graph ({first[:160]}): compare "
-                "bundles, whose signature says what to send."
+                f"{artifact.name} fails for a request that was derived from its graph ({first[:160]}): "
+                "compare bundles, whose signature specifies valid requests."
             ) from error

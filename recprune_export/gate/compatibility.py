@@ -15,11 +15,11 @@ def compare_signatures(new: Artifact, base: Artifact) -> Finding:
     same_source = new.is_bundle == base.is_bundle
     changes = find_breaking_changes(new.signature, base.signature, ranges=same_source)
     if changes:
-        return Finding("signature", Verdict.FAILS, " ".join(changes), limit="requests and answers of BASE")
+        return Finding("signature", Verdict.FAILS, " ".join(changes), limit="requests and outputs of BASE")
     reason = "NEW accepts the requests of BASE and returns the same outputs."
     if not same_source:
-        reason += " Ranges of ids were not compared: only one of the two is a bundle."
-    return Finding("signature", Verdict.HOLDS, reason, limit="requests and answers of BASE")
+        reason += " The ranges of ids were not compared, since only one of the two artifacts is a bundle."
+    return Finding("signature", Verdict.HOLDS, reason, limit="requests and outputs of BASE")
 
 
 def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str, ...]:
@@ -33,11 +33,11 @@ def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = Tru
             continue
         twin = next((i for i in added if (i.dtype, i.shape) == (old.dtype, old.shape)), None)
         if twin is None:
-            sentences.append(f"Input '{old.name}' is gone.")
+            sentences.append(f"Input '{old.name}' is missing.")
         else:
             added.remove(twin)
-            sentences.append(f"Input '{old.name}' is gone; '{twin.name}' looks like it: renamed?")
-    sentences += [f"Input '{i.name}' is new, and no client sends it." for i in added]
+            sentences.append(f"Input '{old.name}' is missing; was it renamed to '{twin.name}'?")
+    sentences += [f"Input '{i.name}' is new, but existing clients do not send it." for i in added]
     for output in base.outputs:
         sentences += _find_output_changes(outputs.get(output.name), output)
     return tuple(sentences)
@@ -63,20 +63,20 @@ def make_common_signature(new: Signature, base: Signature) -> Signature | None:
 def _find_input_changes(new: Input, old: Input, ranges: bool) -> list[str]:
     sentences = []
     if new.dtype != old.dtype:
-        sentences.append(f"Input '{old.name}' is {new.dtype} now, it was {old.dtype}.")
+        sentences.append(f"Input '{old.name}' has dtype {new.dtype} instead of {old.dtype}.")
     if _layout(new) != _layout(old):
-        return [*sentences, f"Input '{old.name}' is taken in other tensors of the file, or in another form."]
+        return [*sentences, f"Input '{old.name}' is represented by other tensors of the file, or in another form."]
     if not _accepts(*_fixed_shapes(new, old)):
         sentences.append(
-            f"Input '{old.name}' has shape {_format_shape(new.shape)} now, it had {_format_shape(old.shape)}."
+            f"Input '{old.name}' has shape {_format_shape(new.shape)} instead of {_format_shape(old.shape)}."
         )
     elif ranges:
         for column, (now, before) in enumerate(_align_ranges(new, old)):
             if _is_narrower(now, before):
                 where = f", column {column}" if max(len(new.ids), len(old.ids)) > 1 else ""
-                was = "was not bounded" if before is None else f"was {before[0]} to {before[1]}"
+                was = "was unbounded" if before is None else f"accepted {before[0]} to {before[1]}"
                 assert now is not None
-                sentences.append(f"Input '{old.name}'{where} takes ids {now[0]} to {now[1]} now, it {was}.")
+                sentences.append(f"Input '{old.name}'{where} accepts ids {now[0]} to {now[1]}; before, it {was}.")
     return sentences
 
 
@@ -94,11 +94,11 @@ def _fixed_shapes(new: Input, old: Input) -> tuple[tuple[Axis, ...], tuple[Axis,
 
 def _find_output_changes(new: Output | None, old: Output) -> list[str]:
     if new is None:
-        return [f"Output '{old.name}' is gone."]
+        return [f"Output '{old.name}' is missing."]
     if new.dtype != old.dtype:
-        return [f"Output '{old.name}' is {new.dtype} now, it was {old.dtype}."]
+        return [f"Output '{old.name}' has dtype {new.dtype} instead of {old.dtype}."]
     if new.shape != old.shape:
-        return [f"Output '{old.name}' has shape {_format_shape(new.shape)} now, it had {_format_shape(old.shape)}."]
+        return [f"Output '{old.name}' has shape {_format_shape(new.shape)} instead of {_format_shape(old.shape)}."]
     return []
 
 

@@ -44,7 +44,7 @@ COST_RULES = (
 def collect_footprints(
     sample: FootprintSampler, new: str, base: str, limits: Limits, seconds: float
 ) -> FootprintReport | None:
-    """Measure pairs of processes until both gates are decided, or for `seconds`; None where both gates are off.
+    """Measure pairs of processes until both gates are decided, or for `seconds`; None if both gates are off.
 
     The first `FOOTPRINT_PROCESSES` pairs run even if the time is over, because an interval needs them.
     """
@@ -86,11 +86,11 @@ def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footp
     reason = f"{rule.gate} went from {before} to {after}, medians of {len(pairs)} processes each"
     if verdict is Verdict.UNDECIDED:
         reason += (
-            f", a change of {format_growth(ratio)}; whether at most {100 * allowed:.3g} % more is true "
-            "cannot be told: give more --time-limit, or a quieter machine"
+            f", a change of {format_growth(ratio)}; the result is inconclusive for the limit, at most {100 * allowed:.3g} % "
+            "more: raise --time-limit, or use a less busy machine"
         )
     elif verdict is Verdict.HOLDS and ratio.high > 1.0 + tolerance:
-        reason += f"; growth of up to {format_amount(rule.slack, rule.unit)} is too little to count"
+        reason += f"; growth of up to {format_amount(rule.slack, rule.unit)} is ignored"
     limit = format_at_most(tolerance)
     if allowed > tolerance:
         limit = f"at most {format_amount(rule.slack, rule.unit)} more"

@@ -23,15 +23,19 @@ def compare_derived_files(
     time_limit: float,
     seed: int = 0,
 ) -> list[Finding]:
-    """Return findings on each ONNX file of BASE beside its model; none for plain ONNX files.
+    """Return findings on each ONNX file of BASE next to its model; none for plain ONNX files.
 
-    Times are those of the golden rows of BASE, for raw values cannot be drawn from a signature. Raises `BundleError` where a
+    Times are those of the golden rows of BASE, for raw values cannot be drawn from a signature. Raises `BundleError` if a
     file cannot answer them.
     """
     findings = []
     for name, old in base.derived.items():
         file = new.derived.get(name)
-        changes = ("NEW has no such file.",) if file is None else find_breaking_changes(file.signature, old.signature)
+        changes = (
+            ("NEW does not contain this file.",)
+            if file is None
+            else find_breaking_changes(file.signature, old.signature)
+        )
         if not limits.is_off("signature"):
             findings.append(_judge_signature(name, changes))
         if file is None or changes or limits.is_off("latency"):
@@ -46,7 +50,7 @@ def compare_derived_files(
 
 
 def _judge_signature(name: str, changes: Sequence[str]) -> Finding:
-    gate, limit = f"signature of {name}", "requests and answers of BASE"
+    gate, limit = f"signature of {name}", "requests and outputs of BASE"
     if changes:
         return Finding(gate, Verdict.FAILS, " ".join(changes), limit=limit)
     return Finding(gate, Verdict.HOLDS, "NEW accepts the requests of BASE and returns the same outputs.", limit=limit)
@@ -57,5 +61,5 @@ def _check_answers(artifact: Artifact, file: DerivedFile, base: DerivedFile) -> 
         run(make_session(file.model, 1), read_npz(base.rows))
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise BundleError(
-            f"{artifact.name} cannot answer the golden rows of {file.model.name}: {first_line(error)}"
+            f"{artifact.name} fails for the golden requests of {file.model.name}: {first_line(error)}"
         ) from error

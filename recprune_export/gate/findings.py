@@ -15,7 +15,7 @@ def _write_estimate(estimate: Estimate | None) -> dict[str, float | None] | None
 
 @dataclass(frozen=True)
 class Finding(ToDictMixin):
-    """Result of one gate. `limit` and `reason` are texts; `ratio` is NEW / BASE with its interval, if measured.
+    """Result of one gate. `limit` and `reason` are strings; `ratio` is NEW / BASE with its interval, if measured.
 
     `most`: fraction by which the value may grow, if the limit is one of growth. `change` is NEW - BASE of a metric, with its
     interval.

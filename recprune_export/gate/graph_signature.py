@@ -21,7 +21,7 @@ _MOVES |= {"Expand", "Tile", "Clip", "Mod", "Max", "Min"}
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-# What NumPy has and ONNX Runtime takes from it.
+# Types of NumPy that ONNX Runtime accepts.
 _KINDS = {"float16", "float32", "float64", "bool"}
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _NUMBERS = (0.0, 100.0)  # that stand for integers of any size, such as counts
@@ -41,9 +41,7 @@ def read_signature(path: Path) -> Signature:
     weights = {tensor.name for tensor in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
     taken = [value for value in graph.input if value.name not in weights]
     if not taken or not graph.output:
-        raise ModelFileError(
-            f"{path} has no inputs or no outputs: give a bundle or an .onnx file that takes a request."
-        )
+        raise ModelFileError(f"{path} has no inputs or no outputs: give a bundle or an .onnx file with both.")
     dtypes = {value.name: _read_input_dtype(path, value) for value in taken}
     batch = {axes[0] for axes in map(_axes, taken) if axes and isinstance(axes[0], str)}
     inputs = [_input(path, graph, value, dtypes[value.name], batch) for value in taken]
@@ -56,23 +54,23 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         return onnx.inliner.inline_local_functions(model)
-    except Exception:  # onnx's inliner has no exceptions of its own; a session says what is wrong with the model
+    except Exception:  # onnx's inliner raises no specific exceptions; a session reports the error of the model
         return model
 
 
 def _check_names(path: Path, graph: onnx.GraphProto) -> None:
-    """Raise `ModelFileError` where two of a kind have one name: which of them a request means is not known."""
+    """Raise `ModelFileError` if two of a kind have one name: which of them a request means is unknown."""
     for kind, values in (("inputs", graph.input), ("outputs", graph.output), ("weights", graph.initializer)):
         names = Counter(value.name for value in values)
         twice = next((name for name, number in names.items() if number > 1), None)
         if twice is not None:
-            raise ModelFileError(f"{path} has two {kind} named '{twice}': give each a name of its own.")
+            raise ModelFileError(f"{path} has two {kind} named '{twice}': give each a unique name.")
 
 
 def _read_input_dtype(path: Path, value: onnx.ValueInfoProto) -> str:
-    """Return the dtype of an input. Raises `ModelFileError` where it is no tensor of numbers with a shape."""
+    """Return the dtype of an input. Raises `ModelFileError` if it is no tensor of numbers with a shape."""
     kind = value.type.WhichOneof("value")
-    advice = "compare files that take tensors of numbers, or bundles."
+    advice = "compare files whose inputs are numeric tensors, or bundles."
     if kind != "tensor_type":
         words = "has no type" if kind is None else f"is {_KIND_WORDS.get(kind, kind)}, not a tensor"
         raise ModelFileError(f"Input '{value.name}' of {path} {words}: {advice}")
@@ -81,7 +79,8 @@ def _read_input_dtype(path: Path, value: onnx.ValueInfoProto) -> str:
     dtype = _read_dtype(value.type.tensor_type.elem_type)
     if dtype == "object":
         raise ModelFileError(
-            f"Input '{value.name}' of {path} takes texts, and the file does not say which: compare bundles, which hold examples."
+            f"Input '{value.name}' of {path} is a string tensor, and the file contains no example values: compare "
+            "bundles, which contain examples."
         )
     if dtype not in _KINDS | _INTEGERS:
         raise ModelFileError(f"Input '{value.name}' of {path} takes {dtype}, of which no request can be made: {advice}")
@@ -108,7 +107,7 @@ def _infer_outputs(model: onnx.ModelProto) -> Sequence[onnx.ValueInfoProto]:
         return list(model.graph.output)
     try:
         return list(onnx.shape_inference.infer_shapes(model).graph.output)
-    except Exception:  # onnx's inference has no exceptions of its own; a session says what is wrong with the model
+    except Exception:  # onnx's inference raises no specific exceptions; a session reports the error of the model
         return list(model.graph.output)
 
 
@@ -128,7 +127,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, dtype
     if unknown:
         raise ModelFileError(
             f"Input '{value.name}' of {path} has an axis of unknown size, '{unknown[0]}': compare bundles, "
-            "whose signature states the shapes."
+            "whose signature specifies the shapes."
         )
     ids = find_id_range(graph, value.name, path.parent)
     if ids is not None or dtype in _KINDS:
@@ -137,7 +136,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, dtype
         return Input(value.name, dtype, shape, observed=_NUMBERS)
     raise ModelFileError(
         f"The graph of {path} does not show which integers '{value.name}' accepts: compare bundles, "
-        "whose signature states it."
+        "whose signature specifies it."
     )
 
 

@@ -1,4 +1,4 @@
-"""A file with a row for each check: what it measured at which commit. JSON, one object a line, only ever appended to."""
+"""A file with one row per check: its measurements and its commit. JSON Lines, append-only."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")  # of GitHub Actions and GitL
 
 @dataclass(frozen=True)
 class RecordedFigure(DictMixin):
-    """What one gate compared, and its verdict."""
+    """The compared values of one gate, and its verdict."""
 
     base: float
     new: float
@@ -31,7 +31,7 @@ class RecordedFigure(DictMixin):
 
 @dataclass(frozen=True)
 class CheckRecord(DictMixin):
-    """One check. `time` is that of its end, in UTC; `commit` is None where neither the CI nor git states one."""
+    """One check. `time` is that of its end, in UTC; `commit` is None if neither the CI nor git states one."""
 
     time: str
     commit: str | None
@@ -42,7 +42,7 @@ class CheckRecord(DictMixin):
 
 
 def make_record(check: Check) -> CheckRecord:
-    """Return the row of a check that has just ended, with the figures of all gates that compared two numbers."""
+    """Return the row of a finished check, with the values of all gates that compared two numbers."""
     figures = {
         finding.gate: RecordedFigure(float(finding.base), float(finding.new), finding.unit, finding.verdict)
         for finding in check.findings
@@ -53,7 +53,7 @@ def make_record(check: Check) -> CheckRecord:
 
 
 def find_commit_of_run() -> str | None:
-    """Return the commit that a CI runs for, else the one that is checked out here; None without either."""
+    """Return the commit of the CI run, otherwise the commit that is checked out; None without either."""
     stated = next((os.environ[name] for name in COMMIT_VARIABLES if os.environ.get(name)), None)
     if stated is not None:
         return stated
@@ -62,7 +62,7 @@ def find_commit_of_run() -> str | None:
 
 
 def append_record(path: Path, record: CheckRecord) -> None:
-    """Append a row as a whole, or not at all; several processes may append to one file.
+    """Append a row completely or not at all; several processes may append to one file.
 
     Raises `UsageError` if the file cannot be written.
     """
@@ -98,7 +98,7 @@ def read_history(path: Path) -> tuple[CheckRecord, ...]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"--history {path} cannot be read as text: name another file.") from error
+        raise UsageError(f"--history {path} is not a text file: give another file.") from error
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -107,6 +107,7 @@ def read_history(path: Path) -> tuple[CheckRecord, ...]:
             records.append(CheckRecord.from_dict(json.loads(line)))
         except (ValueError, RecursionError) as error:
             raise UsageError(
-                f"--history {path}: line {number} is not a row of a check, so nothing is appended: remove it, or name another file."
+                f"--history {path}: line {number} is not the result of a check, so nothing is appended: remove the "
+                "line, or give another file."
             ) from error
     return tuple(records)

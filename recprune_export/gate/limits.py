@@ -45,7 +45,7 @@ class Limits:
         return gate in self.overrides and self.overrides[gate] is None
 
     def is_reported_only(self, gate: str) -> bool:
-        """Return whether the values of a gate are reported without a verdict, because no limit of its own is given."""
+        """Return whether the values of a gate are reported without a verdict, because no separate limit is given."""
         return gate in UNJUDGED_WITHOUT_LIMIT and gate not in self.overrides
 
 

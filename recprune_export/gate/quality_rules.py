@@ -18,9 +18,9 @@ def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Findi
     if limits.is_off("quality"):
         return [make_skipped_finding("quality", "Turned off.")]
     if not (new.is_bundle and base.is_bundle):
-        return [make_skipped_finding("quality", "A plain ONNX file states no quality.")]
+        return [make_skipped_finding("quality", "A plain ONNX file does not record quality.")]
     if not base.metrics:
-        return [make_skipped_finding("quality", "BASE states no quality: it was made without --data.")]
+        return [make_skipped_finding("quality", "BASE does not record quality: it was made without --data.")]
     return [_compare_metric(name, new, base, limits.limit_for("quality")) for name in base.metrics]
 
 
@@ -36,11 +36,11 @@ def _judge_change(name: str, measured: MetricChange, limit: float) -> Finding:
     reason = (
         f"{name} went from {measured.before:.5f} to {measured.after:.5f}, a change of "
         f"{format_estimate(measured.estimate, METRIC_CHANGE)} on "
-        f"{measured.rows:,} rows that both answered"
+        f"{measured.rows:,} rows, scored by both"
     )
     if verdict is Verdict.UNDECIDED:
         resolution = format_resolution(measured.rows, measured.loss.resolution)
-        reason += f"; whether it is {text} cannot be told: {resolution}; give more rows"
+        reason += f"; the result is inconclusive for the limit, {text}: {resolution}; give more rows"
     return Finding(
         f"quality, {name}", verdict, f"{reason}.", measured.before, measured.after, limit=text, change=measured.estimate
     )  # fmt: skip
@@ -51,19 +51,19 @@ def _compare_metric(name: str, new: Artifact, base: Artifact, limit: float) -> F
     text = f"at most {limit:g} worse"
     if name not in new.metrics:
         return Finding(
-            gate, Verdict.FAILS, f"NEW does not state {name}: compress it with --data.", before.value, limit=text
+            gate, Verdict.FAILS, f"NEW does not record {name}: compress it with --data.", before.value, limit=text
         )
     after = new.metrics[name]
     if before.greater_is_better is None:
-        return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
+        return make_skipped_finding(gate, f"It is unknown whether a higher or a lower '{name}' is better.")
     loss = estimate_loss(new, base, name)
     verdict = judge_at_most(loss, limit) if isfinite(after.value) else Verdict.FAILS
     change = -loss if after.greater_is_better else loss
     reason = f"{name} went from {before.value:.5f} to {after.value:.5f}, a change of {format_estimate(change, METRIC_CHANGE)}"
     if new.data != base.data:
-        reason += f"; it was measured on other rows: {new.data} and {base.data}"
+        reason += f"; the rows differ: {new.data} and {base.data}"
     if verdict is Verdict.UNDECIDED:
-        reason += f"; whether it is {text} cannot be told: {_explain_resolution(loss, after, before)}"
+        reason += f"; the result is inconclusive for the limit, {text}: {_explain_resolution(loss, after, before)}"
     return Finding(gate, verdict, f"{reason}.", before.value, after.value, limit=text, change=change)
 
 
@@ -92,8 +92,8 @@ def estimate_loss(new: Artifact, base: Artifact, name: str) -> Estimate:
 
 def _explain_resolution(loss: Estimate, after: RecordedMetric, before: RecordedMetric) -> str:
     if not isfinite(loss.resolution):
-        return "a bundle was made before errors of metrics were recorded; make it again"
+        return "one of the bundles was made before errors of metrics were recorded; make it again"
     return (
-        f"{format_resolution(min(after.rows, before.rows), loss.resolution)}; bundles hold no answers to single rows, so give "
-        "rows with --data, on which both are measured side by side"
+        f"{format_resolution(min(after.rows, before.rows), loss.resolution)}; bundles do not record the scores of single rows, so give "
+        "rows with --data to measure both on the same rows"
     )

@@ -34,7 +34,7 @@ def compare_counts(new: Artifact, base: Artifact, limits: Limits) -> list[Findin
     if new.is_bundle and base.is_bundle:
         findings.append(compare_growth("artifact size", "bytes", new.bytes, base.bytes, limits))
     else:
-        findings.append(make_skipped_finding("artifact size", "Only bundles have files beside the model."))
+        findings.append(make_skipped_finding("artifact size", "Only bundles contain other files than the model."))
     return findings
 
 
@@ -44,9 +44,7 @@ def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits
         return make_skipped_finding(gate, "Turned off.")
     grew = f"{gate} went from {format_amount(base, unit)} to {format_amount(new, unit)}"
     if limits.is_reported_only(gate):
-        reason = (
-            f"{grew}; that is judged only with --limit {gate}=5%: fewer or more {gate} are not better by themselves."
-        )
+        reason = f"{grew}; judged only with --limit {gate}=5%, since fewer or more {gate} are not better in themselves."
         return Finding(gate, Verdict.SKIPPED, reason, base, new, unit)
     tolerance = limits.limit_for(gate)
     allowed, words = base * (1 + tolerance), format_at_most(tolerance)

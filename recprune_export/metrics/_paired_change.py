@@ -68,17 +68,17 @@ class MetricChange(DictMixin):
 def paired_change(
     deciding: DecidingMetric, before: Mapping[str, Observations], after: Mapping[str, Observations]
 ) -> MetricChange:
-    """Compare a metric of the answers of two models to the same rows, by label.
+    """Compare a metric of the outputs of two models to the same rows, by label.
 
     The interval follows from the influence of each row, or each group, on the difference: the limit of a paired bootstrap
     over rows (the infinitesimal jackknife: Efron 1982, "The Jackknife, the Bootstrap and Other Resampling Plans", chapter
     6; for the AUC, DeLong's interval). The difficulty of the rows cancels. Quantiles are those of Student's t, and near a
     metric of 1 the interval of the logarithm of the distance from 1 counts as well (docs/decisions/paired-intervals.md).
-    Models with the same answers have an interval of 0; where answers differ and no pair of rows changed its order, a metric
+    Models with the same outputs have an interval of 0; where outputs differ and no pair of rows changed its order, a metric
     of the order still has the interval of a few pairs.
 
     All N rows count, and none are drawn: O(N log N) time for metrics of the order, O(N) for others. Up to half a million rows
-    are held in memory; numbers for each of more lie in files, and memory does not grow (docs/decisions/metrics-of-many-rows.md).
+    are kept in memory; for more rows, the numbers are in files, and memory does not grow (docs/decisions/metrics-of-many-rows.md).
     """
     first, second = (_measure(deciding, observations) for observations in (before, after))
     low, high = (0.0, 0.0) if _same_answers(deciding, before, after) else _interval(deciding, first, second)

@@ -179,7 +179,7 @@ def _find_places(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Precisions:
-    """The average precision, with what its influences need at each level, [N].
+    """The average precision, with the terms of its influences at each level, [N].
 
     With the precision P of the rows at or above each level: AP is the mean of P over positive rows. A copy of a row changes
     the number of positive rows, and the precision of every positive row at or below it. `share` and `precision_share` are
@@ -268,7 +268,7 @@ def _known_groups(piece: Observations) -> np.ndarray:
 
 
 def _group_areas_in_memory(observed: Observations) -> _GroupAreas:
-    """Compute the AUC of all groups at once: rows are sorted by group and prediction, sums begin anew in each group."""
+    """Compute the AUC of all groups at once: rows are sorted by group and prediction, sums begin again in each group."""
     assert observed.targets.groups is not None
     known = np.flatnonzero(observed.targets.groups != NO_GROUP)
     order = known[np.lexsort((observed.predictions[known], observed.targets.groups[known]))]

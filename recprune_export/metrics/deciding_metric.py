@@ -19,7 +19,7 @@ class DecidingMetric:
     labels: tuple[str, ...]
 
     def compute(self, observations: Mapping[str, Observations]) -> float:
-        """Return the value for the answers of a model, by label; NaN where one of them is NaN, which has no place in an order."""
+        """Return the value for the outputs of a model, by label; NaN where one of them is NaN, which has no place in an order."""
         if any(observations[label].has_nan for label in self.labels):
             return math.nan
         values = [self.metric.compute(observations[label]) for label in self.labels]
@@ -27,7 +27,7 @@ class DecidingMetric:
 
 
 def read_metric(values: Mapping[str, float], name: str) -> float | None:
-    """Return the value of a metric among recorded ones, a mean over labels included; None where it was not measured.
+    """Return the value of a metric among recorded ones, a mean over labels included; None if it was not measured.
 
     >>> read_metric({"a/auc": 0.6, "a/logloss": 0.5, "b/auc": 0.8, "b/logloss": 0.4}, "mean auc")
     0.7
@@ -40,7 +40,7 @@ def read_metric(values: Mapping[str, float], name: str) -> float | None:
 
 
 def read_first_metric(values: Mapping[str, float]) -> tuple[str, float]:
-    """Return name and value of the first of measured metrics, which decides; with several labels its mean over them.
+    """Return name and value of the deciding metric, the first of the measured metrics; with several labels its mean over them.
 
     >>> read_first_metric({"a/auc": 0.6, "a/logloss": 0.5, "b/auc": 0.8, "b/logloss": 0.4})
     ('mean auc', 0.7)

@@ -1,4 +1,4 @@
-"""`Evaluator`: the metrics that are measured on labeled rows, which of them decides, and which are not defined and why."""
+"""`Evaluator`: the metrics on labeled rows, the deciding metric, and the metrics that are not defined, with reasons."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Evaluator:
         return self.measure(observe(predict, rows, self.kinds, row_filter))
 
     def omissions(self, rows: RowSource) -> tuple[Omission, ...]:
-        """Return the metrics that are not defined on `rows`; no model is needed to know."""
+        """Return the metrics that are not defined on `rows`; this does not require a model."""
         return self._list_omissions(read_targets(rows, self.kinds))
 
     def _list_omissions(self, targets: Mapping[str, Targets]) -> tuple[Omission, ...]:
@@ -99,7 +99,7 @@ class Evaluator:
             others = ", ".join(self._defined_names(rows))
             remedy = f", or --metric with one of {others}" if others else ""
             raise DataError(
-                f"No metric can be measured in {split}: {reasons}. Give more rows with labels there{remedy}."
+                f"No metric can be computed on the {split} rows: {reasons}. Give more labeled rows{remedy}."
             )
         return deciding
 
@@ -118,7 +118,8 @@ class Evaluator:
         """Return a sentence for each metric that is left out in a split, and one where another metric decides there."""
         first = self.metrics[0]
         unfit = tuple(
-            f"'{label}' does not decide: {first.name} is not defined for labels of the kind '{kind.value}'. Choose with --metric."
+            f"'{label}' is not used for decisions: {first.name} is not defined for labels of the kind "
+            f"'{kind.value}'. Choose a metric with --metric."
             for label, kind in self.kinds.items()
             if kind not in first.label_kinds
         )
@@ -131,9 +132,9 @@ class Evaluator:
             yield f"{omission.metric.name} is left out: {_describe_omission(omission, split)}."
         deciding = self.choose_deciding(targets)
         if deciding is None and omissions:
-            yield f"No quality is measured in {split}: no metric is defined there."
+            yield f"No quality is measured on the {split} rows: no metric is defined on them."
         elif deciding is not None and deciding.metric.name != self.metrics[0].name:
-            yield f"{deciding.name} decides in {split}, since {self.metrics[0].name} is not defined there."
+            yield f"{deciding.name} is used for decisions on the {split} rows, since {self.metrics[0].name} is not defined on them."
 
     def _pairs(self) -> Iterator[tuple[str, Metric]]:
         for label, kind in self.kinds.items():
@@ -157,11 +158,11 @@ def make_evaluator(settings: EvaluationSettings, kinds: Mapping[str, LabelKind])
     by_group = [metric.name for metric in metrics if metric.by_group]
     if by_group and settings.group is None:
         raise UsageError(
-            f"--metric {by_group[0]} is a mean over groups: name their column with --group, such as the user's."
+            f"--metric {by_group[0]} is a mean over groups: give the column of the groups with --group, such as the user."
         )
     if settings.group is not None and not by_group:
         raise UsageError(
-            f"--group {settings.group} is used by gauc alone: give --metric gauc as well, or leave out --group."
+            f"--group {settings.group} is used only by gauc: give --metric gauc as well, or leave out --group."
         )
     return Evaluator(dict(kinds), metrics)
 
@@ -171,7 +172,7 @@ def _require_metric(name: str, kinds: Sequence[LabelKind]) -> Metric:
     labels = " and ".join(f"'{kind.value}'" for kind in kinds)
     if metric is None:
         any_k = " (any number may follow @)" if LabelKind.NEXT_ITEM in kinds else ""
-        raise UsageError(f"There is no metric '{name}'. For labels of the kind {labels} choose from {fitting}{any_k}.")
+        raise UsageError(f"'{name}' is not a metric. For labels of the kind {labels} choose from {fitting}{any_k}.")
     if not metric.label_kinds & set(kinds):
         raise UsageError(f"--metric {name} is not defined for labels of the kind {labels}: choose from {fitting}.")
     return metric

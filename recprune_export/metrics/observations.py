@@ -1,4 +1,4 @@
-"""`Observations`: the answers of a model beside the labels of the rows that have them."""
+"""`Observations`: the outputs of a model with the labels of the rows that have them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ RANKING_BATCH_SIZE = 512  # a row of scores is as long as the item table
 class Targets:
     """The N rows of a part that have the label.
 
-    `labels` is [N]; `rows`, [N], are their positions among all `total` rows. `weights` are [N], or None where all count
-    alike; `groups`, [N], are codes from 0, or `NO_GROUP` without one. Arrays of many rows lie in files (`make_row_array`).
+    `labels` is [N]; `rows`, [N], are their positions among all `total` rows. `weights` are [N], or None if all count
+    alike; `groups`, [N], are codes from 0, or `NO_GROUP` without one. Arrays of many rows are in files (`make_row_array`).
     """
 
     label: str
@@ -64,7 +64,7 @@ class Targets:
         return Targets(self.label, self.kind, self.labels[indices], self.rows[indices], self.total, weights, groups)
 
     def sum_over_rows(self, values: Callable[["Targets"], np.ndarray]) -> float:
-        """Return the sum over all rows of what `values` computes for those of a piece."""
+        """Return the sum over all rows of the values that `values` computes for the rows of a piece."""
         return sum_over_rows(lambda piece: values(self.take(piece)), len(self))
 
 
@@ -91,19 +91,19 @@ class Observations:
         return ((piece, self.take(piece)) for piece in split_rows_into_pieces(len(self.targets)))
 
     def sum_over_rows(self, values: Callable[["Observations"], np.ndarray]) -> float:
-        """Return the sum over all rows of what `values` computes for those of a piece."""
+        """Return the sum over all rows of the values that `values` computes for the rows of a piece."""
         return sum_over_rows(lambda piece: values(self.take(piece)), len(self.targets))
 
     @property
     def has_nan(self) -> bool:
-        """Whether the model answered NaN."""
+        """Whether the model returned NaN."""
         arrays = [self.predictions, *([] if self.scores is None else [self.scores])]
         return any(
             bool(np.isnan(array[piece]).any()) for array in arrays for piece in split_rows_into_pieces(len(array))
         )
 
     def same_answers(self, other: "Observations") -> bool:
-        """Return whether the other model gave the same answers, bit for bit."""
+        """Return whether the other model gave the same outputs, bit for bit."""
         scores = self.scores is None or other.scores is None or are_equal(self.scores, other.scores)
         return scores and are_equal(self.predictions, other.predictions)
 
@@ -134,9 +134,9 @@ def read_targets(rows: RowSource, kinds: Mapping[str, LabelKind]) -> dict[str, T
 def observe(
     predict: LabelPredictor, rows: RowSource, kinds: Mapping[str, LabelKind], row_filter: RowFilter | None = None
 ) -> dict[str, Observations]:
-    """Return the answers of a model to the rows beside each label; with `row_filter` to those that it selects alone.
+    """Return the outputs of a model for the rows with each label; with `row_filter`, only for the rows that it selects.
 
-    Memory: a batch of rows with its answers; labels and answers of more than `MEMORY_ROWS` rows lie in files.
+    Memory: a batch of rows with its outputs; labels and answers of more than `MEMORY_ROWS` rows are in files.
     """
     writers = {label: _ObservationsWriter(label, kind, len(rows)) for label, kind in kinds.items()}
     for batch in rows.batches(RANKING_BATCH_SIZE if NEXT_ITEM in kinds else BATCH_SIZE):
@@ -178,7 +178,7 @@ class _TargetsWriter:
 
 
 class _ObservationsWriter:
-    """Collects the rows of batches that have a label, with the answers to them."""
+    """Collects the rows of batches that have a label, with the outputs for them."""
 
     def __init__(self, label: str, kind: LabelKind, capacity: int) -> None:
         self._kind, self._targets = kind, _TargetsWriter(label, kind, capacity)

@@ -1,4 +1,4 @@
-"""`PredictionCalibration`: mean predictions beside mean labels, over all rows and in bins of the prediction."""
+"""`PredictionCalibration`: mean predictions with mean labels, over all rows and in bins of the prediction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class PredictionCalibration(ToDictMixin):
 
 
 def calibrate(observed: Observations) -> PredictionCalibration | None:
-    """Return the calibration of the answers to one label; None for rankings and without rows."""
+    """Return the calibration of the outputs for one label; None for rankings and without rows."""
     kind = observed.targets.kind
     if kind is LabelKind.NEXT_ITEM or not len(observed.targets):
         return None

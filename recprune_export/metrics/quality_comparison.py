@@ -18,7 +18,7 @@ ByModel = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> va
 
 @dataclass(frozen=True)
 class IdFrequencies:
-    """For each of N rows the number of training rows with its id, int64 [N]; `by` says which id of a row counts."""
+    """For each of N rows the number of training rows with its id, int64 [N]; `by` is the id of a row that is used."""
 
     by: str
     counts: np.ndarray
@@ -28,7 +28,7 @@ class IdFrequencies:
 class FrequencyBucket(ToDictMixin):
     """The rows whose id occurred in `least` to `most` training rows, None for any number; with metrics by model.
 
-    `change` is that of the deciding metric in this bucket, None where no metric is defined.
+    `change` is that of the deciding metric in this bucket, None if no metric is defined.
     """
 
     least: int
@@ -49,7 +49,7 @@ class QualityBreakdown(ToDictMixin):
 
 @dataclass(frozen=True)
 class QualityComparison:
-    """Metrics of the dense and the pruned model on the same rows; empty without labels, None where none is defined.
+    """Metrics of the dense and the pruned model on the same rows; empty without labels, None if none is defined.
 
     `change` is that of the deciding metric, `changes` are those of all, by name.
     """
@@ -66,7 +66,7 @@ def compare_quality(
     pruned: Mapping[str, Observations],
     frequencies: IdFrequencies | None,
 ) -> QualityComparison:
-    """Compare the answers of both models to the same rows, by label."""
+    """Compare the outputs of both models to the same rows, by label."""
     models = {"dense": dense, "pruned": pruned}
     metrics = {name: evaluator.measure(observations) for name, observations in models.items()}
     calibrations = {

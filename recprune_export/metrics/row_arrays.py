@@ -1,7 +1,7 @@
 """Arrays with a number for each row: in memory or, beyond `MEMORY_ROWS` rows, in an unnamed temporary file that is mapped.
 
 Pages of a file that were read or written leave memory when the system needs it, so the anonymous memory of metrics does not
-grow with the rows. Everything that is computed from such arrays goes through them in pieces of `PIECE_ROWS` rows.
+grow with the rows. Computations on such arrays process pieces of `PIECE_ROWS` rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -88,7 +88,7 @@ def sort_rows(values: np.ndarray) -> np.ndarray:
     ordered = make_row_array(len(values), values.dtype)
     for piece in split_rows_into_pieces(len(values)):
         ordered[piece] = values[piece]
-    ordered.sort()  # in place: no memory beside the array
+    ordered.sort()  # in place: no memory in addition to the array
     return ordered
 
 

@@ -32,7 +32,7 @@ _WITH_TRANSLATIONS = frozenset(
 def translate(program: Program, opset: int = DEFAULT_OPSET) -> ir.Model:
     """Return the graph of `program` in an operator set, simplified; its weights are the tensors of the program, not copies.
 
-    Time: in proportion to the nodes of the graph. Memory: that of the graph. Raises `ExportError` where an operator has no
+    Time: in proportion to the nodes of the graph. Memory: that of the graph. Raises `ExportError` if an operator has no
     ONNX form.
     """
     try:
@@ -48,8 +48,8 @@ def translate(program: Program, opset: int = DEFAULT_OPSET) -> ir.Model:
     except Exception as error:  # the exporter wraps causes in many exception classes
         reason = _describe_root_cause(error)
         raise ExportError(
-            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason.rstrip('.')}. Write it with other "
-            "operators of PyTorch in the exported model, or compute it before the request."
+            f"The program cannot be expressed in ONNX{_name_operator(program, reason)}: {reason.rstrip('.')}. Use other PyTorch "
+            "operators in the exported model, or compute this part before the request."
         ) from error
     assert exported is not None
     replace_streamed_tables(exported.model)
@@ -90,7 +90,7 @@ def _copy_registry(fill: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def refuse_foreign_operators(program: Program) -> None:
-    """Raise `ExportError` where the program calls an operator of another library that has no ONNX form.
+    """Raise `ExportError` if the program calls an operator of another library that has no ONNX form.
 
     This is known before the work; an operator of PyTorch without one is found by the export.
     """
@@ -100,10 +100,10 @@ def refuse_foreign_operators(program: Program) -> None:
     target = _find_operator(foreign[0])
     assert target is not None
     free = _list_outputs_without(program, foreign)
-    without = f"leave out what it computes by --outputs {','.join(free)}, or " if free else ""
+    without = f"leave out the outputs that it computes with --outputs {','.join(free)}, or " if free else ""
     raise ExportError(
-        f"The operator {target.namespace}::{target._opname}{describe_place(find_source_line(foreign[0]))} is of another library, and has "
-        f"no ONNX form: {without}write it with operators of PyTorch in the exported model; `recprune-export inspect` shows what "
+        f"The operator {target.namespace}::{target._opname}{describe_place(find_source_line(foreign[0]))} belongs to another library and "
+        f"has no ONNX equivalent: {without}replace it by PyTorch operators in the exported model; `recprune-export inspect` shows what "
         "could be pruned."
     )
 
@@ -133,7 +133,9 @@ def _name_operator(program: Program, reason: str) -> str:
     for node in program.module.graph.nodes:
         name = str(node.target)
         if node.op == "call_function" and name.count(".") and name.rpartition(".")[0] in reason:
-            return f", for {name.removesuffix('.default')}{describe_place(find_source_line(node))} has no form there"
+            return (
+                f", for {name.removesuffix('.default')}{describe_place(find_source_line(node))} has no equivalent there"
+            )
     return ""
 
 

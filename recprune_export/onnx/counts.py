@@ -1,4 +1,4 @@
-"""Counts of an ONNX file, from the file alone: parameters, zeros, operations, bytes."""
+"""Counts of an ONNX file, only from the file: parameters, zeros, operations, bytes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -76,9 +76,9 @@ class ParameterFractions:
 
 @dataclass(frozen=True)
 class Reduction(ToDictMixin):
-    """Fractions of the dense model that the pruned one lacks.
+    """Fractions of the dense model that the pruned model lacks.
 
-    `removed`: parameters that are not in the file any more; `zeroed`: parameters that are in the file, but 0, which make it
+    `removed`: parameters that are no longer in the file; `zeroed`: parameters that are in the file, but 0, which make it
     neither smaller nor faster. `tables`, `rest` and `parameters` are both together, by which sparsity is counted.
     `operations` and `bytes` are those of the file.
     """
@@ -106,7 +106,7 @@ def count(path: Path) -> Counts:
     A constant that the exporter computed from parameters (a transposed weight, a batch-norm as a product and a sum) is
     counted as it is in the file; a parameter that several layers share is counted once.
 
-    Time: one pass over the weights. Memory: one chunk of them where they lie beside the graph, which are mapped.
+    Time: one pass over the weights. Memory: one chunk of them where they lie next to the graph, which are mapped.
     """
     model = onnx.load(path, load_external_data=False)
     weight_counts = _count_weights(model, lambda tensor: read_tensor(tensor, path.parent))

@@ -85,7 +85,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
     RemoveUnusedNodesPass(),  # an unused node would seem to need every position
     fill_shapes,  # rewrites need known shapes
 )
-# Faster forms of the same graph: each is accepted only where its answers and cost pass.
+# Faster forms of the same graph: each is accepted only where its outputs and cost pass.
 REWRITES: tuple[Pass, ...] = (
     dft_to_matmul,
     hoist_gather,
@@ -173,14 +173,14 @@ def export_onnx(
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
     Weights of `external_threshold` bytes or more go to `<path>.data`. The file has no metadata about the source code of
-    the model. `rewrites` are tried in order; each is accepted where it gives the same answers, costs no more for
+    the model. `rewrites` are tried in order; each is accepted where it gives the same outputs, costs no more for
     `serving.batches`, and leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's
-    exporter, with corrections. Ids out of range and large numbers are treated as the signature says (`guard_inputs`).
+    exporter, with corrections. Ids out of range and large numbers are treated according to the signature (`guard_inputs`).
     Inputs in `serving.shared` have one row in the file, which all rows of a request share. The file holds all weights in
     fp32; `bits` are planned for their quantization, by the names of the parameters. Tables of different bits are not fused,
     and the file states the bits by the names of its weights.
 
-    Raises `ExportError` where an operator has no ONNX form, or where an input and an output have one name, and
+    Raises `ExportError` if an operator has no ONNX form, or where an input and an output have one name, and
     `UsageError` where `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
@@ -233,7 +233,7 @@ def _apply_sharing(
 ) -> tuple[ir.Model, list[Probe]]:
     """Compute values of shared inputs once, after `rewrites`; return the graph with the probes in its form.
 
-    Raises `ExportError` where the answers change.
+    Raises `ExportError` if the outputs change.
     """
     inputs = list_program_inputs(signature)
     names = [i.name for i in signature.inputs if i.shared]
@@ -256,7 +256,7 @@ def _apply_sharing(
     )
     if error > TOLERANCE:
         raise ExportError(
-            f"With {', '.join(names)} shared, the model does not give the same answers "
-            f"(they differ by {error:.1e} of the largest): its rows are not answered one by one. Export it without."
+            f"With {', '.join(names)} shared, the outputs of the model "
+            f"change (they differ by {error:.1e} of the largest): its rows depend on each other. Export without shared inputs."
         )
     return split, one_row

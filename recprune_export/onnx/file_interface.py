@@ -1,7 +1,7 @@
 """The tensors in which a file takes jagged inputs: those of the model's own request, or a padded matrix for each input.
 
 A program takes the elements and the lengths of each input (`program/requests/jagged_inputs.py`). A few nodes at the beginning of the
-file compute them from what the file takes.
+file compute them from the inputs of the file.
 """
 
 import json

@@ -55,7 +55,7 @@ def find_producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
 
 
 def find_only_consumer(value: ir.Value) -> ir.Node | None:
-    """Return the only node that reads `value`; None where there are several, or where the model returns it."""
+    """Return the only node that reads `value`; None if there are several, or where the model returns it."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 

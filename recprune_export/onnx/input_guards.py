@@ -21,7 +21,7 @@ _CLIPPED_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8, ir.
 def guard_inputs(model: ir.Model, inputs: Sequence[Input]) -> int:
     """Insert a guard behind each input with a rule (`Input.bad_ids`, `Input.number_limit`).
 
-    Before: x [batch, …] read by any nodes, ids from `low` to `high`, `bad` in the place of others. After: all of them read
+    Before: x [batch, …] read by any nodes, ids from `low` to `high`, `bad` in place of others. After: all of them read
 
     - `Mod(Clip(x, 0, high + 1), high + 1)` where low and bad are 0;
     - `Where(Less(m, high + 1), m, low)` with `m = Max(x, low)` for columns of ids of which each `bad` is `low`;

@@ -25,7 +25,7 @@ class RowFormat:
 
 
 def describe_rows(bits: int, dimensions: int, codes: str) -> str:
-    """Return the text in a tensor's `doc_string` that says how it is stored: its own shape counts bytes.
+    """Return the text in a tensor's `doc_string` that describes its storage: its shape counts bytes.
 
     >>> parse_rows(describe_rows(3, 10, "item_scales"))
     RowFormat(bits=3, dimensions=10, codes='item_scales')
@@ -34,7 +34,7 @@ def describe_rows(bits: int, dimensions: int, codes: str) -> str:
 
 
 def parse_rows(description: str) -> RowFormat | None:
-    """Return the format that `describe_rows` stated; None for other texts."""
+    """Return the format that `describe_rows` stated; None for other strings."""
     match = _ROWS.fullmatch(description)
     return None if match is None else RowFormat(int(match[1]), int(match[2]), match[3])
 

@@ -17,11 +17,11 @@ from recprune_export.onnx.inner_graphs import iterate_graphs, list_inner_graphs
 def read_model(path: Path) -> onnx.ModelProto:
     """Return the model without its external weights, after a check of their locations.
 
-    Raises `ModelFileError` where the file is not an ONNX model, where weights are outside of its folder or shorter than
+    Raises `ModelFileError` if the file is not an ONNX model, where weights are outside its folder or shorter than
     declared, or where names are not valid text.
     """
     if not path.is_file():
-        raise ModelFileError(f"{path} is no file: give a bundle or an .onnx file.")
+        raise ModelFileError(f"{path} is not a file: give a bundle or an .onnx file.")
     try:
         model = onnx.load(path, load_external_data=False)
         _read_names(model.graph)
@@ -30,7 +30,7 @@ def read_model(path: Path) -> onnx.ModelProto:
             f"{path} cannot be read as an ONNX model: it is damaged, or is not an ONNX model at all."
         ) from error
     if not model.graph.node or not model.graph.input:
-        raise ModelFileError(f"{path} is no ONNX model with an input and an operator.")
+        raise ModelFileError(f"{path} is not an ONNX model with an input and an operator.")
     for tensor in _iterate_tensors(model):
         _check_tensor(path, tensor)
     return model
@@ -65,7 +65,7 @@ def read_tensor(tensor: TensorProto, folder: Path = Path()) -> np.ndarray:
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
     expected_bytes = count_bytes(tensor)
     if expected_bytes is None or expected_bytes < 0:
-        raise ModelFileError(f"{path} is refused: its tensor '{tensor.name}' has a type or a size that cannot be.")
+        raise ModelFileError(f"{path} is refused: its tensor '{tensor.name}' has an invalid type or size.")
     if _is_external(tensor):
         _check_location(path, tensor, expected_bytes)
     elif tensor.HasField("raw_data") and len(tensor.raw_data) != expected_bytes:
@@ -73,7 +73,7 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
             f"{path} is refused: its tensor '{tensor.name}' should have {expected_bytes:,} bytes and has {len(tensor.raw_data):,}."
         )
     elif not tensor.HasField("raw_data") and _count_entries(tensor) < prod(tensor.dims):
-        raise ModelFileError(f"{path} is refused: its tensor '{tensor.name}' holds fewer numbers than it says.")
+        raise ModelFileError(f"{path} is refused: its tensor '{tensor.name}' contains fewer numbers than it declares.")
 
 
 def _check_location(path: Path, tensor: TensorProto, expected_bytes: int) -> None:
@@ -83,21 +83,19 @@ def _check_location(path: Path, tensor: TensorProto, expected_bytes: int) -> Non
     file = path.parent / name
     inside = folders and not PurePosixPath(name).is_absolute() and ".." not in folders and "\0" not in name
     if not inside or not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(path.parent)):
-        raise ModelFileError(f"{path} is refused: its weights '{tensor.name}' lie outside of its folder, in {name!r}.")
+        raise ModelFileError(f"{path} is refused: its weights '{tensor.name}' are outside its folder, in {name!r}.")
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected_bytes))
         size = file.stat().st_size if file.is_file() else -1
     except (OSError, ValueError):
-        raise ModelFileError(
-            f"{path} is refused: where its weights '{tensor.name}' lie cannot be understood."
-        ) from None
+        raise ModelFileError(f"{path} is refused: the location of its weights '{tensor.name}' is invalid.") from None
     if size < 0:
         raise ModelFileError(
-            f"{path} has its weights '{tensor.name}' in {name!r}, which is not there: copy both again."
+            f"{path} has its weights '{tensor.name}' in {name!r}, which does not exist: copy both files again."
         )
     if offset < 0 or length != expected_bytes or offset + length > size:
         raise ModelFileError(
-            f"{path} is refused: its weights '{tensor.name}' should have {expected_bytes:,} bytes in {name!r}, which it has not."
+            f"{path} is refused: its weights '{tensor.name}' should have {expected_bytes:,} bytes in {name!r}, but the file is shorter."
         )
 
 

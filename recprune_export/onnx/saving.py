@@ -20,7 +20,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     Time: one pass over the weights. Memory: tensors are written from where they lie, one after the other; inline weights,
     which are few bytes, are copied by protobuf.
 
-    Raises `ExportError` where the file does not pass onnx.checker.
+    Raises `ExportError` if the file does not pass onnx.checker.
     """
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
@@ -42,7 +42,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
 def save_with_weights_beside(model: ir.Model, path: Path) -> None:
     """Write a graph whose external weights stay in their file, which lies in the folder of `path`.
 
-    Raises `ExportError` where the file does not pass onnx.checker.
+    Raises `ExportError` if the file does not pass onnx.checker.
     """
     ir.save(model, path)
     _restore_doc_strings(model, path)
@@ -65,7 +65,7 @@ def _copy_external_weights(model: ir.Model) -> None:
 
 
 def _restore_doc_strings(model: ir.Model, path: Path) -> None:
-    """Write the `doc_string` of external tensors, which onnx-ir leaves out: it says how a tensor is stored by row."""
+    """Write the `doc_string` of external tensors, which onnx-ir leaves out: it describes how a tensor is stored by row."""
     tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
     texts = {name: tensor.doc_string for name, tensor in tensors.items() if tensor is not None and tensor.doc_string}
     if texts:

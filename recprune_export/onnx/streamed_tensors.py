@@ -1,4 +1,4 @@
-"""Streamed tables as constants of a graph: they are written to its file row by row, and never held as a whole."""
+"""Streamed tables as constants of a graph: they are written to its file row by row, and are never in memory as a whole."""
 
 from typing import BinaryIO
 
@@ -34,8 +34,8 @@ class StreamedTensor(ir.TensorProtocol):
         return self._table.nbytes
 
     def numpy(self) -> np.ndarray:
-        """Return all numbers. Raises `ModelError` where they do not fit into memory."""
-        return np.asarray(read_whole(self._table, "the ONNX graph is changed by all of its rows").numpy())
+        """Return all numbers. Raises `ModelError` if they do not fit into memory."""
+        return np.asarray(read_whole(self._table, "a change of the ONNX graph reads all of its rows").numpy())
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)  # type: ignore[call-overload]

@@ -141,7 +141,7 @@ def prune(
     or the bytes; the bytes of a plan are those of a file for `serving`. `projected` is the program for which a `plan` of one
     stage was made, where it is there already.
 
-    Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
+    Raises `UsageError` if more fields are to be removed than can be, or there are no rows to count ids on,
     `PruningError` where the plan does not fit.
     """
     if plan is not None:
@@ -172,9 +172,9 @@ def prune(
 def check_beside_plan(pruning: PruningSettings) -> None:
     """Raise `UsageError` where an option chooses fields or rows that a plan names itself."""
     if pruning.prune_fields:
-        raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
+        raise UsageError("A plan specifies the removed fields: leave out --prune-fields or --plan.")
     if pruning.prune_rows is not None:
-        raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
+        raise UsageError("A plan specifies the removed rows: leave out --prune-rows or --plan.")
 
 
 def plan_all_stages(
@@ -263,7 +263,7 @@ def _run_stage(
         # The processes of a run may have different processors, which round differently.
         plan = call_on_main(partial(getattr, planned, "plan"))
         cut = _cut(context, start, plan, planned.program, refit=pruning.refit)
-        del planned  # its program may have tables that the dense one does not share
+        del planned  # its program may have tables that the dense model does not share
     else:
         cut = _cut(context, start, plan, projected, refit=pruning.refit and checkpoint is None)
     if checkpoint is not None:
@@ -272,7 +272,7 @@ def _run_stage(
     else:
         fitted = _tune(context, number, cut, target)
         values = {"plan": cut.plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
-        title = f"pruning and tuning, stage {number} of {pruning.pruning_stages}"
+        title = f"pruning and fine-tuning, stage {number} of {pruning.pruning_stages}"
         context.checkpoints.save(f"stage-{number}", title, values, cut.student.module)
     return PrunedStage(cut.student, cut.analysis, cut.plan, cut.soundness, fitted, cut.shared_row_proof)
 
@@ -311,7 +311,9 @@ def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarge
     broadcast_module(student.module, SHARD_BYTES)
     storage = cut.plan.storage
     if storage is not None and cut.frozen:
-        raise UsageError("This plan chooses bits for tables that are larger than memory: make it by --sparsity.")
+        raise UsageError(
+            "This plan chooses bits for tables that are larger than memory: make the plan with --sparsity."
+        )
     if storage is not None:  # no zeros: they would cost quality, and save no bytes
         schedule = schedule_rounded(schedule, context.finetuning)
         weights = count_all_weights(student, tables)
@@ -365,7 +367,7 @@ def regularize_channels(
     *,
     seed: int = 0,
 ) -> RegularizedProgram | None:
-    """Train a copy of the dense program so that channels shrink to zero; None where the strength is 0.
+    """Train a copy of the dense program so that channels shrink to zero; None if the strength is 0.
 
     A result that a search has `precomputed` is saved in `checkpoints` as well.
     """

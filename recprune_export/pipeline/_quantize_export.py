@@ -58,13 +58,13 @@ class QuantizedExport:
         """Return sentences: which weights got more bits again, and at which batch sizes the file is slower."""
         notes = []
         if self.quantized.relaxations:
-            notes.append(f"Quantized less, for quality: {'; '.join(self.quantized.relaxations)}.")
+            notes.append(f"Reverted to more bits to keep quality: {'; '.join(self.quantized.relaxations)}.")
         if self.quantized.loss.note is not None and not self.quantized.plan.is_empty:
             notes.append(self.quantized.loss.note)
         if self.quantized.plan.is_empty:
-            notes.append("Nothing was quantized: nothing would be faster or smaller without losing too much.")
+            notes.append("Nothing was quantized: no quantization was faster or smaller within the allowed loss.")
         elif any(spec.shared for spec in self.file.signature.inputs):
-            notes.append("With shared inputs the quality on test rows is that of the file before it was quantized.")
+            notes.append("With shared inputs, the quality on test rows is measured on the file before quantization.")
         notes += [
             f"At batch {batch} the quantized file takes {1 / ratio.estimate:.2f} times as long as in fp32."
             for batch, ratio in self.speedups.items()
@@ -90,12 +90,12 @@ def quantize_export(
     runtime: RuntimeTarget = ANY_RUNTIME,
     chosen: QuantizationPlan | None = None,
 ) -> QuantizedExport | None:
-    """Quantize `file` into `folder`, in its planned bits where it has any; None where it has none and `quantization` is "none".
+    """Quantize `file` into `folder`, in its planned bits where it has any; None if it has none and `quantization` is "none".
 
     Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests
     of `batches` rows; there are only those that `runtime` loads, and those of `chosen` are not timed again.
 
-    Raises `ExportError` where the file cannot be written.
+    Raises `ExportError` if the file cannot be written.
     """
     mode = quantization.quantize if file.bits is None else file.bits
     if mode == "none":
@@ -128,7 +128,7 @@ def make_calibration_requests(signature: Signature, task: Task, seed: int = 0) -
 
 
 def _make_judge(signature: Signature, task: Task, limit: float) -> Judge:
-    """Judge by the metric where rows can be asked one by one, else by the error; NaN and infinity stay in any case."""
+    """Judge by the metric if rows can be scored one by one, else by the error; NaN and infinity are kept in both cases."""
     edges = list(make_edge_requests(signature).values())
     if isinstance(task, SampledRequests) or any(spec.shared for spec in signature.inputs):
         sampled = squeeze_shared_inputs(task.requests(CALIBRATION_ROWS, seed=3), signature)

@@ -36,9 +36,9 @@ def run_until_fast(
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Return the outcome of `run`, and a note where the first plans were too slow. The whole job runs once for each plan.
 
-    `run` raises `SlowPlan` where another plan may be faster. Finished stages in `checkpoints` are those of the first plan.
+    `run` raises `SlowPlan` if another plan may be faster. Finished stages in `checkpoints` are those of the first plan.
 
-    Raises `SlowerThanPyTorch` where no plan is fast enough, with what was tried, and `TooLittleTime` where the settings already limit
+    Raises `SlowerThanPyTorch` if no plan is fast enough, with the attempts, and `TooLittleTime` if the settings already limit
     the predicted time and no plan takes as little.
     """
     slow: list[SlowPlan] = []
@@ -52,12 +52,12 @@ def run_until_fast(
         except TooLittleTime as error:
             if not slow:  # the limit is that of the caller
                 raise
-            raise _refuse(slow, "no plan of as few bytes is predicted to be as fast as is needed") from error
+            raise _refuse(slow, "no plan within the byte limit is predicted to be fast enough") from error
         else:
             return outcome, _describe(slow, outcome)
         time, limit = slow[-1].storage.point.microseconds, slow[-1].next_limit
         print_status(
-            f"{slow[-1].finding} The plan is made again, for reads of {limit:.3g} instead of {time:.3g} predicted µs."
+            f"{slow[-1].finding} The plan is computed again, for a predicted time of {limit:.3g} instead of {time:.3g} µs."
         )
         settings = settings.with_options(max_microseconds=limit)
 
@@ -68,9 +68,10 @@ def _describe(slow: list[SlowPlan], outcome: Outcome) -> tuple[str, ...]:
         return ()
     first, last = slow[0].storage.point, storage.point
     return (
-        f"The plan of least loss was too slow, and was made again {_count(len(slow))}. {slow[0].finding} Predicted for lookups and "
-        f"matrix products: {first.microseconds:.0f} µs then, {last.microseconds:.0f} µs now. Predicted loss: "
-        f"{format_loss(first.loss)} then, {format_loss(last.loss)} now.",
+        f"The plan with the least loss was too slow, and was computed again {_count(len(slow))}. "
+        f"{slow[0].finding} Predicted time of lookups "
+        f"and matrix products: {first.microseconds:.0f} µs before, {last.microseconds:.0f} µs now. Predicted loss: "
+        f"{format_loss(first.loss)} before, {format_loss(last.loss)} now.",
     )
 
 
@@ -83,13 +84,13 @@ def _refuse(slow: list[SlowPlan], reason: str) -> SlowerThanPyTorch:
     time = best.storage.point.microseconds
     if best.excess * best.storage.rows > time:
         remedy = (
-            f"The lookups and matrix products, predicted to take {time:.3g} µs, are not what is slow, so more bytes may not help: see "
-            "`recprune-export profile`, or leave out the batch size by --latency-batch-sizes."
+            f"The lookups and matrix products, predicted to take {time:.3g} µs, are not the slow part, so more bytes may not help: "
+            "see `recprune-export profile`, or leave out this batch size in --latency-batch-sizes."
         )
     else:
-        remedy = "Allow more bytes, for tables of more bits are faster, or remove channels alone by --sparsity."
+        remedy = "Allow more bytes, since tables with more bits are faster, or remove only channels with --sparsity."
     return SlowerThanPyTorch(
-        f"{best.finding} It is the fastest of the plans within --max-bytes that were measured: {reason}. {remedy}",
+        f"{best.finding} It is the fastest measured plan within --max-bytes: {reason}. {remedy}",
         best.ratio,
         best.excess,
     )

@@ -71,7 +71,7 @@ class SearchRecord:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The pruned program, its exported files, what the pruned one needs, measurements, and the files made from `model.onnx`."""
+    """The pruned program, its exported files, the requirements of the pruned model, measurements, and derived files."""
 
     pruned: PrunedModel
     exported: ExportedModels
@@ -218,7 +218,9 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
     if pruned.regularized is not None:
         zero = sum(pruned.regularized.zero_channels.values())
         channels = sum(g.width for g in pruned.regularized.program.analysis.groups)
-        notes.append(f"Regularized training left {zero} of {channels} channels without any weight before one was cut.")
+        notes.append(
+            f"Regularized training left {zero} of {channels} channels with zero weights before any channel was removed."
+        )
     fitted = pruned.stages[-1].fitted
     if fitted is not None and fitted.best < 0:
         notes.append("Fine-tuning did not improve the validation metric; the weights before it were kept.")
@@ -231,20 +233,20 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
         if counts.parameters and reached < target - 1e-9:
             target_text, reached_text = format_distinctly(target, reached)
             notes.append(
-                f"Asked for {target_text} of the parameters of the {section} to be removed or zero, reached {reached_text}."
+                f"The target was to remove or zero {target_text} of the parameters of the {section}; {reached_text} was reached."
             )
     for output in exported.parity.outputs:
         if output.not_finite:
             notes.append(
-                f"The model itself answers NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
-                "requests, such as empty histories, and so does the artifact."
+                f"The dense model itself returns NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
+                "requests, such as empty histories; the artifact does the same."
             )
     if pruning.prune_rows is not None and not pruned.plan.rows:
-        notes.append("No table has so many rare ids that sharing a row would make the file smaller, so all rows stay.")
+        notes.append("No table has enough rare ids for a shared row to make the file smaller, so all rows were kept.")
     analysis = pruned.stages[0].analysis
     frozen = sum(axis.count for axis in analysis.frozen if "returns" not in axis.reason.text)
     if frozen and not analysis.groups:
-        notes.append("Nothing could be removed; only zeros were set.")
+        notes.append("No channel could be removed; weights were only set to zero.")
     return (*notes, *(() if exported.quantization is None else exported.quantization.notes()))
 
 

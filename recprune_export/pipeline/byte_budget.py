@@ -31,7 +31,7 @@ Request = Mapping[str, Tensor]
 CURVE = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # the limits of the points beside the chosen one, as multiples of it
 ATTEMPTS = 4  # exports that measure the bytes beside the weights
 MIN_USED = 0.98  # of the limit, below which another attempt is made
-FIRST_OVERHEAD = 8_000  # bytes of a file beside its weights, before the first export
+FIRST_OVERHEAD = 8_000  # bytes of a file next to its weights, before the first export
 CALIBRATION_ROWS = 16  # of the file that is only counted
 MARGIN = 0.002  # of the limit: names and small constants of the tuned file may differ from those of the measured one
 
@@ -57,7 +57,7 @@ def plan_within_bytes(
     and not estimated; where they exceed the limit, or leave much of it, the plan is made again. Plans are predicted to take at
     most `max_microseconds` for lookups and matrix products.
 
-    Raises `TooFewBytes` where no plan has so few bytes, `TooLittleTime` where none of them is as fast.
+    Raises `TooFewBytes` if no plan has so few bytes, `TooLittleTime` if none of them is as fast.
     """
     slowest = inf if max_microseconds is None else max_microseconds
     limit = int(max_bytes * (1.0 - MARGIN))
@@ -92,7 +92,7 @@ def _count_plans(
 ) -> Iterator["_Counted"]:
     """Yield plans of a candidate with their counted bytes, until one has nearly `limit` of them, at most `ATTEMPTS`.
 
-    The bytes beside the weights depend on the plan, so the bytes of weights are bracketed by plans that fit and do not fit.
+    The bytes in addition to the weights depend on the plan, so the bytes of weights are bracketed by plans that fit and do not fit.
     """
     fitting, exceeding, weights = 0, limit, start
     before: Allocation | None = None
@@ -175,7 +175,7 @@ def _with_storage(chosen: _Counted, max_bytes: int, slowest: float) -> Plan:
 
 def _describe_too_few_bytes(max_bytes: int, smallest: int | None, fewest: int) -> str:
     if smallest is None:
-        tried = f": its weights alone take {format_bytes(fewest)} at the least"
+        tried = f": its weights alone need at least {format_bytes(fewest)}"
     else:
         tried = f": the smallest file that was tried has {format_bytes(smallest)}"
-    return f"--max-bytes {format_bytes(max_bytes)} is too little for this model{tried}. Allow more."
+    return f"--max-bytes {format_bytes(max_bytes)} is too small for this model{tried}. Allow more bytes."

@@ -21,15 +21,15 @@ from recprune_export.program.signature import BATCH, Input, Signature
 TRIED_ROWS = 8
 MARGIN = 1000.0  # times the largest number of the rows: no number of traffic reaches the limit
 WITHOUT_ROWS = 1e12  # beyond timestamps in milliseconds
-RESERVE = 10.0  # answers are finite at so many times the limit, since the pruned program is another one
+RESERVE = 10.0  # outputs are finite at so many times the limit, since the pruned program is another one
 
 
 def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
     """Return `program` with the rules of `Input.bad_ids` and `Input.number_limit` in its signature.
 
     `bad_ids` is "unknown" or "error". The limit of numbers is a power of ten at least `MARGIN` times the largest number of
-    the rows, or `WITHOUT_ROWS`; it is lowered where the answers would not be finite, though not below 10 times the
-    largest number. An input in which the model itself answers infinity with finite numbers has no limit.
+    the rows, or `WITHOUT_ROWS`; it is lowered where the outputs would not be finite, though not below 10 times the
+    largest number. An input in which the model itself returns infinity with finite numbers has no limit.
 
     Rows that a bundle keeps come with the rules that followed from all rows.
 
@@ -58,8 +58,8 @@ def _refuse_inputs_without_rows(signature: Signature) -> None:
     spec = next((i for i in signature.inputs if i.shape[:1] not in ((BATCH,), (1,))), None)  # 1: a shared input
     if spec is not None:
         raise ModelError(
-            f"The input '{spec.name}' of shape {list(spec.shape)} has no row for each row of the request: set it in the module, as a "
-            "number or a buffer, or take it in the shape [batch, ...]."
+            f"The input '{spec.name}' of shape {list(spec.shape)} does not have one row per row of the request: store it in the "
+            "module, as a number or a buffer, or use the shape [batch, ...]."
         )
 
 
@@ -88,7 +88,7 @@ def _round_up(number: float) -> float:
 
 
 def _find_largest(task: Task, spec: Input) -> float | None:
-    """Return the largest finite absolute number of an input in all rows; None where there are no rows."""
+    """Return the largest finite absolute number of an input in all rows; None if there are no rows."""
     if not isinstance(task, LabeledRows):
         return None
     batches = (
@@ -115,15 +115,15 @@ def _stays_finite(program: Program, request: RequestArrays, spec: Input, number:
 
 
 def _run_on_numbers(program: Program, request: RequestArrays, spec: Input) -> Mapping[str, np.ndarray]:
-    """Return the answers to numbers beyond those of the example. Raises `ModelError` where the model has none."""
+    """Return the outputs to numbers beyond those of the example. Raises `ModelError` if the model has none."""
     try:
         return run_program(program, request)
     except FAILURES as error:
         place = describe_place(find_failing_line(program, request))
         raise ModelError(
             f"The model fails on numbers in '{spec.name}' beyond those of the example{place} "
-            f"({type(error).__name__}: {error}): no number that is served may fail, so keep what is computed from them in range, "
-            "such as an index by .clamp(0, rows - 1) behind .long()."
+            f"({type(error).__name__}: {error}): every number in a request must be accepted, so keep values computed from it in "
+            "range, for example an index with .clamp(0, rows - 1) after .long()."
         ) from error
 
 

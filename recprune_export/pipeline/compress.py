@@ -110,7 +110,7 @@ UNKNOWN = InputSources()
 class CompressionResult:
     """The bundle and its measurements; `metrics` are those of the ONNX files on test rows.
 
-    `reduction` tells removed parameters, zeroed parameters and bytes apart. `warnings` are also among the `notes`. A run with
+    `reduction` lists removed parameters, zeroed parameters and bytes separately. `warnings` are also among the `notes`. A run with
     `quick` has no `footprints`, and `latency` at one batch size.
     """
 
@@ -174,15 +174,15 @@ def compress_program(
 ) -> CompressionResult:
     """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
-    Without a `task` the pruned program is tuned towards the answers of `program` on requests sampled from its signature.
-    `origin` says in the manifest where the model and the rows come from. `sign` makes the signature of the manifest;
-    `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
+    Without a `task` the pruned program is tuned towards the outputs of `program` on requests sampled from its signature.
+    `origin` is recorded in the manifest as the source of the model and the rows. `sign` makes the signature of the manifest;
+    `leading_notes` come before other notes. With `resume`, it continues after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
     `search` is what the manifest states of that search, whose settings are others than the chosen ones. `derive` makes further
     ONNX files from `model.onnx`.
 
-    Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
-    `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
+    Raises `UsageError` if nothing can be written to `target`, its disk is too full, or another process writes there,
+    `ModelError` where the dense model returns NaN for rows of the data, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail; a plan within --max-bytes whose
     file is slower than PyTorch is first made again, with less predicted time.
     """
@@ -241,9 +241,9 @@ def run_stages(
     search_prefix: SearchPrefix | None,
     folder: Path,
 ) -> Outcome:
-    """Prune, export to `folder` and measure. Of several processes all prune, and the first one alone does the rest of the job.
+    """Prune, export to `folder` and measure. Of several processes all prune, and only the first one does the rest of the job.
 
-    Raises `SlowPlan` where the file of a plan within --max-bytes is slower than the same model in PyTorch, `SlowerThanPyTorch` where
+    Raises `SlowPlan` if the file of a plan within --max-bytes is slower than the same model in PyTorch, `SlowerThanPyTorch` where
     that of another one is.
     """
     pruned = prune(
@@ -280,7 +280,7 @@ def _export_and_measure(
 def open_checkpoints(
     program: Program, settings: Settings, task: Task, plan: GivenPlan | None, target: Path, *, resume: bool
 ) -> StageCheckpoints:
-    """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
+    """Open the folder for finished stages next to `target`; with `resume` those of an equal run stay in it."""
     extra = None if plan is None else plan.plan.to_dict()
     with show_status("Hashing the model and the rows"):
         key = call_on_main(
@@ -298,7 +298,7 @@ def export_and_quantize(
     folder: Path,
     chosen: QuantizationPlan | None = None,
 ) -> ExportedModels:
-    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it, in the forms `chosen` before."""
+    """Write both models to `folder`, the pruned model in fewer bits if the settings require it, in the forms `chosen` before."""
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, make_serving_config(settings), task, folder)
     quantized = quantize_export(
@@ -309,12 +309,12 @@ def export_and_quantize(
 
 
 def check_byte_limit(size: int, storage: StoragePlan | None) -> None:
-    """Raise `ValidationFailed` where a file has more bytes than its plan allows."""
+    """Raise `ValidationFailed` if a file has more bytes than its plan allows."""
     if storage is not None and size > storage.max_bytes:
         raise ValidationFailed(
             f"The file has {size:,} bytes, and --max-bytes allows {storage.max_bytes:,}: the rewrites for these batch sizes and shared "
-            f"inputs take {size - storage.point.bytes:,} bytes that the plan did not count, so nothing was written. Allow as many "
-            "bytes less, and the plan has room for them."
+            f"inputs take {size - storage.point.bytes:,} bytes that the plan did not include, so nothing was written. Reduce "
+            "--max-bytes by this number to leave room for them."
         )
 
 
@@ -360,7 +360,7 @@ def collect_bundle_files(
 
 
 def check_space(program: Program, target: Path | None) -> None:
-    """Raise `UsageError` where the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
+    """Raise `UsageError` if the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
     size = sum(p.nbytes for p in program.module.parameters())
     targets = () if target is None else (target,)
     needs = dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size)
@@ -368,25 +368,25 @@ def check_space(program: Program, target: Path | None) -> None:
 
 
 def check_no_nan(program: Program, task: Task) -> None:
-    """Raise `ModelError` where the dense model answers NaN to rows of the data: nothing can be tuned towards that."""
+    """Raise `ModelError` if the dense model returns NaN for rows of the data: nothing can be tuned towards that."""
     if isinstance(task, SampledRequests):  # sampled requests may not occur in traffic
         return
     for name, values in run_program(program, task.requests(PARITY_ROWS, seed=0)).items():
         rows = int(np.isnan(values).reshape(len(values), -1).any(axis=1).sum())
         if rows:
             raise ModelError(
-                f"The model answers NaN in '{name}' to {rows} of {len(values)} rows of the data: look for a division by zero or a "
-                "logarithm in it, or for rows that it cannot take, and try again."
+                f"The model returns NaN in '{name}' for {rows} of {len(values)} rows of the data: look for a division by zero "
+                "or a logarithm in the model, or for invalid rows, and try again."
             )
 
 
 def make_sampled_task(
     program: Program, finetuning: FineTuningSettings, evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
 ) -> SampledRequests:
-    """Return the task of a program without rows. Raises `UsageError` where a metric is named, which needs rows."""
+    """Return the task of a program without rows. Raises `UsageError` if a metric is named, which needs rows."""
     for option, value in (("--metric", ", ".join(evaluation.metrics)), ("--group", evaluation.group)):
         if value:
-            raise UsageError(f"{option} {value} needs rows with labels: give --data.")
+            raise UsageError(f"{option} {value} requires labeled rows: give --data.")
     config = apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
     return SampledRequests(program, make_objective(program, ()), config)
 

@@ -1,4 +1,4 @@
-"""Make the further ONNX files of a bundle from `model.onnx`, and hold each to its answers."""
+"""Make the further ONNX files of a bundle from `model.onnx`, and hold each to its outputs."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +26,7 @@ def choose_derived_models(
 ) -> tuple[DeriveModel, ...]:
     """Return the steps that make the further files of a bundle; `signature` is that of the program, with its rules for bad ids.
 
-    Raises `UsageError` and `DataError` where a file cannot be made of this model.
+    Raises `UsageError` and `DataError` if a file cannot be made of this model.
     """
     steps = list(_choose_raw_inputs(export, encoder, signature))
     if export.top_k is not None:
@@ -40,18 +40,18 @@ def _choose_raw_inputs(
 ) -> tuple[DeriveModel, ...]:
     """Return the step of the file that takes raw values.
 
-    Raises `UsageError` where the model has no vocabularies, and `DataError` where a vocabulary does not fit it.
+    Raises `UsageError` if the model has no vocabularies, and `DataError` if a vocabulary does not fit it.
     """
     if not (export.raw_inputs or export.vocabularies):
         return ()
     if encoder is not None:
         if export.vocabularies:
-            raise UsageError("--vocabulary: the checkpoint has vocabularies of its own; give --raw-inputs instead.")
+            raise UsageError("--vocabulary: the checkpoint contains vocabularies; give --raw-inputs instead.")
         return (partial(derive_raw_inputs, make_plan=partial(plan_of_encoder, encoder)),)
     if not export.vocabularies:
         raise UsageError(
-            "--raw-inputs: the model has no vocabularies, as those of `recprune-export train` have; give them by --vocabulary "
-            "INPUT=FILE, with the columns raw and id."
+            "--raw-inputs: the model has no vocabularies, unlike checkpoints of `recprune-export train`; give them with "
+            "--vocabulary INPUT=FILE, with the columns raw and id."
         )
     vocabularies = read_vocabularies(parse_vocabulary_options(export.vocabularies), signature)
     return (partial(derive_raw_inputs, make_plan=partial(plan_of_vocabularies, vocabularies)),)
@@ -64,9 +64,9 @@ def derive_models(
     settings: Settings,
     folder: Path,
 ) -> tuple[ValidatedModel, ...]:
-    """Take each of `steps` on the pruned file, with rows of `task`, and validate what it makes.
+    """Take each of `steps` on the pruned file, with rows of `task`, and validate its result.
 
-    Raises `ExportError` where a file needs a later runtime than the settings allow, and `ValidationFailed` where one answers
+    Raises `ExportError` if a file needs a later runtime than the settings allow, and `ValidationFailed` if one answers
     otherwise than `model.onnx`.
     """
     if not steps:

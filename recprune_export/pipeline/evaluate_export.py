@@ -1,4 +1,4 @@
-"""Measure size, quality and speed of the exported file beside the dense model."""
+"""Measure size, quality and speed of the exported file compared with the dense model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from recprune_export.validation.rare_ids import SharedRowReport, compare_shared_
 
 @dataclass(frozen=True)
 class Measurements:
-    """Sizes, quality on test rows, and speed of the exported file, each beside the dense model."""
+    """Sizes, quality on test rows, and speed of the exported file, each compared with the dense model."""
 
     counts: Mapping[str, Counts]
     metrics: Mapping[str, Mapping[str, float]]
@@ -60,7 +60,7 @@ class Measurements:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on a large loss of quality, on a busy machine, and on what could not be told by rows or machine."""
+        """Sentences on a large loss of quality, a busy machine, and inconclusive results."""
         quality = None if self.quality is None else self.quality.warning
         loss = () if quality is None else (quality,)
         return (*loss, *self.latency.warnings, *judge_against_pytorch(self.latency)[1])
@@ -82,7 +82,7 @@ def evaluate_exports(
 ) -> Measurements:
     """Count, test and time both files; with `latency.quick` at one batch size, without cold caches and cold starts.
 
-    Raises `SlowerThanPyTorch` where the pruned one is slower than PyTorch.
+    Raises `SlowerThanPyTorch` if the pruned model is slower than PyTorch.
     """
     counts = {"dense": count(exported.dense.path), "pruned": count(exported.pruned.path)}
     answers = {"dense": make_predictor(exported.dense), "pruned": make_predictor(exported.row_wise)}
@@ -117,9 +117,9 @@ def validate_latency(
     *,
     seed: int,
 ) -> LatencyReport:
-    """Time both models in PyTorch and in ONNX Runtime in turns; of PyTorch a rough ratio suffices.
+    """Time both models in PyTorch and in ONNX Runtime interleaved; of PyTorch a rough ratio suffices.
 
-    Raises `SlowerThanPyTorch` where pruned ONNX is slower than pruned PyTorch beyond doubt.
+    Raises `SlowerThanPyTorch` if pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
     threads = latency.threads
     with torch_threads(threads):
@@ -155,7 +155,7 @@ def judge_against_pytorch(report: LatencyReport) -> tuple[tuple[str, ...], tuple
             )
         elif verdict is Verdict.UNDECIDED:
             sentences[verdict].append(
-                f"At batch {batch} it cannot be told whether {PRUNED_ONNX} is as fast as {PRUNED_TORCH}: it takes {figure}. "
+                f"At batch {batch} it is inconclusive whether {PRUNED_ONNX} is as fast as {PRUNED_TORCH}: it takes {figure}. "
                 "Measure again on an idle machine."
             )
     return tuple(sentences[Verdict.FAILS]), tuple(sentences[Verdict.UNDECIDED])
@@ -171,7 +171,7 @@ def measure_cold_starts(exported: ExportedModels, signature: Signature, latency:
 def report_shared_rows(
     program: Program, pruned: PrunedModel, file: OnnxFile, task: Task, answers: Mapping[str, AnswerFunction]
 ) -> SharedRowReport | None:
-    """Return the effect of shared rows on requests with and without a rare id; None where no rows were removed."""
+    """Return the effect of shared rows on requests with and without a rare id; None if no rows were removed."""
     first = pruned.stages[0]
     if first.shared_row_proof is None:
         return None

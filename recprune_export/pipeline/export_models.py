@@ -39,7 +39,7 @@ PARITY_ROWS = 512
 
 @dataclass(frozen=True)
 class ExportedModels:
-    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each answer, as in a test set.
+    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each output, as in a test set.
 
     `parity` is that of the pruned file in fp32. After quantization `pruned` is the quantized file.
     """
@@ -51,14 +51,14 @@ class ExportedModels:
     quantization: QuantizedExport | None = None
 
     def with_quantized(self, quantized: QuantizedExport | None) -> "ExportedModels":
-        """Return the models with the quantized file in the place of the pruned one; unchanged for None."""
+        """Return the models with the quantized file in place of the pruned model; unchanged for None."""
         if quantized is None:
             return self
         row_wise = quantized.file if self.row_wise is self.pruned else self.row_wise
         return replace(self, pruned=quantized.file, row_wise=row_wise, quantization=quantized)
 
     def golden(self, program: Program, request: RequestArrays) -> RequestArrays:
-        """Return the answer to a golden request: that of `program`, or of the file where it has fewer bits."""
+        """Return the output for a golden request: that of `program`, or of the file where it has fewer bits."""
         if self.quantization is not None:
             return self.quantization.golden(request)
         signature = self.pruned.signature
@@ -66,7 +66,7 @@ class ExportedModels:
 
     @property
     def tolerances(self) -> Tolerances:
-        """The tolerances within which another machine gives the golden answers."""
+        """The tolerances within which another machine gives the golden outputs."""
         tolerances = self.parity.tolerances
         return tolerances if self.quantization is None else self.quantization.tolerances(tolerances)
 
@@ -74,9 +74,9 @@ class ExportedModels:
 def export_models(
     program: Program, pruned: PrunedModel, serving: ServingConfig, task: Task, folder: Path
 ) -> ExportedModels:
-    """Write both models to `folder` and compare each with PyTorch: the dense one is the baseline of every figure.
+    """Write both models to `folder` and compare each with PyTorch: the dense model is the baseline of every figure.
 
-    Raises `ExportError`, and `ValidationFailed` where an answer differs.
+    Raises `ExportError`, and `ValidationFailed` if an output differs.
     """
     with show_status("Exporting to ONNX"):
         plain = ServingConfig(runtime=serving.runtime)
@@ -145,12 +145,13 @@ def validate_parity(
             report = check_parity(by_program, predict, requests, allowed, {INFINITE_NUMBERS: of_far})
     if not report.passed:
         raise ValidationFailed(
-            f"The ONNX file of the {model} model does not give the {model} model's outputs, so nothing was written. {report.failures[0]}"
+            f"The ONNX file of the {model} model does not reproduce the {model} model's outputs, so nothing was "
+            f"written. {report.failures[0]}"
         )
     session = make_session(file.path, 1)
     for label, request in make_refused_requests(signature).items():
         if not refuses(session, request):
-            raise ValidationFailed(f"The ONNX model answers {label}, which it should refuse, so nothing was written.")
+            raise ValidationFailed(f"The ONNX model accepts {label}, which it should refuse, so nothing was written.")
     return report
 
 

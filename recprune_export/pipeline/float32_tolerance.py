@@ -21,7 +21,7 @@ from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.parity import NamedOutputs, Tolerances
 
 TWO_WAYS = 4.0  # two ways to sum are off by as much each, and one may be unluckier than the other
-MOST = 100.0  # times what is allowed elsewhere: who loses more has no answers to speak of
+MOST = 100.0  # times the usual tolerance: beyond it, the outputs are meaningless
 ROUNDED_RUNS, UNIT_ROUNDOFF = 4, 2.0**-24
 ROUNDINGS = 64  # of the partial sums behind a value; their errors add up like random ones
 MOST_IF_INFINITE = 1e9  # of numbers that are clipped to far beyond those of traffic

@@ -54,17 +54,19 @@ PER_TABLE_MAX_LOSS_RATIO = 0.5
 
 
 def analyze_prunable(program: Program, *, without_projections: bool = True) -> Analysis:
-    """Return the analysis. Raises `PruningError` where nothing can be pruned, `without_projections` or even with them."""
+    """Return the analysis. Raises `PruningError` if nothing can be pruned, `without_projections` or even with them."""
     analysis = program.analysis
     if not analysis.groups and (without_projections or not find_projections(program)):
         shapes = [p.shape for p in program.parameters().values()]
         if shapes and all(shape.numel() == 1 or shape[1:] == (1,) for shape in shapes):
             raise PruningError(
-                "No channel of this model can be removed: it is linear, with one number for each id, so that there is nothing to "
-                "narrow."
+                "No channel of this model can be removed: it is linear, with one number per id, so no width "
+                "can be reduced."
             )
         reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
-        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+        raise PruningError(
+            f"No channel of this model can be removed: {reasons}. See `recprune-export inspect` for details."
+        )
     return analysis
 
 
@@ -88,8 +90,8 @@ def plan_pruning(
     Sparsity is a fraction of the sizes of `dense`, by default those of `program`. `fields` are those of an earlier
     `plan_fields`. `last_stage` are the settings of the last stage, where this is an earlier one.
 
-    Raises `PruningError` where nothing can be pruned, `UsageError` where more fields are to be removed than can be, or where
-    no plan has as few bytes as are allowed, or is as fast as is asked for.
+    Raises `PruningError` if nothing can be pruned, `UsageError` if more fields are to be removed than can be, or where
+    no plan is small enough or fast enough.
     """
     projects = pruning.score == OUTPUT_ERROR
     max_bytes = None if pruning.byte_limit is None else resolve_byte_limit(program, pruning.byte_limit)
@@ -127,7 +129,7 @@ def make_byte_candidates(
 
     Times are predicted for the headline's batch size among those of `serving`.
 
-    Raises `PruningError` where nothing can be pruned or have fewer bits.
+    Raises `PruningError` if nothing can be pruned or have fewer bits.
     """
     program = remove_fields(program, fields).program
     program = share_planned_rows(program, plan_rows(program, pruning.prune_rows, task, seed), task, seed)
@@ -139,14 +141,14 @@ def _make_candidates(
 ) -> tuple[Candidate, ...]:
     """Return the candidates; if the model will be tuned, losses that tuning makes up for count less.
 
-    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them, and `PruningError` where nothing can
+    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them, and `PruningError` if nothing can
     be pruned or have fewer bits.
     """
     for name, parameter in program.parameters().items():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ModelError(
                 f"--max-bytes chooses the bits of float32 weights, and '{name}' is {str(parameter.dtype).removeprefix('torch.')}: "
-                "convert the model by model.float()."
+                "convert the model with model.float()."
             )
     remaining = TUNED if task.config.epochs > 0 else UNTUNED
     inputs, rows = make_score_inputs(program, task, seed), int(choose_batch(map(str, serving.batches)))
@@ -227,13 +229,13 @@ def _score_and_plan(
 
 
 def make_budget(pruning: PruningSettings) -> Budget:
-    """Return the limits of a plan that the settings ask for."""
+    """Return the limits of a plan according to the settings."""
     fractions: dict[str, float] = {}
     if pruning.structured_fraction is not None:
         fractions = dict.fromkeys(
             ("table_structured_fraction", "rest_structured_fraction"), pruning.structured_fraction
         )
-    # Tables stay whole where the user asks for it, not in a trial of the rest alone, in which they may be narrowed.
+    # Tables are not pruned if the user requests this, but may be narrowed in a trial of only the rest.
     keep_tables = pruning.table_sparsity == 0.0
     return Budget(
         pruning.table_sparsity,
@@ -245,7 +247,7 @@ def make_budget(pruning: PruningSettings) -> Budget:
 
 
 def plan_fields(program: Program, count: int, task: Task, seed: int = 0) -> FieldPlan:
-    """Choose `count` fields without which the loss rises least, against the labels or else the answers of `program`."""
+    """Choose `count` fields without which the loss rises least, against the labels or else the outputs of `program`."""
     if not count:
         return NO_FIELDS
     objective, batches = task.objective, read_calibration_batches(task, seed)
@@ -261,18 +263,18 @@ def plan_rows(
 ) -> tuple[RowPlan, ...]:
     """Choose the ids that share a row: a `fraction` of all rows, or none for None.
 
-    Raises `UsageError` where there are no rows to count ids on, `PruningError` where every table needs its rows.
+    Raises `UsageError` if there are no rows to count ids on, `PruningError` if every table needs its rows.
     """
     if fraction is None:
         return ()
     if isinstance(task, SampledRequests):
-        raise UsageError("--prune-rows has to see which ids are rare: give --data.")
+        raise UsageError("--prune-rows requires rows to determine rare ids: give --data.")
     tables, refused = find_prunable_tables(program)
     if not tables:
         reasons = (
             "; ".join(f"'{r.table}': {r.reason}" for r in refused) or "no table is looked up by ids of the request"
         )
-        raise PruningError(f"--prune-rows finds no table that can do with fewer rows: {reasons}.")
+        raise PruningError(f"--prune-rows found no table whose rows can be reduced: {reasons}.")
     counts = count_ids(program, tables.values(), _read_requests(task, seed))
     return choose_rows(tables.values(), counts, fraction)
 
@@ -302,7 +304,7 @@ def make_projected_score_inputs(program: Program, task: Task, seed: int = 0) -> 
 
 
 def make_score_inputs(program: Program, task: Task, seed: int = 0) -> ScoreInputs:
-    """Gather the inputs of scores: the program, calibration batches, and losses of its answers."""
+    """Gather the inputs of scores: the program, calibration batches, and losses of its outputs."""
     objective = task.objective
     return ScoreInputs(
         program,

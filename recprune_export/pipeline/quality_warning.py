@@ -1,4 +1,4 @@
-"""Judge the loss of quality on test rows by a usual allowance, and say a large one in a sentence."""
+"""Judge the loss of quality on test rows with a usual allowance, and describe a large loss in a sentence."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +13,7 @@ from recprune_export.row_resolution import format_resolution
 ALLOWED_LOSS = 0.002  # of metrics that are fractions of pairs, rows or probabilities
 ALLOWED_FRACTION = 0.01  # of the dense model's value, for all others: their scale differs between data sets
 FRACTIONS = ("auc", "gauc", "pr-auc", "accuracy", "ece")
-REMEDY = "A smaller --sparsity or a larger --max-bytes, more --epochs, or a search with --max-drop loses less."
+REMEDY = "To lose less, use a smaller --sparsity or a larger --max-bytes, more --epochs, or a search with --max-drop."
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _say_large_loss(change: MetricChange, limit: float) -> str:
 def _say_unknown_loss(change: MetricChange, limit: float) -> str:
     resolution = format_resolution(change.rows, change.loss.resolution, "test rows")
     return (
-        f"{change.metric} changed by {format_estimate(change.estimate)}: whether it loses more than {limit:.2g}, a large loss, cannot be "
-        f"told, since {resolution}. Give more rows."
+        f"{change.metric} changed by {format_estimate(change.estimate)}: it is inconclusive whether it loses more than {limit:.2g}, a "
+        f"large loss, since {resolution}. Give more rows."
     )
 
 

@@ -1,4 +1,4 @@
-"""`StageCheckpoints`: finished stages of a long run, saved beside its target, from which a killed run resumes.
+"""`StageCheckpoints`: finished stages of a long run, saved next to its target, from which a killed run resumes.
 
     .bundle.work/work.json       the fingerprint of the run
     .bundle.work/NAME.pt         weights, and the state of PyTorch's generator after them
@@ -44,7 +44,7 @@ class StageCheckpoint:
     def restore(self, module: nn.Module) -> None:
         """Load the tensors into `module`, and restore the state of PyTorch's generator.
 
-        Raises `RuntimeError` where names or shapes are not those of `module`.
+        Raises `RuntimeError` if names or shapes are not those of `module`.
         """
         if is_main():
             module.load_state_dict(dict(self.state))
@@ -64,7 +64,7 @@ class StageCheckpoints:
         """Open the folder of a run; checkpoints of a run with another key, or of any without `resume`, are removed."""
         earlier_key = _read_key(folder)
         if resume and earlier_key != key:
-            reason = "there is none" if earlier_key is None else "its model, settings, rows or versions differ"
+            reason = "none was saved" if earlier_key is None else "its model, settings, rows or versions differ"
             print_status(f"No stage of an earlier run can be reused, since {reason}; starting from the beginning.")
         checkpoints = cls(folder, key)
         if not resume or earlier_key != key:
@@ -78,7 +78,7 @@ class StageCheckpoints:
         return tuple(sorted(path.stem for path in paths if path.name != KEY))
 
     def load(self, name: str) -> StageCheckpoint | None:
-        """Load a checkpoint; None where it is missing or damaged."""
+        """Load a checkpoint; None if it is missing or damaged."""
         found = self._read(name) if is_main() else None
         known = call_on_main(lambda: None if found is None else (found.values, found.rng_state))
         return found if is_main() or known is None else StageCheckpoint(known[0], {}, known[1])
@@ -100,7 +100,7 @@ class StageCheckpoints:
         return checkpoint
 
     def save(self, name: str, title: str, values: Mapping[str, Any], module: nn.Module) -> None:
-        """Write a checkpoint; `title` names the stage in messages. One that cannot be written is a warning: the run goes on."""
+        """Write a checkpoint; `title` names the stage in messages. If it cannot be written, a warning is printed and the run continues."""
         if self.folder is None:
             return
         try:
@@ -108,7 +108,7 @@ class StageCheckpoints:
             _write(self.folder / KEY, json.dumps({"key": self.key}).encode())
             weights = self.folder / f"{name}.pt"
             partial = weights.with_suffix(".part")
-            with partial.open("wb") as file:  # a path would be written by C++, whose error does not tell the reason
+            with partial.open("wb") as file:  # a path would be written by C++, whose error does not contain the reason
                 torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, file)
             digest = _sync_and_rename(partial, weights)
             _write(
@@ -118,7 +118,7 @@ class StageCheckpoints:
             self._remove_failed(name)
             cause = find_write_error(error)
             reason = cause.strerror if cause is not None else next(iter(str(error).splitlines()), "")
-            print_warning(f"{title} is not kept in {self.folder} ({reason}): --resume would begin before it.")
+            print_warning(f"{title} could not be saved in {self.folder} ({reason}): --resume would start before it.")
 
     def _remove_failed(self, name: str) -> None:
         """Remove the files of a checkpoint that was not finished: they take the space that the bundle needs."""
@@ -130,7 +130,7 @@ class StageCheckpoints:
     def remove(self) -> None:
         """Remove all checkpoints."""
         if self.folder is not None and self.folder.is_symlink():
-            raise UsageError(f"{self.folder} is a link, in the place of a folder of ours: remove it.")
+            raise UsageError(f"{self.folder} is a link, but a folder is expected: remove the link.")
         if self.folder is not None and self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -149,7 +149,7 @@ def get_checkpoint_folder(target: Path) -> Path:
 
 @contextlib.contextmanager
 def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints]:
-    """Remove the checkpoints when the block ends or fails validation; a block that is interrupted keeps finished ones, and says so."""
+    """Remove the checkpoints when the block ends or fails validation; on an interrupt, finished stages are kept, with a message."""
     try:
         yield checkpoints
     except (ValidationFailed, ModelError):
@@ -157,7 +157,7 @@ def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints
         raise
     except BaseException:
         if checkpoints.names:
-            print_status("The finished stages are kept; repeat the command with --resume to continue after them.")
+            print_status("The finished stages were saved; repeat the command with --resume to continue after them.")
         else:
             with contextlib.suppress(OSError, UsageError):
                 checkpoints.remove()
@@ -165,7 +165,7 @@ def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints
     try:
         checkpoints.remove()
     except OSError as error:  # the bundle is written
-        print_warning(f"{checkpoints.folder} cannot be removed ({error.strerror}): remove it yourself.")
+        print_warning(f"{checkpoints.folder} cannot be removed ({error.strerror}): remove it manually.")
 
 
 def _read_key(folder: Path) -> str | None:

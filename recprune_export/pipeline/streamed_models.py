@@ -1,4 +1,4 @@
-"""What a job does with a model whose tables are larger than memory, and what it refuses."""
+"""Support for models whose tables are larger than memory, and the options that do not support them."""
 
 from recprune_export.errors import UsageError
 from recprune_export.program.program import Program
@@ -20,7 +20,7 @@ def settle_settings(program: Program, settings: Settings) -> Settings:
 def refuse_streamed(program: Program, work: str) -> None:
     """Raise `UsageError` for `work` that makes whole tables, or their gradients, where those of `program` are streamed."""
     if find_streamed_tables(program.module):
-        raise UsageError(f"{work} is not for a model larger than memory: take a machine with more memory.")
+        raise UsageError(f"{work} does not support models larger than memory: use a machine with more memory.")
 
 
 def _refuse(settings: Settings) -> None:
@@ -28,11 +28,11 @@ def _refuse(settings: Settings) -> None:
     refused = {
         "--max-drop": (
             search.max_drop is not None and search.minimize == "bytes",
-            "it searches bytes, unless --minimize latency is given",
+            "it searches for the smallest file, unless --minimize latency is given",
         ),
         "--regularize": (bool(settings.finetuning.regularize), "it trains a second copy of the tables"),
-        "--prune-rows": (pruning.prune_rows is not None, "shared rows are a second copy of a table"),
-        "--max-bytes": (pruning.max_bytes is not None, "it compares dimensions with bits by rounding all rows"),
+        "--prune-rows": (pruning.prune_rows is not None, "shared rows need a second copy of a table"),
+        "--max-bytes": (pruning.max_bytes is not None, "it rounds all rows to compare dimensions with bits"),
         "--score": (pruning.score in ("taylor", "cosine"), f"{pruning.score} needs a second copy of the tables"),
         "--structured-fraction": (
             pruning.structured_fraction not in (None, 1.0),
@@ -42,5 +42,5 @@ def _refuse(settings: Settings) -> None:
     for option, (given, reason) in refused.items():
         if given:
             raise UsageError(
-                f"{option} is not for a model larger than memory, for {reason}: leave it out, or take a machine with more memory."
+                f"{option} does not support models larger than memory, since {reason}: leave it out, or use a machine with more memory."
             )

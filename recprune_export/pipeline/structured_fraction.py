@@ -2,7 +2,7 @@
 
 Where few directions matter, removal of the others costs nothing, and makes the model smaller and faster. Where the rank
 is high (the items of a sequential recommender, its narrow heads) the same number of unstructured zeros loses less. Tables
-and the rest are tried separately, by the loss of the answers on calibration data before fine-tuning.
+and the rest are tried separately, by the loss of the outputs on calibration data before fine-tuning.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,11 +108,11 @@ def choose_fraction(
 
 
 class StructuredFractionTrial:
-    """Prunes by a budget, sets the remaining zeros, and measures the distance of the answers from the dense ones.
+    """Prunes by a budget, sets the remaining zeros, and measures the distance of the outputs from the dense ones.
 
-    Results that do not depend on the budget are computed once: the answers of the dense program, if they are not larger than
+    Results that do not depend on the budget are computed once: the outputs of the dense program, if they are not larger than
     `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
-    the dense program, two of the pruned one and a backward pass, besides the fits of the layers; its memory is that of the
+    the dense program, two of the pruned model and a backward pass, besides the fits of the layers; its memory is that of the
     tables that its budget changes, once rotated and once narrowed. Of a program that answers at each position of a history, so
     many batches are used as have an answer for each row of `batches`. Of several processes each answers its share of every batch.
     """
@@ -140,7 +140,7 @@ class StructuredFractionTrial:
         self._losses: dict[tuple[Any, ...], float] = {}
 
     def loss(self, budget: Budget) -> float:
-        """Return the distance of the answers from those of the dense program, in units of the loss."""
+        """Return the distance of the outputs from those of the dense program, in units of the loss."""
         plan = make_plan(self._program, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
         target = NonZeroTarget.from_sparsity(self._dense, budget.tables, budget.rest)
         widths = tuple(len(group.keep) for group in plan.groups)
@@ -158,7 +158,7 @@ class StructuredFractionTrial:
         return self._distance(student) - self._dense_loss
 
     def _apply_plan(self, plan: Plan, unchanged: frozenset[str]) -> Program:
-        """Return the refitted program, which shares the `unchanged` tables with the dense one where the plan narrows none."""
+        """Return the refitted program, which shares the `unchanged` tables with the dense model where the plan narrows none."""
         original = apply_transforms(self._program, self._rotatable, plan.transforms)
         student = apply_plan(original, plan, shared=unchanged)
         if self._refit:
@@ -177,7 +177,7 @@ class StructuredFractionTrial:
 
 
 class _DenseAnswers:
-    """The answers of the dense program to each batch, computed once where they need little memory, else each time."""
+    """The outputs of the dense program for each batch, computed once where they need little memory, else each time."""
 
     def __init__(self, program: Program, batches: Sequence[Batch]) -> None:
         self._program, self._batches = program, batches

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Prediction(ToDictMixin):
     """Result of `predict`.
 
-    `scores`: the meaning of each column of scores. `unknown`: by column, number of values without their own id, or of missing
+    `scores`: the meaning of each column of scores. `unknown`: by column, number of values without a separate id, or of missing
     numbers.
     """
 
@@ -59,19 +59,19 @@ def predict(
 ) -> Prediction:
     """Score every row of CSV or Parquet; write the outputs, in the order of the rows, as one CSV or Parquet file.
 
-    `data` is a file, or a folder, glob or address of an object store that names several files of one table (`predict_folder` writes
-    a file for each).
+    `data` is a file, or a folder, glob or address of an object store with several files of one table (`predict_folder` writes
+    a file for each of them).
 
-    The columns are those named in `keep`, unchanged, and the outputs of the signature, each named after the output and its kind
-    (`clicked_logit`); an output of several numbers for each row is a fixed-size list. With `probability` the logits become
-    probabilities (`clicked_probability`). `rows` is the batch size of the model, at most; `file` is the ONNX file of the bundle.
+    The columns are those in `keep`, unchanged, and the outputs of the signature, each named after the output and its kind
+    (`clicked_logit`); an output of several numbers per row is a fixed-size list. With `probability`, logits are converted to
+    probabilities (`clicked_probability`). `rows` is the largest batch size of the model; `file` is the ONNX file of the bundle.
     Raw values are encoded with the bundle's vocabularies; without them, columns must have the names of the inputs.
 
-    A model with shared inputs takes rows in which they have a value each; rows of equal values are one request. A model of histories
-    takes a column `history` of lists, or a log, of which each user gives a row with the user. `output` is complete or absent.
+    For a model with shared inputs, each row contains their values, and rows of equal values form one request. A sequential model
+    requires a column `history` of lists, or a log, which gives one row per user. `output` is complete or absent.
 
-    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written, or one that has no probability or not
-    one row for each row of a request.
+    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written, that has no probability or that does not
+    have one row per row of a request.
     """
     start = time.perf_counter()
     check_output(output, data)
@@ -112,15 +112,15 @@ class ScoredFile:
         return {name: number for name, number in self.requests.unknown.items() if number}
 
     def check_format(self, output: Path) -> None:
-        """Raise `UsageError` where the file of scores cannot hold the columns."""
+        """Raise `UsageError` if the file of scores cannot hold the columns."""
         lists = [name for name, kind in self.schema.items() if kind.is_nested()]
         if lists and output.suffix.lower() == ".csv":
-            raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
+            raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not support: write a .parquet file.")
 
     def score(self, advance: Callable[[int], None]) -> Iterator["pl.DataFrame"]:
-        """Yield the table of some rows after another, and tell `advance` how many there are. Raises `DataError`.
+        """Yield the table of some rows after another, and pass their number to `advance`. Raises `DataError`.
 
-        So it does behind the last one where nearly all values of a field are unknown.
+        Also raises it at the end if nearly all values of a field are unknown.
         """
         import polars as pl
 
@@ -140,7 +140,7 @@ class ScoredFile:
 def open_file(
     scorer: Scorer, data: DataFile, reading: DataSettings, keep: Sequence[str], *, within: DataFile | None = None
 ) -> ScoredFile:
-    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and texts in CSV stay texts.
+    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and strings in CSV stay strings.
 
     Raises `DataError`, and `UsageError` for a column in `keep` that cannot be kept.
     """
@@ -157,7 +157,7 @@ def open_file(
         if name not in types:
             raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
         if name in {column.column for column in scorer.columns}:
-            raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
+            raise UsageError(f"--keep {name}: an output of the model has the same name; leave it out.")
     return ScoredFile(
         scorer, data, requests, {name: types[name] for name in keep}, count_frame_rows(requests.frame, data)
     )
@@ -166,7 +166,7 @@ def open_file(
 def _read_types(
     data: DataFile, reading: DataSettings, keep: Sequence[str], added: Mapping[str, str | None]
 ) -> "pl.Schema":
-    """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
+    """Return the types of all columns; those of a CSV file are strings, but for the columns in `keep`."""
     options = CsvOptions(reading.separator, reading.encoding)
     texts = [name for name in read_column_names(data, options) if name not in keep]
     return add_columns(scan(data, options, text=texts), added).collect_schema()

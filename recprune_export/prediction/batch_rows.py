@@ -24,7 +24,7 @@ BATCH_NAME = "the batch"
 def read_arrays(arrays: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
     """Return arrays of equal length; one value of a column of `shared`, those that all candidates share, stands for all rows.
 
-    Raises `DataError` where other lengths differ.
+    Raises `DataError` if other lengths differ.
     """
     columns = {name: np.asarray(values)[None] if _is_scalar(values) else values for name, values in arrays.items()}
     lengths = {name: len(values) for name, values in columns.items()}
@@ -46,7 +46,7 @@ def to_frame(batch: Any, names: Collection[str] | None) -> "pl.DataFrame":
 
     if isinstance(batch, pl.LazyFrame):
         raise UsageError(
-            "The batch is a lazy frame of polars: give a part of its rows, as collect_batches() returns them."
+            "The batch is a polars LazyFrame: give a DataFrame with some of its rows, as from collect_batches()."
         )
     if isinstance(batch, pl.DataFrame):
         return batch.select(names or batch.columns)
@@ -54,12 +54,12 @@ def to_frame(batch: Any, names: Collection[str] | None) -> "pl.DataFrame":
         return pl.DataFrame([_to_series(name, batch[name]) for name in names or batch])
     if _is_pandas(batch):
         return pl.DataFrame([_to_series(str(name), batch[name]) for name in names or batch.columns])
-    if _is_pyarrow(batch):  # what is not read is not converted
+    if _is_pyarrow(batch):  # columns that are not read are not converted
         return pl.DataFrame(batch.select([*names]) if names else batch)
     if hasattr(batch, "__arrow_c_stream__") or hasattr(batch, "__arrow_c_array__"):
         return pl.DataFrame(batch).select(names or pl.all())
     raise UsageError(
-        f"The batch is of type {type(batch).__name__}: give arrays by name, a frame of polars or pandas, or an Arrow table."
+        f"The batch is of type {type(batch).__name__}: give arrays by name, a polars or pandas DataFrame, or an Arrow table."
     )
 
 
@@ -79,7 +79,7 @@ def list_columns(batch: Any) -> tuple[str, ...]:
 def make_result(batch: Any, keep: Sequence[str], columns: Sequence[ScoreColumn], values: Sequence[np.ndarray]) -> Any:
     """Return the columns `keep` of a batch, unchanged, and the scores [rows, ...] of each column, in the kind of the batch.
 
-    Raises `DataError` where the batch has no column of `keep`.
+    Raises `DataError` if the batch has no column of `keep`.
     """
     if isinstance(batch, Mapping):
         check_columns_exist(BATCH_NAME, keep, batch, "which keep= names")
@@ -128,7 +128,7 @@ def _is_scalar(values: Any) -> bool:
 
 
 def _to_series(name: str, values: Any) -> "pl.Series":
-    """Return a column of a batch. Raises `DataError` where it has objects of several types."""
+    """Return a column of a batch. Raises `DataError` if it has objects of several types."""
     import polars as pl
 
     if isinstance(values, pl.Series):
@@ -137,7 +137,9 @@ def _to_series(name: str, values: Any) -> "pl.Series":
         column = pl.Series(name, values) if isinstance(values, list | tuple) else as_column(name, values)
         return column.alias(name) if isinstance(column, pl.Series) else pl.Series(name, column)
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise DataError(f"The column '{name}' of {BATCH_NAME} holds values of several types: convert them.") from error
+        raise DataError(
+            f"The column '{name}' of {BATCH_NAME} contains values of several types: convert them."
+        ) from error
 
 
 def _is_pandas(batch: Any) -> bool:

@@ -56,7 +56,7 @@ class RequestMaker(Protocol):
 
 
 class EncodedRows:
-    """The rows of a file, `frame`, and what makes `requests` of them. Columns in `identity` name a row and are always kept.
+    """The rows of a file, `frame`, and the function that makes `requests` from them. Columns in `identity` are always kept.
 
     A `folder` that holds the rows is removed with this object.
     """
@@ -140,9 +140,9 @@ def make_requests(
     *,
     counts_few: bool = True,
 ) -> RequestMaker:
-    """Return what makes requests of rows with the columns of `frame`; `source` names the rows in messages.
+    """Return the function that makes requests from rows with the columns of `frame`; `source` names the rows in messages.
 
-    Without `counts_few`, few unknown values of a request are not told from missing ones: that takes longer than its scores.
+    Without `counts_few`, few unknown values of a request are not distinguished from missing values, since that takes longer than scoring.
 
     Raises `DataError` if a column is missing or of another type.
     """
@@ -218,7 +218,7 @@ class _VocabularyRows:
 
 
 class ArrayRows:
-    """Makes requests of arrays, or columns, that have the form of the inputs already. Raises `DataError` where one is missing."""
+    """Makes requests of arrays, or columns, that have the form of the inputs already. Raises `DataError` if one is missing."""
 
     def __init__(self, path: DataFile, names: Sequence[str], signature: Signature) -> None:
         # Ids that the graph replaces are not refused, but counted.
@@ -267,4 +267,4 @@ def check_columns(path: DataFile, names: Sequence[str], columns: Sequence[str]) 
     """Raise `DataError` if `names`, the columns of `path`, are not all of those that the model takes."""
     missing = [name for name in columns if name not in names]
     several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
-    check_columns_exist(path, missing, names, f"which the model takes{several}")
+    check_columns_exist(path, missing, names, f"which the model expects{several}")

@@ -1,4 +1,4 @@
-"""What a file of scores was made of, stated in its own Parquet metadata: by this an interrupted job goes on where it was."""
+"""The inputs of a file of scores, recorded in its Parquet metadata: with it an interrupted job can be continued."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ KEY = "recprune_export.scores"
 class ScoredOf(DictMixin):
     """The checksum of the bundle's manifest, its ONNX file, size in bytes and time of change (ns) of the rows, and the options.
 
-    Of rows in an object store `remote_rows` is their number, since polars tells neither size nor time.
+    Of rows in an object store `remote_rows` is their number, since polars provides neither size nor time.
     """
 
     bundle: str
@@ -38,14 +38,14 @@ class ScoredOf(DictMixin):
 def describe_scores(
     bundle: str, file: str, data: DataFile, keep: Sequence[str], probability: bool, reading: DataSettings
 ) -> ScoredOf:
-    """Return what the scores of `data` are made of."""
+    """Return the inputs of the scores of `data`."""
     size, changed, _ = file_state(data)
     rows = count_parquet_rows(data) if isinstance(data, str) and is_parquet(data) else None
     return ScoredOf(bundle, file, size, changed, rows, tuple(keep), probability, reading.separator, reading.encoding)
 
 
 def read_description(path: Path) -> ScoredOf | None:
-    """Return what the scores in `path` were made of; None if they are not whole, or `predict` did not write them so."""
+    """Return the recorded inputs of the scores in `path`; None if the file is incomplete or has no such record."""
     import polars as pl
 
     try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class HistoryRows:
     """Makes requests from the column `history`: lists of items, the oldest first; unknown items are left out, and counted.
 
-    Raises `DataError` where there is no such column, or it has no lists.
+    Raises `DataError` if there is no such column, or it has no lists.
     """
 
     def __init__(self, source: DataFile, frame: "pl.LazyFrame", encoder: SequenceEncoder, allow_unknown: bool) -> None:
@@ -94,13 +94,13 @@ def _check_lists(source: DataFile, frame: "pl.LazyFrame", columns: SequenceColum
     import polars as pl
 
     types = frame.collect_schema()
-    log = f"or the log in a file with the columns '{columns.user}', '{columns.item}' and '{columns.order}'"
+    log = f"or a log file with the columns '{columns.user}', '{columns.item}' and '{columns.order}'"
     if HISTORY not in types:
         role = f"the items of a user, the oldest first: give a column of lists, {log}"
         raise DataError(describe_missing_column(source, HISTORY, types, role))
     kind = types[HISTORY]
     if not isinstance(kind, pl.List | pl.Array) or kind.inner.is_nested():
         raise DataError(
-            f"The column '{HISTORY}' of {source} holds {kind}, but the model takes lists of items, the oldest first: give "
+            f"The column '{HISTORY}' of {source} contains {kind}, but the model expects lists of items, the oldest first: give "
             f"them in Parquet, {log}."
         )

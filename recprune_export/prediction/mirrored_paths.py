@@ -39,15 +39,15 @@ def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> d
 
 
 def check_apart(output: Path, data: DataFile) -> None:
-    """Raise `UsageError` where scores would lie among the rows, or a folder of scores is a file."""
+    """Raise `UsageError` if scores would lie among the rows, or a folder of scores is a file."""
     if output.exists() and not output.is_dir() and not output.suffix:
-        raise UsageError(f"{output} is a file: name a folder for the scores, or a file that ends in .parquet or .csv.")
+        raise UsageError(f"{output} is a file: give a folder for the scores, or a file that ends in .parquet or .csv.")
     if isinstance(data, str):
         return
     root = Path(_find_root(data, (data,)) or ".") if not data.is_dir() else data
     if (data.is_dir() or glob.has_magic(str(data))) and output.resolve().is_relative_to(root.resolve()):
         raise UsageError(
-            f"{output} lies in {root}, and would be read as rows the next time: choose another place for the scores."
+            f"{output} is inside {root} and would be read as rows in the next run: choose another folder for the scores."
         )
 
 
@@ -57,7 +57,7 @@ def find_leftovers(folder: Path, targets: Collection[Path]) -> tuple[str, ...]:
     left = [path for path in sorted(folder.rglob(f"*{SUFFIX}")) if path not in expected and _is_described(path)]
     if not left:
         return ()
-    return (f"{folder} has {len(left):,} files of scores whose rows are not in --data any more, such as {left[0]}.",)
+    return (f"{folder} has {len(left):,} files of scores whose rows are no longer in --data, such as {left[0]}.",)
 
 
 def _is_described(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`OpenModel`: an ONNX file of a bundle that is checked, with what encodes its requests, and its session."""
+"""`OpenModel`: a checked ONNX file of a bundle, with the encoder of its requests, and its session."""
 
 import json
 from collections.abc import Sequence
@@ -40,12 +40,12 @@ class OpenModel:
 
     @cached_property
     def session(self) -> "onnxruntime.InferenceSession":
-        """The session. Raises `ExportError` where ONNX Runtime cannot load the file."""
+        """The session. Raises `ExportError` if ONNX Runtime cannot load the file."""
         return make_session(self.bundle / self.file, self.threads, read_session_options(self.manifest))
 
     @cached_property
     def encoder(self) -> AnyEncoder | None:
-        """What encodes raw values as the inputs of the file; None where the bundle takes arrays."""
+        """The encoder of raw values; None if the bundle accepts arrays."""
         return read_bundle_encoder(self.bundle, self.manifest, self.signature.inputs)
 
 
@@ -74,8 +74,8 @@ def read_file_signature(bundle: Path, manifest: Manifest, file: str) -> Signatur
     other = next((i.name for i in signature.inputs if _describe(i) not in of_model), None)
     if other is not None:
         raise UsageError(
-            f"{file} takes '{other}' in another form than {MODEL}: rows become the inputs of {MODEL}, so leave the file out, or run "
-            "it in ONNX Runtime."
+            f"{file} expects '{other}' in another form than {MODEL}: rows are encoded for {MODEL}, so leave out --file, or "
+            "run this file in ONNX Runtime."
         )
     return signature
 

@@ -1,4 +1,4 @@
-"""Score many files: a file of scores for each, of which finished ones are not made again."""
+"""Score many files: one file of scores for each; finished files are not written again."""
 
 import time
 from collections import Counter
@@ -46,7 +46,7 @@ class FileScores(ToDictMixin):
 class FolderPrediction(ToDictMixin):
     """Result of `predict_folder`: the scores of this shard, in the order of the files.
 
-    `rows`, `unknown` and `notes` are those of the files that this run made. `columns` and `scores` are empty where all were finished.
+    `rows`, `unknown` and `notes` are those of the files that this run made. `columns` and `scores` are empty if all were finished.
     """
 
     path: Path = field(metadata=json_name("output"))
@@ -73,14 +73,14 @@ def predict_folder(
     file: str = MODEL,
     shard: Shard | None = None,
 ) -> FolderPrediction:
-    """Score every row of the files that `data` names: a file, a folder, a glob or an address of an object store.
+    """Score every row of the files of `data`: a file, a folder, a glob or an address of an object store.
 
-    Each file becomes a Parquet file of the same name below `folder`, with `.parquet` behind the names of others. It states what it was
-    made of, and is made again only where the bundle, the file of rows or an option differs. Columns in `keep` of CSV files are texts,
-    since no file knows the types of the others. With a `shard` only its files are scored. Options are those of `predict`.
+    For each file, a Parquet file of the same name is written below `folder`, with `.parquet` appended to other names. It records its
+    inputs, and is written again only if the bundle, the file of rows or an option differs. Columns in `keep` of CSV files are strings,
+    since the types in other files are unknown. With a `shard`, only its files are scored. Options are those of `predict`.
 
-    Raises `UsageError` for a folder that cannot be written, or has other files of these names; and the errors of `predict`, where
-    files that are finished stay.
+    Raises `UsageError` for a folder that cannot be written, or that contains other files with these names; and the errors of `predict`;
+    finished files are kept.
     """
     start = time.perf_counter()
     check_apart(folder, data)
@@ -91,9 +91,7 @@ def predict_folder(
     chosen = shard.select(files) if shard else files
     for target in (targets[each] for each in chosen):
         if target.exists() and read_description(target) is None:
-            raise UsageError(
-                f"{target} exists, and is no file that `predict` wrote into a folder: choose another folder."
-            )
+            raise UsageError(f"{target} exists, but was not written by `predict` into a folder: choose another folder.")
     with progress_bar(f"Scoring {len(chosen):,} files", _STEPS) as advance:
         bar = _ProgressOfFiles(advance, chosen)
         parts = tuple(job.score(each, targets[each], bar) for each in chosen)
@@ -123,7 +121,7 @@ class _Job:
         self._data, self._checksum = data, scorer.model.manifest.checksum
 
     def score(self, data: DataFile, target: Path, bar: "_ProgressOfFiles") -> FileScores:
-        """Score one file, unless that is done."""
+        """Score one file, unless it is finished."""
         made_of = describe_scores(
             self._checksum, self._scorer.model.file, data, self._keep, self._probability, self._reading
         )
@@ -164,7 +162,7 @@ class _Job:
         other = next((name for name, kind in scored.schema.items() if self.schema[name] != kind), None)
         if other is not None:
             raise UsageError(
-                f"'{other}', which --keep names, holds {scored.schema[other]} in {data} and {self.schema[other]} in earlier files: "
+                f"'{other}', of --keep, contains {scored.schema[other]} in {data} and {self.schema[other]} in earlier files: "
                 "leave it out, or convert it."
             )
 
@@ -203,4 +201,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}.") from error
+        raise UsageError(f"{folder} cannot be created: {error.strerror}.") from error

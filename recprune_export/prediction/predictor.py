@@ -26,23 +26,23 @@ _MOST_SCHEMAS = 8  # of batches, whose makers of requests are kept
 
 
 class Predictor:
-    """Scores batches of rows with a bundle; the answer has the kind of the batch and a row for each of its rows, in their order.
+    """Scores batches of rows with a bundle; the result has the type of the batch and one row per row of the batch, in the same order.
 
-    A batch is arrays by name, a frame of polars or pandas, or a Table or RecordBatch of pyarrow. Raw values are encoded with the
-    bundle's vocabularies; without them, columns have the names of the inputs, as for `predict`. The columns of the answer are those
-    in `keep`, unchanged, and the scores, named as `predict` names them.
+    A batch is arrays by name, a polars or pandas DataFrame, or a pyarrow Table or RecordBatch. Raw values are encoded with the
+    bundle's vocabularies; without them, columns have the names of the inputs, as for `predict`. The columns of the result are those
+    in `keep`, unchanged, and the scores, named as in `predict`.
 
-    The object holds the path of the bundle and the options alone, so that it can be pickled. The bundle is checked, and its session
-    made, at the first call in each process; predictors of one bundle share it. `threads` is the number of threads of the
+    The object contains only the path of the bundle and the options, so that it can be pickled. The bundle is checked, and its session
+    created, at the first call in each process; predictors of one bundle share it. `threads` is the number of threads of the
     session: 1, since a pool has a process for each core. `file` is the ONNX file of the bundle.
 
-    Of a model with shared inputs rows of equal shared values are one request; in arrays one value stands for all rows. A model of
-    histories takes the column `history`, a list of items in each row, the oldest first.
+    For a model with shared inputs, rows of equal shared values form one request; in arrays, one value applies to all rows. A sequential
+    model requires the column `history`, a list of items in each row, the oldest first.
 
-    A call raises `DataError` for rows that the model does not take, and where nearly all values of a field, of the calls in this
-    process so far and at least 1,000 rows, are unknown to the model (not with `allow_unknown`); `BundleError` where the bundle is
-    damaged, or was replaced since the object was made; `UsageError` in a process that was forked from one with polars, whose threads
-    a fork stops.
+    A call raises `DataError` for invalid rows, and if nearly all values of a field, in the calls of this
+    process so far and at least 1,000 rows, are unknown to the model (not with `allow_unknown`); `BundleError` if the bundle is
+    damaged, or was replaced since the object was created; `UsageError` in a process that was forked from one that used polars, whose
+    threads do not survive a fork.
 
     Raises `BundleError` for a path without a bundle, and `UsageError` for an output that cannot be a column.
     """
@@ -60,7 +60,7 @@ class Predictor:
     ) -> None:
         self.bundle = Path(bundle).absolute()
         if is_packed(self.bundle):
-            raise BundleError(f"{bundle} is a packed bundle: unpack it, so that processes share its files.")
+            raise BundleError(f"{bundle} is a packed bundle: unpack it, so that processes can share its files.")
         if threads < 1 or batch_size < 1:
             raise UsageError(f"threads ({threads}) and batch_size ({batch_size}) must be 1 or more.")
         manifest = read_manifest(self.bundle)
@@ -76,10 +76,10 @@ class Predictor:
         self.columns = (*self.keep, *(column.column for column in columns))
         twice = next((name for name in self.keep if name in self.columns[len(self.keep) :]), None)
         if twice is not None:
-            raise UsageError(f"keep= names '{twice}', but an output of the model has the same name: leave it out.")
+            raise UsageError(f"keep='{twice}': an output of the model has the same name; leave it out.")
 
     def __call__(self, batch: Any) -> Any:
-        """Return the scores of a batch, in its kind. Raises as the class says."""
+        """Return the scores of a batch, in the type of the batch. Raises the errors listed in the class."""
         opened = _open(self)
         if isinstance(batch, Mapping):
             batch = read_arrays(batch, opened.shared_columns)
@@ -92,7 +92,7 @@ class Predictor:
 
 
 class _OpenPredictor:
-    """A model of this process, and what makes requests of batches by their columns."""
+    """A model of this process, and the functions that make requests from batches, by their columns."""
 
     def __init__(self, model: OpenModel) -> None:
         self.model = model
@@ -142,12 +142,14 @@ _forked_with_polars = False
 
 
 def _open(predictor: Predictor) -> _OpenPredictor:
-    """Return the open model of this process. Raises `BundleError` where the bundle is not the one that it was."""
+    """Return the open model of this process. Raises `BundleError` if the bundle is not the one that it was."""
     key = (predictor.bundle, predictor.checksum, predictor.file, predictor.threads)
     with _lock:
         if key not in _opened:
             if read_manifest(predictor.bundle).checksum != predictor.checksum:
-                raise BundleError(f"{predictor.bundle} was replaced after this Predictor was made: make a new one.")
+                raise BundleError(
+                    f"{predictor.bundle} was replaced after this Predictor was created: create a new one."
+                )
             _opened[key] = _OpenPredictor(open_model(predictor.bundle, predictor.file, predictor.threads))
             while len(_opened) > MOST_OPEN_MODELS:
                 _opened.popitem(last=False)
@@ -156,7 +158,7 @@ def _open(predictor: Predictor) -> _OpenPredictor:
 
 
 def _forget_parent() -> None:
-    """Make sessions anew in a forked process: threads of the parent are not there."""
+    """Make sessions again in a forked process: threads of the parent are not there."""
     global _lock, _forked_with_polars
     _opened.clear()
     _lock = threading.Lock()
@@ -169,8 +171,8 @@ os.register_at_fork(after_in_child=_forget_parent)
 def _refuse_forked() -> None:
     if _forked_with_polars:
         raise UsageError(
-            "This process was forked from one with polars, whose threads a fork stops, so that it would wait forever: start processes "
-            "by spawn or forkserver, such as ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))."
+            "This process was forked from a process that used polars, whose threads do not survive a fork, so it would wait forever: start "
+            "processes with spawn or forkserver, such as ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))."
         )
 
 

@@ -12,7 +12,7 @@ from recprune_export.program.signature import BATCH, Output, Signature
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """A column named `column`, of `output`, which means `source`; the values of the column are what `meaning` says."""
+    """A column named `column`, of `output` with the meaning `source`; `meaning` is that of the values of the column."""
 
     column: str
     output: Output
@@ -31,11 +31,11 @@ class ScoreColumn:
 
     @property
     def is_text(self) -> bool:
-        """Whether the values are texts, such as the ids of items."""
+        """Whether the values are strings, such as the ids of items."""
         return np.dtype(self.output.dtype).kind == "U"
 
     def check_rows(self) -> None:
-        """Raise `UsageError` where the output does not have one row for each row of a request."""
+        """Raise `UsageError` if the output does not have one row for each row of a request."""
         shape = self.output.shape
         if not shape or shape[0] != BATCH or not all(isinstance(n, int) for n in shape[1:]):
             raise UsageError(
@@ -50,7 +50,7 @@ class ScoreColumn:
 def make_score_columns(manifest: Manifest, signature: Signature, probability: bool) -> list[ScoreColumn]:
     """Return a column for each output; each keeps the name of its output where the names with kinds are not distinct.
 
-    Raises `UsageError` for an output without a `probability` where that is requested.
+    Raises `UsageError` for an output without a `probability` if that is requested.
     """
     meanings = read_meanings(manifest.scores, [output.name for output in signature.outputs])
     columns = []

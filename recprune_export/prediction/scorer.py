@@ -54,7 +54,7 @@ class Scorer:
         Rows of equal shared values are one request of the model, wherever they stand. `source` names the rows in messages, whose
         first one is row `first_row` there.
 
-        Raises `DataError` where a number that is not finite makes the model answer NaN, or ONNX Runtime refuses a request.
+        Raises `DataError` if a number that is not finite makes the model answer NaN, or ONNX Runtime refuses a request.
         """
         rows = max((len(values) for values in request.values()), default=0)
         answers = {c.output.name: np.zeros((rows, *c.shape), dtype=c.output.dtype) for c in self.columns}
@@ -93,7 +93,7 @@ class Scorer:
 
 
 def make_scorer(model: OpenModel, probability: bool = False, batch_size: int = ROWS_PER_RUN) -> Scorer:
-    """Return what computes the scores of a model.
+    """Return the scorer of a model.
 
     Raises `UsageError` for an output that is no column, or has no probability where that is requested.
     """
@@ -138,7 +138,7 @@ def column_type(column: ScoreColumn) -> "pl.DataType":
 def _check_answers(
     source: DataFile, request: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], first_row: int
 ) -> None:
-    """Raise `DataError` where a number that is not finite makes the model answer NaN."""
+    """Raise `DataError` if a number that is not finite makes the model answer NaN."""
     floats = [values for values in answers.values() if values.dtype.kind == "f" and len(values)]
     if not floats:
         return
@@ -151,6 +151,6 @@ def _check_answers(
             if len(odd):
                 more = f" and in {len(odd) - 1:,} of the next {len(values) - 1:,} rows" if len(odd) > 1 else ""
                 raise DataError(
-                    f"'{name}' in {source} holds NaN or infinity at row {first_row + odd[0]}{more}, and the model answers NaN there: "
-                    "fill the missing values or leave these rows out."
+                    f"'{name}' in {source} contains NaN or infinity at row {first_row + odd[0]}{more}, for which the model returns "
+                    "NaN: fill the missing values or leave out these rows."
                 )

@@ -20,9 +20,9 @@ SUFFIXES = (".parquet", ".csv")
 def check_output(path: Path, data: DataFile) -> None:
     """Raise `UsageError` if no table can be written to `path`; to be called before long work."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} must end in .parquet or .csv: the ending selects the format.")
+        raise UsageError(f"{path} must end in .parquet or .csv: the extension selects the format.")
     if isinstance(data, Path) and path.exists() and data.exists() and path.samefile(data):
-        raise UsageError(f"{path} is the file of the input rows; name another file for the scores.")
+        raise UsageError(f"{path} is the file of the input rows; give another file for the scores.")
     check_output_file(path)
 
 

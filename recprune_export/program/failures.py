@@ -7,16 +7,16 @@ from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import RecpruneError
 from recprune_export.program.capture.source_lines import find_user_line
 
-# What an operator, or code that reads a graph, raises; not what a full disk, Ctrl-C or a test raises.
+# Errors of operators and of code that reads a graph; not those of a full disk, Ctrl-C or a test.
 FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError)
-REPORT = "this is a fault of recprune-export: please report the model, and leave that operator out until then"
+REPORT = "this is a bug in recprune-export: please report the model; until it is fixed, avoid this operator"
 # In errors on which the command line has advice.
 _RESOURCES = ("alloc", "memory", "PytorchStreamWriter", "unexpected pos", "No space left")
 
 
 @contextmanager
 def explain_failures(doing: str, error_class: type[RecpruneError], advice: str) -> Iterator[None]:
-    """Turn an error of PyTorch inside the block into one sentence: what failed, at which line, why, and `advice`.
+    """Turn an error of PyTorch inside the block into one sentence: the failed step, the line, the reason, and `advice`.
 
     >>> from recprune_export.errors import ModelError
     >>> with explain_failures("The analysis", ModelError, "leave the layer out"):

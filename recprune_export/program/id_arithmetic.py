@@ -1,4 +1,4 @@
-"""Integer arithmetic between an input and the table in which its ids are looked up, and what it implies for the input.
+"""Integer arithmetic between an input and the table in which its ids are looked up, and its implications for the input.
 
 A quotient-remainder embedding looks up `id // 4` and `id % 4`; positions are `length - arange(n)`. Each operator with a
 constant is a step, and the range of valid rows is followed backwards through the steps.
@@ -44,7 +44,7 @@ class StepChains:
 
 
 def find_valid_values(chain: Iterable[Step], bounds: Bounds) -> Bounds | None:
-    """Return whole numbers, from the lowest to the highest, that `chain` maps into `bounds`; None if there are none.
+    """Return integers, from the lowest to the highest, that `chain` maps into `bounds`; None if there are none.
 
     Every value in the result is mapped into the bounds; of `remainder` and of fractions there may be more.
 
@@ -63,7 +63,7 @@ def find_valid_values(chain: Iterable[Step], bounds: Bounds) -> Bounds | None:
 
 
 def _find_sources(kind: StepKind, c: float, low: float, high: float) -> Bounds | None:
-    """Return values from which one step leads into the bounds, or None where no whole range does."""
+    """Return values from which one step leads into the bounds, or None if no whole range does."""
     everything = (-math.inf, math.inf)
     if kind == "add":
         return low - c, high - c

@@ -1,4 +1,4 @@
-"""Weights of a `.pt2` program that stay in their file: memory maps in the place of the copies that torch.export makes."""
+"""Weights of a `.pt2` program that stay in their file: memory maps in place of the copies that torch.export makes."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ _LOCAL_HEADER = 30  # bytes, before the name of a record and its extra field, wh
 def share_stored_weights(exported: torch.export.ExportedProgram, path: Path) -> None:
     """Make the parameters of `exported`, which was loaded from `path`, use the bytes in the file where these are equal.
 
-    Time: one comparison of the weights. Memory: afterwards none for them; what is written to a parameter is not written to
+    Time: one comparison of the weights. Memory: afterwards none for them; writes to a parameter are not written to
     the file. Parameters that the file holds in another way, such as as a part of another, stay as they are.
     """
     stored = dict(_map_weights(path))

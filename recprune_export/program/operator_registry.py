@@ -77,8 +77,8 @@ class OperatorRegistry:
         if first is not None:
             code = first.__code__
             raise ValueError(
-                f"{name_operator(operator)} has a {facet} rule already: `{first.__name__}`, {code.co_filename}:"
-                f"{code.co_firstlineno}. Change that rule, or remove the operator from it before you register another."
+                f"{name_operator(operator)} already has a {facet} rule: `{first.__name__}`, {code.co_filename}:"
+                f"{code.co_firstlineno}. Change this rule, or remove the operator from it before you register another rule."
             )
 
 

@@ -1,4 +1,4 @@
-"""The outputs of a program that are served; what only the others need is removed, inputs included."""
+"""The outputs of a program that are served; parts that only the others need are removed, including inputs."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ from recprune_export.program.requests.jagged_inputs import has_jagged_inputs
 def select_outputs(program: Program, names: Sequence[str]) -> Program:
     """Return the program that computes the outputs `names` alone, in their order in the signature; all outputs for none.
 
-    Operators that only other outputs need are removed, and so are inputs that only they read, which a note says.
+    Operators that only other outputs need are removed, as are inputs that only they read, with a note.
 
     Raises `UsageError` for a name that is no output.
     """
@@ -26,7 +26,7 @@ def select_outputs(program: Program, names: Sequence[str]) -> Program:
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise UsageError(
-            f"--outputs names '{unknown}', which is no output of the model; choose from {list_names(known)}"
+            f"--outputs names '{unknown}', which is not an output of the model; choose from {list_names(known)}"
             f"{did_you_mean(unknown, known)}{''.join(f' {note}' for note in program.notes if repr(unknown) in note)}"
         )
     if not names or set(names) == set(known):
@@ -61,7 +61,7 @@ def describe_unread_inputs(names: Collection[str], reader: str) -> str:
 
 
 def keep_outputs(module: fx.GraphModule, kept: Sequence[bool], *, all_inputs: bool = False) -> list[int]:
-    """Remove the outputs that are not `kept`, and what only they read, in place; return the positions of the inputs left.
+    """Remove the outputs that are not `kept`, and the parts that only they need, in place; return the positions of the remaining inputs.
 
     An input that no output reads stays, as the model was written to take it, and with `all_inputs` every one.
     """
@@ -82,10 +82,10 @@ def keep_outputs(module: fx.GraphModule, kept: Sequence[bool], *, all_inputs: bo
 
 
 def describe_unserved(name: str, value: torch.Tensor) -> str | None:
-    """Return why an output cannot be served, or None where its axis 0 has the rows of the request."""
+    """Return why an output cannot be served, or None if its axis 0 has the rows of the request."""
     if value.ndim == 0:
-        return f"The output '{name}' is one number for the whole request, as a loss is, and has no row for each row: it is left out."
+        return f"The output '{name}' is one number for the whole request, such as a loss, and not one per row: it is left out."
     if isinstance(value.shape[0], int):
         sizes = " × ".join(str(size) if isinstance(size, int) else "batch" for size in value.shape)
-        return f"The output '{name}' has the shape {sizes}, and no row for each row of the request on axis 0: it is left out."
+        return f"The output '{name}' has the shape {sizes}and does not have one row per row of the request on axis 0: it is left out."
     return None

@@ -11,7 +11,7 @@ from recprune_export.program.requests.jagged_inputs import to_program_tensors
 
 
 class PausedRun(fx.Interpreter):
-    """One run of a program, unchanged, on one request. It goes on from one question to the next, in the order of the graph.
+    """One run of an unchanged program on one request, which pauses at requested nodes, in the order of the graph.
 
     Each node runs once, and at a pause only the values that later nodes read are in memory, and those of `outputs` that were
     not asked for yet. So the whole costs one forward pass, however often it pauses. A weight that is changed in place while the
@@ -29,7 +29,7 @@ class PausedRun(fx.Interpreter):
         self._next = 0
 
     def call_outputs(self, calls: Sequence[str]) -> list[Tensor]:
-        """Return the value of each of `calls`, each asked for once; the run goes on to the end of the last of them.
+        """Return the value of each of `calls`, each requested once; the run continues to the end of the last of them.
 
         Their names were given as `outputs`.
         """
@@ -37,7 +37,7 @@ class PausedRun(fx.Interpreter):
         return [self._passed.pop(name) for name in calls]
 
     def call_inputs(self, calls: Sequence[str]) -> list[Tensor]:
-        """Return the argument `input` of each of `calls`, none of which has run; the run goes on to the first of them.
+        """Return the argument `input` of each of `calls`, none of which has run; the run continues to the first of them.
 
         Where there are several calls, the nodes between them run with the present weights, and run again later on.
         """

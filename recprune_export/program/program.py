@@ -42,9 +42,9 @@ class Program:
     An edit of the graph makes a new program; only flags that no analysis reads are switched in place.
 
     The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
-    refer to each other, and what they lead to stays until Python's cyclic garbage collector runs.
+    refer to each other, and the objects reachable from them remain until Python's cyclic garbage collector runs.
 
-    `notes` are sentences for the user: what was chosen in the model's file, and what the capture left out or changed.
+    `notes` are sentences for the user: choices in the model's file, and parts that the capture left out or changed.
     """
 
     module: fx.GraphModule
@@ -148,7 +148,7 @@ class Program:
         extra = {SIGNATURE_FILE: ""}
         exported = torch.export.load(path, extra_files=extra)
         if not extra[SIGNATURE_FILE]:
-            raise ModelFileError(f"{path} is a .pt2 program that recprune-export did not write.")
+            raise ModelFileError(f"{path} is a .pt2 program that was not written by recprune-export.")
         share_stored_weights(exported, path)
         module = exported.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)

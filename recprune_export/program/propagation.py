@@ -131,7 +131,7 @@ def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Size
     violated = UserError(
         UserErrorType.CONSTRAINT_VIOLATION, f"Not all sizes of the batch, {sizes.symbol}, satisfy {fact}."
     )
-    if len(fact.free_symbols) > 1:  # sizes that are equal by chance alone, which another run would not tell
+    if len(fact.free_symbols) > 1:  # sizes that are equal only by chance, which another run would not show
         raise violated
     shapes = _shapes(module)
     for rows in OTHER_HINTS:
@@ -144,7 +144,7 @@ def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Size
 
 
 def _run(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Sizes) -> None:
-    with enable_python_dispatcher():  # else kernels in C++ ask for the size of the batch, as those of padding do
+    with enable_python_dispatcher():  # otherwise C++ kernels, such as those of padding, read the size of the batch
         FakeTensorProp(module, sizes.mode).propagate_dont_convert_inputs(*sizes.tensors(operands))
 
 

@@ -19,7 +19,7 @@ Summary = Callable[[fx.Node, Any], Any]  # from a node and its value to the reco
 
 @dataclass(frozen=True)
 class Recording:
-    """The recorded values by the name of their node, in the order of the graph, and the answers by the name of the output.
+    """The recorded values by the name of their node, in the order of the graph, and the outputs by the name of the output.
 
     `answers` is empty if the run stopped before the end of the graph.
     """
@@ -36,7 +36,7 @@ class ValueRecorder(fx.Interpreter):
     """An interpreter that runs a program unchanged and records the values of `nodes`, by name, or of all nodes.
 
     `summarize` reduces each value before it is recorded, so that the value itself can be freed. With `keep_gradients`
-    the answers can be differentiated with respect to every recorded value, even one that depends on frozen weights
+    the outputs can be differentiated with respect to every recorded value, even one that depends on frozen weights
     alone. With `stop_early` no node after the last of `nodes` runs, and there are no answers.
     """
 
@@ -59,7 +59,7 @@ class ValueRecorder(fx.Interpreter):
         self._values: dict[str, Any] = {}
 
     def __call__(self, request: Mapping[str, Tensor]) -> Recording:
-        """Return the recorded values and the answers of one request."""
+        """Return the recorded values and the outputs of one request."""
         self._values, answers = {}, ()
         with torch.set_grad_enabled(self._keep_gradients), contextlib.suppress(_LastNodeRan):
             answers = self.run(*to_program_tensors(self._signature, request))
@@ -85,7 +85,7 @@ def record_values(program: Program, request: Mapping[str, Tensor], nodes: Collec
 
 
 def find_failing_line(program: Program, request: Mapping[str, np.ndarray]) -> str:
-    """Return the line of the user's code of the operator that fails on a request of arrays; empty where none does."""
+    """Return the line of the user's code of the operator that fails on a request of arrays; empty if none does."""
     tensors = to_program_tensors(
         program.signature, {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in request.items()}
     )

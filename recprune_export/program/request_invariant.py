@@ -1,4 +1,4 @@
-"""Request-invariant nodes: constants, parameters and values computed from them alone, and the nodes that read them."""
+"""Request-invariant nodes: constants, parameters and values computed only from them, and the nodes that read them."""
 
 import operator
 

@@ -1,4 +1,4 @@
-"""Rows of a tensor in chunks, so that what is computed of a whole table never has the table's size."""
+"""Rows of a tensor in chunks, so that intermediate results of a whole table never have the table's size."""
 
 from collections.abc import Iterator
 from types import EllipsisType

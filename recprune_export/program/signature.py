@@ -12,7 +12,7 @@ BATCH = "batch"
 
 Axis = int | str  # a size, or BATCH; of an output also a term such as "12*batch"
 IdRange = tuple[int, int]  # lowest and highest valid id, both inclusive
-BadId = int | str | None  # what takes the place of an id out of range: an id, or ERROR; None without ids
+BadId = int | str | None  # the replacement of an id out of range: an id, or ERROR; None without ids
 ERROR = "error"  # a request with such an id is refused
 
 
@@ -24,7 +24,7 @@ class Jagged(DictMixin):
     """How a file takes an input whose rows have different numbers of elements, such as the ids of an `EmbeddingBag`.
 
     `counts` are the least and the most elements of a row in requests that are drawn; a row of traffic may have more.
-    `present` names the input that says which elements a row has: the input itself, or the ids to which it holds weights.
+    `present` names the input that determines the elements of a row: the input itself, or the ids whose weights it contains.
 
     The file takes the elements of all rows one after another in the tensor `values`, and the ends of the rows in the tensor
     `rows`, of dtype `rows_dtype`. Its `form` is "lengths", the number of elements of each row; "offsets", the position of
@@ -56,7 +56,7 @@ class Input(DictMixin):
     `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ;
     `observed_columns` those of each column of a matrix of integers, where columns differ.
 
-    `bad_ids` says for each range what the exported graph makes of an id outside of it: it becomes that id, or the request
+    `bad_ids` is, for each range, the replacement of an id outside it in the exported graph: an id, or the request
     is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
     `number_limit` is read as it is.
 
@@ -114,11 +114,11 @@ class Signature(DictMixin):
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise UsageError(
-                f"--shared-inputs names '{unknown}', which is no input with a batch; choose from {list_names(known)}"
+                f"--shared-inputs names '{unknown}', which is not an input with a batch; choose from {list_names(known)}"
                 f"{did_you_mean(unknown, known)}"
             )
         if names and set(names) == set(known):
-            raise UsageError("--shared-inputs names every input; leave out those that differ between candidates.")
+            raise UsageError("--shared-inputs contains every input; leave out those that differ between candidates.")
         inputs = tuple(replace(i, shape=(1, *i.shape[1:]), shared=True) if i.name in names else i for i in self.inputs)
         return replace(self, inputs=inputs)
 
@@ -135,7 +135,7 @@ class Signature(DictMixin):
     def with_padded(self, width: int) -> Self:
         """Return the signature in which a file takes each jagged input as a matrix of `width` columns.
 
-        Raises `UsageError` where no input is jagged.
+        Raises `UsageError` if no input is jagged.
         """
         if all(i.jagged is None for i in self.inputs):
             raise UsageError(

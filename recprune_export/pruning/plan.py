@@ -90,14 +90,14 @@ class Plan(DictMixin):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a plan from JSON. Raises `InputFileError` where the file is no plan."""
+        """Read a plan from JSON. Raises `InputFileError` if the file is no plan."""
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise InputFileError(f"The plan {path} cannot be read: {error.strerror}.") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputFileError(
-                f"{path} is no plan; give the plan.json of a bundle, or the output of --plan-only."
+                f"{path} is not a plan; give the plan.json of a bundle, or the output of --plan-only."
             ) from error
 
     @property
@@ -108,7 +108,7 @@ class Plan(DictMixin):
     def removed(self, analysis: Analysis) -> frozenset[int]:
         """Return the removed channels.
 
-        Raises `PruningError` where the plan was made for another program.
+        Raises `PruningError` if the plan was made for another program.
         """
         groups = {group.name: group for group in analysis.groups}
         removed: set[int] = set()

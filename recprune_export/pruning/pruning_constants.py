@@ -9,7 +9,7 @@ RARE_LOOKUP_FRACTION = 0.01  # of the lookups of a table: the total share of rem
 # More projections for one group would cost as much latency as its tables save; no record.
 MAX_PROJECTIONS_PER_GROUP = 2
 MAX_PER_TABLE_PROJECTIONS = 8  # the largest tables; each matrix costs a node at inference: separate-table-widths
-# How much of a predicted loss is left after fine-tuning, beside that of removed embedding dimensions: bytes-and-bits
+# How much of a predicted loss is left after fine-tuning, compared with that of removed embedding dimensions: bytes-and-bits
 HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING = 0.1, 0.25
 # The same of a table of which all rows are multiplied, as scores of items are: bytes-and-bits
 MULTIPLIED_DIMENSIONS_LOSS_AFTER_TUNING, MULTIPLIED_ROUNDING_LOSS_AFTER_TUNING = 0.35, 0.9
@@ -27,5 +27,5 @@ LOOKUP_TIMES = {
     2: (3.2, 0.0281, 0.00121),
 }
 MULTIPLICATIONS_PER_MICROSECOND = 53e3  # in fp32, one thread; int8 layers are timed in the file itself: cost-model
-# Plans whose predicted losses differ by no more than this fraction, or by no more than this, are told apart by time: time-of-plans
+# Plans whose predicted losses differ by no more than this fraction, or by no more than this, are distinguished by time: time-of-plans
 TIED_LOSS_FRACTION, TIED_LOSS = 0.01, 1e-8

@@ -38,7 +38,7 @@ from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
-PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the answers
+PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the outputs
 # Rewrites that are faster with quantized weights, each proved and priced like a rewrite of the export.
 REWRITES: tuple[Pass, ...] = (
     commute_dequantize_scale,
@@ -97,7 +97,7 @@ def quantize(
     times than measured ones. `chosen` are the forms of an earlier file with other weights: nothing is timed where this file has the same
     layers and tables.
 
-    Raises `ExportError` where the result cannot be written.
+    Raises `ExportError` if the result cannot be written.
     """
     model = ir.load(source)
     gathernd_to_gather(model)  # the passes that find candidates read Gather only
@@ -190,7 +190,7 @@ class _PlanEvaluator:
         return self._judge(self.before, make_graph_function(self.graph(plan)))
 
     def error(self, plan: QuantizationPlan) -> float:
-        """Return the relative error of the answers to calibration requests."""
+        """Return the relative error of the outputs to calibration requests."""
         return relative_error(self._calibration, self.before, make_graph_function(self.graph(plan)))
 
 

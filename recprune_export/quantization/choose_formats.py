@@ -56,11 +56,11 @@ def choose_formats(
 ) -> QuantizationPlan:
     """Measure the forms of each layer and table on `requests` of the given batch sizes, and choose by the times.
 
-    `mode` says which forms there are, for all weights or for each by its name. With `StoredBits` a weight takes no more
+    `mode` determines the available forms, for all weights or for each by its name. With `StoredBits` a weight takes no more
     bytes than `count_weight_bytes` says; small tables are no exception, and a layer that is not faster in int8 is stored in
     int8.
 
-    A table is timed on all requests in turn. A layer is timed on the first one alone: its operand was computed just
+    A table is timed on all requests in turn. A layer is timed on only the first one: its operand was computed just
     before and its weight is the same for all requests. The same times give the same plan.
     """
     fill_shapes(model)
@@ -308,8 +308,11 @@ def _choose_table_form(table: Table, speedups: Mapping[str, Mapping[int, float]]
         )
     error = quantized_tables.error_by_dimension(table)
     if error > MAX_DIMENSION_ERROR:
-        return INT8_BY_ROW, f"a scale for each dimension is off by {error:.1%} of the numbers; {all_speeds}"
-    return best, f"lookups {speeds[best]:.2f} times as fast as in fp32, off by {error:.1%} of the numbers; {all_speeds}"
+        return INT8_BY_ROW, f"a scale per dimension has an error of {error:.1%} of the numbers; {all_speeds}"
+    return (
+        best,
+        f"lookups {speeds[best]:.2f} times as fast as in fp32, with an error of {error:.1%} of the numbers; {all_speeds}",
+    )
 
 
 def _list_excluded(candidates: Candidates, is_table: bool) -> tuple[WeightChoice, ...]:

@@ -29,7 +29,7 @@ def extend_layer_chains(
     A layer is timed with the static layers before and behind it, whose result and operand nothing else reads. It is added
     if that takes at least `MIN_SPEEDUP` times as long without it, and if all static layers together cost no batch size
     more than `MAX_SLOWDOWN_FRACTION` of a request in fp32. Layers that read inputs of the graph stay: the range of numbers
-    of requests is not known. The same times give the same plan.
+    of requests is unknown. The same times give the same plan.
 
     Time: three measurements for each layer in fp32 beside a static one, and again for each layer that was added.
     """
@@ -66,7 +66,7 @@ class _ChainTimer:
         ]
 
     def quantize_layer(self, plan: QuantizationPlan, name: str) -> QuantizationPlan | None:
-        """Return the plan with a layer in int8; None where it gains too little or a batch size becomes too slow."""
+        """Return the plan with a layer in int8; None if it gains too little or a batch size becomes too slow."""
         chain = self._find_chain(name, plan)
         neighbors = [layer for layer in chain if layer != name]
         speedups = self._compare(chain, neighbors)
@@ -87,7 +87,7 @@ class _ChainTimer:
     def _compare(self, chain: list[str], neighbors: list[str]) -> dict[int, float]:
         """Return by batch size how many times as fast a chain is when all of it is static, and not the neighbors alone.
 
-        Both are timed in turns with fp32.
+        Both are timed interleaved with fp32.
         """
         first, last = self.layers[chain[0]], self.layers[chain[-1]]
         subgraph = extract_subgraph(self.model, [first.operand], [find_fused_output(last)])

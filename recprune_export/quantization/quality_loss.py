@@ -1,4 +1,4 @@
-"""Quality loss of a quantized file: of the metric on validation rows or, without rows, the error of its answers."""
+"""Quality loss of a quantized file: of the metric on validation rows or, without rows, the error of its outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QualityLoss(ToDictMixin):
-    """`lost`, the loss of the metric or the error of the answers, of which at most `limit` is allowed.
+    """`lost`, the loss of the metric or the error of the outputs, of which at most `limit` is allowed.
 
-    `interval`: the 95 % interval of `lost` over `rows` validation rows; None without rows. Where the rows cannot tell whether
-    the loss is within the limit, the relative error of the answers decides: `answers_error`, None where it is not needed.
+    `interval`: the 95 % interval of `lost` over `rows` validation rows; None without rows. Where the rows are inconclusive whether
+    the loss is within the limit, the relative error of the outputs decides: `answers_error`, None if it is not needed.
     """
 
     ENCODED = ("metric", "lost", "limit", "interval", "rows", "words", "answers_error", "answers_limit", "passed")
@@ -52,39 +52,39 @@ class QualityLoss(ToDictMixin):
 
     @property
     def answers_limit(self) -> float:
-        """The allowed error of the answers, relative to their standard deviation: `limit_answers`."""
+        """The allowed error of the outputs, relative to their standard deviation: `limit_answers`."""
         return limit_answers(self.limit)
 
     @property
     def passed(self) -> bool:
-        """Whether the loss is within the limit, or, where rows cannot tell, the answers are."""
+        """Whether the loss is within the limit, or, where rows are inconclusive, the outputs are."""
         if self.verdict is Verdict.UNDECIDED:
             return self.answers_error is not None and self.answers_error <= self.answers_limit
         return self.verdict is Verdict.HOLDS
 
     @property
     def note(self) -> str | None:
-        """A sentence where the answers decided."""
+        """A sentence where the outputs decided."""
         if self.verdict is not Verdict.UNDECIDED or self.interval is None or self.answers_error is None:
             return None
         resolution = format_resolution(self.rows, self.estimate.resolution, "validation rows")
         return (
-            f"Whether quantization costs at most {self.limit:g} of {self.metric} cannot be told, since {resolution}. The error of "
-            f"the answers decided: {self.answers_error:.2%} of how much they vary, of {self.answers_limit:.2%} allowed."
+            f"It is inconclusive whether quantization costs at most {self.limit:g} of {self.metric}, since {resolution}. The error of "
+            f"the outputs was used instead: {self.answers_error:.2%} of their spread, at most {self.answers_limit:.2%} allowed."
         )
 
 
 def limit_answers(limit: float) -> float:
-    """Return the allowed error of the answers, relative to their standard deviation, for an allowed loss of a metric.
+    """Return the allowed error of the outputs, relative to their standard deviation, for an allowed loss of a metric.
 
-    An error of the relative size e, independent of the answer, reduces the answers' correlation with any other quantity
+    An error of the relative size e, independent of the answer, reduces the outputs' correlation with any other quantity
     by about e², so that √limit is allowed.
     """
     return sqrt(limit)
 
 
 class Judge(Protocol):
-    """Compares the answers of a quantized graph with those of the same graph in fp32."""
+    """Compares the outputs of a quantized graph with those of the same graph in fp32."""
 
     def __call__(self, before: GraphFunction, after: GraphFunction) -> QualityLoss: ...
 
@@ -101,7 +101,7 @@ def make_metric_judge(change: Callable[[GraphFunction, GraphFunction], "MetricCh
 
 
 def make_error_judge(requests: Sequence[RequestArrays], limit: float) -> Judge:
-    """Return a judge by the error of the answers, for models without rows, of which `limit_answers(limit)` is allowed."""
+    """Return a judge by the error of the outputs, for models without rows, of which `limit_answers(limit)` is allowed."""
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
         return QualityLoss("error of the answers", relative_error(requests, before, after), limit_answers(limit))

@@ -13,7 +13,7 @@ MIN_DYNAMIC_ADVANTAGE = 1.1
 MAX_DIMENSION_ERROR = 0.015
 # Factor between the difference of ONNX Runtime's fused and unfused kernels and the tolerance of golden outputs; no record
 SLACK = 4.0
-# Largest growth of the error of the answers for which layers have one scale for all outputs: speed-of-an-int8-dlrm
+# Largest growth of the error of the outputs for which layers have one scale for all outputs: speed-of-an-int8-dlrm
 MAX_ERROR_GROWTH = 1.05
 SECONDS = 0.1  # of the timing of a layer or table at one batch size; no record
 MIN_ROUNDS, MAX_ROUNDS = 15, 300  # of that timing; no record

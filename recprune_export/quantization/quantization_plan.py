@@ -8,7 +8,7 @@ from recprune_export.codec import DictMixin, JsonForm, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
-PLANNED: Literal["planned bits"] = "planned bits"  # in the place of a mode: the bits of each weight were given
+PLANNED: Literal["planned bits"] = "planned bits"  # in place of a mode: the bits of each weight were given
 
 CONTRIB = "com.microsoft"  # domain of the operators that ONNX Runtime adds to the standard ones
 
@@ -57,8 +57,8 @@ WIDER_FORM = {
 class WeightChoice(DictMixin):
     """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
 
-    `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty where it was not measured. `error`:
-    the error of the answers where nothing else is quantized, relative to their standard deviation; None where it was not
+    `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty if it was not measured. `error`:
+    the error of the outputs where nothing else is quantized, relative to their standard deviation; None if it was not
     measured. `bytes`: the size of the weight in fp32 and in this form, scales included.
     """
 

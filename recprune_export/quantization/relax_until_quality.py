@@ -14,7 +14,7 @@ from recprune_export.quantization.quantization_plan import (
 
 
 class PlanEvaluator(Protocol):
-    """Measures the loss of a graph quantized by a plan, and the `relative_error` of its answers."""
+    """Measures the loss of a graph quantized by a plan, and the `relative_error` of its outputs."""
 
     def loss(self, plan: QuantizationPlan) -> QualityLoss: ...
 
@@ -35,7 +35,7 @@ def relax_until_quality(
 ) -> RelaxedPlan:
     """Give more bits to one weight after the other until the loss is allowed; with all weights in fp32 it is.
 
-    Where the rows cannot tell, the error of the answers decides (docs/decisions/one-rule-of-evidence.md). The next weight is
+    Where the rows are inconclusive, the error of the outputs decides (docs/decisions/one-rule-of-evidence.md). The next weight is
     the one with the largest error by itself. `increase_bits` returns the next choice for a weight.
     """
     plan = measure_errors(plan, evaluator)
@@ -66,7 +66,7 @@ def _describe_loss(loss: QualityLoss) -> str:
     text = f"{loss.metric} lost {loss.lost:.2g}"
     if loss.answers_error is None:
         return text
-    return f"{text}, which these rows cannot tell from the limit, and the answers were off by {loss.answers_error:.2%}"
+    return f"{text}, which is inconclusive with these rows, and the error of the outputs was {loss.answers_error:.2%}"
 
 
 def measure_errors(plan: QuantizationPlan, evaluator: PlanEvaluator) -> QuantizationPlan:

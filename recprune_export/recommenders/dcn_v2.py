@@ -1,4 +1,4 @@
-"""DCNv2: explicit crosses of bounded degree beside an MLP (Wang et al. 2021, sections 3.2 to 3.4, parallel form)."""
+"""DCNv2: explicit crosses of bounded degree and an MLP (Wang et al. 2021, sections 3.2 to 3.4, parallel form)."""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,7 @@ from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 class FieldEmbeddings(nn.Module):
     """One table for each field; a multi-valued field gives the mean of its values, zero if it has none.
 
-    The tables are read by lookups alone; `ids_per_row` is the number of ids of a row that each of them looks up.
+    The tables are read only by lookups; `ids_per_row` is the number of ids of a row that each of them looks up.
     """
 
     def __init__(self, spec: InputSpec, dim: int) -> None:

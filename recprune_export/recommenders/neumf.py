@@ -1,4 +1,4 @@
-"""NeuMF: generalized matrix factorization beside an MLP (He et al. 2017, "Neural Collaborative Filtering", 3.4)."""
+"""NeuMF: generalized matrix factorization and an MLP (He et al. 2017, "Neural Collaborative Filtering", 3.4)."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class NeuMF(nn.Module):
         super().__init__()
         names = list(spec.categorical)
         if len(names) < 2:
-            raise UsageError("neumf needs two categorical fields, a user and an item.")
+            raise UsageError("neumf requires two categorical fields, a user and an item.")
         self.user, self.item = user or names[0], item or names[1]
         self.spec = spec
         pair = InputSpec(categorical={name: spec.categorical[name] for name in (self.user, self.item)})

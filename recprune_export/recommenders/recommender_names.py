@@ -10,5 +10,5 @@ def check_recommender_name(name: str) -> None:
     """Raise `UsageError` for an unknown name."""
     if name not in RECOMMENDER_NAMES:
         raise UsageError(
-            f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDER_NAMES)}{did_you_mean(name, RECOMMENDER_NAMES)}"
+            f"'{name}' is not a recommender; choose one of {', '.join(RECOMMENDER_NAMES)}{did_you_mean(name, RECOMMENDER_NAMES)}"
         )

@@ -22,7 +22,7 @@ class TwoTower(nn.Module):
         super().__init__()
         fields = [*spec.categorical, *spec.multi_valued]
         if len(fields) < 2:
-            raise UsageError("two_tower needs at least two categorical fields, one for each tower.")
+            raise UsageError("two_tower requires at least two categorical fields, one for each tower.")
         self.spec = spec
         self.user_fields = tuple(user_fields) or (fields[0],)
         self.embeddings = FieldEmbeddings(spec, dim)

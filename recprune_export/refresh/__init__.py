@@ -1,4 +1,4 @@
-"""Whether a bundle still fits new data, and the same compression again where it does not."""
+"""Check whether the pruning plan of a bundle is still valid for new data, and compress again if it is not."""
 
 import lazy_loader
 

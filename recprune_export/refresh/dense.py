@@ -38,21 +38,19 @@ def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]
     if model is not None:
         loaded, file = load_model(model, None, source, export), file_identity(model)
         differs = recorded is not None and file["sha256"] != recorded["sha256"]
-        note = f"{model} is not the file that {bundle.path} was made of, so it is taken for its successor."
+        note = f"{model} is not the file from which {bundle.path} was made; it is used as its successor."
         return DenseModel(loaded, file, note if differs else None)
     if recorded is None:
         name = bundle.manifest.settings.get("model", "the dense model")
         return MissingModel(
-            f"{bundle.path} does not say where '{name}' lies, of which it was made: give it with --model."
+            f"{bundle.path} does not record the path of its dense model '{name}': give it with --model."
         )
     path = Path(recorded["path"])
     if not path.exists():
-        return MissingModel(f"The dense model {path} is not there any more: give it with --model.")
+        return MissingModel(f"The dense model {path} no longer exists: give it with --model.")
     file = file_identity(path)
     if file["sha256"] != recorded["sha256"]:
-        return MissingModel(
-            f"{path} has changed since {bundle.path} was made of it: give the dense model with --model."
-        )
+        return MissingModel(f"{path} has changed since {bundle.path} was made: give the dense model with --model.")
     try:
         return DenseModel(load_model(path, None, source, export), file)
     except UsageError as error:

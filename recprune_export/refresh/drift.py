@@ -14,19 +14,19 @@ NAMED = 3  # fields in the sentence
 def judge_drift(profile: DataProfile | None, columns: Sequence[FieldValues]) -> tuple[DriftFinding, tuple[Drift, ...]]:
     """Judge the claim that the population stability index of no field is above the usual limit."""
     if profile is None:
-        text = "The bundle has no profile of its data: it was made without --data, or before there were any; compress again."
+        text = "The bundle has no profile of its data: it was made without --data or by an old release; compress again."
         return DriftFinding(MEASURE, Verdict.SKIPPED, text), ()
     drifts = tuple(sorted(profile.drifts(columns), key=lambda d: (d.estimate.estimate, d.estimate.high), reverse=True))
     verdict = combine_verdicts(drift.verdict for drift in drifts)
     subjects = [drift for drift in drifts if drift.verdict is verdict]
     if verdict is Verdict.HOLDS:
-        most = f"; the most is {drifts[0].format_index()}, '{drifts[0].name}'" if drifts else ""
+        most = f"; the largest is {drifts[0].format_index()}, of '{drifts[0].name}'" if drifts else ""
         text = f"No field has a population stability index above {MAJOR:g}{most}."
     elif verdict is Verdict.FAILS:
-        text = f"The population stability index is above {MAJOR:g}, a major shift, of {_list_fields(subjects)}."
+        text = f"The population stability index is above {MAJOR:g}, a major shift, for {_list_fields(subjects)}."
     else:
         text = (
-            f"Whether the population stability index is above {MAJOR:g}, a major shift, cannot be told of "
+            f"It is inconclusive whether the population stability index is above {MAJOR:g}, a major shift, for "
             f"{_list_fields(subjects)}: give more rows."
         )
     return DriftFinding(MEASURE, verdict, text, limit=MAJOR), drifts

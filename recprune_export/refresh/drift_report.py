@@ -1,4 +1,4 @@
-"""`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
+"""`make_drift_report`: check whether the plan of a bundle is valid for new rows; `recompress`: compress again if it is not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +35,7 @@ MAX_DROP, MAX_FALL = 0.002, 0.01
 class DriftReport(ToDictMixin):
     """Quality, drift and regret of a bundle on new rows, with a finding for each measure.
 
-    `undecided` is the verdict as which claims count that cannot be told.
+    `undecided` is the verdict to use for inconclusive claims.
     """
 
     ENCODED = ("bundle", "data", "verdict", "sentence", "notes", "findings", "quality", "drifts", "regrets")
@@ -58,25 +58,25 @@ class DriftReport(ToDictMixin):
 
     @property
     def holds(self) -> bool | None:
-        """Whether the plan holds; None where that cannot be told."""
+        """Whether the plan is still valid; None if that is inconclusive."""
         return HOLDS.get(self.verdict)
 
     @property
     def sentence(self) -> str:
-        """The verdict in a sentence, with the measures that failed or could not be told."""
+        """The verdict in a sentence, with the measures that failed or are inconclusive."""
         failed, undecided = (
             ", ".join(finding.measure for finding in self.findings if finding.verdict is verdict)
             for verdict in (Verdict.FAILS, Verdict.UNDECIDED)
         )
-        told = f" Cannot be told: {undecided}." if undecided else ""
+        inconclusive = f" Inconclusive: {undecided}." if undecided else ""
         if failed:
-            return f"{self.bundle.path} does not hold on {self.data}: {failed}.{told}"
+            return f"The plan of {self.bundle.path} is not valid for {self.data}: {failed}.{inconclusive}"
         if not undecided:
-            return f"{self.bundle.path} holds on {self.data}."
+            return f"The plan of {self.bundle.path} is valid for {self.data}."
         if self.undecided is Verdict.UNDECIDED:
-            return f"Whether {self.bundle.path} holds on {self.data} cannot be told: {undecided}."
-        result = "holds" if self.undecided is Verdict.HOLDS else "does not hold"
-        return f"{self.bundle.path} {result} on {self.data}, as --undecided says.{told}"
+            return f"The check of {self.bundle.path} on {self.data} is inconclusive: {undecided}."
+        result = "valid" if self.undecided is Verdict.HOLDS else "not valid"
+        return f"The plan of {self.bundle.path} is {result} for {self.data} because of --undecided.{inconclusive}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -88,11 +88,11 @@ class DriftReport(ToDictMixin):
         return (*dense, *loaded, *dict.fromkeys((*self.rows.notes, *notes, *self.rows.evaluation_task.metric_notes)))
 
     def raise_verdict(self) -> None:
-        """Raise `ValidationFailed` where the plan does not hold, and `Undecided` where that cannot be told."""
+        """Raise `ValidationFailed` if the plan is not valid, and `Undecided` if that is inconclusive."""
         if self.verdict is Verdict.FAILS:
-            raise ValidationFailed(f"{self.sentence} Without --check-only it is compressed again.")
+            raise ValidationFailed(f"{self.sentence} Run the command without --check-only to compress the model again.")
         if self.verdict is Verdict.UNDECIDED:
-            raise Undecided(f"{self.sentence} Give more rows, larger allowances, or --undecided pass or fail.")
+            raise Undecided(f"{self.sentence} Give more rows, larger limits, or --undecided pass or fail.")
 
 
 def make_drift_report(
@@ -108,16 +108,16 @@ def make_drift_report(
     row_settings: RowSettings = DEFAULT_ROW_SETTINGS,
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> DriftReport:
-    """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
+    """Measure the artifact of `bundle`, packed or not, on `data`, and judge whether its plan is still valid.
 
-    - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
-    - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
-    - `max_fall`: of the metric, by which the artifact may have become worse than it was.
-    - `undecided`: the verdict as which claims count that these rows cannot tell.
-    - `row_settings`: how rows are read and split, where that differs from the rows of the bundle.
-    - `evaluation`: the metrics, of which the first is judged, where they differ from those of the bundle.
+    - `model`: the dense model, if the model in the manifest does not exist; loaded with the keyword arguments in `source`.
+    - `max_drop`: the largest allowed additional drop of the metric compared with the dense model.
+    - `max_fall`: the largest allowed drop of the metric compared with its recorded value.
+    - `undecided`: the verdict to use for claims that are inconclusive with these rows.
+    - `row_settings`: how rows are read and split, if that differs from the rows of the bundle.
+    - `evaluation`: the metrics, of which the first is judged, if they differ from those of the bundle.
 
-    Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
+    Raises `BundleError`, `DataError`, `UsageError` for missing labels, or if there is nothing to compare, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
@@ -133,16 +133,14 @@ def make_drift_report(
     ranking, regrets = _judge_plan(opened, dense, rows, data)
     findings = (judge_metric(quality, max_fall), judge_gap(quality, max_drop), drift, ranking)
     if all(finding.verdict is Verdict.SKIPPED for finding in findings):
-        raise UsageError(
-            f"{bundle} holds nothing that new rows could be compared with: give the dense model with --model."
-        )
+        raise UsageError(f"{bundle} contains nothing to compare new rows with: give the dense model with --model.")
     return DriftReport(opened, data, rows, dense, quality, findings, drifts, regrets, undecided)
 
 
 def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -> CompressionResult:
     """Compress the dense model again on the new rows, with the settings of the bundle; write it to `target`.
 
-    Raises `UsageError` where there is no dense model, and the errors of `compress`.
+    Raises `UsageError` if there is no dense model, and the errors of `compress`.
     """
     if isinstance(report.dense, MissingModel):
         raise UsageError(f"The bundle cannot be compressed again. {report.dense.reason}")

@@ -23,7 +23,7 @@ class MetricComparison(ToDictMixin):
     """Metrics of both models `then` and `now`, on `rows` new rows; without a dense model only those of the artifact.
 
     `change` leads from the dense model to the artifact, or where there is none from the artifact to itself.
-    `recorded_change` is that of the time when the bundle was made; None where it was not recorded. `is_same_rows`: it was
+    `recorded_change` is that of the time when the bundle was made; None if it was not recorded. `is_same_rows`: it was
     measured on these very rows, so that no error of sampling lies between the two.
     """
 
@@ -38,18 +38,18 @@ class MetricComparison(ToDictMixin):
 
     @property
     def recorded(self) -> float | None:
-        """The metric of the artifact when it was made; None where none was measured."""
+        """The metric of the artifact when it was made; None if none was measured."""
         return read_metric(self.then.get("pruned", {}), self.change.metric)
 
     @property
     def recorded_gap(self) -> float:
-        """How the metric changed from dense to artifact when it was made; 0 where that is not known."""
+        """How the metric changed from dense to artifact when it was made; 0 where that is unknown."""
         dense = read_metric(self.then.get("dense", {}), self.change.metric)
         return 0.0 if self.recorded is None or dense is None else self.recorded - dense
 
     @property
     def fall_of_dense(self) -> float | None:
-        """How much worse the dense model is than recorded; None where that is not known."""
+        """How much worse the dense model is than recorded; None if that is unknown."""
         then, now = (read_metric(metrics.get("dense", {}), self.change.metric) for metrics in (self.then, self.now))
         if then is None or now is None:
             return None
@@ -84,21 +84,23 @@ def judge_metric(quality: MetricComparison, max_fall: float) -> DriftFinding:
     """Judge the claim that the metric is worse than recorded by at most `max_fall`.
 
     The recorded metric and that of the new rows were measured on different rows, so both standard errors count. Where that
-    of the recorded metric is not known, it is taken to be as large as the other.
+    of the recorded metric is unknown, it is taken to be as large as the other.
     """
     change, recorded = quality.change, quality.recorded
     if recorded is None:
-        text = "No quality was measured when the bundle was made, for it was made without --data."
+        text = "The bundle does not record quality, since it was made without --data."
         return DriftFinding(METRIC, Verdict.SKIPPED, text)
     loss = _estimate_fall(quality, recorded)
     verdict = judge_at_most(loss, max_fall)
     fall = loss if change.greater_is_better else -loss
     text = (
-        f"The {change.metric} of the artifact is {change.after:.4f} on the new rows and was {recorded:.4f}: a change of "
+        f"The {change.metric} of the artifact is {change.after:.4f} on the new rows; recorded was {recorded:.4f}: a change of "
         f"{format_estimate(-fall)}; {_say_allowance(max_fall, verdict, loss, quality.rows)}."
     )
     if verdict is Verdict.FAILS and quality.fall_of_dense is not None and quality.fall_of_dense > max_fall:
-        text += " The dense model became worse as well: train it again and give it with --model, for its answers are tuned towards."
+        text += (
+            " The dense model became worse as well: train it again and give it with --model, since it is the teacher."
+        )
     return DriftFinding(METRIC, verdict, text, loss, max_fall)
 
 
@@ -106,13 +108,13 @@ def judge_gap(quality: MetricComparison, max_drop: float) -> DriftFinding:
     """Judge the claim that the artifact is further behind the dense model than recorded by at most `max_drop`."""
     change, recorded = quality.change, quality.recorded_gap
     if "dense" not in quality.now:
-        text = "The bundle was written with --no-dense, so there is no dense model to compare with: give --model."
+        text = "The bundle was written with --no-dense: give the dense model with --model."
         return DriftFinding(GAP, Verdict.SKIPPED, text)
     loss = _estimate_further_loss(quality, recorded)
     verdict = judge_at_most(loss, max_drop)
-    was = f"it was {recorded:{CHANGE}}" if quality.recorded is not None else "it was not measured before"
+    was = f"recorded was {recorded:{CHANGE}}" if quality.recorded is not None else "no earlier value is recorded"
     text = (
-        f"From dense to artifact the {change.metric} changes by {format_estimate(change.estimate)} on the new rows; {was}, and "
+        f"On the new rows, the {change.metric} of the artifact differs from the dense model by {format_estimate(change.estimate)}; {was}; "
         f"{_say_allowance(max_drop, verdict, loss, quality.rows)}."
     )
     return DriftFinding(GAP, verdict, text, loss, max_drop)
@@ -146,6 +148,6 @@ def _estimate_further_loss(quality: MetricComparison, recorded_gap: float) -> Es
 def _say_allowance(limit: float, verdict: Verdict, loss: Estimate, rows: int) -> str:
     resolution = format_resolution(rows, loss.resolution)
     return {
-        Verdict.HOLDS: f"at most {limit:g} may be lost",
-        Verdict.FAILS: f"more is lost than the {limit:g} allowed",
-    }.get(verdict, f"whether at most {limit:g} is lost cannot be told: {resolution}")
+        Verdict.HOLDS: f"the limit of {limit:g} is met",
+        Verdict.FAILS: f"the limit of {limit:g} is exceeded",
+    }.get(verdict, f"the result is inconclusive for the limit of {limit:g}: {resolution}")

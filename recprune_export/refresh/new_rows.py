@@ -41,7 +41,7 @@ from recprune_export.settings import (
 class NewRows:
     """`task` tunes on the new rows; of `evaluation_task` both the validation and the test rows are those to measure on.
 
-    `description` says in words which they are.
+    `description` describes them.
     """
 
     task: LabeledRows | NextItems
@@ -74,7 +74,7 @@ def read_new_rows(
     `label_kinds` are those of the labels of arrays, where they are known. Where a column divides the rows, the test rows are
     measured on; else all of them, and of histories the test items.
 
-    Raises `DataError` where something is missing, `UsageError` where the encoder names another split than the settings.
+    Raises `DataError` if something is missing, `UsageError` if the encoder names another split than the settings.
     """
     task: LabeledRows | NextItems
     rows: ClickData | SequenceData | ArrayData
@@ -108,7 +108,7 @@ def override_row_settings(
 
 
 def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSettings) -> SplitSettings:
-    """Return the split of a bundle; at random where `data` does not have its column, as new rows seldom do."""
+    """Return the split of a bundle; at random where `data` does not have its column, as new rows rarely do."""
     column = split.split or split.split_by_time or split.split_by_user
     return split if column is None or column in open_columns(data, reading).names else SplitSettings()
 
@@ -116,7 +116,7 @@ def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSetti
 def _split_at_random_without_column(
     encoder: Encoder | SequenceEncoder, data: DataFile, reading: DataSettings
 ) -> Encoder | SequenceEncoder:
-    """Return the encoder without the column of its split where `data` has none, as new rows seldom do."""
+    """Return the encoder without the column of its split where `data` has none, as new rows rarely do."""
     source = encoder.schema.split.source
     if source is None or source in read_column_names(data, CsvOptions(reading.separator, reading.encoding)):
         return encoder

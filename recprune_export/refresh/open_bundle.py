@@ -23,7 +23,7 @@ from recprune_export.settings import Settings
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """A bundle whose files are as its manifest says; `program` is its pruned program.
+    """A bundle whose files match its manifest; `program` is its pruned program.
 
     `path` is the path of the user, `folder` holds the files; for a packed bundle it exists as long as the bundle is open.
     `encoder` is None for models that `train` did not make, `profile` where the bundle has none.
@@ -40,7 +40,7 @@ class OpenBundle:
 
     @property
     def artifact(self) -> AnswerFunction:
-        """The ONNX model; where it has shared inputs, the program with the same answers, since rows of data share nothing."""
+        """The ONNX model; where it has shared inputs, the program with the same outputs, since rows of data share nothing."""
         if self.settings.export.shared_inputs:
             return lambda request: run_program(self.program, request)
         return _session(self.folder / MODEL, self.settings.latency.threads)
@@ -59,7 +59,7 @@ class OpenBundle:
     def labels(self, requested: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the rows: the encoding's own, else those given, else those recorded.
 
-        Raises `UsageError` where there are none.
+        Raises `UsageError` if there are none.
         """
         if isinstance(self.encoder, SequenceEncoder):
             return (NEXT_ITEM,)
@@ -67,14 +67,14 @@ class OpenBundle:
             return self.encoder.schema.labels
         labels = requested or tuple(self.manifest.settings.get("labels", ()))
         if not labels:
-            raise UsageError(f"{self.path} does not say what the labels of its rows are called: give --label.")
+            raise UsageError(f"{self.path} does not record the names of its labels: give --label.")
         return labels
 
 
 def open_bundle(bundle: Path, folder: Path | None = None) -> OpenBundle:
     """Open a bundle; a packed one is unpacked in `folder`.
 
-    Raises `BundleError` where a file differs from the manifest or cannot be read.
+    Raises `BundleError` if a file differs from the manifest or cannot be read.
     """
     folder = folder or bundle
     manifest = read_manifest(folder)

@@ -19,7 +19,7 @@ def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange
 
     Where a column divides the rows, the test rows are measured on, else all of them.
 
-    Raises `BundleError`, `DataError`, and `UsageError` where the bundles read different rows or labels.
+    Raises `BundleError`, `DataError`, and `UsageError` if the bundles read different rows or labels.
     """
     bundles = [open_bundle(path) for path in (base, new)]
     before, after = (_read_task(bundle, bundles[0], data) for bundle in bundles)
@@ -28,7 +28,7 @@ def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange
 
 
 def _read_task(bundle: OpenBundle, base: OpenBundle, data: Path) -> LabeledRows | NextItems:
-    """Return the rows as `bundle` takes them, divided and measured as BASE says."""
+    """Return the rows as inputs of `bundle`, split and evaluated with the settings of BASE."""
     settings = bundle.settings.with_options(seed=base.settings.seed, **asdict(base.settings.evaluation))
     rows = read_new_rows(data, bundle.program, bundle.encoder, bundle.labels(()), settings, bundle.label_kinds)
     return rows.evaluation_task
@@ -40,7 +40,7 @@ def _check_same_rows(before: LabeledRows | NextItems, after: LabeledRows | NextI
     if set(labels) != set(other_labels) or not _have_same_labels(rows, others):
         raise UsageError(
             f"The two bundles read different rows or labels from {data} ({len(rows):,} rows with {', '.join(labels)}, and "
-            f"{len(others):,} with {', '.join(other_labels)}): leave out --data to compare what they record."
+            f"{len(others):,} with {', '.join(other_labels)}): leave out --data to compare the recorded metrics."
         )
 
 

@@ -20,27 +20,27 @@ from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relati
 from recprune_export.refresh.verdicts import DriftFinding
 
 MEASURE = "ranking"
-# That the plan may lose beyond the best choice of the same widths: of the expected loss, in nats for logits and rankings, where
+# Allowed loss of the plan beyond the best plan of the same widths: of the expected loss, in nats for logits and rankings, where
 # .01 was some .004 of AUC (docs/decisions/refresh-verdict.md), and for other scores of all that a group holds.
 MAX_LOSS, MAX_SHARE = 0.002, 0.05
 FOLDS = 4  # disjoint parts of the rows, whose scatter gives the interval
 LATER = (
-    "of {} stages this is the first alone: a later one cannot be judged, for its plan was made for weights tuned in between, "
-    "which the bundle does not hold"
+    "only the first of {} stages is judged: the plans of later stages were made for weights tuned in between, which the bundle "
+    "does not contain"
 )
 
 
 def judge_plan(
     program: Program, plan: Plan, task: Task, *, regularized: bool = False, seed: int = 0
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
-    """Judge the claim that the plan loses little more on the new rows than the best choice of the same widths.
+    """Judge the claim that the plan loses little more on the new rows than the best plan of the same widths.
 
-    Of several stages only the first is judged, as the finding says: the plan of a later one is made for the program after
-    the stage before, with its tuned weights; a bundle holds those of the last stage alone, without the removed channels.
-    A plan for `regularized` weights cannot be judged, since a bundle does not hold them.
+    Of several stages only the first is judged, and the finding notes this: the plan of a later stage is made for the program
+    with the weights tuned in the stage before, and a bundle contains only the weights of the last stage, without the removed
+    channels. A plan for `regularized` weights cannot be judged, since a bundle does not contain these weights.
     """
     if regularized:
-        text = "The plan was made after a training with --regularize, whose weights are not kept."
+        text = "The plan was made after training with --regularize, whose weights are not saved."
         return DriftFinding(MEASURE, Verdict.SKIPPED, text), ()
     try:
         plan, *later = plan.stages
@@ -54,16 +54,16 @@ def judge_plan(
     except (PruningError, UsageError) as error:
         return DriftFinding(MEASURE, Verdict.SKIPPED, str(error)), ()
     extra = estimate_by_folds(measure_regret(plan, regrets), folds)
-    limit, unit = MAX_SHARE, " of what a group holds"
+    limit, unit = MAX_SHARE, " of the score of a group"
     if plan.score == OUTPUT_ERROR:
         limit, unit = MAX_LOSS, " of the expected loss"
     verdict = judge_at_most(extra, limit)
     allowed = {Verdict.HOLDS: f"{limit:g} is allowed", Verdict.FAILS: f"only {limit:g} is allowed"}.get(
-        verdict, f"whether that is within the {limit:g} allowed cannot be told by these rows"
+        verdict, f"these rows are inconclusive for the limit of {limit:g}"
     )
     text = (
-        f"By the score '{plan.score}' the plan loses {format_estimate(extra, '.2g')}{unit} more on "
-        f"the new rows than the best choice of the same widths; {allowed}"
+        f"According to the score '{plan.score}', the plan loses {format_estimate(extra, '.2g')}{unit} more on "
+        f"the new rows than the best plan of the same widths; {allowed}"
     )
     words = _describe_overlap(regrets) + ([LATER.format(len(later) + 1)] if later else [])
     return DriftFinding(MEASURE, verdict, "; ".join([text, *words]) + ".", extra, limit), regrets
@@ -99,5 +99,5 @@ def estimate_by_folds(whole: float, folds: Sequence[float]) -> Estimate:
 def _describe_overlap(regrets: Sequence[GroupRegret]) -> list[str]:
     chosen = [s for s in regrets if s.overlap is not None]
     again = sum(s.overlap or 0 for s in chosen) / max(sum(s.pruned_width for s in chosen), 1)
-    words = [f"{again:.0%} of the channels that are kept would be kept again"] if chosen else []
-    return words + (["the kept subspaces are compared by what they hold"] if len(chosen) < len(regrets) else [])
+    words = [f"{again:.0%} of the kept channels would be kept again"] if chosen else []
+    return words + (["kept subspaces are compared by their predicted loss"] if len(chosen) < len(regrets) else [])

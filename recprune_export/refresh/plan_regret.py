@@ -1,4 +1,4 @@
-"""Compare the loss of a plan on new rows with that of the best choice of the same widths."""
+"""Compare the loss of a plan on new rows with that of the best plan of the same widths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,14 +42,14 @@ class GroupRegret(ToDictMixin):
 
     @property
     def regret(self) -> float:
-        """The loss beyond that of the best choice, at least 0: a greedy choice may be worse than the plan."""
+        """The loss in excess of the best plan, at least 0: a greedy selection may be worse than the plan."""
         return max(self.loss - self.optimal_loss, 0.0)
 
 
 def compute_regrets(plan: Plan, inputs: ScoreInputs) -> tuple[GroupRegret, ...]:
     """Judge every group that `plan` makes narrower by its score; `inputs` are of the program with its projections.
 
-    Raises `PruningError` where the plan is of another program, `UsageError` where its score is not known.
+    Raises `PruningError` if the plan is of another program, `UsageError` if its score is unknown.
     """
     analysis = inputs.program.analysis
     plan.removed(analysis)

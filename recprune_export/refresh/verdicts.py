@@ -21,7 +21,7 @@ class DriftFinding(ToDictMixin):
 
     @property
     def holds(self) -> bool | None:
-        """Whether the plan holds by this measure; None where that cannot be told, or was not judged."""
+        """Whether the plan is valid by this measure; None if that is inconclusive or was not judged."""
         return HOLDS.get(self.verdict)
 
 

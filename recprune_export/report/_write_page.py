@@ -27,7 +27,9 @@ def check_page_path(path: Path, bundles: Sequence[Path]) -> Path:
     path = path.resolve()
     enclosing = next((bundle for bundle in bundles if path.is_relative_to(bundle.resolve())), None)
     if enclosing is not None:
-        raise UsageError(f"{path} lies in the bundle {enclosing}, whose files are checked: write the report elsewhere.")
+        raise UsageError(
+            f"{path} is inside the bundle {enclosing}, whose files are verified: write the report to another folder."
+        )
     check_output_file(path)
     return path
 

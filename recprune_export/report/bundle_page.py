@@ -1,4 +1,4 @@
-"""Report page of a bundle: size, latency, quality and their evidence, rendered from the manifest alone."""
+"""Report page of a bundle: size, latency, quality and their evidence, rendered only from the manifest."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         headlines=tuple(headline for headline in headlines if headline is not None),
         notes=tuple(map(prose_markup, manifest.notes)),
         footer=(
-            "All figures are from manifest.json, which has more digits. ",
+            "All numbers are from manifest.json, which contains more digits. ",
             code_markup("recprune-export verify ."),
             " checks the files of the bundle and its outputs on your machine.",
         ),
@@ -60,7 +60,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
 
 
 def render_saved_bundle_report(bundle: Path, sweep: Path | None = None) -> str:
-    """Return the page of a bundle on disk, packed or not, with the given sweep or one found beside the bundle.
+    """Return the page of a bundle on disk, packed or not, with the given sweep or one found next to the bundle.
 
     Raises `BundleError`, and `InputFileError` for the sweep.
     """
@@ -76,5 +76,7 @@ def _facts(manifest: Manifest) -> tuple[Cell, ...]:
     facts = [f"Written {manifest.created[:16].replace('T', ' ')} UTC"]
     if settings.get("model"):
         facts.append(f"from {settings['model']}")
-    facts.append(f"tuned and measured on {settings['data']}" if settings.get("data") else "tuned on drawn requests")
+    facts.append(
+        f"fine-tuned and measured on {settings['data']}" if settings.get("data") else "fine-tuned on random requests"
+    )
     return (", ".join(facts) + ".",)

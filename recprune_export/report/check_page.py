@@ -30,9 +30,9 @@ from recprune_export.validation.latency.statistics import DISTRIBUTION, distribu
 
 SIGNS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✕", Verdict.UNDECIDED: "?", Verdict.SKIPPED: "–"}
 VERDICT_TEXT = {
-    Verdict.HOLDS: "NEW is not worse than BASE by more than the limits allow.",
-    Verdict.FAILS: "NEW is worse than BASE by more than a limit allows.",
-    Verdict.UNDECIDED: "Whether NEW is worse than BASE by more than a limit allows cannot be told by these measurements and rows.",
+    Verdict.HOLDS: "NEW is not worse than BASE beyond the limits.",
+    Verdict.FAILS: "NEW is worse than BASE beyond a limit.",
+    Verdict.UNDECIDED: "The comparison of NEW and BASE is inconclusive with these measurements and rows.",
 }
 PROBLEMS = (Verdict.FAILS, Verdict.UNDECIDED)
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
@@ -45,17 +45,17 @@ def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> st
     passed = sum(f.verdict is Verdict.HOLDS for f in judged)
     sections = (_gates(check.findings), _growth(judged), draw_history(history), _latency(check), _environment(check))
     page = Page(
-        title=f"Check: {check.verdict.words}",
+        title=f"Check: {check.verdict.text}",
         kicker="Two artifacts compared",
         facts=(code_markup(check.new) + " against " + code_markup(check.base), f"It took {check.seconds:.0f} s."),
         sections=tuple(section for section in sections if section is not None),
         headlines=(
-            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.words}", (VERDICT_TEXT[check.verdict],)),
+            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.text}", (VERDICT_TEXT[check.verdict],)),
             Headline("gates that hold", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
         notes=tuple(_describe_problem(finding) for finding in problems),
         verdict=check.verdict.value,
-        footer=("NEW is the artifact that is to replace BASE.",),
+        footer=("NEW is the artifact that would replace BASE.",),
     )
     return render_page(page)
 
@@ -75,7 +75,7 @@ def _gates(findings: Sequence[Finding]) -> Section:
     for finding in findings:
         gate, *figures, _ = format_finding(finding)
         rows.append(
-            (gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict], finding.verdict.words), *figures)
+            (gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict], finding.verdict.text), *figures)
         )
     gate, *figures, verdict = HEADINGS
     tables = [PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5}))]
@@ -94,11 +94,11 @@ def _growth(findings: Sequence[Finding]) -> Section | None:
     ratios = [ratio for ratio in map(_ratio, findings) if ratio is not None]
     if not ratios:
         return None
-    title = "By how much NEW is more than BASE"
-    picture = draw_ratios("growth", title, ratios, "NEW more than BASE; right is worse")
+    title = "Increase from BASE to NEW"
+    picture = draw_ratios("growth", title, ratios, "increase from BASE to NEW; right is worse")
     explanation = (
-        f"A dot is the change, a line its {CONFIDENCE:.0%} interval where it was measured, and the upright mark the limit. "
-        "A gate fails where the whole interval lies beyond the limit, and cannot be told where the limit divides it.",
+        f"A dot is the change, a line its {CONFIDENCE:.0%} interval if it was measured, and the vertical mark the limit. "
+        "A gate fails if the whole interval lies beyond the limit, and is inconclusive if the limit lies inside the interval.",
     )
     return Section("growth", "Change against the limits", explanation, (PageFigure(picture, title),))
 
@@ -128,7 +128,7 @@ def _latency(check: Check) -> Section | None:
             for backend, percentiles in by_percent.items()
         )
         picture = draw_strips(f"latency-{batch}", f"Latency at batch {batch}", by_percent, (NEW,))
-        caption = f"Batch {batch}, {len(evidence.log_ratios)} processes of each"
+        caption = f"Batch {batch}, {len(evidence.log_ratios)} processes each"
         figures.append(PageFigure(picture, caption, PageTable(f"Milliseconds at batch {batch}", ("", *COLUMNS), rows)))
     threads = "One thread" if check.threads == 1 else f"{check.threads} threads"
     explanation = (
@@ -140,7 +140,7 @@ def _latency(check: Check) -> Section | None:
 
 def _environment(check: Check) -> Section | None:
     environment = check.environment
-    names = (("cpu", "Processor"), ("cores", "Cores that could be used"), ("system", "System"), ("python", "Python"))
+    names = (("cpu", "Processor"), ("cores", "Available cores"), ("system", "System"), ("python", "Python"))
     rows: list[tuple[Cell, ...]] = [
         (label, str(environment[key])) for key, label in names if environment.get(key) is not None
     ]

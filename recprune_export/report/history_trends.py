@@ -27,8 +27,8 @@ def draw_history(history: Sequence[CheckRecord]) -> Section | None:
     if not figures:
         return None
     explanation = (
-        f"{len(history):,} checks of the history file. A dot is NEW, in the color of its verdict, the dashed line BASE of the same check: "
-        "where both move together, the machine has changed and not the model.",
+        f"{len(history):,} checks of the history file. A dot is NEW, in the color of its verdict; the dashed line is BASE of the same "
+        "check. If both change together, the machine has changed, not the model.",
     )
     return Section("history", "Over the checks", explanation, figures)
 
@@ -46,7 +46,7 @@ def _draw_figure(number: int, gate: str, history: Sequence[CheckRecord]) -> Page
     picture = draw_trend(f"history-{number}", f"{gate} over the checks", points, unit)
     rows = tuple(
         (point.label, record.time[:16].replace("T", " "), *(format_significant(v) for v in (point.base, point.new)),
-         figure.verdict.words)
+         figure.verdict.text)
         for point, (record, figure) in list(zip(points, checks, strict=True))[: -TABLE_ROWS - 1 : -1]
     )  # fmt: skip
     heading = f" in {unit}" if unit else ""

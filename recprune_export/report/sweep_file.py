@@ -68,15 +68,17 @@ def read_sweep(path: Path) -> SweepFile:
     try:
         return _read(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputFileError(f"{file} cannot be read: {error.strerror}. `recprune-export sweep` writes it.") from error
+        raise InputFileError(
+            f"{file} cannot be read: {error.strerror}. It is written by `recprune-export sweep`."
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputFileError(f"{file} is not a result of `recprune-export sweep`: sweep again.") from error
+        raise InputFileError(f"{file} is not a result of `recprune-export sweep`: run the sweep again.") from error
 
 
 def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile | None:
-    """Return the sweep at `path`, or one of the same model beside the bundle; None if there is none.
+    """Return the sweep at `path`, or one of the same model next to the bundle; None if there is none.
 
-    A sweep beside the bundle is `<name>-sweep`, with the name of the bundle or of the model's file.
+    A sweep next to the bundle is `<name>-sweep`, with the name of the bundle or of the model's file.
 
     Raises `InputFileError` if the sweep at `path` is of another model.
     """
@@ -84,7 +86,9 @@ def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile
     if path is not None:
         sweep = read_sweep(path)
         if None not in (model_sha256, sweep.model) and model_sha256 != sweep.model:
-            raise InputFileError(f"{path} is a sweep of another model than that of {bundle}: sweep that model.")
+            raise InputFileError(
+                f"{path} is a sweep of another model than that of {bundle}: run a sweep of the same model."
+            )
         return sweep
     names = [bundle.resolve().name, Path(str(manifest.settings.get("model") or "model")).stem]
     for name in names:
@@ -113,7 +117,7 @@ def read_quality_trial(values: Mapping[str, Any]) -> QualityTrial:
         raise ValueError("a value of a trial is not finite")
     point = values.get("point") or {"kind": "sparsity", "value": values["sparsity"]}  # earlier sweeps had no others
     if point["kind"] not in KINDS:
-        raise ValueError("this kind of point is not known")
+        raise ValueError("this kind of point is unknown")
     return QualityTrial(point["kind"], float(point["value"]), change, low, high)
 
 

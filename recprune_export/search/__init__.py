@@ -1,4 +1,4 @@
-"""Search the operating point, a sparsity or a number of bytes, for a quality or a speed by trials; sweep over points."""
+"""Search for the operating point, a sparsity or a number of bytes, that reaches a quality or a speed; sweep over points."""
 
 import lazy_loader
 

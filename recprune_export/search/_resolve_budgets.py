@@ -5,11 +5,11 @@
    sparsity that is.
 2. Then quality (`--max-drop`): the least bytes at which the metric certainly falls no more, in two seeds, but never more bytes than
    `--max-bytes`, nor more predicted time than what step 1 gave. Of plans of nearly equal loss the fastest is taken. After a
-   speed target without `--max-bytes` the sparsity of step 1 is judged alone: a smaller one is too slow, a larger one loses more.
+   speed target without `--max-bytes` only the sparsity of step 1 is judged: a smaller one is too slow, a larger one loses more.
    With `--minimize latency` it is the largest sparsity.
-3. With `--max-bytes` alone there is nothing to search: the plan keeps to it.
+3. With only `--max-bytes`, no search is needed: the plan satisfies it.
 
-Where two budgets exclude each other, the error names the one that fails at the point that the other asks for.
+If two budgets contradict each other, the error names the budget that fails at the point required by the other.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ FIRST_BYTES = 0.1  # of the dense file: where a search of the bytes begins
 
 @dataclass(frozen=True)
 class ResolvedBudgets:
-    """Settings at the chosen point, a sentence that explains it, and the work that the search did for their seed.
+    """Settings at the chosen point, a sentence that explains it, and reusable results of the search for their seed.
 
     `record` is what a bundle states of the search. Its settings are those that the user gave, but with the chosen sparsity, where
     the next search begins.
@@ -55,11 +55,11 @@ class ResolvedBudgets:
 
 
 def check_budgets(settings: Settings) -> None:
-    """Raise `UsageError` where options exclude each other, before any work."""
+    """Raise `UsageError` if options exclude each other, before any work."""
     search, pruning = settings.search, settings.pruning
     if pruning.max_bytes is not None and search.minimize == "latency" and search.max_drop is not None:
         raise UsageError(
-            "--minimize latency searches the sparsity, in which --max-bytes has no say: leave out one of them."
+            "--minimize latency searches over the sparsity and ignores --max-bytes: leave out one of them."
         )
     if not _searches_bytes(settings):
         return
@@ -75,8 +75,8 @@ def check_budgets(settings: Settings) -> None:
     given = [option for option, is_given in others.items() if is_given]
     if given:
         raise UsageError(
-            f"--max-drop looks for the least bytes, and chooses widths and bits by their loss: leave out {given[0]}, or "
-            "search the sparsity by --minimize latency."
+            f"--max-drop searches for the smallest file, and chooses widths and bits by their loss: leave out {given[0]}, "
+            "or search over the sparsity with --minimize latency."
         )
 
 
@@ -95,11 +95,11 @@ def resolve_budgets(
     report: Callable[[str], None] = lambda text: None,
     workers: TuningWorkers | None = None,
 ) -> ResolvedBudgets | None:
-    """Search where `settings` ask for it; None where they give the point itself. Trials are saved in `folder`.
+    """Search if `settings` require it; None if they contain the point itself. Trials are saved in `folder`.
 
     The trials of `--max-drop` run in `workers`, several at a time; the point is the same for any number of them.
 
-    Raises `ValidationFailed` where no point keeps to all budgets, `Undecided` where the rows or the machine cannot tell,
+    Raises `ValidationFailed` if no point keeps to all budgets, `Undecided` if the rows or the machine are inconclusive,
     `UsageError` where options exclude each other or no plan has as few bytes as are allowed.
     """
     search = settings.search
@@ -135,7 +135,7 @@ def _is_faster(one: OperatingPoint, other: OperatingPoint) -> bool:
 def _resolve_limit(settings: Settings, trials: Trials) -> float | None:
     """Return `--max-bytes` as a fraction of the dense file, rounded down to the precision of a point.
 
-    Raises `TooFewBytes` where nothing is left.
+    Raises `TooFewBytes` if nothing is left.
     """
     limit = settings.pruning.byte_limit
     if limit is None:
@@ -144,7 +144,7 @@ def _resolve_limit(settings: Settings, trials: Trials) -> float | None:
     rounded = min(1.0, floor(round(fraction * 1e4, 6)) / 1e4)
     if not rounded:
         raise TooFewBytes(
-            f"--max-bytes {settings.pruning.max_bytes} is too little for this model: less than 0.01% of the dense file. Allow more."
+            f"--max-bytes {settings.pruning.max_bytes} is too small for this model: less than 0.01% of the dense file. Allow more bytes."
         )
     return rounded
 
@@ -183,7 +183,7 @@ def _search_drop(
     claim = DropClaim(search.max_drop, undecided_passes=search.undecided == "pass")
     if fast is not None and fast.kind == "sparsity":
         result = confirm_point(trials, claim, fast, seed, report, workers)
-        budget = f"{fast.label}, the least that is fast enough"
+        budget = f"{fast.label}, the smallest that is fast enough"
     elif search.minimize == "latency":
         first = 1.0 - settings.pruning.sparsity
         result, budget = find_point_within_drop(trials, claim, "sparsity", first, seed, report, workers=workers), None
@@ -195,7 +195,7 @@ def _search_drop(
             workers=workers,
         )  # fmt: skip
         budget = (
-            None if most >= 1.0 else f"{OperatingPoint('bytes', most).label}, the most that the other budgets allow"
+            None if most >= 1.0 else f"{OperatingPoint('bytes', most).label}, the largest that the other budgets allow"
         )
     if result.point is None:
         _raise_not_within_drop(result, claim, search.undecided, budget)
@@ -210,18 +210,18 @@ def _raise_not_within_drop(
     least, max_drop = result.trials[0], claim.max_drop
     change = least.change
     open_losses = [trial.change.loss for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
-    where = f"at {least.point.label}, the least that was removed" if budget is None else f"at {budget}"
+    where = f"at {least.point.label}, the smallest removed part" if budget is None else f"at {budget}"
     if not open_losses or undecided == "fail":
-        remedy = "Allow more" if budget is None else "The budgets exclude each other here: allow more of one"
+        remedy = "Allow more" if budget is None else "The budgets contradict each other: relax one of them"
         raise ValidationFailed(
-            f"At no point that was tried is it certain that the {change.metric} of the validation rows falls by at most "
-            f"{max_drop:g}: {where}, it changed by {format_estimate(change.estimate)}. {remedy}, or tune for longer (--epochs)."
+            f"At no point of the search is it certain that the validation {change.metric} drops by "
+            f"at most {max_drop:g}: {where}, it changed by {format_estimate(change.estimate)}. {remedy}, or fine-tune longer (--epochs)."
         )
     resolution = format_resolution(change.rows, min(loss.resolution for loss in open_losses), "validation rows")
     raise Undecided(
-        f"Whether the {change.metric} falls by at most {max_drop:g} cannot be told at any point that was tried: "
+        f"It is inconclusive at all points of the search whether the {change.metric} drops by at most {max_drop:g}: "
         f"{resolution} at best. Give more validation rows, allow a larger --max-drop, "
-        "or take the smallest model that does not certainly fail by --undecided pass."
+        "or accept the smallest model that does not fail for certain with --undecided pass."
     )
 
 
@@ -229,11 +229,11 @@ def _explain_speed(result: SpeedSearchResult, target: SpeedTarget) -> str:
     if result.point.kind == "bytes":
         return (
             f"At {result.point.label} the model is certainly {target.words}: {target.describe(result.speed)}, measured "
-            "before tuning, in its planned bits."
+            "before fine-tuning, with its planned bits."
         )
     return (
-        f"Sparsity {result.point.value:.3f}: the least at which the model is certainly {target.words}; it is measured at "
-        f"{target.describe(result.speed)}, by removed channels alone."
+        f"Sparsity {result.point.value:.3f}: the smallest at which the model is certainly {target.words}; the measured value is "
+        f"{target.describe(result.speed)}, from removed channels only."
     )
 
 
@@ -241,7 +241,7 @@ def _explain_drop(result: DropSearchResult, max_drop: float, settings: Settings,
     change, point = result.confirmed[0].change, result.point
     assert point is not None
     changes = ", ".join(format_estimate(t.change.estimate) for t in result.confirmed)
-    claim = f"the {change.metric} of the {change.rows:,} validation rows falls by at most {max_drop:g}"
+    claim = f"the {change.metric} of the {change.rows:,} validation rows drops by at most {max_drop:g}"
     if result.verdict is Verdict.UNDECIDED:
         claim = f"it cannot be ruled out that {claim}"
     seeds = f"it changed by {changes}, by seed."
@@ -252,4 +252,4 @@ def _explain_drop(result: DropSearchResult, max_drop: float, settings: Settings,
     within = (
         "" if limit is None or settings.pruning.max_bytes is None else f" (--max-bytes {settings.pruning.max_bytes})"
     )
-    return f"{point.label}: the least of {len(result.trials)} trials{within} at which {claim}; {seeds}"
+    return f"{point.label}: the smallest of {len(result.trials)} trials{within} at which {claim}; {seeds}"

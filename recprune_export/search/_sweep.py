@@ -1,4 +1,4 @@
-"""`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, on one picture."""
+"""`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, in one plot."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -44,7 +44,7 @@ class Sweep(ToDictMixin):
         return None if self.knee is None else self.trials[self.knee].point.value
 
     def save(self, path: Path, model: Mapping[str, str] | None = None) -> None:
-        """Write JSON, with the identity of the `model` file. Raises `UsageError` where it cannot be written."""
+        """Write JSON, with the identity of the `model` file. Raises `UsageError` if it cannot be written."""
         write_json(path, {"model": None if model is None else dict(model), **self.to_dict()})
 
 
@@ -65,12 +65,12 @@ def sweep(
     max_drop: float | None = None,
     report_missing: Callable[[str], None] = lambda text: None,
 ) -> Sweep:
-    """Run a trial at every point; `trials` must measure artifacts. A point that no plan is as small as is reported and left out.
+    """Run a trial at every point; `trials` must measure artifacts. A point for which no plan is small enough is reported and left out.
 
-    What `tune_points` has tuned is only timed. The recommended point may cost `max_drop` of the metric, by default what is
-    negligible for that metric.
+    Points tuned by `tune_points` are only timed. The recommended point may lose `max_drop` of the metric, by default an amount
+    that is negligible for that metric.
 
-    Raises `TooFewBytes` where no point is left.
+    Raises `TooFewBytes` if no point is left.
     """
     results: list[Trial] = []
     missing: TooFewBytes | None = None
@@ -79,7 +79,7 @@ def sweep(
             results.append(trials.run(point))
         except TooFewBytes as error:
             missing = error
-            report_missing(f"{point.label}: no plan of this model has so few")
+            report_missing(f"{point.label}: no plan for this model is this small")
             continue
         report(results[-1])
     if missing is not None and not results:
@@ -95,7 +95,7 @@ def tune_points(
     workers: TuningWorkers | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Prune and tune at all points where that is not done yet, in `workers` or in this process, and time nothing."""
+    """Prune and tune at all points that are not finished, in `workers` or in this process, without timing."""
     keys = [trials.make_key(point) for point in points]
 
     def list_missing() -> list[TrialKey]:
@@ -103,7 +103,7 @@ def tune_points(
 
     def report_tuned(key: TrialKey) -> None:
         few = trials.has_too_few_bytes(key)
-        report(f"{key[0].label}: {'no plan of this model has so few' if few else 'pruned and tuned'}")
+        report(f"{key[0].label}: {'no plan for this model is this small' if few else 'pruned and tuned'}")
 
     missing = list_missing()
     if workers is not None:
@@ -116,7 +116,7 @@ def tune_points(
 
 
 def find_knee(trials: Sequence[Trial]) -> int | None:
-    """Return the position of the knee; None where the metric certainly falls nowhere beyond it, so that a bend is noise."""
+    """Return the position of the knee; None if the metric certainly falls nowhere beyond it, so that a bend is noise."""
     time_saved = [1.0 - 1.0 / _artifact(trial).overall.estimate for trial in trials]  # fraction of the dense time
     position = knee(time_saved, [trial.change.change for trial in trials])
     if position is None or all(trial.judge(0.0) is not Verdict.FAILS for trial in trials[position + 1 :]):
@@ -125,5 +125,5 @@ def find_knee(trials: Sequence[Trial]) -> int | None:
 
 
 def _artifact(trial: Trial) -> ArtifactMeasurements:
-    assert trial.artifact is not None, "these trials did not measure artifacts"
+    assert trial.artifact is not None, "these trials contain no measurements of files"
     return trial.artifact

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 def knee(compression: Sequence[float], quality: Sequence[float]) -> int | None:
     """Return the position of the point farthest above the straight line from the first to the last one.
 
-    Both are scaled to [0, 1]; points come in the order of rising compression. None where the curve never lies above
+    Both are scaled to [0, 1]; points come in the order of rising compression. None if the curve never lies above
     (Kneedle: Satopää et al. 2011, section 3, without its smoothing).
 
     >>> knee([0.3, 0.5, 0.7, 0.9, 0.95], [0.0, 0.0, -0.0002, -0.002, -0.009])

@@ -19,7 +19,7 @@ SEEDS = 2  # that have to agree: one may be lucky
 
 @dataclass(frozen=True)
 class DropSearchResult:
-    """The trials at the chosen point, one for each seed, their verdict, and all that the rule asked for, by falling density.
+    """The trials at the chosen point, one for each seed, their verdict, and all trials of the rule, by decreasing density.
 
     Where no point holds, it is None, `confirmed` is empty, and the verdict is that of the first trial.
     """
@@ -34,7 +34,7 @@ class DropSearchResult:
 class DropClaim:
     """The claim that the metric falls by at most `max_drop`, which a trial has to support.
 
-    With `undecided_passes` trials count as well whose claim cannot be told.
+    With `undecided_passes` trials count as well whose claim is inconclusive.
     """
 
     max_drop: float
@@ -50,7 +50,7 @@ Judge = Callable[[OperatingPoint, int], Verdict]  # of a point and a seed
 
 
 class DropJudge:
-    """Runs trials and judges them by a claim; each is reported once. `trials` are those that were asked for."""
+    """Runs trials and judges them by a claim; each is reported once. `trials` are the requested trials."""
 
     def __init__(self, trials: Trials, claim: DropClaim, report: Callable[[str], None]) -> None:
         self._trials, self._claim, self._report = trials, claim, report
@@ -61,7 +61,7 @@ class DropJudge:
         try:
             trial = self._trials.run(point, seed)
         except TooFewBytes:
-            self._report(f"{point.label}: no plan of this model has so few")
+            self._report(f"{point.label}: no plan for this model is this small")
             return Verdict.FAILS
         if (point, seed) not in self._judged:
             self._judged[point, seed] = trial
@@ -85,7 +85,7 @@ class DropJudge:
 
 @dataclass(frozen=True)
 class DropDecision:
-    """The point that the verdicts support, None where they support none."""
+    """The point that the verdicts support, None if they support none."""
 
     point: OperatingPoint | None = None
     verdict: Verdict = Verdict.FAILS
@@ -93,7 +93,7 @@ class DropDecision:
 
 @dataclass(frozen=True)
 class DropRule:
-    """The rule by which verdicts of trials choose a point; which trials it asks for follows from the verdicts alone.
+    """The rule that chooses a point from the verdicts of trials; its next trials depend only on the verdicts.
 
     Bisect for the least density that holds, then let another seed confirm it; where it does not, go back a step. The density is
     the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial. With a `limit` below
@@ -152,9 +152,9 @@ def find_point_within_drop(
     microseconds: float = 0.0,
     workers: TuningWorkers | None = None,
 ) -> DropSearchResult:
-    """Find the least density that holds, by `DropRule`; `workers` run trials in parallel, of which it asks for the same ones.
+    """Find the least density that holds, by `DropRule`; `workers` run trials in parallel; the requested trials are the same.
 
-    Raises `TooFewBytes` where no plan has as few bytes as `limit`.
+    Raises `TooFewBytes` if no plan has as few bytes as `limit`.
     """
     rule = DropRule(claim.accepted, kind, first, seed, limit, microseconds)
     if workers is not None:
@@ -184,5 +184,5 @@ def format_trial(trial: Trial, max_drop: float) -> str:
     """Return the change of the metric of one trial, and the verdict on its claim, in a line."""
     return (
         f"{trial.point.label}, seed {trial.seed}: {trial.change.metric} {format_estimate(trial.change.estimate)}; "
-        f"a loss of at most {max_drop:g} {trial.judge(max_drop).words}"
+        f"a loss of at most {max_drop:g}: {trial.judge(max_drop).text}"
     )

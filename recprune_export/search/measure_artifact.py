@@ -1,4 +1,4 @@
-"""`measure_artifact`: size and speed of the ONNX file of a pruned program, as it would be served."""
+"""`measure_artifact`: size and speed of the ONNX file of a pruned program, as in serving."""
 
 import tempfile
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def _decode_speedup(values: Any) -> dict[int, Estimate]:
 
 @dataclass(frozen=True)
 class ArtifactMeasurements(DictMixin):
-    """Counts of the ONNX file, and by batch size its median latency in milliseconds and its speed-up over the dense one."""
+    """Counts of the ONNX file, and by batch size its median latency in milliseconds and its speed-up over the dense model."""
 
     parameters: int
     nonzero: int
@@ -64,7 +64,7 @@ def measure_artifact(
     seed: int = 0,
     runtime: RuntimeTarget = ANY_RUNTIME,
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
-    """Quantize the file of a pruned program where `quantization` or its bits ask for it, and time it in turns with `dense_file`.
+    """Quantize the file of a pruned program if `quantization` or its bits require it, and time it interleaved with `dense_file`.
 
     The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
     """

@@ -1,4 +1,4 @@
-"""`OperatingPoint`: how far one trial compresses, by a sparsity, by bytes, or by the bits of the dense model alone."""
+"""`OperatingPoint`: the amount of compression of one trial: a sparsity, a number of bytes, or int8 without pruning."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,7 +37,7 @@ class OperatingPoint(DictMixin):
 
     @property
     def density(self) -> float:
-        """The fraction that stays, of the parameters or of the bytes."""
+        """The remaining fraction of the parameters or of the bytes."""
         return {"sparsity": 1.0 - self.value, "bytes": self.value, "dense int8": 1.0}[self.kind]
 
     @property
@@ -47,16 +47,16 @@ class OperatingPoint(DictMixin):
         >>> [OperatingPoint(*point).label for point in (("sparsity", 0.9), ("bytes", 0.07), ("dense int8", 0.0))]
         ['sparsity 0.9', '7 % of the bytes', 'dense int8']
         >>> OperatingPoint("bytes", 0.07, 85.0).label
-        '7 % of the bytes, predicted reads of at most 85 µs'
+        '7 % of the bytes, predicted time of at most 85 µs'
         """
         if self.kind == "bytes":
-            time = f", predicted reads of at most {self.microseconds:.4g} µs" if self.microseconds else ""
+            time = f", predicted time of at most {self.microseconds:.4g} µs" if self.microseconds else ""
             return f"{100.0 * self.value:.4g} % of the bytes{time}"
         return self.kind if self.kind == "dense int8" else f"sparsity {self.value:.4g}"
 
     @property
     def options(self) -> dict[str, str]:
-        """The options of the command line that ask for this point alone.
+        """The options of the command line for this point.
 
         >>> OperatingPoint("bytes", 0.07).options
         {'--max-bytes': '7%'}

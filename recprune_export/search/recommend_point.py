@@ -11,7 +11,7 @@ from recprune_export.search.trial import Trial
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An operating point with the reason for it; `point` is None where no trial supports one."""
+    """An operating point with the reason for it; `point` is None if no trial supports one."""
 
     point: OperatingPoint | None
     reason: str
@@ -20,15 +20,15 @@ class Recommendation:
 def recommend_point(trials: Sequence[Trial], max_drop: float) -> Recommendation:
     """Return the point with the smallest file at which the metric certainly falls by at most `max_drop`.
 
-    Where the rows show that for no trial, it is the smallest at which they do not show the opposite, and the reason says so.
+    If the rows show this for no trial, it is the smallest at which they do not show the opposite, with this as the reason.
     """
     metric = trials[0].change.metric
-    claim = f"the {metric} falls by at most {max_drop:g}"
+    claim = f"the {metric} drops by at most {max_drop:g}"
     for verdict, reason in (
         (Verdict.HOLDS, f"the smallest file at which {claim}"),
         (
             Verdict.UNDECIDED,
-            f"the smallest file at which these rows do not exclude that {claim}; they cannot tell more",
+            f"the smallest file at which the result is not negative, but inconclusive, for the claim that {claim}",
         ),
     ):
         supported = [trial for trial in trials if trial.judge(max_drop) is verdict]
@@ -38,9 +38,9 @@ def recommend_point(trials: Sequence[Trial], max_drop: float) -> Recommendation:
             if verdict is Verdict.UNDECIDED:
                 reason += f": {format_resolution(change.rows, change.loss.resolution)}"
             return Recommendation(smallest.point, reason)
-    return Recommendation(None, f"none: at every point the {metric} falls by more than {max_drop:g}")
+    return Recommendation(None, f"none: at every point the {metric} drops by more than {max_drop:g}")
 
 
 def _count_bytes(trial: Trial) -> int:
-    assert trial.artifact is not None, "these trials did not measure artifacts"
+    assert trial.artifact is not None, "these trials contain no measurements of files"
     return trial.artifact.bytes

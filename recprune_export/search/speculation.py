@@ -1,6 +1,6 @@
-"""`run_ahead`: run the trials that a rule asks for, and at the same time those that it may ask for next.
+"""`run_ahead`: run the trials that a rule requests, and at the same time trials that it may request next.
 
-A rule asks for trials one after the other, each by the verdicts of those before. While the one that is needed for certain runs,
+A rule requests trials one after the other, each depending on the verdicts of those before. While the requested trial runs,
 free processes run those that come next if it holds, and if it fails. The rule itself is never changed: it is followed with the
 verdicts that are known, and with assumed ones only to see what may be needed. So the decision is the same for any number of
 processes; some trials turn out not to be needed.
@@ -27,7 +27,7 @@ class _NeedsTrial(Exception):
 
 
 def list_next_trials(rule: Rule, known: Mapping[TrialKey, Verdict], count: int) -> list[TrialKey]:
-    """Return up to `count` trials that `rule` asks for or may ask for: the first for certain, then by the verdicts that they need.
+    """Return up to `count` trials that `rule` requests or may request: the first for certain, then by the verdicts that they need.
 
     Empty where the rule has decided.
     """
@@ -70,7 +70,7 @@ def run_ahead(trials: Trials, max_drop: float, rule: Rule, workers: TuningWorker
 
 
 def _judge(trials: Trials, key: TrialKey, max_drop: float) -> Verdict | None:
-    """Return the verdict of a trial, None where it is not done yet."""
+    """Return the verdict of a trial, None if it is not done yet."""
     if trials.has_too_few_bytes(key):
         return Verdict.FAILS
     trial = trials.find(key)

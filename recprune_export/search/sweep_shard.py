@@ -1,4 +1,4 @@
-"""`SweepShard`: what a machine has done of a sweep that several share."""
+"""`SweepShard`: the part of a shared sweep that one machine has finished."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from recprune_export.shard import Shard
 
 @dataclass(frozen=True)
 class SweepShard(ToDictMixin):
-    """The points of `shard`, which are pruned and tuned, and those of all shards that still are not."""
+    """The pruned and tuned points of `shard`, and the unfinished points of all shards."""
 
     shard: str
     points: tuple[OperatingPoint, ...]
@@ -21,20 +21,20 @@ class SweepShard(ToDictMixin):
 
     @property
     def next_step(self) -> str:
-        """What is left to do, as a sentence.
+        """The next step, as a sentence.
 
         >>> SweepShard("1/2", (), (OperatingPoint("sparsity", 0.5),)).next_step
-        'Not tuned yet, by the other shards: sparsity 0.5.'
+        'Not yet tuned by the other shards: sparsity 0.5.'
         """
         if self.missing:
-            return f"Not tuned yet, by the other shards: {', '.join(point.label for point in self.missing)}."
-        return "All points are tuned: give the same command without --shard, which times them all on one machine."
+            return f"Not yet tuned by the other shards: {', '.join(point.label for point in self.missing)}."
+        return "All points are tuned: run the same command without --shard to measure the latency of all points on one machine."
 
 
 def tune_shard(
     trials: Trials, points: Sequence[OperatingPoint], shard: Shard, workers: TuningWorkers | None = None
 ) -> SweepShard:
-    """Prune and tune at the points of `shard`; nothing is timed, so that all times are those of one machine in the end."""
+    """Prune and tune at the points of `shard`; nothing is timed, so that all times are later measured on one machine."""
     selected = shard.select(points)
     tune_points(trials, selected, workers)
     trials.read_folder()

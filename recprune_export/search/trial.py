@@ -1,4 +1,4 @@
-"""`Trial`: what a model loses, and what its file measures, at one operating point and seed."""
+"""`Trial`: the loss of a model and the measurements of its file, at one operating point and seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ TrialKey = tuple[OperatingPoint, int]  # a point and a seed
 class Trial(DictMixin):
     """The change of the metric of the validation rows at one operating point and seed, from dense to pruned and tuned.
 
-    The metric of weights in few bits is that of the rounded ones. `artifact` is not None where the search measures size and
+    The metric of weights in few bits is that of the rounded ones. `artifact` is not None if the search measures size and
     speed as well; the metric of a quantized one is its own.
     """
 

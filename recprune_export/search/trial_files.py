@@ -1,4 +1,4 @@
-"""Write files of a search, whole or not at all."""
+"""Write files of a search, completely or not at all."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from recprune_export.output_files import make_sibling_path
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results. Raises `UsageError` where it cannot be made."""
+    """Create a folder for results. Raises `UsageError` if it cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+        raise UsageError(f"The folder {folder} cannot be created: {error.strerror}.") from error
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write JSON, replacing the file; processes that write it at once do not meet. Raises `UsageError` where it cannot be written."""
+    """Write JSON, replacing the file; processes that write it at once do not meet. Raises `UsageError` if it cannot be written."""
     make_folder(file.parent)
     scratch = make_sibling_path(file)
     try:

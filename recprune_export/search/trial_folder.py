@@ -77,7 +77,7 @@ class TrialFolder:
         self._remove(self._tuned_path((trial.point, trial.seed)))
 
     def save_too_few_bytes(self, key: TrialKey, error: TooFewBytes) -> None:
-        """Write that no plan is as small as a point asks for."""
+        """Record that no plan is as small as a point requires."""
         self._write(key, {"point": key[0].to_dict(), "seed": key[1], "too_few_bytes": str(error)})
 
     @contextlib.contextmanager
@@ -92,7 +92,7 @@ class TrialFolder:
             self._remove(folder)
 
     def save_tuned(self, key: TrialKey, tuned: TunedModel, scratch: Path) -> None:
-        """Keep a tuned model whose file lies in `scratch`; one that another process has kept already stays."""
+        """Keep a tuned model whose file is in `scratch`; one that another process has kept already stays."""
         assert tuned.file is not None
         values = {
             "key": self._key,
@@ -131,7 +131,7 @@ class TrialFolder:
         )
 
     def remove_partial(self) -> None:
-        """Remove what processes that died were writing; for when all trials are done."""
+        """Remove partial files of processes that died; called when all trials are done."""
         for path in self._models.glob(".*.partial"):
             self._remove(path)
 
@@ -139,7 +139,7 @@ class TrialFolder:
         if self._folder is None:
             return
         path = self._folder / f"{self._name(key)}.json"
-        with optional_output(f"The file {path}, from which an interrupted search goes on,"):
+        with optional_output(f"The file {path}, from which an interrupted search continues,"):
             write_json(path, {"key": self._key, **values})
 
     def _name(self, key: TrialKey) -> str:

@@ -49,7 +49,7 @@ class Trials:
 
     @property
     def key(self) -> str:
-        """The digest of all that the trials depend on but their point and seed."""
+        """The digest of everything that the trials depend on except their point and seed."""
         return self._tuner.key
 
     @property
@@ -81,7 +81,7 @@ class Trials:
         return self._trials.get(key)
 
     def has_too_few_bytes(self, key: TrialKey) -> bool:
-        """Return whether no plan is as small as a point asks for, as an earlier trial found."""
+        """Return whether an earlier trial found that no plan is as small as a point requires."""
         return key in self._too_few_bytes
 
     def is_tuned(self, key: TrialKey) -> bool:
@@ -89,13 +89,13 @@ class Trials:
         return key in self._trials or key in self._too_few_bytes or self._read_tuned(key) is not None
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
-        """Return the common work of the trials of a seed; None where none of them was tuned in this process."""
+        """Return the common work of the trials of a seed; None if none of them was tuned in this process."""
         return self._tuner.search_prefix(seed)
 
     def run(self, point: OperatingPoint, seed: int | None = None) -> Trial:
         """Compress and compare with the dense program, or return the trial of an earlier run.
 
-        Raises `TooFewBytes` where no plan is as small as the point asks for.
+        Raises `TooFewBytes` if no plan is as small as the point requires.
         """
         key = self.make_key(point, seed)
         if key in self._too_few_bytes:
@@ -118,14 +118,14 @@ class Trials:
         return self._read_tuned(key) or tuned
 
     def add_tuned(self, key: TrialKey, tuned: TunedModel, scratch: Path) -> None:
-        """Take a model that was tuned into the folder `scratch`: a trial is done where no artifact has to be measured."""
+        """Add a model that was tuned in the folder `scratch`: the trial is done if no artifact must be measured."""
         if self._artifacts:
             call_on_main(partial(self.folder.save_tuned, key, tuned, scratch))
         else:
             self._add_trial(key, tuned)
 
     def add_too_few_bytes(self, key: TrialKey, error: TooFewBytes) -> None:
-        """Take it that no plan is as small as a point asks for."""
+        """Record that no plan is as small as a point requires."""
         self._too_few_bytes[key] = str(error)
         self.folder.save_too_few_bytes(key, error)
 

@@ -23,7 +23,7 @@ from recprune_export.stored_bits import StoredBits
 class TunedModel:
     """A model that was pruned and tuned, before anything of it is timed.
 
-    `change` is that of the deciding metric from the dense program; None where the quantized file decides. `file` is the model in
+    `change` is that of the deciding metric from the dense program; None if the quantized file decides. `file` is the model in
     fp32, for trials that measure artifacts.
     """
 
@@ -65,13 +65,13 @@ class Tuner:
         return call_on_main(lambda: fingerprint(self._program, pruning, finetuning, task, extra=extra))
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
-        """Return the common work of the points of a seed; None where none was tuned here."""
+        """Return the common work of the points of a seed; None if none was tuned here."""
         return self._prefixes.get(seed)
 
     def tune(self, point: OperatingPoint, settings: Settings, seed: int, folder: Path) -> TunedModel:
         """Prune and tune by `settings`, which are those at `point`; an ONNX file is written into `folder`.
 
-        Raises `TooFewBytes` where no plan is as small as the point asks for.
+        Raises `TooFewBytes` if no plan is as small as the point requires.
         """
         compressed = self._compress(point, settings, seed)
         return call_on_main(partial(self._finish, compressed, settings, folder))
@@ -87,7 +87,7 @@ class Tuner:
         return TunedModel(self._task.change(partial(run_program, self._program), partial(run_program, served)), file)
 
     def _compress(self, point: OperatingPoint, settings: Settings, seed: int) -> _Compressed:
-        """Return the program of a point, pruned and tuned; the dense one where nothing is removed."""
+        """Return the program of a point, pruned and tuned; the dense model where nothing is removed."""
         if point.kind == "dense int8":
             return _Compressed(self._program)
         self._prefixes[seed] = run_search_prefix(

@@ -130,7 +130,7 @@ def train(
 
 
 def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None, reading: DataSettings) -> ClickData:
-    """Read rows whose encoder says how each column was read."""
+    """Read rows with an encoder that records how each column was read."""
     inferred = infer_schema(data, overrides)
     clicks = load_clicks(data, inferred.schema, group=group, reading=reading)
     columns = _count_values(inferred.columns, clicks.encoder.vocabularies)
@@ -139,7 +139,7 @@ def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None, 
 
 
 def _load_sequences(data: DataFile, overrides: SchemaOverrides, reading: DataSettings) -> SequenceData:
-    """Read a log whose encoder says how each column was read."""
+    """Read a log with an encoder that records how each column was read."""
     schema = infer_sequence_schema(data, overrides)
     sequences = load_sequences(data, schema, reading=reading)
     encoder, columns = sequences.encoder, summarize_sequence(data, schema, overrides.csv_options)
@@ -276,7 +276,7 @@ _LOGIT_LOSSES = partial(F.binary_cross_entropy_with_logits, reduction="none")
 def _describe_value_labels(clicks: ClickData) -> Iterator[str]:
     for name in clicks.encoder.schema.value_labels:
         values = clicks.label_values[name].describe()
-        yield f"The label '{name}' holds {values}, so the model learns the number itself, by the squared error."
+        yield f"The label '{name}' contains {values}, so the model is trained on the number with the squared error."
 
 
 def shift_histories(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
@@ -344,6 +344,6 @@ def _train(
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
     if not labels:
-        raise UsageError(f"{recommender} needs a label: name its column with --label.")
+        raise UsageError(f"{recommender} requires a label: give its column with --label.")
     if len(labels) > 1 and not is_multi_task(recommender):
-        raise UsageError(f"{recommender} takes one label, not {len(labels)}; mmoe takes several.")
+        raise UsageError(f"{recommender} supports one label, not {len(labels)}; mmoe supports several.")

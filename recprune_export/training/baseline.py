@@ -1,4 +1,4 @@
-"""The answers that need no model, which a trained one has to surpass: label means, and items by their frequency."""
+"""The outputs that need no model, which a trained one has to surpass: label means, and items by their frequency."""
 
 from collections.abc import Mapping
 
@@ -56,6 +56,6 @@ def describe_failure_to_learn(
         else "the roles of the columns, the label, --learning-rate, --epochs, and the number of rows"
     )
     return (
-        f"Nothing was learned that these rows can show: {deciding.name} in valid is {change.after:.4f}, and "
+        f"The model is not measurably better than a trivial baseline: the validation {deciding.name} is {change.after:.4f}, and "
         f"{change.before:.4f} for {answers} (difference {change.change:+.4f} [{change.low:+.4f}, {change.high:+.4f}]). Check {reasons}."
     )

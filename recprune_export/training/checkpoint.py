@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # torch, zipfile and pickle raise many unrelated classes
         raise ModelFileError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ModelFileError(f"{path} is no checkpoint of recprune-export train.")
+        raise ModelFileError(f"{path} is not a checkpoint of recprune-export train.")
     if content.get("version") != VERSION:
         raise ModelFileError(
             f"{path} has checkpoint version {content.get('version')}; this release reads {VERSION}: train again."
@@ -143,5 +143,5 @@ def check_storage_sizes(state: Mapping[str, Tensor], path: Path | str) -> None:
         )
         if stored is not None and tensor.numel() * tensor.element_size() > stored + tolerated_bytes:
             raise ModelFileError(
-                f"'{name}' in {path} declares {tensor.numel():,} numbers and holds {stored // tensor.element_size():,}: refused."
+                f"'{name}' in {path} declares {tensor.numel():,} numbers and contains {stored // tensor.element_size():,}: refused."
             )

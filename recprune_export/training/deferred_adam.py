@@ -26,7 +26,7 @@ _CHUNK = 1 << 15  # rows that catch up at once, which bounds the memory of tempo
 
 
 class DeferredAdam:
-    """Adam with a constant learning rate for `tables`, which are read by lookups alone, and for `others`, which it steps whole.
+    """Adam with a constant learning rate for `tables`, which are read only by lookups, and for `others`, which it steps whole.
 
     Inside the block `deferred()` the gradients of the tables are sparse in their rows, and a row catches up before each
     lookup. `catch_up()` brings every row up to date: call it before the weights are read in any other way.

@@ -31,7 +31,7 @@ class Optimizer(Protocol):
 
 
 def _decode_metric(value: float | None) -> float:
-    """The metric of what was no candidate is null."""
+    """The metric of a state that is not a candidate is null."""
     return -math.inf if value is None else float(value)
 
 
@@ -50,7 +50,7 @@ class Epoch:
 class FitResult(DictMixin):
     """All epochs that ran, and the index of the best one, whose weights were restored.
 
-    `initial_metric` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
+    `initial_metric` is the validation metric before the first epoch, if it was computed; `best` is -1 where
     that was kept, for no epoch was better. `greater_is_better`: whether more of the metric is better.
 
     >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
@@ -109,9 +109,9 @@ def fit(
 
     `batches(epoch)` returns the batches of an epoch, of several processes the share of this one, `loss` a scalar, that of the whole
     batch in each process, `evaluate` the validation metric (-inf: not
-    a candidate). While no metric is better than `baseline`, that of answers without a model, patience is
+    a candidate). While no metric is better than `baseline`, that of outputs without a model, patience is
     `PLATEAU_PATIENCE` times as long: sequence models begin on a plateau. The `optimizers` together hold every trained
-    parameter; `after_step` and the `schedulers` are called after each step. Memory beside the module and its optimizers:
+    parameter; `after_step` and the `schedulers` are called after each step. Memory in addition to the module and its optimizers:
     the gradients, and one `WeightSnapshot`.
 
     Raises `ModelError` if the loss is no longer finite.

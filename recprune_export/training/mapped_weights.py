@@ -1,6 +1,6 @@
 """Weights that stay in the file that holds them: a memory map, read by pages, that costs no memory of its own.
 
-What is written to such a tensor stays in this process, and copies the written pages; the file is never changed. It must
+Writes to such a tensor stay in this process, and copy the written pages; the file is never changed. It must
 not be truncated while the tensors are used; to replace it under its name is safe.
 """
 

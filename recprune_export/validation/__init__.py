@@ -1,4 +1,4 @@
-"""Validation of exported files: parity with the program, and latency beside the dense model."""
+"""Validation of exported files: parity with the program, and latency compared with the dense model."""
 
 import lazy_loader
 

@@ -126,10 +126,10 @@ def check_parity(
         try:
             actual = candidate(request)
         except Exception as error:  # any exception of the runtime is a failure of the candidate
-            failures.append(f"'{label}' cannot be answered: {type(error).__name__}: {error}")
+            failures.append(f"'{label}' fails: {type(error).__name__}: {error}")
             continue
         if set(expected) != set(actual):
-            failures.append(f"'{label}' is answered with {sorted(actual)} instead of {sorted(expected)}.")
+            failures.append(f"'{label}' returns {sorted(actual)} instead of {sorted(expected)}.")
             continue
         for name, expected_values in expected.items():
             allowed = of_requests.get(label, tolerances)
@@ -145,7 +145,7 @@ def check_parity(
 
 
 def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, tolerances: Tolerances) -> np.ndarray:
-    """Return the ids `actual`, integers or texts, of output `name`, replaced by the expected ones where a tie of scores explains them.
+    """Return the ids `actual`, integers or strings, of output `name`, replaced by the expected ones where a tie of scores explains them.
 
     Ids of the best items, [B, K], come with their scores, [B, K], in order. Where two consecutive scores differ by no more
     than rounding, or are NaN, either id may come first; the last id of a few rows may tie with one that is not returned.
@@ -193,7 +193,7 @@ def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, toleranc
 
 
 def is_text(values: np.ndarray) -> bool:
-    """Return whether an array holds texts."""
+    """Return whether an array holds strings."""
     return values.dtype.kind == "U"
 
 
@@ -231,13 +231,13 @@ def _describe_mismatch(
         return f"{output} has shape {list(actual.shape)} instead of {list(expected.shape)}."
     if texts:
         differ = expected != actual
-        return f"{output} has {differ.sum():,} of {differ.size:,} texts that differ." if differ.any() else None
+        return f"{output} has {differ.sum():,} of {differ.size:,} strings that differ." if differ.any() else None
     not_finite = ~np.isfinite(expected)
     if (
         not np.array_equal(expected[not_finite], actual[not_finite], equal_nan=True)
         or not np.isfinite(actual[~not_finite]).all()
     ):
-        return f"{output} is NaN or infinite where the reference is not, or the other way round."
+        return f"{output} and the reference are not NaN or infinite in the same places."
     allowed = tolerances.allowed(expected)[~not_finite]
     difference = np.abs(expected[~not_finite].astype(np.float64) - actual[~not_finite].astype(np.float64))
     if (difference > allowed).any():

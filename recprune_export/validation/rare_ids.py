@@ -29,7 +29,7 @@ class SharedTable:
 
 @dataclass(frozen=True)
 class SubsetQuality:
-    """Metrics of `dense` and `pruned` on `rows` test rows; without labels the mean distance of their answers."""
+    """Metrics of `dense` and `pruned` on `rows` test rows; without labels the mean distance of their outputs."""
 
     rows: int
     metrics: Mapping[str, Mapping[str, float]]

@@ -34,14 +34,14 @@ def test_another_answer_is_found(copy: Path) -> None:
     name, answers = next(iter(values["outputs"].items()))
     answers[2] += 0.5
     (copy / RAW_ROWS).write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(ValidationFailed, match=rf"{RAW_ROWS} is answered otherwise: Output '{name}'"):
+    with pytest.raises(ValidationFailed, match=rf"The outputs for {RAW_ROWS} differ: Output '{name}'"):
         check_raw_rows(copy, read_manifest(copy), OpenSession())
 
 
 def test_another_encoding_is_found_and_named(copy: Path) -> None:
     row = json.loads((copy / RAW_ROWS).read_text(encoding="utf-8"))["rows"][0]
     change(copy, json.dumps(row["user"]), '"another user"')
-    with pytest.raises(ValidationFailed, match="encoded otherwise by this release, in 'user'"):
+    with pytest.raises(ValidationFailed, match=r"This release encodes the rows of .* differently, in 'user'"):
         check_raw_rows(copy, read_manifest(copy), OpenSession())
 
 

@@ -65,7 +65,7 @@ def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
             check_target(tmp_path / content)
     bundle = write(tmp_path / "bundle")
     (bundle / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds 'notes\.txt'"):
+    with pytest.raises(UsageError, match=r"contains 'notes\.txt'"):
         write(bundle)
     assert (bundle / "notes.txt").read_text() == "mine"
 

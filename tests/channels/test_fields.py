@@ -97,8 +97,8 @@ class LargestOfAll(TwoTables):
         (TwoTables(), {}),
         (IdsAsNumbers(), {"a": "its ids are also used by aten.cat"}),
         (LayerOfOneField(), {"a": "aten.linear of zeros is not zero"}),
-        (Attention(), dict.fromkeys("ab", "softmax is taken over it")),
-        (LargestOfAll(), dict.fromkeys("ab", "the maximum or product is taken over it")),
+        (Attention(), dict.fromkeys("ab", "softmax is computed over it")),
+        (LargestOfAll(), dict.fromkeys("ab", "a maximum or product is computed over it")),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )

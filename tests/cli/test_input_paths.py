@@ -13,7 +13,7 @@ MISTYPED = {
     "nomodel.pt": (3, "nomodel.pt does not exist"),
     "model.tp": (3, "did you mean 'model.pt'?"),
     "--sparsity 0.5 nomodel.pt": (3, "nomodel.pt does not exist"),
-    "somthing": (3, "--help lists the commands"),
+    "somthing": (3, "see --help for the commands"),
     "veryfy": (2, "Did you mean 'verify'?"),
     "veryfy b": (2, "Did you mean 'verify'?"),
     "Train --data rows.csv": (2, "Did you mean 'train'?"),

@@ -68,16 +68,16 @@ def test_a_job_file_names_no_code_no_key_and_no_place_to_write(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sparsity = ", "is no job file"),
+        ("sparsity = ", "is not a job file"),
         ("sparsty = 0.5", "Did you mean 'sparsity'"),
         ('factory = "os:system"', "give --factory on the command line"),
         ("unsafe-unpickle = true", "give --unsafe-unpickle on the command line"),
         ('mlflow = "/elsewhere"', "give --mlflow on the command line"),
-        ("sparsity = [0.1, 0.2]", "must be one value"),
+        ("sparsity = [0.1, 0.2]", "must be a single value"),
         ('quick = "yes"', "must be true or false"),
-        ("sparsity = true", "takes a value"),
-        ("epochs = 1.5", "takes a whole number, not 1.5"),
-        ("seed = 1e3", "takes a whole number, not 1000.0"),
+        ("sparsity = true", "requires a value"),
+        ("epochs = 1.5", "must be an integer, not 1.5"),
+        ("seed = 1e3", "must be an integer, not 1000.0"),
     ],
 )
 def test_a_wrong_job_file_is_refused_in_a_sentence(text: str, words: str, tmp_path: Path) -> None:

@@ -35,21 +35,21 @@ def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(verify, "verify", interrupted)
     done = CliRunner().invoke(main, ["verify", "."])
-    assert (done.exit_code, done.stderr.strip()) == (130, "Interrupted; nothing was left half-written.")
+    assert (done.exit_code, done.stderr.strip()) == (130, "Interrupted; no incomplete file was left.")
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "too little memory"),
+        (MemoryError(), "Out of memory"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-            "too little memory",
+            "Out of memory",
         ),
         (PermissionError(13, "Permission denied", "model.pt"), "Permission denied (model.pt): change the permissions"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "set TMPDIR"),
-        (OSError(28, "No space left on device"), "free some space"),
-        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"), "free some space"),
+        (OSError(28, "No space left on device"), "free some disk space"),
+        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"), "free some disk space"),
     ],
 )
 def test_what_runs_out_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
@@ -88,7 +88,7 @@ sys.meta_path.insert(0, Interrupting())
 runpy.run_module("recprune_export", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "Interrupted; nothing was left half-written.\n")
+    assert (done.returncode, done.stderr) == (130, "Interrupted; no incomplete file was left.\n")
 
 
 def test_help_on_a_full_disk_is_one_sentence() -> None:

@@ -38,24 +38,24 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
     [
         (
             {"user": np.full(60, 10)},
-            r"'user' in .* holds the id 10 at row 0 \(the first of 60 such rows\), but the table has ids 0 to 9: give the id",
+            r"'user' in .* contains the id 10 at row 0 \(the first of 60 such rows\), but the table has ids 0 to 9: replace it by the id",
         ),
         ({"x": np.full((60, 3), 7.0)}, "'x', column 0, in .* the id 7"),
-        ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model takes \[3\]"),
+        ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model expects \[3\]"),
         (
             {"x": np.full(60, "[1.5, 2.0, 3.0]")},  # as pandas writes lists into CSV
-            r"'x' in .* holds text such as '\[1.5, 2.0, 3.0\]'; the model takes rows of \[3\] numbers: give lists of numbers in Parquet",
+            r"'x' in .* contains text such as '\[1.5, 2.0, 3.0\]'; the model expects rows of \[3\] numbers: give lists of numbers",
         ),
         ({"x": np.full((60, 3), np.nan)}, "NaN"),
-        ({"user": np.full(60, 0.5)}, "holds float64; the model takes int64"),
+        ({"user": np.full(60, 0.5)}, "contains float64; the model expects int64"),
         ({"user": np.zeros(59, dtype=np.int64)}, "same number of rows"),
         ({"click": np.zeros((60, 2))}, "one number for each row"),
-        ({"click": np.full(60, "2026-11-28", dtype="datetime64[D]")}, "holds datetime64.* one number for each row"),
-        ({"click": np.r_[np.zeros(58), np.inf, -np.inf]}, "holds infinity in 2 rows, the first is row 58"),
+        ({"click": np.full(60, "2026-11-28", dtype="datetime64[D]")}, "contains datetime64.* one number for each row"),
+        ({"click": np.r_[np.zeros(58), np.inf, -np.inf]}, "contains infinity in 2 rows, the first is row 58"),
         ({"click": np.full(60, np.nan)}, "missing in all 60 rows"),
         (
             {"split": np.array(["train"] * 59 + ["other"])},
-            "holds 'other' in row 59; every row needs train, valid or test",
+            "contains 'other' in row 59; every row needs train, valid or test",
         ),
         ({"split": np.array(["train"] * 60)}, "train 60, valid 0, test 0"),
     ],
@@ -127,7 +127,9 @@ def test_missing_values_are_counted(tmp_path: Path, column: str, expression: pl.
             assert loaded.sizes.train + loaded.sizes.valid + loaded.sizes.test == 58
             assert any("2 of" in note and "'click'" in note for note in loaded.notes), loaded.notes
             continue
-        with pytest.raises(DataError, match=r"'user' in .* is missing in 2 rows \(the first is row 3\): fill them"):
+        with pytest.raises(
+            DataError, match=r"'user' in .* is missing in 2 rows \(the first is row 3\): fill the missing"
+        ):
             load_arrays(data, SPECS, ["click"], seed=0)  # type: ignore[arg-type]
 
 
@@ -143,7 +145,7 @@ def test_a_missing_name_is_that_of_an_input_or_of_a_label_and_the_columns_of_the
     tmp_path: Path,
 ) -> None:
     path = write_rows(tmp_path, other=pl.lit(1))
-    with pytest.raises(DataError, match=r"'Click', the label that --label names; .*did you mean 'click'\?") as error:
+    with pytest.raises(DataError, match=r"'Click', the label given with --label; .*did you mean 'click'\?") as error:
         load_arrays(path, SPECS, ["Click"], seed=0)
     assert "its columns are user, x, click, other;" in str(error.value)
     specs = [ArraySpec("userid", "int64", ()), *SPECS]
@@ -154,7 +156,7 @@ def test_a_missing_name_is_that_of_an_input_or_of_a_label_and_the_columns_of_the
 
 def test_text_is_named_as_such(tmp_path: Path) -> None:
     path = write_rows(tmp_path, user=pl.lit("u7"))
-    with pytest.raises(DataError, match="holds text such as 'u7'; the model takes int64: write ids from 0 to 9"):
+    with pytest.raises(DataError, match="contains text such as 'u7'; the model expects int64: write ids from 0 to 9"):
         load_arrays(path, SPECS, ["click"], seed=0)
 
 
@@ -187,9 +189,7 @@ def test_a_split_column_with_gaps_is_refused(tmp_path: Path) -> None:
     for data, name in ((path, "split"), (subset, "subset")):
         with pytest.raises(DataError, match=rf"'{name}' of .* is missing in 2 rows \(the first is row 3\)"):
             load_arrays(data, SPECS, ["click"], seed=0)
-    with pytest.raises(
-        DataError, match=r"no column 'spilt', by which the rows are to be split; .*did you mean 'split'"
-    ):
+    with pytest.raises(DataError, match=r"no column 'spilt', given to split the rows; .*did you mean 'split'"):
         load_arrays(path, SPECS, ["click"], 0, RowSettings(split=SplitSettings("spilt")))
 
 
@@ -197,11 +197,11 @@ def test_columns_named_like_a_split_that_are_none_are_named_in_a_note(tmp_path: 
     words = pl.Series(np.resize(["train", "valid", "test"], 60))
     loaded = load_arrays(write_rows(tmp_path, fold=pl.lit(1), Split=words), SPECS, ["click"], seed=0)
     assert loaded.split_description == "by the column 'Split'"
-    assert loaded.notes == ("'fold' is not used: it does not hold train, valid and test.",)
+    assert loaded.notes == ("'fold' is not used as a split: it does not contain train, valid and test.",)
     loaded = load_arrays(write_rows(tmp_path, fold=pl.lit(1)), SPECS, ["click"], seed=0)
     assert loaded.split_description == "at random with seed 0"
     assert len(loaded.notes) == 1
-    with pytest.raises(UsageError, match=r"'subset' and 'Split' .* give one by --split"):
+    with pytest.raises(UsageError, match=r"'subset' and 'Split' .* choose one with --split"):
         load_arrays(write_rows(tmp_path, subset=words, Split=words), SPECS, ["click"], seed=0)
 
 

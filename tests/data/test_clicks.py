@@ -40,7 +40,7 @@ def test_a_seeded_split_is_the_same_each_time_and_covers_every_row_once(tmp_path
         (Split("side"), SplitSizes(200, 60, 40, "by the column 'side'")),
         (
             Split(time="day"),
-            SplitSizes(240, 30, 30, "by time: valid from 'day' 24 on, test from 27 on, equal times on one side"),
+            SplitSizes(240, 30, 30, "by time: valid from 'day' 24 on, test from 27 on, equal times in the same split"),
         ),
         (Split(user="person"), SplitSizes(240, 30, 30, "by user: 'person' has 8 train, 1 valid and 1 test users")),
     ],
@@ -90,11 +90,11 @@ def test_no_row_of_valid_or_test_contributes_to_the_encoder(tmp_path: Path, side
     [
         (lambda f: f.drop("age"), SCHEMA, "no column 'age'"),
         (lambda f: f.drop("click"), SCHEMA, "no column 'click'"),
-        (lambda f: f.with_columns(pl.lit("old").alias("age")), SCHEMA, "takes it as a number"),
-        (lambda f: f.with_columns(pl.lit("no idea").alias("click")), SCHEMA, "holds the texts 'no idea'"),
+        (lambda f: f.with_columns(pl.lit("old").alias("age")), SCHEMA, "expects it as a number"),
+        (lambda f: f.with_columns(pl.lit("no idea").alias("click")), SCHEMA, "contains the texts 'no idea'"),
         (lambda f: f.with_columns(pl.lit(None).alias("click")), SCHEMA, "is missing in all 300 rows"),
         (lambda f: f.head(2), SCHEMA, "has no rows"),
-        (lambda f: f, Schema(labels=("click",), multi_valued=(MultiValued("shop", None, 2),)), "takes lists"),
+        (lambda f: f, Schema(labels=("click",), multi_valued=(MultiValued("shop", None, 2),)), "expects lists"),
         (lambda f: f, Schema(**{**vars(SCHEMA), "split": Split(column="part")}), "no column 'part'"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_text_deep_in_a_column_of_numbers_is_said(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     lines = ["shop,age,click", *(f"a,{i % 7},{i % 2}" for i in range(20_000)), "a,old,1"]
     path.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"'age' .* holds 'old' at row 20,000 .*--missing 'old'"):
+    with pytest.raises(DataError, match=r"'age' .* contains 'old' at row 20,000 .*--missing 'old'"):
         load_clicks(path, SCHEMA)
 
 

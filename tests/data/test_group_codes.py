@@ -39,7 +39,7 @@ def test_groups_of_arrays_follow_their_rows_into_the_splits() -> None:
     for split in (read.train, read.valid, read.test):
         assert split.groups is not None
         assert split.groups.tolist() == user[split.inputs["x"].astype(int)].tolist()
-    with pytest.raises(DataError, match=r"no column 'nobody', which --group names; its columns are x, click, user"):
+    with pytest.raises(DataError, match=r"no column 'nobody', given with --group; its columns are x, click, user"):
         load_arrays(data, [ArraySpec("x", "float32", ())], ["click"], 0, RowSettings(group="nobody"))
 
 

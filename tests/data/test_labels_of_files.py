@@ -82,7 +82,7 @@ def test_a_model_keeps_the_kinds_of_its_training(tmp_path: Path) -> None:
     assert ones.label_values["stars"].kind(1) is LabelKind.NUMBER
     clicks = load_clicks(path, infer_schema(path, SchemaOverrides(labels=("click",))).schema).encoder
     frame.with_columns(click=pl.col("stars")).write_parquet(tmp_path / "stars.parquet")
-    with pytest.raises(DataError, match=r"'click' of .* must be 0 or 1 .* as in the training of the model"):
+    with pytest.raises(DataError, match=r"'click' of .* must be 0 or 1 .* as in training"):
         load_clicks(tmp_path / "stars.parquet", clicks.schema, clicks)
 
 

@@ -25,9 +25,9 @@ def test_numbers_that_are_absent_are_nan() -> None:
     ("values", "reason"),
     [
         ([[1], None], "has no list in row 1"),
-        ([[1], [None]], "hold missing values"),
-        ([["a"]], "hold String"),
-        ([[3, -2]], "hold the number -2"),
+        ([[1], [None]], "contain missing values"),
+        ([["a"]], "contain String"),
+        ([[3, -2]], "contain the number -2"),
     ],
 )
 def test_other_values_are_refused(values: list[object], reason: str) -> None:

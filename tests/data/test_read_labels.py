@@ -80,14 +80,14 @@ def test_numbers_survive_any_type_and_gaps_are_missing(case: tuple[list[float | 
     ("values", "expected", "note"),
     [
         ((True, False, None), (1, 0, np.nan), "missing in 1 of 3 rows"),
-        ((-1, 1, 1), (0, 1, 1), "holds -1 and 1, which are taken as 0 and 1"),
+        ((-1, 1, 1), (0, 1, 1), "contains -1 and 1, which are read as 0 and 1"),
         (("yes", "No", "NA"), (1, 0, np.nan), "'yes' as 1 and 'No' as 0"),
         (("false", "true"), (0, 1), "'true' as 1 and 'false' as 0"),
-        (("1", "0.0"), (1, 0), "text that holds numbers"),
-        (("drama", "action", "drama"), (1, 0, 1), "classes in the order of characters: 'action' 0, 'drama' 1"),
+        (("1", "0.0"), (1, 0), "text that contains numbers"),
+        (("drama", "action", "drama"), (1, 0, 1), "classes in alphabetical order: 'action' 0, 'drama' 1"),
         (("buy", "none", "view", ""), (0, 1, 2, np.nan), "'buy' 0, 'none' 1, 'view' 2"),
         (("2", "None", "3"), (2, np.nan, 3), "missing in 1 of 3 rows"),
-        ((b"2", b"3"), (2, 3), "text that holds numbers"),
+        ((b"2", b"3"), (2, 3), "text that contains numbers"),
     ],
 )
 def test_a_recoding_is_said(values: tuple[object, ...], expected: tuple[float, ...], note: str) -> None:
@@ -115,7 +115,7 @@ def test_a_stated_value_is_missing(values: tuple[object, ...], stated: str) -> N
 
 
 def test_a_stated_value_that_does_not_occur_is_said() -> None:
-    assert read(0, 1, missing="7").notes == ("No label holds 7, the value of --missing-label.",)
+    assert read(0, 1, missing="7").notes == ("No label contains 7, the value of --missing-label.",)
 
 
 def test_rows_with_one_of_several_labels_stay() -> None:
@@ -128,12 +128,12 @@ def test_rows_with_one_of_several_labels_stay() -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "match"),
     [
-        ((1.0, np.inf), None, "'y' of rows holds infinity in 1 row, row 1"),
+        ((1.0, np.inf), None, "'y' of rows contains infinity in 1 row, row 1"),
         ((1.0, 1e300), None, "infinity"),
-        ((0, 1, 2, 3), LabelKind.BINARY, "must be 0 or 1 .* there is 2 in 2 rows, the first is row 2"),
+        ((0, 1, 2, 3), LabelKind.BINARY, "must be 0 or 1 .* it is 2 in 2 rows, the first is row 2"),
         (("0", "maybe"), LabelKind.BINARY, "the text 'maybe', but the model was trained with 0 and 1"),
         (("4", "many"), LabelKind.NUMBER, "the text 'many', but the model was trained with numbers"),
-        (({},), None, "holds dict"),
+        (({},), None, "contains dict"),
     ],
 )
 def test_labels_without_a_meaning_are_refused(values: tuple[object, ...], kind: LabelKind | None, match: str) -> None:
@@ -148,7 +148,7 @@ def test_labels_without_a_meaning_are_refused(values: tuple[object, ...], kind: 
         ([1.0, np.nan, 1.0], "'w' of rows is missing in 1 row, row 1"),
         ([np.inf, 1.0, 1.0], "infinite"),
         ([0.0, 0.0, 0.0], "is 0 in all 3 rows"),
-        (["a", "b", "c"], "holds .* --weight takes one number"),
+        (["a", "b", "c"], "contains .* --weight requires one number"),
     ],
 )
 def test_weights_that_weigh_nothing_are_refused(weights: list[object], match: str) -> None:

@@ -124,10 +124,10 @@ def test_rows_that_are_left_out_tied_or_repeated_are_counted(tmp_path: Path) -> 
     assert "3 of 11 rows" in notes[0]
     assert "'user' in 1, 'item' in 1, 'order' in 1" in notes[0]
     assert "3 of 8 rows of" in notes[1]
-    assert "same 'order' as another row of their 'user'; these stay in the order of the file" in notes[1]
+    assert "same 'order' as another row of their 'user'; these keep the order of the file" in notes[1]
     assert notes[2].startswith("1 rows of")
     assert notes[3] == "1 of 3 users have fewer than 3 items and are left out."
-    assert "held out" in notes[4]
+    assert "held-out" in notes[4]
 
 
 def test_a_column_of_splits_in_a_log_is_said_to_be_unused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_manifest_has_parity_latency_and_load_time_of_each_file(bundle: Path
 
 
 def test_a_file_with_other_answers_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValidationFailed, match=rf"{NAME} does not give the answers of model\.onnx.*'negated'"):
+    with pytest.raises(ValidationFailed, match=rf"{NAME} does not reproduce the outputs of model\.onnx.*'negated'"):
         make_bundle(tmp_path / "bundle", (partial(derive_negated, factor=-1.01),))
     assert not (tmp_path / "bundle").exists()
 
@@ -136,4 +136,4 @@ def test_check_names_a_file_that_new_lacks(bundle: Path, tmp_path: Path) -> None
     new = make_bundle(tmp_path / "without", ())
     done = check(new, bundle, Limits(overrides={"latency": None, "load time": None, "peak memory": None}))
     finding = find(done.findings, f"signature of {NAME}")
-    assert (finding.verdict, finding.reason) == (Verdict.FAILS, "NEW has no such file.")
+    assert (finding.verdict, finding.reason) == (Verdict.FAILS, "NEW does not contain this file.")

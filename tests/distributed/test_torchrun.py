@@ -91,8 +91,8 @@ def test_histories_in_files_are_written_once_and_read_by_all(sequences_file: Pat
     [
         ("refused", "Error: Process 2 of 2 failed: Its disk is full."),
         pytest.param("fault", "Error: Process 2 of 2 failed: TypeError: a fault", marks=pytest.mark.slow),
-        ("killed", "Error: Process 2 of 2 was ended from outside, or had too little memory, so the run ended"),
-        ("killed", "Error: Process 1 of 2 was ended from outside, or had too little memory, so the run ended"),
+        ("killed", "Error: Process 2 of 2 was terminated, or ran out of memory, so the run ended"),
+        ("killed", "Error: Process 1 of 2 was terminated, or ran out of memory, so the run ended"),
     ],
 )
 def test_a_process_that_fails_ends_all_with_one_sentence(
@@ -150,7 +150,7 @@ def test_a_plan_that_does_not_hold_is_made_again_by_all_processes_together(click
     words = ["refresh", tmp_path / "bundle", "--data", tmp_path / "new.parquet", "-o", tmp_path / "again"]
     done, _ = run_together(tmp_path, START, *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Does the plan hold?") == 1
+    assert done.stdout.count("Is the plan still valid?") == 1
     verify(tmp_path / "again")
     assert read_manifest(tmp_path / "again").settings["data"] == "new.parquet"
     assert make_drift_report(tmp_path / "again", tmp_path / "new.parquet").holds

@@ -67,10 +67,10 @@ def test_the_runtime_of_mlserver_is_the_tested_one() -> None:
 def test_the_commands_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write(tmp_path / "bundle")
     monkeypatch.chdir(bundle)
-    start = read_block("The program of the bundle", "sh").split()
+    start = read_block("The server of the bundle", "sh").split()
     assert start[:2] == ["python", "serve_onnxruntime.py"]
     with serve(bundle) as served:
-        first, second, health = read_block("The program of the bundle", "sh", 1).splitlines()
+        first, second, health = read_block("The server of the bundle", "sh", 1).splitlines()
         for command in (first, second):
             check_answer(bundle, run_curl(command, served.port), command)
         assert run_curl(health, served.port) == {"ready": True}

@@ -360,7 +360,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "optional": (make_optional, "is an optional"),
     "sequence as output": (make_sequence_output, "is a sequence"),
     "map as output": (make_map_output, "is a sequence"),
-    "strings": (make_strings, "takes texts"),
+    "strings": (make_strings, "is a string tensor"),
     "bfloat16": (make_cast(TensorProto.BFLOAT16), "takes bfloat16"),
     "float8": (make_cast(TensorProto.FLOAT8E4M3FN), "takes float8"),
     "complex": (

@@ -84,9 +84,9 @@ CHANGES = {
         {"metrics": {"dense": {}, "pruned": {"auc": 0.7}}, "change": change(0.7)},
         "auc went from 0.80000 to 0.70000",
     ),
-    "no quality": ({}, {}, "does not state auc"),
-    "renamed": ({"names": ("member", "item")}, {}, "Input 'user' is gone; 'member' looks like it"),
-    "narrowed": ({"rows": 40}, {}, "Input 'user' takes ids 0 to 39 now, it was 0 to 49"),
+    "no quality": ({}, {}, "does not record auc"),
+    "renamed": ({"names": ("member", "item")}, {}, "Input 'user' is missing; was it renamed to 'member'"),
+    "narrowed": ({"rows": 40}, {}, "Input 'user' accepts ids 0 to 39; before, it accepted 0 to 49"),
     "larger": ({"units": 20}, {}, "operations went from"),
 }
 
@@ -300,7 +300,7 @@ def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.
         resolved[scatter] = values["by_batch_size"]["1"]["smallest_regression"]
         assert values["detectable_regression"] == pytest.approx(0.05 + resolved[scatter])
     assert 0 < 5 * resolved[0.002] < resolved[0.03]
-    assert "is found with" in CliRunner().invoke(main, arguments[:3] + arguments[4:]).stdout
+    assert "is detected with" in CliRunner().invoke(main, arguments[:3] + arguments[4:]).stdout
 
 
 def test_torch_is_not_needed(base: Path) -> None:

@@ -20,18 +20,18 @@ def changed(old: Input, **changes: object) -> Signature:
 
 
 BREAKS = {
-    "gone": (Signature((USER, TAGS, MIXED), (CLICK,)), "Input 'price' is gone."),
-    "renamed": (changed(PRICE, name="cost"), "Input 'price' is gone; 'cost' looks like it: renamed?"),
+    "gone": (Signature((USER, TAGS, MIXED), (CLICK,)), "Input 'price' is missing."),
+    "renamed": (changed(PRICE, name="cost"), "Input 'price' is missing; was it renamed to 'cost'?"),
     "new": (Signature((*BASE.inputs, Input("age", "int64", (BATCH,))), (CLICK,)), "Input 'age' is new"),
-    "dtype": (changed(USER, dtype="int32"), "Input 'user' is int32 now, it was int64."),
-    "shape": (changed(TAGS, shape=(BATCH, 4)), "Input 'tags' has shape (batch, 4) now, it had (batch, 3)."),
-    "batch fixed": (changed(PRICE, shape=(1,)), "Input 'price' has shape (1) now"),
-    "fewer ids": (changed(USER, ids=((0, 8),)), "Input 'user' takes ids 0 to 8 now, it was 0 to 9."),
-    "ids from later on": (changed(TAGS, ids=((2, 7),)), "Input 'tags' takes ids 2 to 7 now, it was 1 to 7."),
-    "fewer ids in a column": (changed(MIXED, ids=((0, 3), None)), "Input 'mixed', column 0 takes ids 0 to 3"),
-    "bounded now": (changed(PRICE, ids=((0, 1),)), "Input 'price' takes ids 0 to 1 now, it was not bounded."),
-    "output gone": (Signature(BASE.inputs, (Output("buy", "float32", (BATCH, 1)),)), "Output 'click' is gone."),
-    "output dtype": (Signature(BASE.inputs, (replace(CLICK, dtype="float16"),)), "Output 'click' is float16 now"),
+    "dtype": (changed(USER, dtype="int32"), "Input 'user' has dtype int32 instead of int64."),
+    "shape": (changed(TAGS, shape=(BATCH, 4)), "Input 'tags' has shape (batch, 4) instead of (batch, 3)."),
+    "batch fixed": (changed(PRICE, shape=(1,)), "Input 'price' has shape (1) instead of"),
+    "fewer ids": (changed(USER, ids=((0, 8),)), "Input 'user' accepts ids 0 to 8; before, it accepted 0 to 9."),
+    "ids from later on": (changed(TAGS, ids=((2, 7),)), "Input 'tags' accepts ids 2 to 7; before, it accepted 1 to 7."),
+    "fewer ids in a column": (changed(MIXED, ids=((0, 3), None)), "Input 'mixed', column 0 accepts ids 0 to 3"),
+    "bounded now": (changed(PRICE, ids=((0, 1),)), "Input 'price' accepts ids 0 to 1; before, it was unbounded."),
+    "output gone": (Signature(BASE.inputs, (Output("buy", "float32", (BATCH, 1)),)), "Output 'click' is missing."),
+    "output dtype": (Signature(BASE.inputs, (replace(CLICK, dtype="float16"),)), "Output 'click' has dtype float16"),
     "output shape": (Signature(BASE.inputs, (replace(CLICK, shape=(BATCH,)),)), "Output 'click' has shape (batch)"),
 }
 
@@ -94,5 +94,5 @@ def test_a_jagged_input_may_have_longer_rows_but_no_other_form() -> None:
     assert find_breaking_changes(signature(replace(lengths, counts=(0, 7)), 7), base) == ()
     for other in (None, replace(lengths, form="offsets"), replace(lengths, padded=True)):
         changes = find_breaking_changes(signature(other), base)
-        assert changes == ("Input 'ids' is taken in other tensors of the file, or in another form.",)
+        assert changes == ("Input 'ids' is represented by other tensors of the file, or in another form.",)
         assert make_common_signature(signature(other), base) is None

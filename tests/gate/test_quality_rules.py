@@ -53,8 +53,8 @@ def test_quality(
     assert finding.verdict.value == verdict
     assert name in finding.reason
     if verdict == "undecided":
-        assert "cannot be told" in finding.reason
-        assert ("1,000 rows resolve +-" in finding.reason) is (error is not None)
+        assert "inconclusive" in finding.reason
+        assert ("1,000 rows give an interval of +-" in finding.reason) is (error is not None)
 
 
 def test_a_metric_of_unknown_direction_is_not_judged(artifact: Artifact) -> None:

@@ -42,14 +42,16 @@ def test_an_undefined_metric_is_left_out_and_the_next_one_decides(
     assert set(evaluator.evaluate(random_model(data), data)) == {"logloss"}
     assert evaluator.notes({"valid": data}) == (
         f"auc is left out: {reason}.",
-        "logloss decides in valid, since auc is not defined there.",
+        "logloss is used for decisions on the valid rows, since auc is not defined on them.",
     )
 
 
 def test_without_any_label_nothing_is_measured_and_that_is_said_before_the_work() -> None:
     evaluator, data = make_evaluator(USUAL, {"click": BINARY}), rows(click=[None, None])
     assert evaluator.evaluate(random_model(data), data) == {}
-    with pytest.raises(DataError, match=r"No metric can be measured in valid: no row with the label 'click' in valid"):
+    with pytest.raises(
+        DataError, match=r"No metric can be computed on the valid rows: no row with the label 'click' in valid"
+    ):
         evaluator.require_deciding(data, "valid")
     only = make_evaluator(EvaluationSettings(("auc",)), {"click": BINARY})
     with pytest.raises(DataError, match=r"no positive row .* --metric with one of logloss, rmse"):
@@ -71,13 +73,13 @@ def test_labels_of_other_kinds_have_other_metrics_and_do_not_decide() -> None:
     names = {"click/auc", "click/logloss", "click/rmse", "click/mae", "stars/rmse", "stars/mae"}
     assert set(evaluator.evaluate(random_model(data), data)) == names
     assert evaluator.require_deciding(data, "valid").name == "click/auc"
-    assert "'stars' does not decide" in evaluator.notes({"valid": data})[0]
+    assert "'stars' is not used for decisions" in evaluator.notes({"valid": data})[0]
 
 
 @pytest.mark.parametrize(
     ("metrics", "group", "kind", "message"),
     [
-        (("aucc",), None, BINARY, "no metric 'aucc'.*choose from auc, logloss, pr-auc"),
+        (("aucc",), None, BINARY, "'aucc' is not a metric.*choose from auc, logloss, pr-auc"),
         (("auc",), None, NUMBER, "--metric auc is not defined for labels of the kind 'number': choose from rmse, mae"),
         (("rmse",), None, NEXT_ITEM, "choose from mrr, ndcg@10, hr@10, recall@10"),
         (("ndcg",), None, NEXT_ITEM, "any number may follow @"),

@@ -155,12 +155,12 @@ def test_weights_in_double_precision_are_refused_by_name() -> None:
     )
     program = load_model(table.double(), torch.arange(4), {}).program
     task = make_sampled_task(program, SETTINGS.finetuning)
-    with pytest.raises(ModelError, match=r"is float64: convert the model by model\.float"):
+    with pytest.raises(ModelError, match=r"is float64: convert the model with model\.float"):
         make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
 
 
 def test_a_limit_below_the_smallest_file_is_refused_with_the_smallest(job: Job) -> None:
-    with pytest.raises(UsageError, match="too little for this model"):
+    with pytest.raises(UsageError, match="too small for this model"):
         job.plan(4_000)
 
 

@@ -27,6 +27,6 @@ def test_a_file_that_answers_otherwise_is_named(
 
     monkeypatch.setattr(export_models, "export_onnx", export_wrongly)
     net = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
-    with pytest.raises(ValidationFailed, match=f"does not give the {model} model's outputs"):
+    with pytest.raises(ValidationFailed, match=f"does not reproduce the {model} model's outputs"):
         compress(net, torch.arange(6), tmp_path / "b", epochs=0, quick=True)
     assert not (tmp_path / "b").exists()

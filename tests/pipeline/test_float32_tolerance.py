@@ -109,5 +109,5 @@ def test_a_file_that_is_off_by_rounding_passes_and_one_that_is_wrong_does_not(
         assert report.passed
         assert report.tolerances.absolute > Tolerances().absolute
     else:
-        with pytest.raises(ValidationFailed, match="does not give the pruned model's outputs"):
+        with pytest.raises(ValidationFailed, match="does not reproduce the pruned model's outputs"):
             export_models.validate_parity(program, file, task)

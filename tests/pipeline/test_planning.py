@@ -91,5 +91,5 @@ def test_a_linear_model_is_refused_as_what_it_is() -> None:
 
     program = capture(no_zeros(Wide()), (torch.arange(8).reshape(4, 2),))
     settings = Settings(sparsity=0.7)
-    with pytest.raises(PruningError, match="it is linear, with one number for each id"):
+    with pytest.raises(PruningError, match="it is linear, with one number per id"):
         plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))

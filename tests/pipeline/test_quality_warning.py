@@ -38,5 +38,5 @@ def test_a_loss_is_judged_by_its_interval(
         direction = "fell" if greater_is_better else "rose"
         assert quality.sentence.startswith(f"{metric} {direction} by {abs(change):.4f} [{abs(change) - half:.4f}, ")
     if verdict is Verdict.UNDECIDED:
-        assert "these 4,000 test rows resolve +-" in quality.sentence
+        assert "these 4,000 test rows give an interval of +-" in quality.sentence
     assert quality.to_dict()["verdict"] == verdict.words

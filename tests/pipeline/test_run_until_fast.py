@@ -62,9 +62,9 @@ def test_plans_take_ever_less_time_until_one_is_fast_or_none_is_left(fast: float
 
 def test_a_note_says_what_the_faster_plan_costs(capsys: pytest.CaptureFixture[str]) -> None:
     _, (note,) = run_until_fast(Job(350.0), SETTINGS, NO_CHECKPOINTS)
-    assert "400 µs then, 300 µs now" in note
-    assert "Predicted loss: 0.0025 then, 0.0033 now" in note
-    assert "made again" in capsys.readouterr().err
+    assert "400 µs before, 300 µs now" in note
+    assert "Predicted loss: 0.0025 before, 0.0033 now" in note
+    assert "computed again" in capsys.readouterr().err
 
 
 def test_where_reads_are_not_what_is_slow_the_remedy_is_another() -> None:

@@ -67,10 +67,10 @@ def read_encoder(checkpoint: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--top-k", "100000"), 2, "items that 'scores' scores"),
+        (("--top-k", "100000"), 2, "greater than the number of items"),
         (("--top-k", "0"), 2, "--top-k must be 1 or more, got 0"),
-        (("--exclude-seen",), 2, "--exclude-seen belongs to --top-k"),
-        (("--item-ids", __file__), 2, "--item-ids belongs to --top-k"),
+        (("--exclude-seen",), 2, "--exclude-seen is used only with --top-k"),
+        (("--item-ids", __file__), 2, "--item-ids is used only with --top-k"),
         (("--top-k", "3", "--item-ids", "absent.csv"), 3, "absent.csv does not exist"),
     ],
 )

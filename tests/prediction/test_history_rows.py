@@ -66,8 +66,11 @@ def test_a_log_gives_a_row_for_each_user(bundle: Path, tmp_path: Path, suffix: s
 def test_what_is_no_history_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
     for rows, said in (
         (ROWS.rename({"history": "items"}), r"no column 'history'"),
-        (ROWS.with_columns(history=pl.lit("tea")), r"'history' of .* holds String, but the model takes lists of items"),
-        (ROWS.select(history=pl.concat_list(pl.col("history").implode())), "holds List"),
+        (
+            ROWS.with_columns(history=pl.lit("tea")),
+            r"'history' of .* contains String, but the model expects lists of items",
+        ),
+        (ROWS.select(history=pl.concat_list(pl.col("history").implode())), "contains List"),
     ):
         rows.write_parquet(tmp_path / "rows.parquet")
         for score in (
@@ -77,7 +80,7 @@ def test_what_is_no_history_is_one_sentence(bundle: Path, tmp_path: Path) -> Non
             with pytest.raises(DataError, match=said):
                 score()
     ROWS.write_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(UsageError, match="list in each row, which CSV does not hold"):
+    with pytest.raises(UsageError, match="list in each row, which CSV does not support"):
         predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.csv")
 
 

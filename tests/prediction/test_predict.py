@@ -63,7 +63,7 @@ def test_a_file_of_unknown_ids_is_refused_unless_allowed(bundle: Path, tmp_path:
     data, output = tmp_path / "rows.csv", tmp_path / "scores.csv"
     rows = raw(300).with_columns(user=pl.lit("U") + pl.col("row").cast(pl.String))
     rows.write_csv(data)
-    with pytest.raises(DataError, match=r"300 of 300 values of 'user' .*'U0'.* knows .*'ann'.*--allow-unknown"):
+    with pytest.raises(DataError, match=r"300 of 300 values of 'user' .*'U0'.* known values .*'ann'.*--allow-unknown"):
         predict(bundle, data, output)
     assert not output.exists()
     made = predict(bundle, data, output, reading=DataSettings(allow_unknown=True))
@@ -157,7 +157,9 @@ def test_texts_in_the_place_of_ids_that_the_graph_replaces_are_refused(tmp_path:
     bundle = write_bundle(tmp_path / "bundle", plain, manifest(name="sum", signature=signature.to_dict()))
     columns = {f"{name}_{n}": [0.0] * 2 for name, count in (("tags", 3), ("numeric", 2)) for n in range(count)}
     pl.DataFrame({"user": ["1", "u2"], **columns}).write_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=r"'user' in .* holds text such as '1'; the model takes int64: write numbers"):
+    with pytest.raises(
+        DataError, match=r"'user' in .* contains text such as '1'; the model expects int64: write numbers"
+    ):
         predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
 
 
@@ -205,7 +207,7 @@ def test_probabilities_are_written_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "label", "words"),
     [
-        (None, None, "not stated"),
+        (None, None, "not specified"),
         ("value", "stars", "predicted value of 'stars'"),
         ("value", None, "no label was given"),
         ("scores", None, "scores of items"),
@@ -241,7 +243,7 @@ def test_the_screen_and_the_help_say_what_a_score_is(bundle: Path, tmp_path: Pat
     values = json.loads(CliRunner().invoke(main, [*words, "-o", str(tmp_path / "s.csv"), "--json"]).stdout)
     assert values["scores"]["y_logit"]["kind"] == "logit"
     old = CliRunner().invoke(main, ["predict", str(bundle), *words[2:], "-o", str(tmp_path / "s.csv")]).stdout
-    assert "'y' is an output whose meaning is not stated" in old
+    assert "'y' is an output whose meaning is not specified" in old
     assert "logit" in CliRunner().invoke(main, ["predict", "--help"]).stdout
 
 

@@ -72,7 +72,7 @@ def test_what_is_finished_is_not_done_again_and_what_changed_is(bundle: Path, la
     raw(7, seed=9).write_parquet(lake / "day=1" / "part-3.parquet")
     (scores / "day=0" / "part-2.parquet").write_bytes(b"PAR1 cut off")
     (scores / "day=0" / "part-4.parquet").unlink()
-    with pytest.raises(UsageError, match=r"part-2.parquet exists, and is no file that `predict` wrote"):
+    with pytest.raises(UsageError, match=r"part-2.parquet exists, but was not written by `predict`"):
         predict_folder(bundle, lake, scores)
     (scores / "day=0" / "part-2.parquet").unlink()
     third = predict_folder(bundle, lake, scores)
@@ -107,7 +107,7 @@ def test_shards_divide_the_files(bundle: Path, lake: Path, tmp_path: Path) -> No
 
 def test_a_file_that_is_wrong_stops_the_job_and_what_is_done_stays(bundle: Path, lake: Path, tmp_path: Path) -> None:
     raw(9).with_columns(age=pl.lit("old")).write_parquet(lake / "day=1" / "part-1.parquet")
-    with pytest.raises(DataError, match=r"'age' of .*part-1.parquet holds 'old' at row 0"):
+    with pytest.raises(DataError, match=r"'age' of .*part-1.parquet contains 'old' at row 0"):
         predict_folder(bundle, lake, tmp_path / "scores")
     assert set(written(tmp_path / "scores")) == {f"day=0/part-{n}.parquet" for n in (0, 2, 4)}
     raw(9).write_parquet(lake / "day=1" / "part-1.parquet")
@@ -173,19 +173,21 @@ def test_a_field_in_the_names_of_folders(bundle: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_one_sentence(bundle: Path, lake: Path, tmp_path: Path) -> None:
     for output in (lake, lake / "scores", lake / "scores.parquet"):
-        with pytest.raises(UsageError, match="would be read as rows the next time"):
+        with pytest.raises(UsageError, match="would be read as rows in the next run"):
             (predict if output.suffix else predict_folder)(bundle, lake, output)
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file: name a folder"):
+    with pytest.raises(UsageError, match="is a file: give a folder"):
         predict_folder(bundle, lake, tmp_path / "file")
     (tmp_path / "scores" / "day=0").mkdir(parents=True)
     (tmp_path / "scores" / "day=0" / "part-0.parquet").write_bytes((lake / "day=0" / "part-0.parquet").read_bytes())
-    with pytest.raises(UsageError, match="no file that `predict` wrote"):
+    with pytest.raises(UsageError, match="was not written by `predict`"):
         predict_folder(bundle, lake, tmp_path / "scores")
     with pytest.raises(DataError, match="no rows"):
         predict_folder(bundle, lake / "*.csv", tmp_path / "other")
     raw(9).with_columns(pl.col("row").cast(pl.String)).write_parquet(lake / "day=1" / "part-1.parquet")
-    with pytest.raises(UsageError, match=r"'row', which --keep names, holds String in .* and Int64 in earlier files"):
+    with pytest.raises(
+        UsageError, match=r"'row', which --keep names, contains String in .* and Int64 in earlier files"
+    ):
         predict_folder(bundle, lake, tmp_path / "other", keep=["row"])
 
 
@@ -193,7 +195,7 @@ def test_scores_without_rows_are_noted(bundle: Path, lake: Path, tmp_path: Path)
     predict_folder(bundle, lake, tmp_path / "scores")
     (lake / "day=1" / "part-5.parquet").unlink()
     (note,) = predict_folder(bundle, lake, tmp_path / "scores", shard=Shard(1, 2)).notes
-    assert "1 files of scores whose rows are not in --data any more" in note
+    assert "1 files of scores whose rows are no longer in --data" in note
     assert "part-5.parquet" in note
 
 
@@ -202,13 +204,13 @@ def test_the_command_goes_on_and_says_so(bundle: Path, lake: Path, tmp_path: Pat
     first = CliRunner().invoke(main, [*words, "--shard", "1/2"])
     assert "Wrote row, y of 157 rows in 3 files to" in first.stdout
     assert "(shard 1/2)" in first.stdout
-    assert "; 3 files were finished before" in CliRunner().invoke(main, words).stdout
+    assert "; 3 files were already finished" in CliRunner().invoke(main, words).stdout
     said = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert [part["finished"] for part in said["files"]] == [True] * 6
     assert "Nothing to do" in CliRunner().invoke(main, words).stdout
     one = CliRunner().invoke(main, [*words[:-4], "-o", str(tmp_path / "s.csv"), "--shard", "1/2"])
     assert one.exit_code == 2
-    assert "--shard divides files" in one.stderr
+    assert "--shard divides the work by files" in one.stderr
 
 
 def test_a_question_mark_in_a_local_name_stays() -> None:

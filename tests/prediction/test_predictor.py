@@ -148,16 +148,16 @@ def test_what_is_wrong_with_a_batch_is_one_sentence(bundle: Path, plain: Path) -
     for made, batch, said in (
         (score, ROWS.drop("user"), r"batch has no column 'user'"),
         (of_arrays, {}, r"has no column '\w+'.*; it has no columns\."),
-        (score, ROWS.with_columns(age=pl.lit("old")), r"'age' of the batch holds 'old' at row 0"),
+        (score, ROWS.with_columns(age=pl.lit("old")), r"'age' of the batch contains 'old' at row 0"),
         (score, {"user": ["a"], "tags": ["x", "y"], "age": [1.0], "price": [1]}, r"'user' has 1 rows and 'tags' has 2"),
         (score, {"user": np.array(["a", 1], dtype=object), "tags": ["", ""], "age": [1, 2], "price": [1, 1]}, r"'user' .*types"),
-        (of_arrays, {**good, "user": np.full(300, 9)}, r"'user' in the batch holds the id 9 at row 0"),
-        (of_arrays, {**good, "tags": good["tags"][:, :2]}, r"rows of shape \[2\]; the model takes \[3\]"),
+        (of_arrays, {**good, "user": np.full(300, 9)}, r"'user' in the batch contains the id 9 at row 0"),
+        (of_arrays, {**good, "tags": good["tags"][:, :2]}, r"rows of shape \[2\]; the model expects \[3\]"),
         (of_arrays, {"user": good["user"]}, r"no column 'tags'.*2 are missing"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=said):
             made(batch)
-    for batch, said in ((3, "type int: give arrays"), ([1], "type list"), (ROWS.lazy(), "lazy frame")):
+    for batch, said in ((3, "type int: give arrays"), ([1], "type list"), (ROWS.lazy(), "LazyFrame")):
         with pytest.raises(UsageError, match=said):
             score(batch)
     with pytest.raises(DataError, match="which keep= names"):
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_a_batch_is_one_sentence(bundle: Path, plain: Path) -
 
 def test_what_is_wrong_with_a_bundle_is_said_where_the_object_is_made(bundle: Path, tmp_path: Path) -> None:
     for path, options, error, said in (
-        (tmp_path / "none", {}, BundleError, "is not a directory"),
+        (tmp_path / "none", {}, BundleError, "is neither a directory nor a packed bundle"),
         (bundle, {"file": "model.raw.onnx"}, UsageError, "no ONNX file 'model.raw.onnx'; it has model.onnx"),
         (bundle, {"keep": ["y"]}, UsageError, "output of the model has the same name"),
         (bundle, {"probability": True}, UsageError, "leave out --probability"),
@@ -186,7 +186,7 @@ def test_a_bundle_that_is_replaced_is_refused_in_another_process(bundle: Path, t
     pickled = pickle.dumps(Predictor(path))
     shutil.rmtree(path)
     write_bundle(path, files(), manifest(name="other", signature=SIGNATURE.to_dict(), encoding=ENCODING))
-    with pytest.raises(BundleError, match="was replaced after this Predictor was made"):
+    with pytest.raises(BundleError, match="was replaced after this Predictor was created"):
         pickle.loads(pickled)(ROWS)
 
 
@@ -262,7 +262,7 @@ os.wait()
 """
     command = [sys.executable, "-c", code, str(bundle), str(plain)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert "forked from one with polars" in done.stdout, done.stderr
+    assert "forked from a process that used polars" in done.stdout, done.stderr
 
 
 def test_rows_of_equal_shared_values_are_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,9 +110,11 @@ class Beside(Foreign):
 
 
 def test_outputs_without_the_operator_of_another_library_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="leave out what it computes by --outputs scores,vector, or write it"):
+    with pytest.raises(
+        ExportError, match="leave out the outputs that it computes with --outputs scores,vector, or replace it"
+    ):
         compress(Beside(), REQUEST, tmp_path / "b")
-    with pytest.raises(ExportError, match="no ONNX form: write it"):
+    with pytest.raises(ExportError, match="no ONNX equivalent: replace it"):
         compress(Foreign(), REQUEST, tmp_path / "b")
     refuse_foreign_operators(select_outputs(capture(Beside(), REQUEST), ["scores", "vector"]))
 

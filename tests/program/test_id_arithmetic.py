@@ -134,5 +134,5 @@ def test_a_model_that_answers_no_request_is_refused_with_the_line() -> None:
     program = capture(Lookup(30, lambda x: x * x + 25), (torch.tensor([1, 2]),))
     with torch.no_grad():
         program.module.table.weight.set_(torch.zeros(1, 4))  # type: ignore[union-attr, operator]
-    with pytest.raises(ModelError, match=r"fails on requests drawn.*which integers are valid in 'x'"):
+    with pytest.raises(ModelError, match=r"fails on requests drawn.*the valid integers of 'x'"):
         find_valid_request(program, 2)

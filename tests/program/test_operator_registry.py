@@ -80,11 +80,11 @@ def test_the_page_marks_every_missing_rotation_rule() -> None:
 
 
 def test_the_error_for_a_second_rule_names_the_place_of_the_first_and_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"aten\.relu\.default has a channels rule already") as error:
+    with pytest.raises(ValueError, match=r"aten\.relu\.default already has a channels rule") as error:
         OPERATORS.register(Facet.CHANNELS, aten.relu.default)(lambda walk, node: None)
     assert "elementwise.py:" in str(error.value)
     assert "`unary`" in str(error.value)
-    assert "Change that rule" in str(error.value)
+    assert "Change this rule" in str(error.value)
 
 
 def test_an_operator_is_registered_by_its_overload() -> None:

@@ -40,7 +40,7 @@ def test_a_plan_of_another_model_is_refused(part: GroupPlan, said: str) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"score": "x", "groups": [{}]}', '{"score": "x", "groups": 3}'])
 def test_another_file_is_no_plan(tmp_path: Path, content: str) -> None:
     (tmp_path / "plan.json").write_text(content)
-    with pytest.raises(InputFileError, match="is no plan"):
+    with pytest.raises(InputFileError, match="is not a plan"):
         Plan.load(tmp_path / "plan.json")
     with pytest.raises(InputFileError, match="cannot be read"):
         Plan.load(tmp_path / "missing.json")

@@ -108,7 +108,7 @@ def test_nothing_allowed_means_nothing_quantized_and_says_so(
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))
     assert {choice["form"] for choice in result.manifest.quantisation["layers"]} == {"fp32"}
     assert result.manifest.tolerances == {"absolute": 1e-5, "relative": 1e-5}
-    assert any(note.startswith("Quantized less, for quality") for note in result.notes)
+    assert any(note.startswith("Reverted to more bits to keep quality") for note in result.notes)
     assert any(note.startswith("Nothing was quantized") for note in result.notes)
     assert verify(tmp_path / "b").rows == 16
 

@@ -143,7 +143,7 @@ def test_fields_may_have_any_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "config", "said"),
-    [("dlrn", {}, "no recommender 'dlrn'"), ("dlrm", {"heads": 2}, "no option 'heads'")],
+    [("dlrn", {}, "'dlrn' is not a recommender"), ("dlrm", {"heads": 2}, "no option 'heads'")],
 )
 def test_what_there_is_not_is_said(name: str, config: dict[str, int], said: str) -> None:
     with pytest.raises(UsageError, match=said):

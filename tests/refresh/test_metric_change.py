@@ -46,14 +46,14 @@ def test_the_metric_is_judged_by_its_interval(
     finding = judge_metric(quality(0.80, artifact, error, recorded_error=recorded_error), max_fall=0.01)
     assert finding.verdict is verdict, finding.reason
     assert f"{artifact:.4f}" in finding.reason
-    assert ("these 1,000 rows resolve +-" in finding.reason) is (verdict is UNDECIDED)
+    assert ("these 1,000 rows give an interval of +-" in finding.reason) is (verdict is UNDECIDED)
     assert finding.holds is {HOLDS: True, FAILS: False}.get(verdict)
 
 
 def test_without_an_allowance_few_rows_never_hold() -> None:
     finding = judge_metric(quality(0.72, 0.7424, error=0.02), max_fall=0.0)
     assert (finding.verdict, finding.holds) == (UNDECIDED, None)
-    assert "cannot be told" in finding.reason
+    assert "inconclusive" in finding.reason
     assert finding.to_dict()["verdict"] == "undecided"
     assert finding.estimate is not None
     assert finding.estimate.estimate == pytest.approx(0.0526)

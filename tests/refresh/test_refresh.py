@@ -83,7 +83,7 @@ def reason(found: DriftReport, measure: str) -> str:
 def test_unchanged_data_hold_and_nothing_is_written(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
     done = invoke("refresh", bundle, "--data", clicks_file, "-o", tmp_path / "new")
     assert done.exit_code == 0, done.output
-    assert "holds on" in done.stdout
+    assert "is valid for" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,7 +91,7 @@ def test_a_packed_bundle_is_examined_and_called_by_its_name(bundle: Path, clicks
     packed = pack(bundle, tmp_path / "ctr.tar.zst")
     done = invoke("refresh", packed, "--data", clicks_file, "--check-only")
     assert done.exit_code == 0, done.output
-    assert f"{packed} holds on" in done.stdout.replace("\n", "")
+    assert f"The plan of {packed} is valid for" in done.stdout.replace("\n", "")
 
 
 def test_the_same_rows_give_the_same_figures(bundle: Path, clicks_file: Path) -> None:
@@ -116,7 +116,7 @@ def test_permuted_ids_do_not_hold(bundle: Path, permuted: Path, tmp_path: Path) 
     done = invoke("refresh", bundle, "--data", permuted, "--check-only", "-o", tmp_path / "new")
     assert done.exit_code == 1
     assert "'item'" in done.stdout
-    assert "does not hold" in done.stderr
+    assert "is not valid for" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,8 +135,8 @@ def test_few_rows_cannot_tell_unless_the_user_decides(bundle: Path, clicks_file:
     )
     done = invoke(*command)
     assert done.exit_code == 5, done.output
-    assert "rows resolve +-" in " ".join(done.stdout.split())
-    assert "cannot be told" in done.stderr, done.stdout
+    assert "rows give an interval of +-" in " ".join(done.stdout.split())
+    assert "inconclusive" in done.stderr, done.stdout
     assert not (tmp_path / "new").exists()
     assert invoke(*command, "--check-only", "--undecided", "pass").exit_code == 0
     assert invoke(*command, "--check-only", "--undecided", "fail").exit_code == 1
@@ -166,7 +166,7 @@ def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: P
 def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, permuted: Path, tmp_path: Path) -> None:
     done = invoke("refresh", bundle, "--data", permuted, "-o", tmp_path / "new", "--verbose")
     assert done.exit_code == 0, done.output
-    assert "Pruned equals masked" in done.stdout
+    assert "The pruned model equals the masked model" in done.stdout
     verify(tmp_path / "new")
     then, now = read_manifest(bundle).settings, read_manifest(tmp_path / "new").settings
     # The metrics that were chosen by the kind of label stand in the manifest by their names.
@@ -183,7 +183,7 @@ def test_a_dense_model_that_is_gone_is_asked_for(
     moved = edited(bundle, tmp_path / "moved", {"model_file": gone})
     done = invoke("refresh", moved, "--data", permuted, "-o", tmp_path / "new")
     assert done.exit_code == 2
-    assert "gone.pt is not there any more: give it with --model" in done.stderr
+    assert "gone.pt no longer exists: give it with --model" in done.stderr
     assert not (tmp_path / "new").exists()
     given = make_drift_report(moved, permuted, model=checkpoint)
     assert verdicts(given)["ranking"] is not None
@@ -283,10 +283,10 @@ def test_a_model_that_is_not_ours(foreign: tuple[Path, Path]) -> None:
     bundle, rows = foreign
     found = make_drift_report(bundle, rows)
     assert verdicts(found) == {"metric": None, "distance from dense": None, "drift": True, "ranking": None}
-    assert "rows resolve +-" in reason(found, "metric")
+    assert "rows give an interval of +-" in reason(found, "metric")
     assert found.quality.rows == 3000
     assert isinstance(found.dense, MissingModel)
-    assert "does not say where 'product' lies" in reason(found, "ranking")
+    assert "does not record the path of its dense model 'product'" in reason(found, "ranking")
     with pytest.raises(UsageError, match="--model"):
         recompress(found, bundle.with_name("new"))
 

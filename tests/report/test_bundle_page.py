@@ -130,7 +130,7 @@ def test_what_a_section_needs_and_the_manifest_lacks_is_left_out_or_said() -> No
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(-0.004, -0.001, "lies below zero"), (-0.004, 0.002, "holds zero"), (0.001, 0.002, "lies above zero")],
+    [(-0.004, -0.001, "lies below zero"), (-0.004, 0.002, "contains zero"), (0.001, 0.002, "lies above zero")],
 )
 def test_the_interval_is_put_into_words(low: float, high: float, said: str) -> None:
     change = {**samples.full().change, "interval": [low, high]}

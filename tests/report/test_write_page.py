@@ -31,13 +31,13 @@ def test_the_page_is_opened_where_it_was_written(bundle: Path, tmp_path: Path, m
     monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
     done = CliRunner().invoke(main, ["report", str(bundle), "-o", str(tmp_path / "new" / "page.html"), "--open"])
     assert opened == [(tmp_path / "new" / "page.html").as_uri()]
-    assert "no browser" in done.output
+    assert "No browser" in done.output
 
 
 def test_a_page_does_not_go_into_a_bundle(bundle: Path) -> None:
     done = CliRunner().invoke(main, ["report", str(bundle), "-o", str(bundle / "page.html")])
     assert done.exit_code == 2
-    assert "whose files are checked" in done.output
+    assert "whose files are verified" in done.output
     check_files(bundle, read_manifest(bundle))
 
 

@@ -8,7 +8,7 @@ import pytest
 from recprune_export.cli.main_group import WHOLE_TOOL_COMMANDS, main
 from tests.runtime.processes import PROJECT, Runtime, copy_runtime
 
-WHOLE = "needs the whole tool, and this is recprune-export-runtime: pip install recprune-export"
+WHOLE = "requires the full package, but this is recprune-export-runtime: pip install recprune-export"
 copied = pytest.mark.skipif("RECPRUNE_RUNTIME_PYTHON" in os.environ, reason="takes packages away from a copy")
 
 
@@ -43,10 +43,10 @@ def test_an_extra_is_named(bundle: Path, clicks_file: Path, tmp_path: Path) -> N
     bare = copy_runtime(tmp_path / "bare", extras=())
     bare.output("verify", bundle)
     predict = ("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.csv")
-    assert bare.refusal(*predict) == "Error: predict needs polars: pip install 'recprune-export-runtime[predict]'"
+    assert bare.refusal(*predict) == "Error: predict requires polars: pip install 'recprune-export-runtime[predict]'"
     assert not (tmp_path / "scores.csv").exists()
     pack = ("pack", bundle, "-o", tmp_path / "packed.tar.zst")
-    assert bare.refusal(*pack).endswith("need zstandard: pip install 'recprune-export-runtime[pack]'.")
+    assert bare.refusal(*pack).endswith("require zstandard: pip install 'recprune-export-runtime[pack]'.")
     key = tmp_path / "key.pem"
     key.touch()
     assert bare.refusal("verify", bundle, "--public-key", key).endswith("'recprune-export-runtime[sign]'.")
@@ -66,4 +66,4 @@ def test_a_missing_package_is_named(package: str, bundle: Path, tmp_path: Path) 
     command = {"rich": ("inspect", bundle), "onnxruntime": ("verify", bundle)}.get(package, report)
     line = bare.refusal(*command)
     assert line.startswith("Error: ")
-    assert line.endswith(f"needs {module}: pip install recprune-export-runtime")
+    assert line.endswith(f"requires {module}: pip install recprune-export-runtime")

@@ -72,7 +72,7 @@ def test_the_wheel_of_the_runtime_in_a_fresh_environment(
     assert runtime.json("inspect", bundle)["cost"]
     runtime.output("report", bundle, "-o", tmp_path / "page.html")
     assert runtime.json("doctor")["sound"]
-    assert "needs the whole tool" in runtime.refusal("train")
+    assert "requires the full package" in runtime.refusal("train")
     assert (tmp_path / "venv" / "bin" / "recprune-export").is_file()
 
 

@@ -45,5 +45,5 @@ def test_the_smallest_file_that_the_rows_support(
     recommendation = recommend_point(make_trials(changes, half), max_drop=0.002)
     assert recommendation.point == (None if recommended is None else POINTS[recommended])
     if half == 0.01 and recommended is not None:
-        assert recommendation.reason.endswith("these 1,000 rows resolve +-0.01")
-    assert ("cannot tell" in recommendation.reason) == (half == 0.01 and recommended is not None)
+        assert recommendation.reason.endswith("these 1,000 rows give an interval of +-0.01")
+    assert ("inconclusive" in recommendation.reason) == (half == 0.01 and recommended is not None)

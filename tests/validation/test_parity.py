@@ -40,8 +40,8 @@ def test_the_same_passes_with_no_error() -> None:
     [
         (lambda v: v.astype(np.float64), "is float64 instead of float32"),
         (lambda v: v[:, None], "has shape"),
-        (last_is(np.nan), "is NaN or infinite where the reference is not"),
-        (last_is(np.inf), "is NaN or infinite where the reference is not"),
+        (last_is(np.nan), "and the reference are not NaN or infinite"),
+        (last_is(np.inf), "and the reference are not NaN or infinite"),
         (lambda v: v + np.float32(1e-3), "differs by up to 1.00e-03"),
     ],
 )
@@ -190,7 +190,7 @@ def test_texts_are_equal_but_for_ties_of_their_scores(scores: list[float], names
     report = check_parity(lambda _: known, lambda _: of_best(scores, names), {"rows": REQUESTS["one row"]})
     assert report.passed is passes
     if not passes:
-        assert "texts that differ" in report.failures[0]
+        assert "strings that differ" in report.failures[0]
 
 
 def test_one_best_item_is_compared() -> None:

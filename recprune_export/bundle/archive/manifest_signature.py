@@ -35,12 +35,12 @@ def read_private_key(path: Path) -> Signer:
         key = serialization.load_pem_private_key(content, password=None)
     except TypeError as error:
         raise UsageError(
-            f"{path} is protected by a password: give a key without one, from a store of secrets."
+            f"{path} is protected by a password: give a key without a password, for example from a secret store."
         ) from error
     except Exception as error:  # the package raises several unrelated classes
-        raise UsageError(f"{path} is not a private key in PEM ({type(error).__name__}).") from error
+        raise UsageError(f"{path} is not a private key in PEM format ({type(error).__name__}).") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise UsageError(f"{path} is not an Ed25519 key: openssl genpkey -algorithm ed25519 makes one.")
+        raise UsageError(f"{path} is not an Ed25519 key: create one with openssl genpkey -algorithm ed25519.")
     return key.sign
 
 
@@ -55,9 +55,9 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     try:
         key = serialization.load_pem_public_key(content)
     except Exception as error:  # the package raises several unrelated classes
-        raise UsageError(f"{public_key} is not a public key in PEM ({type(error).__name__}).") from error
+        raise UsageError(f"{public_key} is not a public key in PEM format ({type(error).__name__}).") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise UsageError(f"{public_key} is not an Ed25519 key, which signatures of bundles need.")
+        raise UsageError(f"{public_key} is not an Ed25519 key, as signatures of bundles require.")
     path = bundle / SIGNATURE
     if not path.is_file():
         raise BundleError(f"{bundle} is not signed: it has no {SIGNATURE}.")
@@ -66,10 +66,10 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     except BundleError:
         raise
     except OSError as error:
-        raise BundleError(f"{bundle} has no {MANIFEST} that can be read, so it is not a bundle.") from error
+        raise BundleError(f"{bundle} has no readable {MANIFEST}, so it is not a bundle.") from error
     except Exception as error:  # InvalidSignature, which has no message
         raise BundleError(
-            f"{SIGNATURE} of {bundle} is not the signature of {MANIFEST} by the key {public_key}: one of the three was changed."
+            f"{SIGNATURE} of {bundle} is not the signature of {MANIFEST} by the key {public_key}: one of these three files was changed."
         ) from error
 
 
@@ -86,5 +86,5 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise NoCryptography(f"Signatures need cryptography: {install_command('cryptography')}.") from error
+        raise NoCryptography(f"Signatures require cryptography: {install_command('cryptography')}.") from error
     return serialization, ed25519

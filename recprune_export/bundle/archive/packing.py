@@ -30,7 +30,7 @@ def zstandard_module() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise NoZstandard(f"Packed bundles need zstandard: {install_command('zstandard')}.") from error
+        raise NoZstandard(f"Packed bundles require zstandard: {install_command('zstandard')}.") from error
     return zstandard
 
 
@@ -43,7 +43,7 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
     Raises `BundleError` if the bundle was changed, `UsageError` if the file cannot be written.
     """
     if bundle.is_file():
-        raise UsageError(f"{bundle} is a file already: give the directory of a bundle.")
+        raise UsageError(f"{bundle} is a file: give the directory of a bundle.")
     zstd = zstandard_module()
     output = output or bundle.resolve().with_name(f"{bundle.resolve().name}{SUFFIX}")
     check_output_file(output)
@@ -67,9 +67,9 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
 
 
 def count_packed_bytes(files: Sequence[Path]) -> int:
-    """Return how many bytes `files` take in a packed bundle, one after the other and nothing beside them.
+    """Return the number of bytes of `files` in a packed bundle.
 
-    Takes the time of packing them. Memory: a few windows. Raises `NoZstandard`.
+    Takes as long as packing them. Memory: a few windows. Raises `NoZstandard`.
     """
     compressor = _make_compressor(zstandard_module()).compressobj()
     size = 0

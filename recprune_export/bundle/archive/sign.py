@@ -14,10 +14,10 @@ from recprune_export.output_files import make_sibling_path
 
 
 def sign_bundle(bundle: Path, sign: Signer) -> Path:
-    """Sign the manifest of an unchanged bundle, and return the path of what was written.
+    """Sign the manifest of an unchanged bundle, and return the path of the written file.
 
-    That is `manifest.json.sig` in a directory, or the packed bundle itself, whose bytes are those of the signed directory when it
-    is packed. Raises `BundleError` if the bundle was changed, `UsageError` if the signature cannot be written.
+    This is `manifest.json.sig` in a directory, or the packed bundle itself, whose bytes are those of the packed signed
+    directory. Raises `BundleError` if the bundle was changed, `UsageError` if the signature cannot be written.
     """
     if not is_packed(bundle):
         return _sign_directory(bundle, sign)

@@ -91,13 +91,13 @@ class _Tar:
                 f"{self.archive} is not a packed bundle: it does not contain a plain tar archive."
             ) from error
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.linkname:
-            raise self.make_entry_error(info.name, "is a link, a folder or another entry that is not a plain file")
+            raise self.make_entry_error(info.name, "is not a regular file")
         if not 0 <= info.size <= MAX_BYTES:
-            raise self.make_entry_error(info.name, "has a size that no file of a bundle has")
+            raise self.make_entry_error(info.name, "has an invalid size")
         folder, _, name = info.name.partition("/")
         self._folder = folder if self._folder is None else self._folder
         if not name or folder != self._folder or folder in ("", ".", ".."):
-            raise self.make_entry_error(info.name, "does not lie in the one folder of the bundle")
+            raise self.make_entry_error(info.name, "is not in the folder of the bundle")
         if name not in (MANIFEST, SIGNATURE):
             try:
                 check_name(name)
@@ -123,7 +123,7 @@ class _Tar:
         while size:
             chunk = self._stream.read(size)
             if not chunk:
-                raise BundleError(f"{self.archive} is cut off: copy it again.")
+                raise BundleError(f"{self.archive} is truncated: copy it again.")
             chunks.append(chunk)
             size -= len(chunk)
         return b"".join(chunks)
@@ -133,26 +133,26 @@ class _Tar:
         while len(tail) <= _PADDING and (chunk := self._stream.read(_PADDING)):
             tail += chunk
         if len(tail) < BLOCK:
-            raise BundleError(f"{self.archive} is cut off: copy it again.")
+            raise BundleError(f"{self.archive} is truncated: copy it again.")
         if len(tail) > _PADDING or any(tail):
-            raise BundleError(f"{self.archive} is refused: it goes on after its end.")
+            raise BundleError(f"{self.archive} is refused: it contains data after its end.")
 
 
 def _extract(tar: _Tar, folder: Path) -> None:
     first = tar.next()
     if first is None or first[0] != MANIFEST:
-        raise BundleError(f"{tar.archive} is not a packed bundle: it does not begin with {MANIFEST}.")
+        raise BundleError(f"{tar.archive} is not a packed bundle: its first entry is not {MANIFEST}.")
     if first[1] > MANIFEST_LIMIT:
-        raise tar.make_entry_error(
-            MANIFEST, f"has {first[1]:,} bytes, more than the {MANIFEST_LIMIT:,} that it may have"
-        )
+        raise tar.make_entry_error(MANIFEST, f"has {first[1]:,} bytes, more than the limit of {MANIFEST_LIMIT:,}")
     text = b"".join(tar.content(first[1]))
     expected = _read_declared_sizes(tar.archive, text, folder)
     (folder / MANIFEST).write_bytes(text)
     while (entry := tar.next()) is not None:
         name, size = entry
         if expected.pop(name, None) != size:
-            raise tar.make_entry_error(name, f"is not declared in {MANIFEST}, is there twice, or has another size")
+            raise tar.make_entry_error(
+                name, f"is not declared in {MANIFEST}, is present twice, or has a different size"
+            )
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
@@ -168,7 +168,7 @@ def _read_declared_sizes(archive: Path, text: bytes, folder: Path) -> dict[str, 
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST} in {archive} is damaged, it is not JSON: copy the archive again.") from error
+        raise BundleError(f"{MANIFEST} in {archive} is damaged (not JSON): copy the archive again.") from error
     try:
         manifest = Manifest.from_dict(values)
     except BundleError as error:
@@ -177,6 +177,6 @@ def _read_declared_sizes(archive: Path, text: bytes, folder: Path) -> dict[str, 
     total, free = sum(files.values()), shutil.disk_usage(folder).free
     if total > min(MAX_BYTES, free):
         raise BundleError(
-            f"{archive} declares {total:,} bytes, more than the {min(MAX_BYTES, free):,} that are allowed or free in {folder.parent}."
+            f"{archive} declares {total:,} bytes, more than the {min(MAX_BYTES, free):,} bytes that are allowed or free in {folder.parent}."
         )
     return {**files, SIGNATURE: SIGNATURE_BYTES}

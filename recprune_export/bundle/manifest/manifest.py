@@ -91,12 +91,12 @@ class Manifest(BaseModel):
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
     runtime: Annotated[
         Annotated[Object, PublishedAs(RuntimeSection)] | None,
-        Field(description=f"what {MODEL} needs; null in bundles that were made before it was stated"),
+        Field(description=f"requirements of {MODEL}; null in bundles of earlier releases"),
     ] = None
     signature: Annotated[Object, PublishedAs(SignatureSection)]
     scores: Annotated[
         dict[str, Annotated[Object, PublishedAs(ScoreEntry)]],
-        Field(description="meaning of each output, by its name; empty in bundles that were made before it was stated"),
+        Field(description="meaning of each output, by its name; empty in bundles of earlier releases"),
     ] = Field(default_factory=dict)
     counts: Annotated[
         Object,
@@ -123,7 +123,7 @@ class Manifest(BaseModel):
     session: Annotated[Object, PublishedAs(SessionSection)] = Field(default_factory=dict)
     rewrites: Annotated[
         list[Annotated[Object, PublishedAs(RewriteEntry)]],
-        Field(description="graph rewrites that were tried, in order"),
+        Field(description="graph rewrites that were evaluated, in order"),
     ] = Field(default_factory=list)
     cost: Annotated[Object, PublishedAs(CostSection)] = Field(default_factory=dict)
     change: Annotated[
@@ -134,12 +134,12 @@ class Manifest(BaseModel):
     changes: Annotated[
         Object,
         PublishedAs(dict[str, ChangeSection]),
-        Field(description="the same for each metric of `metrics`, by its name, with which `check` compares bundles"),
+        Field(description="the same for each metric of `metrics`, by its name; `check` uses it to compare bundles"),
     ] = Field(default_factory=dict)
     quality: Annotated[
         Object,
         PublishedAs(QualityVerdictSection | EmptySection),
-        Field(description="verdict on the loss of quality by a usual allowance; empty without labeled rows"),
+        Field(description="verdict on the loss of quality with the usual allowance; empty without labeled rows"),
     ] = Field(default_factory=dict)
     trials: Annotated[
         list[Annotated[Object, PublishedAs(TrialEntry)]],
@@ -151,7 +151,7 @@ class Manifest(BaseModel):
         Object,
         PublishedAs(BreakdownSection | EmptySection),
         Field(
-            description="quality on test rows by how often their ids occurred in training, and calibration; empty without labels"
+            description="quality on test rows by the frequency of their ids in training, and calibration; empty without labels"
         ),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="remarks for the user about this run")] = Field(default_factory=list)
@@ -162,7 +162,7 @@ class Manifest(BaseModel):
     ] = Field(default_factory=dict)
     models: Annotated[
         dict[str, Annotated[Object, PublishedAs(DerivedModelEntry)]],
-        Field(description=f"other ONNX files of the bundle, which are made from {MODEL}, by their names"),
+        Field(description=f"other ONNX files of the bundle, derived from {MODEL}, by name"),
     ] = Field(default_factory=dict)
     towers: Annotated[
         Object,
@@ -173,7 +173,7 @@ class Manifest(BaseModel):
         Annotated[Object, PublishedAs(EncodingSection)] | None,
         Field(description="null if requests are built from arrays, not from raw values"),
     ] = None
-    licence: Annotated[str | None, Field(description="SPDX license expression; null if none was stated")] = None
+    licence: Annotated[str | None, Field(description="SPDX license expression; null if none was given")] = None
     provenance: Annotated[
         Annotated[Object, PublishedAs(ProvenanceSection)] | None, Field(description="null if it is not known")
     ] = None
@@ -227,7 +227,7 @@ class Manifest(BaseModel):
     def from_dict(cls, values: Any) -> Self:
         """Read the result of `to_dict`; an older format version is migrated.
 
-        Raises `BundleError` if the values do not follow the schema, name a file outside of the bundle, or
+        Raises `BundleError` if the values do not follow the schema, name a file outside the bundle, or
         were changed after writing.
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -243,18 +243,18 @@ class Manifest(BaseModel):
             reason = (
                 "is nested too deeply"
                 if isinstance(error, RecursionError)
-                else "contains values that JSON does not have"
+                else "contains values that are not valid JSON"
             )
             raise BundleError(f"{MANIFEST} {reason}: export the bundle again.") from error
         if unprintable is not None:
             raise BundleError(
-                f"{MANIFEST} contains characters that are not text, in {unprintable[:80]!r}: export the bundle again."
+                f"{MANIFEST} contains invalid characters, in {unprintable[:80]!r}: export the bundle again."
             )
         _check_files(manifest.files)
         _check_models(manifest)
         if values.get("checksum") != checksum:
             raise BundleError(
-                f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
+                f"{MANIFEST} was changed after the bundle was written (wrong checksum): export the bundle again."
             )
         return manifest
 
@@ -352,7 +352,5 @@ def read_manifest_bytes(path: Path) -> bytes:
         size = os.fstat(file.fileno()).st_size
         content = file.read(MANIFEST_LIMIT + 1) if size <= MANIFEST_LIMIT else b""
     if max(size, len(content)) > MANIFEST_LIMIT:
-        raise BundleError(
-            f"{path} has {size:,} bytes, more than the {MANIFEST_LIMIT:,} that a manifest may have: it was not read."
-        )
+        raise BundleError(f"{path} has {size:,} bytes, more than the limit of {MANIFEST_LIMIT:,}: it was not read.")
     return content

@@ -41,34 +41,42 @@ class JaggedLayoutEntry(TypedDict):
     """The tensors in which the file takes the elements and the ends of rows of an input."""
 
     counts: Annotated[
-        list[Count], Field(min_length=2, max_length=2, description="least and most elements of a row in drawn requests")
+        list[Count],
+        Field(
+            min_length=2,
+            max_length=2,
+            description="smallest and largest number of elements of a row in random requests",
+        ),
     ]
     present: Annotated[
-        Name, Field(description="the input that says which elements a row has: itself, or the ids beside it")
+        Name, Field(description="the input that determines which elements a row has: itself, or the accompanying ids")
     ]
     values: Annotated[
         Name, Field(description="the tensor of the file with the elements of all rows, one after another")
     ]
-    rows: Annotated[Name, Field(description="the tensor of the file that says where rows end")]
+    rows: Annotated[Name, Field(description="the tensor of the file that determines where rows end")]
     rows_dtype: Dtype
     form: Annotated[
         Literal["lengths", "offsets", "offsets and end"],
         Field(
-            description="what `rows` holds: numbers of elements, positions of first elements, or these and the total"
+            description="content of `rows`: numbers of elements, positions of first elements, or these positions and the total"
         ),
     ]
     stacked: NotRequired[
         Annotated[
-            Literal[True], Field(description="true if inputs of the same `rows` lie on axis 0; else one after another")
+            Literal[True],
+            Field(
+                description="true if inputs of the same `rows` are stacked on axis 0; otherwise they are concatenated"
+            ),
         ]
     ]
     keys_last: NotRequired[
-        Annotated[Literal[True], Field(description="true if stacked inputs lie on axis 1, behind the batch")]
+        Annotated[Literal[True], Field(description="true if inputs are stacked on axis 1, after the batch")]
     ]
     padded: NotRequired[
         Annotated[
             Literal[True],
-            Field(description="true if the file takes the input as a matrix that is padded with -1 or NaN"),
+            Field(description="true if the input of the file is a matrix padded with -1 or NaN"),
         ]
     ]
 
@@ -84,7 +92,7 @@ class InputTensor(TypedDict):
         Annotated[
             Literal[True],
             Field(
-                description="true if the input has one row for all candidates of a request; absent if it has one row for each",
+                description="true if the input has one row for all candidates of a request; absent if it has one row per candidate",
             ),
         ]
     ]
@@ -99,8 +107,8 @@ class InputTensor(TypedDict):
         Annotated[
             list[int | Literal["error"] | None],
             Field(
-                description="for each range of `ids`, what the graph makes of an id outside of it: that id, or `error`, by "
-                "which the request is refused; absent if nothing is promised",
+                description="for each range of `ids`, the replacement of an id out of range: an id, "
+                "or `error` if the request is refused; absent if unspecified",
             ),
         ]
     ]
@@ -108,27 +116,27 @@ class InputTensor(TypedDict):
         Annotated[
             float,
             Field(
-                description="numbers beyond ± this one count as ± this one, NaN stays NaN; absent if numbers are not clipped"
+                description="numbers are clipped to ± this value, NaN remains NaN; absent if numbers are not clipped"
             ),
         ]
     ]
     observed: Annotated[
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(
-            description="lowest and highest value, ids excepted, in the example request of the capture",
+            description="lowest and highest value, except for ids, in the example request of the capture",
         ),
     ]
     observed_columns: NotRequired[
         Annotated[
             list[Annotated[list[float], Field(min_length=2, max_length=2)]],
-            Field(description="the same for each column of a matrix of integers, where columns differ"),
+            Field(description="the same for each column of a matrix of integers, if columns differ"),
         ]
     ]
     jagged: NotRequired[
         Annotated[
             JaggedLayoutEntry,
             Field(
-                description="how the file takes an input whose rows have different numbers of elements; absent for others"
+                description="form of an input whose rows have different numbers of elements; absent for other inputs"
             ),
         ]
     ]
@@ -159,10 +167,10 @@ class ScoreEntry(TypedDict):
         Name | None,
         Field(
             description="logit, probability, classes (logits of each), class probabilities, ranking (scores of all items, trained "
-            "with softmax), scores (of items or candidates, of unknown scale) or value; null if not known"
+            "with softmax), scores (of items or candidates, of unknown scale) or value; null if unknown"
         ),
     ]
-    label: Annotated[Name | None, Field(description="the label that the output predicts; null if not known")]
+    label: Annotated[Name | None, Field(description="the label that the output predicts; null if unknown")]
     meaning: Annotated[str, Field(description="the same as a sentence")]
 
 
@@ -175,7 +183,7 @@ class VocabularySummary(TypedDict):
         Field(description="one id, several ids, or the history of a user"),
     ]
     column: Annotated[str, Field(description="the column of raw values")]
-    values: Annotated[Count, Field(description="number of values with their own id")]
+    values: Annotated[Count, Field(description="number of values with a separate id")]
     first: Annotated[
         Count,
         Field(
@@ -195,14 +203,14 @@ class ColumnSummarySection(TypedDict):
     """How one column of the training file was read."""
 
     name: str
-    dtype: Annotated[str, Field(description="type in the file; for CSV that of all of its values")]
+    dtype: Annotated[str, Field(description="type in the file; for CSV the type of all of its values")]
     role: Annotated[
         str,
         Field(
             description="label, categorical, numeric, multi-valued, vector, split, user, item, order, excluded or ignored"
         ),
     ]
-    values: Annotated[Count | None, Field(description="number of values with their own id; null for numbers")]
+    values: Annotated[Count | None, Field(description="number of values with a separate id; null for numbers")]
     low: Annotated[float | None, Field(description="smallest number; null for ids")]
     high: Annotated[float | None, Field(description="largest number; null for ids")]
     missing: Annotated[Amount, Field(description="fraction of rows without a value")]
@@ -246,15 +254,15 @@ class ParameterFractionsSection(TypedDict):
 
 @with_config(CLOSED)
 class ReductionSection(TypedDict):
-    """Fractions of the dense model that the pruned one lacks; `tables`, `rest` and `parameters`: removed or zero."""
+    """Fractions of the dense model that the pruned model lacks; `tables`, `rest` and `parameters`: removed or zero."""
 
     tables: float
     rest: float
     parameters: float
     operations: Annotated[float, Field(description="multiply-adds of one row")]
     bytes: Annotated[float, Field(description="bytes of the file")]
-    removed: Annotated[ParameterFractionsSection, Field(description="parameters that are not in the file any more")]
-    zeroed: Annotated[ParameterFractionsSection, Field(description="parameters that are in the file, but 0")]
+    removed: Annotated[ParameterFractionsSection, Field(description="parameters that are no longer in the file")]
+    zeroed: Annotated[ParameterFractionsSection, Field(description="parameters in the file that are 0")]
 
 
 @with_config(OPEN)
@@ -290,7 +298,7 @@ class ColdLatency(TypedDict):
 
 @with_config(OPEN)
 class SpeedupSection(TypedDict):
-    """How many times faster the pruned ONNX file is than the dense one, and where that was measured."""
+    """How many times faster the pruned ONNX file is than the dense model, and where that was measured."""
 
     batch: AtLeastOne
     threads: AtLeastOne
@@ -313,7 +321,7 @@ class LatencySection(TypedDict):
     clock: NotRequired[
         Annotated[
             Literal["wall", "CPU"],
-            Field(description="of `ratios`: CPU where other processes took the core from the measured thread"),
+            Field(description="of `ratios`: CPU if other processes took the core from the measured thread"),
         ]
     ]
     speedup: NotRequired[Annotated[SpeedupSection, Field(description="the headline: pruned ONNX against dense ONNX")]]
@@ -333,7 +341,7 @@ class LatencySection(TypedDict):
         Annotated[
             dict[str, dict[str, Count]],
             Field(
-                description="turns by batch size and backend: they end where the ratios are precise, those of PyTorch before"
+                description="turns by batch size and backend: they end when the ratios are precise, for PyTorch earlier"
             ),
         ]
     ]
@@ -412,9 +420,9 @@ class CalibrationEntry(TypedDict):
 
 @with_config(CLOSED)
 class BreakdownSection(TypedDict):
-    """Quality on parts of the test rows, dense beside pruned."""
+    """Quality on parts of the test rows, dense and pruned."""
 
-    by: Annotated[str, Field(description="the id of a row whose frequency in training counts; empty without ids")]
+    by: Annotated[str, Field(description="the id of a row whose frequency in training is used; empty without ids")]
     buckets: list[FrequencyBucketEntry]
     calibration: Annotated[
         dict[str, dict[str, CalibrationEntry]], Field(description="by label, then `dense` and `pruned`")
@@ -426,7 +434,7 @@ class QualityVerdictSection(TypedDict):
     """Whether the metric loses at most a usual allowance on test rows: the whole interval within it, beyond it, or neither."""
 
     metric: str
-    loss: Annotated[Interval, Field(description="how much worse the pruned model is; 95 %, paired")]
+    loss: Annotated[Interval, Field(description="increase of the loss of the pruned model; 95 %, paired")]
     limit: Annotated[Amount, Field(description="the allowance")]
     verdict: Literal["holds", "fails", "cannot be told"]
     sentence: str
@@ -463,7 +471,7 @@ class SessionSection(TypedDict):
     options: NotRequired[SessionChoice]
     batches: NotRequired[Annotated[list[AtLeastOne], Field(description="batch sizes of the trials")]]
     speedups: NotRequired[
-        Annotated[dict[str, Interval], Field(description="times faster than default options, by changed option")]
+        Annotated[dict[str, Interval], Field(description="speed-up over the default options, by changed option")]
     ]
 
 
@@ -474,7 +482,7 @@ class RewriteEntry(TypedDict):
     name: str
     places: Annotated[AtLeastOne, Field(description="number of places in which the graph was changed")]
     kept: bool
-    reason: Annotated[str, Field(description="why the rewrite was rejected; empty if it was kept")]
+    reason: Annotated[str, Field(description="reason for rejecting the rewrite; empty if it was kept")]
     error: Annotated[
         float | None,
         Field(
@@ -491,7 +499,7 @@ class RewriteEntry(TypedDict):
 class Traffic(TypedDict):
     """Bytes moved by a request."""
 
-    weights: Annotated[int, Field(description="weights, and rows of tables, that are read")]
+    weights: Annotated[int, Field(description="weights and rows of tables that are read")]
     activations: Annotated[int, Field(description="tensors between operators")]
     interface: Annotated[int, Field(description="inputs and outputs")]
 
@@ -560,7 +568,7 @@ class QuantizedWeight(TypedDict):
     ]
     reason: str
     speedups: Annotated[
-        ByBatch, Field(description="times faster than in fp32, measured alone in a graph; empty if not measured")
+        ByBatch, Field(description="speed-up over fp32, measured in a separate graph; empty if not measured")
     ]
     error: Annotated[float | None, Field(description="relative error of the outputs if only this weight is quantized")]
     bytes: Annotated[Pair, Field(description="bytes of the weight in fp32 and in this format, scales included")]
@@ -588,13 +596,16 @@ class QuantizationLossSection(TypedDict):
         Annotated[
             float | None,
             Field(
-                description="relative error of the outputs, which decides where rows cannot tell; null where they can"
+                description="relative error of the outputs, which is used if the rows are inconclusive; null otherwise"
             ),
         ]
     ]
     answers_limit: NotRequired[Annotated[Amount, Field(description="allowed `answers_error`")]]
     passed: Annotated[
-        bool, Field(description="whether the claim holds or, where it cannot be told, the outputs are near enough")
+        bool,
+        Field(
+            description="whether the claim holds or, if it is inconclusive, the error of the outputs is small enough"
+        ),
     ]
 
 
@@ -642,7 +653,7 @@ class QuantizationSection(TypedDict):
         ]
     ]
     speedups: NotRequired[
-        Annotated[dict[str, Interval], Field(description="times faster than the same file in fp32, by batch size")]
+        Annotated[dict[str, Interval], Field(description="speed-up over the same file in fp32, by batch size")]
     ]
 
 
@@ -684,7 +695,7 @@ class ProvenanceSection(TypedDict):
     commits: Annotated[
         dict[str, Commit | None],
         Field(
-            description="commits of `recprune-export` and of the `working_directory`; null outside of a git repository",
+            description="commits of `recprune-export` and of the `working_directory`; null outside a git repository",
         ),
     ]
     baseline: NotRequired[
@@ -700,10 +711,8 @@ class RatePointEntry(TypedDict):
     """The best plan whose file has so many bytes."""
 
     bytes: Count
-    loss: Annotated[float, Field(description="predicted, in units of the training loss")]
-    microseconds: NotRequired[
-        Annotated[float, Field(description="predicted for the lookups and matrix products of a request of `rows` rows")]
-    ]
+    loss: Annotated[float, Field(description="")]
+    microseconds: NotRequired[Annotated[float, Field(description="")]]
 
 
 @with_config(OPEN)
@@ -724,7 +733,7 @@ class StorageSection(TypedDict):
     least_loss_estimate: Annotated[
         float,
         Field(
-            description="an estimate, by the dual of the choice, of the least predicted loss of any plan of as many bytes; no lower bound"
+            description="an estimate, from the dual problem, of the least predicted loss of any plan of this size; not a lower bound"
         ),
     ]
     rows: NotRequired[Annotated[Count, Field(description="of the request for which times are predicted")]]
@@ -733,12 +742,14 @@ class StorageSection(TypedDict):
 
 @with_config(CLOSED)
 class RuntimeSection(TypedDict):
-    """What a file needs of ONNX Runtime."""
+    """Requirements of a file for ONNX Runtime."""
 
     onnxruntime: Annotated[str, Field(description="the oldest release that loads the file")]
     ir_version: Annotated[int, Field(ge=1, description="version of the ONNX format")]
     opsets: Annotated[dict[str, AtLeastOne], Field(description="operator sets, by domain")]
-    reason: Annotated[str | None, Field(description="what needs that release; null for the oldest one that is tested")]
+    reason: Annotated[
+        str | None, Field(description="the reason for requiring this release; null for the oldest tested release")
+    ]
 
 
 @with_config(CLOSED)
@@ -763,8 +774,8 @@ class ItemVectorsEntry(TypedDict):
     """The vectors of items, with their ids."""
 
     file: Annotated[Name, Field(description="vectors of items, float32 [count, width], as NumPy writes an array")]
-    ids: Annotated[Name, Field(description="the id of each row, int64 or texts, as NumPy writes an array")]
-    id_column: Annotated[str, Field(description="the column of the file of items from which the ids come")]
+    ids: Annotated[Name, Field(description="the id of each row, int64 or strings, as NumPy writes an array")]
+    id_column: Annotated[str, Field(description="the column of the item file that contains the ids")]
     count: Count
     bytes: Count
 
@@ -774,7 +785,7 @@ class ItemIndexEntry(TypedDict):
     """An index of the vectors of items by inner product, whose labels are their rows."""
 
     file: Name
-    library: Annotated[Name, Field(description="that wrote the index and reads it, with its version")]
+    library: Annotated[Name, Field(description="library that writes and reads the index, with its version")]
     bytes: Count
     k: AtLeastOne
     recall: Annotated[
@@ -789,30 +800,33 @@ class TowersSection(TypedDict):
     user: TowerEntry
     item: TowerEntry
     width: Annotated[int, Field(ge=1, description="numbers of a vector")]
-    similarity: Annotated[
-        Literal["inner product", "cosine"], Field(description="cosine if all vectors have the length 1")
+    similarity: Annotated[Literal["inner product", "cosine"], Field(description="cosine if all vectors have length 1")]
+    formula: Annotated[
+        Name, Field(description="the score of `model.onnx` as an increasing function of the inner product")
     ]
-    formula: Annotated[Name, Field(description="the score of `model.onnx` from the inner product; it rises with it")]
+
     steps: Annotated[list[Object], Field(description="the formula as steps: scale, shift, or an operator of ONNX")]
-    parity: Annotated[Object, Field(description="both files together against `model.onnx`, all in ONNX Runtime")]
+    parity: Annotated[Object, Field(description="both files together compared with `model.onnx`, all in ONNX Runtime")]
     items: NotRequired[ItemVectorsEntry]
     index: NotRequired[ItemIndexEntry]
 
 
 @with_config(CLOSED)
 class DerivedModelEntry(TypedDict):
-    """An ONNX file that is made from `model.onnx`, with what it was held to."""
+    """An ONNX file derived from `model.onnx`, with the results of its comparison."""
 
     purpose: Annotated[
-        Name, Field(description="what the file does, as the end of a sentence that begins with its name")
+        Name, Field(description="description of the file, as the end of a sentence that begins with its name")
     ]
     opset: Annotated[int, Field(ge=13)]
     runtime: RuntimeSection
     signature: SignatureSection
-    parity: Annotated[Object, Field(description="the file against `model.onnx`, both in ONNX Runtime")]
+    parity: Annotated[Object, Field(description="the file compared with `model.onnx`, both in ONNX Runtime")]
     tolerances: ToleranceSection
-    latency: Annotated[LatencySection, Field(description="of the file and of `model.onnx`, in turns on the same rows")]
-    load_milliseconds: Annotated[ByBatch, Field(description="time to make a session in a fresh process, by file")]
+    latency: Annotated[
+        LatencySection, Field(description="of the file and of `model.onnx`, interleaved on the same rows")
+    ]
+    load_milliseconds: Annotated[ByBatch, Field(description="time to create a session in a fresh process, by file")]
     samples: SampleFiles
 
 
@@ -853,9 +867,7 @@ class PlanSection(TypedDict):
     finetuning: NotRequired[
         Annotated[FineTuningSection | None, Field(description="null without epochs of fine-tuning")]
     ]
-    storage: NotRequired[
-        Annotated[StorageSection, Field(description="absent where the bits of weights were not planned")]
-    ]
+    storage: NotRequired[Annotated[StorageSection, Field(description="absent if the bits of weights were not planned")]]
 
 
 class FileEntry(BaseModel):

@@ -20,7 +20,7 @@ def migrate(values: Mapping[str, Any], version: int) -> Values:
     known = isinstance(source_version, int) and not isinstance(source_version, bool)
     if not known or not (source_version == version or source_version in _STEPS):
         raise BundleError(
-            f"The bundle has format version {source_version}, this recprune-export reads 1 to {version}: use the release that wrote it."
+            f"The bundle has format version {source_version}, but this release reads 1 to {version}: use the release that wrote the bundle."
         )
     result = dict(values)
     while result["format_version"] != version:

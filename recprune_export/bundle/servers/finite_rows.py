@@ -16,7 +16,7 @@ def take_finite_rows(
 ) -> tuple[Arrays, Arrays] | None:
     """Return the rows whose inputs and outputs are finite as the arrays of a file, and the `answer` to them alone.
 
-    `request` has the inputs of the signature, `response` is the answer to it. None where no row is left, or where a value is
+    `request` has the inputs of the signature, `response` is the answer to it. None if no row is left, or where a value is
     not finite that belongs to no row.
     """
     batched = [i.name for i in signature.inputs if i.shape[:1] == (BATCH,)]

@@ -69,7 +69,7 @@ def make_kserve_samples(
 def make_triton_samples(
     bundle: str, request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], *, batched: bool
 ) -> dict[str, bytes]:
-    """Return request and response as Triton takes them; empty where they are those of the model."""
+    """Return request and response as Triton takes them; empty if they are those of the model."""
     asked, answered = (
         {name: reshape_for_triton(values, batched) for name, values in arrays.items()} for arrays in (request, response)
     )

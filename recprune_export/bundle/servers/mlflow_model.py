@@ -21,7 +21,7 @@ from recprune_export.output_files import find_existing_folder, make_sibling_path
 from recprune_export.program.requests.jagged_inputs import make_file_signature
 from recprune_export.program.signature import Input, Output, Signature
 
-# of onnxruntime.GraphOptimizationLevel, by our names
+# of onnxruntime.GraphOptimizationLevel, by the names of this package
 _LEVELS = {"none": 0, "basic": 1, "extended": 2, "all": 99}
 
 _MODEL = """\
@@ -56,12 +56,12 @@ _ENVIRONMENT = (
 
 
 def check_mlflow_target(folder: Path) -> None:
-    """Raise `UsageError` where no model folder can be written to `folder`; to be called before long work."""
+    """Raise `UsageError` if no model folder can be written to `folder`; to be called before long work."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"--mlflow {folder} is no folder: name one that does not exist yet.")
+        raise UsageError(f"--mlflow {folder} is not a folder: give a folder that does not exist yet.")
     with _readable_errors(folder):
         if folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"--mlflow {folder} is not empty, so it is not replaced: name another folder.")
+            raise UsageError(f"--mlflow {folder} is not empty, so it is not replaced: give another folder.")
         if not os.access(find_existing_folder(folder), os.W_OK):
             raise UsageError(f"--mlflow {folder} cannot be written.")
 
@@ -71,7 +71,7 @@ def write_mlflow_model(bundle: Path, folder: Path) -> Path:
 
     `mlflow.pyfunc.load_model` gives a model whose `predict` takes the inputs of `model.onnx` as a dict of arrays.
 
-    Raises `BundleError` where the bundle is damaged, `UsageError` where the folder is not empty or cannot be written.
+    Raises `BundleError` if the bundle is damaged, `UsageError` if the folder is not empty or cannot be written.
     """
     check_mlflow_target(folder)
     manifest = read_manifest(bundle)

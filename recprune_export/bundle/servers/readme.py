@@ -39,7 +39,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `pip install
 {meanings}
 
 {runtime}{weights}{rules}{ignored}{models}{towers}\
-The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+The batch may have any size.{shared} `samples/outputs.npz` contains the outputs for `samples/inputs.npz`; `manifest.json` contains the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on; {arguments}.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
@@ -58,9 +58,9 @@ names = [output.name for output in session.get_outputs()]
 response = dict(zip(names, session.run(names, request)))"""
 
 _ENCODING = (
-    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
+    "`encoding.json` encodes raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` records\n"
     "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
-    "`samples/raw-rows.json` tests an encoder in any language: odd rows, the inputs that they are encoded to, and the answers.\n"
+    "`samples/raw-rows.json` tests an encoder in any language: unusual rows, their encoded inputs, and the outputs.\n"
 )
 
 _PREDICT = (
@@ -68,7 +68,7 @@ _PREDICT = (
     "(`pip install 'recprune-export-runtime[predict]'`).\n"
 )
 
-_WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
+_WEIGHTS = "The weights are in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
 
 _FEWER_BITS = """
 Weights are stored in fewer bits ({forms}). The golden outputs are those of this file; on CPUs with other int8 instructions they
@@ -77,13 +77,13 @@ may differ within the tolerances of the manifest.
 
 _TOWERS = """\
 `{user}` and `{item}` are the two towers of the model: `{formula}`, with `user` and `item` their vectors of {width} numbers
-({similarity}). The score rises with the product, so items rank by it.
+({similarity}). The score increases with the product, so items can be ranked by it.
 
 """
 
 _INDEX = """\
-`{vectors}` holds the vectors of {count:,} items, `{ids}` their ids (column `{column}`). `{file}` is an index of them ({library}) that finds
-{recall:.1%} of the exact {k} best items of a user:
+`{vectors}` contains the vectors of {count:,} items, `{ids}` their ids (column `{column}`). `{file}` is an index of them ({library})
+that finds {recall:.1%} of the exact {k} best items of a user:
 
 ```python
 import faiss
@@ -96,10 +96,10 @@ best = ids[rows]
 
 """
 
-_VECTORS = "`{vectors}` holds the vectors of {count:,} items, `{ids}` their ids (column `{column}`).\n\n"
+_VECTORS = "`{vectors}` contains the vectors of {count:,} items, `{ids}` their ids (column `{column}`).\n\n"
 
 _ROWS_SHARED = """
-Ids that are rare in the training data share one row of their table; the model takes the same ids as before:
+Ids that are rare in the training data share one row of their table; the model accepts the same ids as before:
 
 {tables}
 """
@@ -138,7 +138,7 @@ def render_readme(
     kinds = (("input", inputs), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
     shared = [code_span(tensor["name"]) for tensor in signature["inputs"] if tensor.get("shared")]
-    shared_note = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
+    shared_note = f" One row of {', '.join(shared)} applies to all candidates of a request." if shared else ""
     return _TEMPLATE.format(
         name=escape_markdown(name),
         rows=rows,
@@ -184,7 +184,7 @@ def _describe_models(models: Mapping[str, Any]) -> str:
         rows += [_row("output", tensor) for tensor in entry["signature"]["outputs"]]
         parts += [
             f"{code_span(name)} {escape_markdown(entry['purpose'])}. It {RuntimeRequirements.from_dict(entry['runtime']).describe()}.",
-            f"{code_span(samples['outputs'])} is the answer to {code_span(samples['inputs'])}.\n",
+            f"{code_span(samples['outputs'])} contains the outputs for {code_span(samples['inputs'])}.\n",
             "| | name | dtype | shape | ids |\n|---|---|---|---|---|",
             "\n".join(rows) + "\n",
         ]
@@ -192,7 +192,7 @@ def _describe_models(models: Mapping[str, Any]) -> str:
 
 
 def _describe_encoding(encoding: Mapping[str, Any] | None, signature: Signature) -> str:
-    """Return what `encoding.json` is for; `predict` is named where it takes rows for this model."""
+    """Return the purpose of `encoding.json`; `predict` is mentioned if it accepts rows for this model."""
     if encoding is None:
         return ""
     takes_rows = "history" not in encoding["vocabularies"] or encoding["vocabularies"]["history"]["unknown"] is not None
@@ -209,14 +209,15 @@ def _describe_arguments(signature: Signature) -> str:
     names = ", ".join(code_span(i.name) for i in list_program_inputs(signature))
     jagged = next((i.name for i in signature.inputs if i.jagged is not None and i.jagged.present == i.name), None)
     lengths = "" if jagged is None else (
-        f". There {code_span(jagged)} is the elements of all rows, one after another, and {code_span(jagged + LENGTHS_SUFFIX)} the number "
-        "in each row"
+        f". There, {code_span(jagged)} contains the elements of all rows, one after another, and "
+        f"{code_span(jagged + LENGTHS_SUFFIX)} the number "
+        "of elements in each row"
     )  # fmt: skip
     return f"its arguments are positional, in this order: {names}{lengths}"
 
 
 def _describe_towers(towers: Mapping[str, Any], models: Mapping[str, Any]) -> str:
-    """Return what the files of `split` are, with the code that asks the index."""
+    """Return the description of the files of `split`, with code that searches the index."""
     if not towers:
         return ""
     user, items, index = towers["user"]["file"], towers.get("items"), towers.get("index")
@@ -266,16 +267,16 @@ def _describe_shared_rows(report: Mapping[str, Any] | None) -> str:
 def _describe_ignored(fields: Sequence[str]) -> str:
     if not fields:
         return ""
-    return f"Ignored, but still sent: {', '.join(map(code_span, fields))}. These fields were pruned; send any valid ids.\n\n"
+    return f"Ignored, but still required: {', '.join(map(code_span, fields))}. These fields were pruned; send any valid ids.\n\n"
 
 
 def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool) -> str:
-    """Describe, as a paragraph of Markdown, what the graph makes of ids and numbers out of range; empty without rules.
+    """Describe, as a paragraph of Markdown, how the graph handles ids and numbers out of range; empty without rules.
 
     Without an `encoding` no id is known to stand for unknown values.
 
     >>> describe_input_rules([{"name": "user", "ids": [[0, 9]], "bad_ids": [0]}], encoding=True)
-    'An id out of range counts as an unknown value: 0 in `user`.\\n\\n'
+    'An id out of range is replaced by an unknown value: 0 in `user`.\\n\\n'
     """
     sentences, replaced, limits = [], [], []
     for tensor in inputs:
@@ -285,15 +286,15 @@ def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool)
         if tensor.get("number_limit") is not None:
             limits.append(f"±{tensor['number_limit']:g} in {code_span(tensor['name'])}")
     if replaced:
-        meaning = "an unknown value" if encoding else "the lowest one, for no id is known to mean an unknown value"
-        sentences.append(f"An id out of range counts as {meaning}: {'; '.join(replaced)}.")
+        meaning = "an unknown value" if encoding else "the lowest id, since no id for unknown values is known"
+        sentences.append(f"An id out of range is replaced by {meaning}: {'; '.join(replaced)}.")
     if any("error" in tensor.get("bad_ids", ()) for tensor in inputs):
         sentences.append(
-            "A request with an id out of range fails as a whole, in a server's batch the requests of other clients as well."
+            "A request with an id out of range fails completely; in a server batch, so do the requests of other clients."
         )
     if limits:
         sentences.append(
-            f"Numbers are clipped, infinity included: {'; '.join(limits)}. NaN is passed on to the model, in its own row alone."
+            f"Numbers are clipped, infinity included: {'; '.join(limits)}. NaN is passed to the model and affects only its row."
         )
     return " ".join(sentences) + "\n\n" if sentences else ""
 

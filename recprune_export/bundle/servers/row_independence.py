@@ -13,9 +13,9 @@ Arrays = Mapping[str, np.ndarray]
 def rows_are_independent(
     signature: Signature, answer: Callable[[dict[str, np.ndarray]], Arrays], request: Arrays, response: Arrays
 ) -> bool:
-    """Return whether only axis 0 of every tensor varies, with the batch, and rows give the same outputs alone and together.
+    """Return whether only axis 0 of every tensor varies, with the batch, and rows give the same outputs separately and together.
 
-    `response` is the answer to the whole `request`; its first row, its last row and its halves are tried alone.
+    `response` contains the outputs for the whole `request`; its first row, its last row and its halves are tried separately.
     """
     if any(is_packed(i) for i in signature.inputs):
         return False  # of several requests in a batch the elements and the ends of rows would have to be joined

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class ServerFiles:
     """The files for servers by their names in the bundle.
 
-    `triton_batch` is the most rows of a batch that Triton forms: 0 where it runs each request alone, None without a repository.
+    `triton_batch` is the largest number of rows of a batch in Triton: 0 if it runs each request separately, None without a repository.
     """
 
     files: Mapping[str, Content]
@@ -96,7 +96,7 @@ def make_derived_samples(bundle: str, models: "Sequence[ValidatedModel]") -> dic
 
 
 def select_server_files(files: Mapping[str, Content]) -> ServerFiles:
-    """Return those of the files of an existing bundle that are for servers, for a README that is written anew."""
+    """Return those of the files of an existing bundle that are for servers, for a README that is written again."""
     pattern = r"triton/|kserve/|serving/|serve_onnxruntime\.py$|samples/(.*-)?(kserve|triton|predict)-(request|response)\.json$"
     names = [name for name in files if re.match(pattern, name)]
     config = next((name for name in names if re.fullmatch(r"triton/[^/]+/config\.pbtxt", name)), None)

@@ -1,4 +1,4 @@
-"""The section of a bundle's README on servers: only what this bundle has, and what serves it."""
+"""The section of a bundle's README on servers: the files of this bundle, and the servers that support it."""
 
 from collections.abc import Collection
 
@@ -14,8 +14,8 @@ from recprune_export.bundle.servers.serving_program import PREDICT_REQUEST, PROG
 from recprune_export.markdown_text import code_span
 
 _PROGRAM = """
-`python serve_onnxruntime.py` serves `model.onnx` over HTTP with ONNX Runtime and NumPy alone (`pip install onnxruntime numpy`): a plain
-route, which takes {content}, and the KServe v2 protocol. The first lines of the program state its limits.
+`python serve_onnxruntime.py` serves `model.onnx` over HTTP with only ONNX Runtime and NumPy (`pip install onnxruntime numpy`): a plain
+route, which accepts {content}, and the KServe v2 protocol. The first lines of the program list its limits.
 
 ```sh
 curl -H 'Content-Type: application/json' -d @samples/predict-request.json http://localhost:8000/predict
@@ -32,33 +32,33 @@ curl -H 'Content-Type: application/json' -d @samples/kserve-request.json http://
 """
 
 _NO_KSERVE = """
-There are no samples for the KServe v2 protocol: each golden row has a value that is not finite, which JSON does not have.
+There are no samples for the KServe v2 protocol: each golden row contains a value that is not finite, which JSON does not support.
 """
 
 _TRITON = """
-`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to those above.
+`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to the files above.
 """
 
 _TRITON_BATCHES = """\
-Triton joins the rows of requests to batches of up to {rows:,} rows (`max_batch_size`).
+Triton combines the rows of requests into batches of up to {rows:,} rows (`max_batch_size`).
 """
 
 _TRITON_ALONE = """\
-It runs each request alone (`max_batch_size: 0`), because {reason}.
+It runs each request separately (`max_batch_size: 0`), because {reason}.
 """
 
 _PACKED = (
-    "it would have to join the elements of rows and the ends of these. `recprune-export compress --padded N` makes a file of matrices, "
-    "which Triton batches"
+    "it would have to combine the elements and the lengths of rows. `recprune-export compress --padded N` writes a file with matrices as "
+    "inputs, which Triton can batch"
 )
 
 _TRITON_SAMPLES = """\
-It takes one number for each row in the shape [rows, 1]: `samples/triton-request.json` is such a request,
+It expects one number per row in the shape [rows, 1]: `samples/triton-request.json` is such a request,
 `samples/triton-response.json` the response.
 """
 
 _INFERENCE_SERVICE = """\
-`kserve/inference-service.yaml` is an `InferenceService` of KServe, which runs Triton: upload `triton/`, and fill in its place as
+`kserve/inference-service.yaml` is an `InferenceService` of KServe, which runs Triton: upload `triton/`, and fill in its location as
 `storageUri`.
 """
 
@@ -89,7 +89,7 @@ def describe_servers(
             if packed
             else "all rows of a request share an input"
             if shared
-            else "a row's answer depends on other rows"
+            else "the output of a row depends on other rows"
         )
         text += (
             _TRITON_BATCHES.format(rows=servers.triton_batch)
@@ -108,5 +108,5 @@ def describe_servers(
                 samples=samples,
             )
     if derived and servers.triton_batch is not None:
-        text += "Triton's repository has `model.onnx` alone.\n"
+        text += "The Triton repository contains only `model.onnx`.\n"
     return text

@@ -16,23 +16,23 @@ PREDICT_REQUEST = "samples/predict-request.json"
 PREDICT_RESPONSE = "samples/predict-response.json"
 
 _PROGRAM = '''\
-"""Serve this bundle over HTTP with the standard library, NumPy and ONNX Runtime alone.
+"""Serve this bundle over HTTP with only the standard library, NumPy and ONNX Runtime.
 
     pip install onnxruntime numpy
     python serve_onnxruntime.py [--host 0.0.0.0] [--port 8000]
 
-| route | body or answer |
+| route | body or response |
 |---|---|
 | POST /predict | {"inputs": {"user": [...], ...}}, or raw values where there is an encoding.json, {"rows": [{"user": "u17", ...}, ...]} |
 | POST /v2/models/NAME/infer | KServe v2 (Open Inference Protocol) in JSON; its binary tensor data extension is refused |
 | GET /v2, /v2/models/NAME, /v2/models/NAME/ready, /v2/health/live, /v2/health/ready | metadata and health |
 
-`samples/predict-request.json` and `samples/kserve-request.json` are such requests. A number that JSON does not have is written as a word:
-"NaN", "Infinity", "-Infinity". The answer to a wrong request is {"error": "..."}, which names the field.
+`samples/predict-request.json` and `samples/kserve-request.json` are such requests. A number that JSON does not support is a
+string: "NaN", "Infinity", "-Infinity". The response to an invalid request is {"error": "..."}, which names the field.
 
-A request runs on the number of threads that the manifest states; `--requests-at-once` of them are computed at a time, the others wait.
+A request runs on the number of threads in the manifest; `--requests-at-once` requests are computed at a time, the others wait.
 Memory is bounded by the size of requests (`--max-body`, `--max-batch`) and the number of connections, 64; a client that takes longer
-than `--timeout` seconds to send a request or to take the answer is cut off. There is no encryption and no authentication: put a proxy
+than `--timeout` seconds to send a request or to receive the response is cut off. There is no encryption and no authentication: put a proxy
 before it.
 """
 

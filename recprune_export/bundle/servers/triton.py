@@ -41,7 +41,7 @@ def make_model_repository(
 ) -> dict[str, Content]:
     """Return the files of `triton/` by their names in the bundle; `models`: `model.onnx` and its external data.
 
-    The server may batch up to `max_batch` rows, which have to be independent of each other; with 0 each request runs alone.
+    The server may batch up to `max_batch` rows, which have to be independent of each other; with 0 each request runs separately.
     The model files are hard links to those of the bundle.
     """
     name = make_model_name(name)
@@ -80,7 +80,7 @@ def render_config(
 
 
 def _comments(signature: Signature) -> list[str]:
-    """Return comment lines that state the valid ids of each input, and what the model makes of others."""
+    """Return comment lines with the valid ids of each input, and the treatment of others."""
     lines = []
     for tensor in signature.inputs:
         for column, pair in enumerate(tensor.ids):

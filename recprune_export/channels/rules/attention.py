@@ -23,7 +23,7 @@ def attention(walk: Walk, node: fx.Node) -> NodeTags:
     outer = [("batch", position) for position in range(rank - 2)]
     scores = contract(walk, node, [([*outer, "l", "e"], query), ([*outer, "s", "e"], key)], [*outer, "l", "s"])
     weights = scores.without_zero_tags()
-    walk.freeze(node, weights.removed_by[-1], "attention is taken over it")
+    walk.freeze(node, weights.removed_by[-1], "attention is computed over it")
     if mask is not None:
         for axis in mask.removed_by:
             walk.freeze(node, axis, "it masks attention")

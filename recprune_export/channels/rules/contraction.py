@@ -108,7 +108,7 @@ def _diagonal(walk: Walk, node: fx.Node, letters: Letters, tags: TensorTags) -> 
     first = [letters.index(letter) for letter in letters]
     for axis, original in enumerate(first):
         if original != axis:
-            walk.equate(node, tags.removed_by[original], tags.removed_by[axis], "a diagonal is taken of it")
+            walk.equate(node, tags.removed_by[original], tags.removed_by[axis], "a diagonal is taken from it")
     axes = sorted(set(first))
 
     def merged(field: tuple[Tensor, ...]) -> list[Tensor]:

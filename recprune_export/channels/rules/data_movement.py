@@ -110,7 +110,7 @@ def concatenate(walk: Walk, node: fx.Node) -> NodeTags:
 
 
 def _join_axes(walk: Walk, node: fx.Node, axis: int) -> TensorTags | None:
-    """Return the tags of `cat` where only the joined axis has tags, or None where the elements have to be looked at.
+    """Return the tags of `cat` where only the joined axis has tags, or None if the elements have to be looked at.
 
     The time is linear in the joined indices; elements would be as many times more as the other axes have indices.
     """
@@ -214,7 +214,7 @@ def complex_pairs(walk: Walk, node: fx.Node) -> NodeTags:
     if node.target is aten.view_as_real.default:
         wide = tags.take_axes([*axes, None])
         return wide.map(lambda field: (*field[:-1], make_untagged_axis(2)))
-    walk.freeze(node, tags.removed_by[-1], "it tells real from imaginary")
+    walk.freeze(node, tags.removed_by[-1], "it separates real and imaginary parts")
     return tags.take_axes(axes[:-1])
 
 

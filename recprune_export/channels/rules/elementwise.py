@@ -164,7 +164,7 @@ class AxisTags(NamedTuple):
 def align(walk: Walk, node: fx.Node, operands: Sequence[TensorTags]) -> list[list[AxisTags | None]]:
     """Tie broadcast operands index by index.
 
-    Returns for each axis of the result, for each operand, the tags of its axis, or None where the operand does not have
+    Returns for each axis of the result, for each operand, the tags of its axis, or None if the operand does not have
     the axis or repeats one value along it.
     """
     shape = torch.broadcast_shapes(*(tags.shape for tags in operands))

@@ -30,7 +30,7 @@ def embedding_bag(walk: Walk, node: fx.Node) -> NodeTags:
     walk.mark_lookup(node, table.removed_by[0], argument(node, "indices"))
     weights = walk.tags(argument(node, "per_sample_weights"))
     if weights is not None:
-        walk.freeze(node, weights.removed_by[0], "it weighs the bag's rows")
+        walk.freeze(node, weights.removed_by[0], "it weights the rows of the bag")
     untagged = walk.make_untagged(walk.env[node])
     assert isinstance(untagged, tuple)
     no_tags = torch.zeros(walk.env[node][0].shape[0], dtype=torch.int64)

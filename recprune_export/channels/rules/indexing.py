@@ -27,7 +27,7 @@ def advanced_index(walk: Walk, node: fx.Node) -> NodeTags:
         return move_data(walk, node)
     if len(picked) > 1 or any(walk.env[index].dtype == torch.bool for index in picked.values()):
         for axis in picked:
-            walk.freeze(node, tags.removed_by[axis], "it is picked by several indices together")
+            walk.freeze(node, tags.removed_by[axis], "it is selected by several indices together")
         return move_data(walk, node)
     ((axis, index),) = picked.items()
     if walk.env[index].ndim == 1 and index.op == "get_attr":
@@ -69,8 +69,8 @@ def gather(walk: Walk, node: fx.Node) -> NodeTags:
     tags, index = walk.tags(argument(node, "self")), walk.tags(node.args[2 if _is_gather(node) else 1])
     assert tags is not None and index is not None
     axis = argument(node, "dim") % len(tags.shape)
-    walk.freeze(node, tags.removed_by[axis], "its positions come with the request")
-    walk.freeze(node, index.removed_by[axis], "it says which positions are taken")
+    walk.freeze(node, tags.removed_by[axis], "its positions depend on the request")
+    walk.freeze(node, index.removed_by[axis], "it selects positions")
     result = list(walk.make_untagged(walk.env[node]).removed_by)  # type: ignore[union-attr]
     zero_when_masked = list(result)
     for other, (ids, index_ids) in enumerate(zip(tags.removed_by, index.removed_by, strict=True)):
@@ -108,7 +108,7 @@ def select(walk: Walk, node: fx.Node) -> NodeTags:
         walk.freeze(
             node,
             walk.sets.difference(tags.removed_by[axis][index], fields).reshape(1),
-            "it is taken out by its number",
+            "it is selected by a constant index",
         )
         outputs.append(replace(rest, removed_entirely_by=walk.sets.unite_sets((rest.removed_entirely_by, int(fields)))))
     return outputs[0] if single else tuple(outputs)
@@ -149,7 +149,7 @@ def position_dependent(walk: Walk, node: fx.Node) -> NodeTags:
     tags = walk.tags(argument(node, "self"))
     assert tags is not None
     for axis in _axes_of_places(node, len(tags.shape)):
-        walk.freeze(node, tags.removed_by[axis], "what happens to it depends on its position")
+        walk.freeze(node, tags.removed_by[axis], "its treatment depends on its position")
     if node.target in (aten.triu.default, aten.tril.default, aten.roll.default):
         return tags
     return move_data(walk, node)
@@ -187,7 +187,7 @@ def index_put(walk: Walk, node: fx.Node) -> NodeTags:
         ids = tags.removed_by[-offset] if aligned and offset <= len(trailing) else None
         value_ids = values.removed_by[-offset]
         if ids is not None and len(ids) == len(value_ids):
-            walk.equate(node, ids, value_ids, "it is overwritten by what keeps its width")
+            walk.equate(node, ids, value_ids, "it is overwritten by a tensor that keeps its width")
         else:
             walk.freeze(node, value_ids, "it is written by position")
     return TensorTags(tags.removed_by, tuple(untagged_like(ids) for ids in tags.removed_by))

@@ -78,7 +78,7 @@ def _over_channels(
             for axis in tags.removed_by[-rank:] if tags is not None else ():
                 walk.freeze(node, axis, "it is normalized together with another axis")
         return x.without_zero_tags()
-    reason = "it is normalized over, and masking would not make it the same for every request"
+    reason = "it is normalized over, and masking would not make it constant"
     walk.require_zero(node, x.removed_by[-1], x.constant_when_masked[-1], reason)
     for vector in (weight, bias):
         if vector is not None:

@@ -83,7 +83,7 @@ def additive(walk: Walk, node: fx.Node) -> NodeTags:
     assert tags is not None
     axes, keepdim = reduced_axes(node, len(tags.shape))
     for axis in axes:
-        reason = "it is summed, and masking would not make it the same for every request"
+        reason = "it is summed, and masking would not make it constant"
         walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], reason)
     return _without_axes(tags, axes, keepdim)
 
@@ -117,7 +117,7 @@ def selective(walk: Walk, node: fx.Node) -> NodeTags:
     assert tags is not None
     axes, keepdim = reduced_axes(node, len(tags.shape))
     for axis in axes:
-        walk.freeze(node, tags.removed_by[axis], "the maximum or product is taken over it")
+        walk.freeze(node, tags.removed_by[axis], "a maximum or product is computed over it")
     return _without_axes(tags, axes, keepdim).without_zero_tags()
 
 
@@ -128,7 +128,7 @@ def ordered(walk: Walk, node: fx.Node) -> NodeTags:
     assert tags is not None
     dim = argument(node, "dim")
     axis = (-1 if dim is None else dim) % len(tags.shape)
-    walk.freeze(node, tags.removed_by[axis], "it is put in order, or the largest is taken")
+    walk.freeze(node, tags.removed_by[axis], "it is sorted, or its largest elements are selected")
     value = walk.env[node]
     outputs = value if isinstance(value, (tuple, list)) else [value]
     described = tuple(_with_untagged_axis(tags, axis, output.shape) for output in outputs)
@@ -156,8 +156,8 @@ def softmax(walk: Walk, node: fx.Node) -> NodeTags:
     assert tags is not None
     axis = argument(node, "dim") % len(tags.shape)
     if tags.constant or has_tags(walk.sets.field_tags_in(tags.removed_by[axis])):
-        walk.freeze(node, tags.removed_by[axis], "softmax is taken over it")
-    reason = "softmax is taken over it, and masking would not make it the same for every request"
+        walk.freeze(node, tags.removed_by[axis], "softmax is computed over it")
+    reason = "softmax is computed over it, and masking would not make it constant"
     walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], reason)
     constant_when_masked = list(tags.constant_when_masked)
     constant_when_masked[axis] = untagged_like(constant_when_masked[axis])
@@ -191,7 +191,7 @@ def fourier(walk: Walk, node: fx.Node) -> NodeTags:
     tags = walk.tags(argument(node, "self"))
     assert tags is not None
     axis = argument(node, "dim") % len(tags.shape)
-    walk.freeze(node, tags.removed_by[axis], "a Fourier transform is taken over it")
+    walk.freeze(node, tags.removed_by[axis], "a Fourier transform is computed over it")
     order = [None if position == axis else position for position in range(len(tags.shape))]
     rest = tags.take_axes(order)
     size = walk.env[node].shape[axis]

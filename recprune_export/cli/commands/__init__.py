@@ -1,6 +1,6 @@
-"""The commands, one file each with the command and the functions that print its result.
+"""The commands; each file contains one command and the functions that print its result.
 
-Those of `WHOLE_TOOL_COMMANDS` need the parts that recprune-export-runtime lacks, and are not imported there.
+The commands in `WHOLE_TOOL_COMMANDS` need parts that recprune-export-runtime lacks, and are not imported there.
 """
 
 from recprune_export.cli.commands import (

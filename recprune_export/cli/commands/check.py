@@ -97,16 +97,17 @@ def check(
     benchmark_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare NEW with BASE, as a gate in CI: latency, sizes, quality, signature. Needs ONNX Runtime alone.
+    """Compare NEW with BASE: a regression gate for CI.
 
-    Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
-    1: a regression; 5: rows or measurements cannot tell. In GitHub Actions the step summary gets the Markdown, and the pull
-    request an annotation for each gate that does not hold.
+    The gates cover latency, sizes, quality and the signature; only ONNX Runtime is required. NEW and BASE are bundles or
+    plain .onnx files; some gates are skipped for plain files. Exit code 0: no regression;
+    1: a regression; 5: inconclusive. In GitHub Actions, the Markdown is added to the step summary, and each gate that does
+    not hold becomes an annotation on the pull request.
     """
     if context.args:
         raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
     if calibrate == (base is not None):
-        raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
+        raise click.UsageError("Give --against BASE to compare two artifacts, or --calibrate to test this machine.")
     import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
@@ -149,7 +150,7 @@ def check(
 
 @dataclass(frozen=True)
 class CheckOutputs:
-    """The files that the options name; None for those that are not written."""
+    """The output files of the options; None for those that are not written."""
 
     junit: Path | None = None
     markdown: Path | None = None
@@ -158,7 +159,7 @@ class CheckOutputs:
     benchmark: Path | None = None
 
     def check(self) -> None:
-        """Raise `UsageError` for a file that cannot be written, or a history that holds anything else; before the work."""
+        """Raise `UsageError` for a file that cannot be written, or for an invalid history file, before the measurement."""
         from recprune_export.gate.history import read_history
         from recprune_export.output_files import check_output_file
 
@@ -172,9 +173,9 @@ class CheckOutputs:
 
 
 def write_files(check: "Check", outputs: CheckOutputs, bundles: Sequence[Path]) -> list[UsageError]:
-    """Write the files that the options name, and the step summary; return the errors of those that cannot be written.
+    """Write the output files and the step summary; return the errors of files that cannot be written.
 
-    They were tried before the work, but the disk may have filled up since: the verdict goes first.
+    `CheckOutputs.check` tested them, but the disk may have filled up since: the verdict has priority.
     """
     from recprune_export.gate.output.annotations import render_annotations
     from recprune_export.gate.output.benchmark_json import write_benchmark
@@ -218,7 +219,7 @@ def _write_report(check: "Check", outputs: CheckOutputs, bundles: Sequence[Path]
 
 def _measure_quality(base: Path, new: Path, data: Path) -> "Mapping[str, MetricChange]":
     if not (base.is_dir() and new.is_dir()):
-        raise click.UsageError("--data needs two bundles: a plain ONNX file does not say what its rows and labels are.")
+        raise click.UsageError("--data requires two bundles: a plain ONNX file does not specify its inputs and labels.")
     from recprune_export.refresh.paired_quality import compare_on_rows
 
     return compare_on_rows(base, new, data)
@@ -251,7 +252,7 @@ def print_check(check: "Check", *, as_json: bool) -> None:
             console.print(
                 escape_line(f"{finding.gate}: {finding.reason}"), highlight=False, soft_wrap=True, markup=False
             )
-    console.print(f"Verdict: {check.verdict.words}, after {check.seconds:.1f} s", highlight=False)
+    console.print(f"Verdict: {check.verdict.text}, after {check.seconds:.1f} s", highlight=False)
 
 
 def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
@@ -269,12 +270,12 @@ def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
         table.add_row(f"batch {batch}", ratio, str(resolution.processes), f"{resolution.smallest:.1%}")
     console.print(table)
     console.print(
-        f"In this time a regression of {calibration.detectable:.1%} or more is found with --max-regression "
-        f"{calibration.tolerance:.1%}, 95 times in 100 at each batch size.",
+        f"With --max-regression {calibration.tolerance:.1%} and this time limit, a regression of "
+        f"{calibration.detectable:.1%} or more is detected with a probability of 95 % at each batch size.",
         highlight=False,
     )
     if not calibration.decides:
         console.print(
-            "Equal artifacts may stay undecided: give more --time-limit, a larger --max-regression, or a quieter machine.",
+            "A comparison of equal artifacts may be inconclusive: raise --time-limit or --max-regression, or use a less busy machine.",
             highlight=False,
         )

@@ -12,7 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 @main.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that completes commands, options and files in a shell.
+    """Print the completion script for a shell.
 
     \b
     bash: recprune-export completion bash > ~/.local/share/bash-completion/completions/recprune-export

@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 @click.option(
     "--max-bytes",
     metavar="SIZE",
-    help="In place of a sparsity: the most bytes of the file, 20MB, 500kB, or 10% of the dense file. Dimensions, widths and bits of least "
-    "predicted loss are chosen together.",
+    help="Instead of a sparsity: the largest size of the file, such as 20MB, 500kB, or 10% of the dense file. Embedding dimensions, "
+    "hidden widths and bits are chosen together for the least predicted loss.",
 )
 @click.option(
     "--prune-fields",
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="First remove the N least important fields. Their inputs remain and are ignored.",
+    help="Remove the N least important fields first. Their inputs remain and are ignored.",
 )
 @click.option(
     "--prune-rows",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     type=float,
     default=0.0,
     metavar="STRENGTH",
-    help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
+    help="Train with a group lasso first, so that channels are zero before they are removed. Takes as long as fine-tuning; try 1.",
 )
 @click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of computing a plan.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and exit; nothing is written.")
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     "--padded",
     type=int,
     metavar="N",
-    help="For jagged inputs: take a matrix of N columns, padded with -1, instead of values with lengths or offsets.",
+    help="For jagged inputs: use a matrix of N columns, padded with -1, instead of values with lengths or offsets.",
 )
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set version of the files.")
 @click.option(
@@ -138,7 +138,7 @@ if TYPE_CHECKING:
     type=click.Choice(MINIMIZE),
     default="bytes",
     show_default=True,
-    help="What --max-drop minimizes. latency searches for the largest sparsity, starting at --sparsity.",
+    help="Quantity that --max-drop minimizes. latency searches for the largest sparsity, starting at --sparsity.",
 )
 @click.option(
     "--target-speedup",
@@ -171,7 +171,7 @@ if TYPE_CHECKING:
     type=VOCABULARY,
     multiple=True,
     metavar="INPUT=FILE",
-    help="Also write model.raw.onnx, with the vocabulary of this input: CSV or Parquet with the columns raw and id. May be repeated.",
+    help="Also write model.raw.onnx, with this vocabulary of the input: CSV or Parquet with the columns raw and id. May be repeated.",
 )
 @click.option(
     "--calibration-rows",
@@ -195,7 +195,7 @@ if TYPE_CHECKING:
     "--shards",
     type=FILE,
     metavar="DIR",
-    help="Also write the pruned weights as a folder of torch.distributed.checkpoint, to train them further.",
+    help="Also write the pruned weights as a torch.distributed.checkpoint folder, for further training.",
 )
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=PRIVATE_KEY, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
@@ -209,7 +209,7 @@ if TYPE_CHECKING:
     help="Check the options, the model and the data, print what would be removed, and write nothing.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Continue after the finished stages of the same command, interrupted before."
+    "--resume", is_flag=True, help="Continue an interrupted run of the same command after its last finished stage."
 )
 @config_option
 @verbose_option
@@ -247,9 +247,9 @@ def compress(
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
 
-    MODEL is a checkpoint of `recprune-export train` or a .pt2 program; weights with --factory: a state dict, a training
-    checkpoint, safetensors, a folder of torch.distributed.checkpoint; a Hugging Face or MLflow folder; TorchScript; or a pickled
-    nn.Module with --unsafe-unpickle. All but the first two need --inputs.
+    MODEL is a checkpoint of `recprune-export train` or a .pt2 program. With --factory, it is a file of weights: a state dict, a
+    training checkpoint, safetensors, or a torch.distributed.checkpoint folder. It can also be a Hugging Face or MLflow folder,
+    TorchScript, or a pickled nn.Module with --unsafe-unpickle. All except the first two require --inputs.
     """
     from recprune_export.settings import Settings, parse_batch_sizes, parse_row_fraction
 
@@ -333,7 +333,7 @@ def write_bundle_shards(bundle: Path, folder: Path) -> None:
 
 
 def print_planned_point(plan: str) -> None:
-    """Print the chosen point of bytes and its neighbors to standard error, where a plan as JSON has one."""
+    """Print the chosen size and its neighbors to standard error if the plan, given as JSON, has a storage plan."""
     import json
 
     from recprune_export.bundle.storage_summary import describe_bits, describe_point
@@ -347,13 +347,13 @@ def print_planned_point(plan: str) -> None:
 
 
 def refuse_sparsity(context: click.Context, settings: "Settings") -> None:
-    """Raise `UsageError` where `--sparsity` is written beside a budget that chooses how much goes by its loss."""
+    """Raise `UsageError` if `--sparsity` is given together with a budget that determines the sparsity."""
     if context.get_parameter_source("sparsity") is click.core.ParameterSource.DEFAULT:
         return
     if settings.pruning.max_bytes is not None:
-        raise UsageError("--max-bytes chooses how much goes by its loss for each byte: leave out --sparsity.")
+        raise UsageError("--max-bytes determines how much is removed: leave out --sparsity.")
     search = settings.search
     if search.max_drop is not None and not search.has_speed_target and search.minimize == "bytes":
         raise UsageError(
-            "--max-drop looks for the least bytes: leave out --sparsity, or begin with it by --minimize latency."
+            "--max-drop searches for the smallest file: leave out --sparsity, or give --minimize latency to start the search at --sparsity."
         )

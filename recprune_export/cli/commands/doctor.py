@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.option(
-    "-o", "--output", type=FILE, default=Path("artifacts"), show_default=True, help="Where bundles will be written."
+    "-o",
+    "--output",
+    type=FILE,
+    default=Path("artifacts"),
+    show_default=True,
+    help="Directory where bundles will be written.",
 )
-@click.option("--no-run", "run", flag_value=False, default=True, help="Do not export and run a tiny model.")
+@click.option("--no-run", "run", flag_value=False, default=True, help="Do not export and run a small test model.")
 @screen_options()
 def doctor(output: Path, run: bool, as_json: bool) -> None:
-    """Check Python, packages, processor, memory, disk, and that a tiny model can be exported and run.
+    """Check the environment, and export and run a small test model.
 
-    Exit code 1 where something needed is missing.
+    The checks cover Python, packages, processor, memory and disk. Exit code 1 if a requirement is missing.
     """
     from recprune_export.diagnostics import diagnose
 

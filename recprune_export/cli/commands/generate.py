@@ -24,7 +24,7 @@ from recprune_export.progress import show_status
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file.")
 @screen_options()
 def generate(rows: int, kind: str, seed: int, output: Path, as_json: bool) -> None:
-    """Write a generated data set: power-law ids, learnable, to try things on."""
+    """Write a synthetic data set for experiments. Ids follow a power law, and labels are learnable."""
     with show_status(f"Generating {rows:,} rows"):
         from recprune_export.data.generate import generate_clicks, generate_sequences
 

@@ -69,19 +69,20 @@ def inspect(
     factory_args: str | None,
     **source: Any,
 ) -> None:
-    """Show inputs, parameters, channel groups, and frozen axes with the reasons.
+    """Show inputs, parameters, channel groups and frozen axes.
 
-    For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
+    Frozen axes are listed with the reasons. For a bundle or an .onnx file: parameters, operations and bytes per request, and
+    the least possible time on this machine.
     """
     if not scores and data:
-        raise click.UsageError("--data belongs to --scores: give that as well.")
+        raise click.UsageError("--data is used only with --scores: give --scores as well.")
     import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.bundle.artifact_summary import is_artifact
 
     if is_artifact(model) or is_packed(model):
         if scores:
-            raise click.UsageError("--scores needs the dense model that the bundle was made of.")
+            raise click.UsageError("--scores requires the dense model from which the bundle was made.")
         from recprune_export.settings import parse_batch_sizes
 
         batches = parse_batch_sizes(latency_batch_sizes)
@@ -119,7 +120,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     console, counts, machine = make_console(), inspection.counts, inspection.machine
     console.print(
         f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
-        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {_count_running(inspection)} of them run for a "
+        f"{counts.total.nonzero:,} of them nonzero; {counts.nodes} nodes, {_count_running(inspection)} of them run for each "
         f"request; {format_bytes(counts.bytes)}",
         highlight=False,
     )
@@ -128,7 +129,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
         "batch",
         "multiply-adds",
         "read: weights and rows",
-        "request and answer",
+        "request and response",
         "floor",
         "measured for the bundle",
     )
@@ -200,7 +201,7 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
         groups.add_row(group.label, group.kind, str(group.width), layers)
     console.print(groups)
     if inspection.fields is not None:
-        fields = make_table("Fields", "field", "parameters that go with it", "", texts=("",))
+        fields = make_table("Fields", "field", "parameters", "", texts=("",))
         for finding in inspection.fields:
             fields.add_row(finding.name, *_format_removability(finding))
         console.print(fields)
@@ -209,10 +210,10 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
 
 
 def _format_removability(field: "FieldRemovability") -> tuple[str, str]:
-    """Return the number of parameters that go with a field, and whether it can go."""
+    """Return the number of parameters removed with a field, and whether it can be removed."""
     if field.frozen is None:
-        return f"{field.parameters:,}", "can go"
-    return "", f"stays: {field.frozen.text}" + (f" ({field.frozen.source})" if field.frozen.source else "")
+        return f"{field.parameters:,}", "can be removed"
+    return "", f"kept: {field.frozen.text}" + (f" ({field.frozen.source})" if field.frozen.source else "")
 
 
 def _format_ids(ranges: list[Any]) -> str:
@@ -229,8 +230,8 @@ def print_scores(inspection: "Inspection", sensitivities: "Sensitivity", *, as_j
     print_inspection(inspection, as_json=False)
     console = make_console()
     losses = make_table(
-        "Lost by output error, as a fraction of what the group means",
-        *("group", "width", "means", *(f"1/{share} stays" for share in SHARES), "rotated"),
+        "Loss predicted by output error, as a fraction of the loss without the group",
+        *("group", "width", "without it", *(f"1/{share} kept" for share in SHARES), "rotated"),
     )
     for group in sensitivities.groups:
         cells = [f"{group.relative_loss(share):.2%} ({group.width_at(share)})" for share in SHARES]

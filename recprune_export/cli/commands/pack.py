@@ -17,7 +17,7 @@ from recprune_export.progress import show_status
 @click.option("-o", "--output", type=FILE, help="The file to write.  [default: BUNDLE.tar.zst]")
 @screen_options()
 def pack(bundle: Path, output: Path | None, as_json: bool) -> None:
-    """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
+    """Pack BUNDLE into one .tar.zst file. All other commands read it as well. The result is reproducible byte for byte."""
     with show_status(f"Packing {bundle}"):
         from recprune_export.bundle.archive.packing import pack as run
 

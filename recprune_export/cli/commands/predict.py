@@ -27,7 +27,7 @@ MOST_NOTES = 5
     "--data",
     type=ROWS,
     required=True,
-    help="CSV or Parquet, raw values as in training: a file, folder, glob or address.",
+    help="CSV or Parquet with raw values as in training: a file, folder, glob or address.",
 )
 @click.option(
     "-o",
@@ -41,7 +41,7 @@ MOST_NOTES = 5
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime.  [default: as the manifest states]")
 @click.option("--file", default="model.onnx", show_default=True, help="The ONNX file of the bundle.")
-@click.option("--shard", type=SHARD, help="Score every n-th file alone, from the i-th on, into a folder.")
+@click.option("--shard", type=SHARD, help="Score only every n-th file, starting at the i-th, into a folder.")
 @reading_options
 @screen_options()
 def predict(
@@ -59,14 +59,15 @@ def predict(
     allow_unknown: bool,
     as_json: bool,
 ) -> None:
-    """Score every row of CSV or Parquet with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch.
+    """Score the rows of CSV or Parquet files with BUNDLE.
 
-    Into a folder each file of --data gives a file of the same name. A run goes on where an interrupted one ended: only files that are
-    new or changed are scored. With --shard several machines share the files.
+    Rows are streamed. ONNX Runtime and polars are required, but not PyTorch. If the output is a folder, a file of the same
+    name is written for each file of --data, and an interrupted run can be continued: only new or changed files are scored.
+    With --shard, several machines share the files.
 
-    The columns of the scores say what they are: clicked_logit is the logit of the label clicked (its probability is
-    1 / (1 + exp(-logit)), or --probability), clicked_probability a probability, and stars_prediction a predicted number. An
-    output whose meaning the bundle does not state keeps its name.
+    The columns are named after the label: clicked_logit is the logit of the label clicked (its probability is 1 / (1 +
+    exp(-logit)), or use --probability), clicked_probability a probability, and stars_prediction a predicted number. An output
+    whose meaning is not recorded in the bundle keeps its name.
     """
     import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import open_bundle_path
@@ -78,7 +79,9 @@ def predict(
 
     is_file = output.suffix.lower() in SUFFIXES and not output.is_dir()
     if is_file and shard is not None:
-        raise UsageError(f"--shard divides files, and {output} is one file of scores: give a folder with -o.")
+        raise UsageError(
+            f"--shard divides the work by files, but {output} is one file of scores: give a folder with -o."
+        )
     reading = DataSettings(separator, encoding, allow_unknown)
     options: dict[str, Any] = {
         "keep": keep,
@@ -118,20 +121,20 @@ def print_folder_prediction(prediction: "FolderPrediction", *, as_json: bool) ->
     made = sum(not part.finished for part in prediction.files)
     finished = len(prediction.files) - made
     of_shard = f" (shard {prediction.shard})" if prediction.shard else ""
-    before = f"; {finished:,} files were finished before" if finished else ""
+    before = f"; {finished:,} files were already finished" if finished else ""
     if made:
         echo(
             f"Wrote {', '.join(prediction.columns)} of {prediction.rows:,} rows in {made:,} files to {prediction.path}{of_shard}, "
             f"{_describe_time(prediction)}{before}"
         )
     else:
-        echo(f"Nothing to do in {prediction.path}{of_shard}: all {finished:,} files were finished before.")
+        echo(f"Nothing to do in {prediction.path}{of_shard}: all {finished:,} files are already finished.")
     _print_meanings(prediction)
 
 
 def _describe_time(prediction: "Prediction | FolderPrediction") -> str:
     rate = prediction.rows / prediction.seconds if prediction.seconds else 0.0
-    return f"in {prediction.seconds:.1f} s ({rate:,.0f} rows a second)"
+    return f"in {prediction.seconds:.1f} s ({rate:,.0f} rows per second)"
 
 
 def _print_meanings(prediction: "Prediction | FolderPrediction") -> None:
@@ -141,5 +144,5 @@ def _print_meanings(prediction: "Prediction | FolderPrediction") -> None:
         echo(f"'{column}' is {score.meaning}.")
     print_notes(prediction.notes[:MOST_NOTES])
     if len(prediction.notes) > MOST_NOTES:
-        print_notes((f"{len(prediction.notes) - MOST_NOTES:,} more notes are in the output of --json.",))
+        print_notes((f"{len(prediction.notes) - MOST_NOTES:,} more notes: use --json to print all.",))
     print_notes(describe_unknown(prediction.unknown))

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("bundle", type=ARTIFACT)
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of the request.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows per request.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime.")
-@click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")
+@click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="Number of nodes to show.")
 @screen_options()
 def profile(bundle: Path, batch_size: int, threads: int, nodes: int, as_json: bool) -> None:
-    """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
+    """Show the time of each node in ONNX Runtime, the slowest first. BUNDLE is a bundle or an .onnx file."""
     import_onnxruntime()
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.artifact_summary import profile_artifact

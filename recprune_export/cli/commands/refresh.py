@@ -1,4 +1,4 @@
-"""`refresh`: whether a bundle still fits new rows."""
+"""`refresh`: check whether the pruning plan of a bundle is still valid for new rows."""
 
 import sys
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ _PRINTED_DRIFTS = 12
     help="Largest drop compared with the recorded metric.",
 )
 @undecided_option
-@click.option("--check-only", is_flag=True, help="Do not compress again; exit with code 1 if the plan does not hold.")
+@click.option("--check-only", is_flag=True, help="Do not compress again; exit with code 1 if the plan is not valid.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
 @config_option
 @verbose_option
@@ -114,11 +114,12 @@ def refresh(
     verbose: bool,
     **source: Any,
 ) -> None:
-    """Say whether the plan of BUNDLE still holds on new rows, and compress the dense model again where it does not.
+    """Check whether the plan in BUNDLE is still valid for new data.
 
-    Judged are the metric, its distance from the dense model, the drift of ids, numbers and labels, and whether the score
-    would keep the channels of the plan again. Exit code 0: it holds, or was compressed again; 1: it does not hold;
-    5: these rows cannot tell, and nothing is written.
+    If it is not, the dense model is compressed again. The check compares the metric with its recorded value and with the dense
+    model, measures the drift of ids, numbers and labels, and tests whether the importance score would select the same channels
+    again. Exit code 0: the plan is valid, or the model was compressed again; 1: the plan is not valid; 5: inconclusive,
+    nothing is written.
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
@@ -161,7 +162,7 @@ def refresh(
 
 @prints_after_work
 def print_drift_report(report: "DriftReport") -> None:
-    """Print quality, drift, regrets and the verdict on a bundle."""
+    """Print the quality, drift, regrets and verdict of a bundle."""
     console, quality = make_console(), report.quality
     print_notes(report.notes)
     table = make_table(f"Quality on {quality.rows:,} new rows, {report.rows.description}", "", *_QUALITY_COLUMNS)
@@ -190,21 +191,21 @@ def _make_drift_table(drifts: Sequence["Drift"]) -> "Table":
 
     table = make_table(
         f"Drift: population stability index (below {NOTICEABLE:g} none, from {MAJOR:g} on major)",
-        "field", "index beyond chance [95 %]", "unknown or mean, then", "now",
+        "field", "index beyond chance [95 %]", "unknown or mean, before", "now",
     )  # fmt: skip
     for drift in drifts[:_PRINTED_DRIFTS]:
         form = ".1%" if drift.kind == "ids" else ".3g"
         cells = (format_figure(value, form) for value in (drift.before, drift.now))
         table.add_row(drift.name, drift.format_index(), *cells, style=VERDICT_STYLES.get(drift.verdict))
     if len(drifts) > _PRINTED_DRIFTS:
-        table.add_row(f"{len(drifts) - _PRINTED_DRIFTS} more, with less", "", "", "")
+        table.add_row(f"{len(drifts) - _PRINTED_DRIFTS} more with less drift", "", "", "")
     return table
 
 
 def _make_regret_table(regrets: Sequence["GroupRegret"]) -> "Table":
     table = make_table(
-        "Ranking on the new rows: what the score says is lost",
-        "group", "kind", "kept", "kept again", "by the plan", "by the best choice", "without the group",
+        "Ranking on the new rows: predicted loss",
+        "group", "kind", "kept", "kept again", "of the plan", "of the best plan", "without the group",
     )  # fmt: skip
     for regret in regrets:
         again = "rotated" if regret.overlap is None else f"{regret.overlap} of {regret.pruned_width}"

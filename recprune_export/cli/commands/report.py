@@ -1,4 +1,4 @@
-"""`report`: a page about a bundle, or about two of them side by side."""
+"""`report`: an HTML page about a bundle, or about two of them side by side."""
 
 import webbrowser
 from collections.abc import Callable
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
     "--sweep",
     type=SWEEP_RESULTS,
     metavar="DIR",
-    help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
+    help="Results of `sweep` for the Pareto curve.  [default: results for the same model next to the bundle]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @screen_options()
 def report(
     bundle: Path, other: Path | None, output: Path | None, sweep: Path | None, show: bool, as_json: bool
 ) -> None:
-    """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
+    """Write an HTML page about BUNDLE.
 
-    A bundle holds such a page already, report.html, unless it was made with --quick; this one knows a sweep as well.
+    It shows size, speed, quality, widths, parity, and how to call the model. Neither PyTorch nor a network is required. A
+    bundle already contains such a page, report.html, unless it was made with --quick. This page can also show a sweep.
 
     With OTHER the page puts two bundles of one model side by side, and a short table is printed: bytes, latency, quality, widths,
     bits, and the options that differ. It measures nothing; `check` does.
@@ -72,7 +73,7 @@ def report(
             print_comparison(figures)
         echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):
-        echo("Note: no browser was found here, open the file yourself.", err=True)
+        echo("Note: No browser was found; open the file yourself.", err=True)
 
 
 def print_comparison(figures: "PairFigures") -> None:

@@ -18,9 +18,10 @@ from recprune_export.progress import show_status
 )
 @screen_options()
 def sign(bundle: Path, private_key: Path, as_json: bool) -> None:
-    """Sign the manifest of BUNDLE, and with it the checksums of all files; `verify --public-key` checks that.
+    """Sign the manifest of BUNDLE.
 
-    A packed bundle is written anew with the signature in it: `sign` then `pack` gives the same bytes.
+    The signature covers the checksums of all files; `verify --public-key` checks it. A packed bundle is rewritten with the
+    signature: the bytes are the same as those of `sign` followed by `pack`.
     """
     with show_status(f"Signing {bundle}"):
         from recprune_export.bundle.archive.manifest_signature import read_private_key

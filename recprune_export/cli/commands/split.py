@@ -33,16 +33,18 @@ if TYPE_CHECKING:
 @click.option(
     "--items",
     type=DATA,
-    help="CSV or Parquet with a row for each item, raw values as in training: adds their vectors and an index.",
+    help="CSV or Parquet with one row per item, raw values as in training: adds the vectors of the items and an index.",
 )
-@click.option("--id", "id_column", metavar="COLUMN", help="The column of --items with your ids.  [default: the first]")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column of --items with your ids.  [default: the first]")
 @click.option(
     "--users",
     type=DATA,
-    help="CSV or Parquet with rows of users, on whom the recall is measured.  [default: drawn from the signature]",
+    help="CSV or Parquet with rows of users, on which the recall is measured.  [default: drawn from the signature]",
 )
 @click.option(
-    "--user-input", metavar="NAME", help="An input of the user's tower.  [default: a shared one, else the first]"
+    "--user-input",
+    metavar="NAME",
+    help="An input of the user tower.  [default: a shared input, otherwise the first input]",
 )
 @click.option(
     "--top-k",
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     metavar="K",
     help="How many best items the recall counts.",
 )
-@click.option("--no-index", is_flag=True, help="Write the vectors of items without an index.")
+@click.option("--no-index", is_flag=True, help="Write the vectors of the items without an index.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE is replaced]")
 @reading_options
 @screen_options()
@@ -70,19 +72,20 @@ def split(
     allow_unknown: bool,
     as_json: bool,
 ) -> None:
-    """Write BUNDLE again with user.onnx and item.onnx, whose inner product gives the score of the model.
+    """Split a two-tower model into user.onnx and item.onnx.
 
-    The model needs two parts with inputs of their own that meet in one inner product or cosine; any other is refused with the reason.
-    An index needs `pip install 'recprune-export[index]'`. The new bundle is not signed.
+    The inner product of their outputs gives the score of the model. The model must consist of two towers with separate inputs
+    that meet in one inner product or cosine; other models are refused with a reason. An index requires `pip install
+    'recprune-export[index]'`. The new bundle is not signed.
     """
     from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.settings import DataSettings
 
     for option, value in (("--id", id_column), ("--users", users), ("--no-index", no_index)):
         if value and items is None:
-            raise UsageError(f"{option} belongs to --items: give that as well.")
+            raise UsageError(f"{option} is used only with --items: give --items as well.")
     if is_packed(bundle) and output is None:
-        raise UsageError(f"{bundle} is packed: name the directory of the new bundle by --output.")
+        raise UsageError(f"{bundle} is packed: give the directory of the new bundle with --output.")
     import_torch()
     with show_status(f"Splitting {bundle}"):
         from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
@@ -96,7 +99,7 @@ def split(
 
 @prints_after_work
 def print_split(bundle: Path, result: "SplitResult", *, as_json: bool) -> None:
-    """Print the towers, how they meet, and the index beside that of the dense model."""
+    """Print the towers, how they meet, and the index compared with that of the dense model."""
     towers = result.towers
     if as_json:
         values = {"bundle": bundle, "output": result.target, "towers": dict(towers), "notes": result.notes}
@@ -113,13 +116,13 @@ def print_split(bundle: Path, result: "SplitResult", *, as_json: bool) -> None:
         print_index(towers["index"])
     print_notes(result.notes)
     if result.was_signed:
-        echo("Note: The new bundle is not signed: `recprune-export sign` signs it.", err=True)
+        echo("Note: The new bundle is not signed; sign it with `recprune-export sign`.", err=True)
     print_line("Bundle", str(result.target))
     print_line("Next", f"recprune-export verify {quote_for_shell(result.target)}")
 
 
 def print_index(index: "dict[str, Any]") -> None:
-    """Print size, recall and times of an index, and those of the dense model's."""
+    """Print the size, recall and times of an index, and of the dense model's index."""
     columns = {"pruned": index, **({"dense": index["dense"]} if "dense" in index else {})}
     table = make_table(
         f"Index of the items ({index['library']}), best {index['k']} of {index['queries']} users", "", *columns
@@ -127,10 +130,10 @@ def print_index(index: "dict[str, Any]") -> None:
     rows = {
         "bytes of the index": lambda of: format_bytes(of["bytes"]),
         "bytes of the vectors": lambda of: format_bytes(of["vector_bytes"]),
-        "numbers of a vector": lambda of: str(of["width"]),
+        "width of a vector": lambda of: str(of["width"]),
         "recall against exact search": lambda of: f"{of['recall']:.4f}",
-        "a user, by the index": lambda of: f"{of['search_microseconds']:.0f} µs",
-        "a user, exactly": lambda of: f"{of['exact_microseconds']:.0f} µs",
+        "time per user, index": lambda of: f"{of['search_microseconds']:.0f} µs",
+        "time per user, exact search": lambda of: f"{of['exact_microseconds']:.0f} µs",
     }
     for name, form in rows.items():
         table.add_row(name, *(form(of) for of in columns.values()))
@@ -138,6 +141,6 @@ def print_index(index: "dict[str, Any]") -> None:
     console.print(table)
     if "dense" in index:
         console.print(
-            f"Of the dense model's exact best items {index['dense']['same_best_items']:.1%} are among those of the pruned one",
+            f"{index['dense']['same_best_items']:.1%} of the dense model's exact best items are also best items of the pruned model",
             highlight=False,
         )

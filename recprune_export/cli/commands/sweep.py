@@ -50,11 +50,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Fractions of the size of the dense file to try, with widths and bits chosen together; or none.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that prune and tune.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Number of processes that prune and fine-tune."
+)
 @click.option(
     "--shard",
     type=SHARD,
-    help="Prune and tune at every n-th point, from the i-th on, into a shared folder; the command without it then times all.",
+    help="Prune and fine-tune only every n-th point, starting at the i-th, into a shared folder. Afterwards, the command without "
+    "--shard measures the latency of all points.",
 )
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @config_option
@@ -80,10 +83,11 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show quality over bytes and latency, for sparsities, for bytes and for the dense model in int8: a table and sweep.json.
+    """Compare quality, size and speed at several operating points.
 
-    Trials are saved: given again, the command goes on where it was interrupted. Each of --jobs processes holds the model and the
-    rows, and has an equal part of the cores; files are timed afterwards, one after the other.
+    The points are sparsities, sizes, and the dense model in int8; the results are a table and sweep.json. Trials are saved:
+    the same command continues where it was interrupted. Each of the --jobs processes loads the model and the rows and uses an
+    equal part of the cores. Latency is measured afterwards, one file after the other.
     """
     from recprune_export.settings import Settings, parse_batch_sizes
 
@@ -122,7 +126,7 @@ def print_trial(trial: "Trial") -> None:
 
 @prints_after_work
 def print_shard(result: "SweepShard", folder: Path, *, as_json: bool) -> None:
-    """Print which points one machine has tuned, and what is left to do."""
+    """Print the points that one machine has tuned, and the next step."""
     if as_json:
         return print_json({"output": folder, **result.to_dict()})
     tuned = ", ".join(point.label for point in result.points) or "none of the points"
@@ -132,7 +136,7 @@ def print_shard(result: "SweepShard", folder: Path, *, as_json: bool) -> None:
 
 @prints_after_work
 def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_json: bool) -> None:
-    """Print quality, size and speed at each point, and the next command from the `arguments` that the main job takes as well."""
+    """Print quality, size and speed at each point, and the next command, made from the `arguments` shared with `compress`."""
     if as_json:
         return print_json({"output": folder, **search.to_dict()})
     console = make_console()
@@ -140,10 +144,10 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
     assert first.artifact is not None
     batches = [f"batch {batch}" for batch in first.artifact.speedup]
     title = (
-        f"Change from the dense {first.change.metric} of {first.change.before:.4f} on {first.change.rows:,} validation rows; times as "
-        "fast as dense in ONNX Runtime"
+        f"Change of {first.change.metric} from {first.change.before:.4f} (dense) on {first.change.rows:,} validation rows; speed-up "
+        "over dense in ONNX Runtime"
     )
-    table = make_table(title, "point", f"{first.change.metric} [95 %]", "parameters", "not zero", "file", *batches, "")
+    table = make_table(title, "point", f"{first.change.metric} [95 %]", "parameters", "nonzero", "file", *batches, "")
     for number, trial in enumerate(search.trials):
         artifact = trial.artifact
         assert artifact is not None
@@ -158,7 +162,7 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
         )
     console.print(table)
     console.print(
-        f"Written: {folder / 'sweep.json'}; `recprune-export report BUNDLE --sweep {quote_for_shell(folder)}` draws it",
+        f"Written: {folder / 'sweep.json'}; plot it with `recprune-export report BUNDLE --sweep {quote_for_shell(folder)}`",
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -60,9 +60,9 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "str
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe or sasrec."
 )
 @data_options
-@click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
-@click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
-@click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs; training stops early.")
+@click.option("--dim", type=click.IntRange(1), help="Embedding dimension.  [default: depends on the recommender]")
+@click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: depends on the recommender]")
+@click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs; training may stop early.")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows of a step.  [default: depends on the kind of model]")
 @click.option("--learning-rate", type=float, help="Learning rate of Adam.  [default: depends on the kind of model]")
 @click.option(
@@ -76,7 +76,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed", "str
 @config_option
 @screen_options()
 def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **options: Any) -> None:
-    """Train one of the reference recommenders on a CSV or Parquet file."""
+    """Train a reference recommender on CSV or Parquet files."""
     from recprune_export.recommenders.recommender_names import check_recommender_name
 
     check_recommender_name(recommender)
@@ -99,7 +99,7 @@ def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **opt
 
 @prints_after_work
 def print_training(training: "TrainingResult", data: "DataFile", *, as_json: bool) -> None:
-    """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
+    """Print the epochs, the test metrics and the checkpoint of a training run on `data`."""
     checkpoint = training.checkpoint
     if as_json:
         values = {
@@ -134,7 +134,7 @@ def print_training(training: "TrainingResult", data: "DataFile", *, as_json: boo
         epochs.add_row(str(number + 1), f"{epoch.loss:.4f}", f"{epoch.metric:.4f}", mark)
     console.print(epochs)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
-    console.print(f"Test: {metrics or 'no metric is defined on these rows'}", highlight=False)
+    console.print(f"Test: {metrics or 'no metric is defined on the test rows'}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
     bundle = quote_for_shell(Path("artifacts") / training.path.stem)
     arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)} -o {bundle}"

@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("--public-key", type=PUBLIC_KEY, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
+@click.option("--public-key", type=PUBLIC_KEY, metavar="PEM", help="Require a signature by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
 @click.option(
     "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes for the latency measurement."
 )
-@click.option("--thread-counts", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
-@click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
+@click.option(
+    "--thread-counts", default="1,all", show_default=True, help="Numbers of threads for the latency measurement."
+)
+@click.option(
+    "--qps",
+    type=click.FloatRange(0, min_open=True),
+    help="Also measure with this many requests per second, arriving at random times.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=4.0,
     show_default=True,
-    help="At most, for each batch size.",
+    help="Largest measuring time for each batch size.",
 )
 @screen_options()
 def verify(
@@ -46,7 +52,10 @@ def verify(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
+    """Verify the files and golden outputs of a bundle.
+
+    Checksums, schema, golden outputs and the signature are checked. The bundle may be packed. Only ONNX Runtime is required.
+    """
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
 
     sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(thread_counts)
@@ -68,16 +77,19 @@ def verify(
 def print_verification(
     bundle: Path, verification: "Verification", study: "LatencyStudy | None", *, as_json: bool
 ) -> None:
-    """Print the checks, and the measurements where there are any."""
+    """Print the checks, and the measurements if there are any."""
     if as_json:
         latency = {} if study is None else {"latency_study": study.to_dict()}
         return print_json({"bundle": bundle, **verification.to_dict(), **latency})
     worst = max((output.max_absolute for output in verification.outputs), default=0.0)
     echo(
-        f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) as the manifest says; "
-        f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
+        f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) match the manifest; "
+        f"ONNX Runtime reproduces the golden outputs of {verification.rows} rows to within {worst:.1e}. {verification.seconds:.2f} s"
     )
-    signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
+    signatures = {
+        "valid": "The signature matches the given key.",
+        "unchecked": "The bundle is signed; give --public-key to check the signature.",
+    }
     if verification.signature in signatures:
         echo(signatures[verification.signature])
     if verification.raw_rows == "unchecked":

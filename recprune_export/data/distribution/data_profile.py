@@ -133,7 +133,7 @@ class FieldProfile(DictMixin):
 
     @property
     def kind(self) -> Literal["ids", "numbers"]:
-        """What the cells hold."""
+        """The content of the cells."""
         return "ids" if isinstance(self.cells, IdCells) else "numbers"
 
     @classmethod

@@ -13,7 +13,7 @@ MISSING_WORDS = (
 )  # fmt: skip
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
-WHITE_SPACE = " \t\n\v\f\r"  # what is removed around a text: the white space of ASCII, as every language names it
+WHITE_SPACE = " \t\n\v\f\r"  # removed around a string: the white space of ASCII, as in every language
 
 CANONICAL_TEXT_RULE = (
     "A value is looked up by its text. An integer is its decimal digits, true and false are 'true' and 'false' (also where a "

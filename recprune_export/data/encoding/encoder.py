@@ -38,7 +38,7 @@ class Encoder(PublishedEncoding, DictMixin):
 
     `encode` returns, for B rows: int64 [B] per categorical field, 0 for unknown; int64 [B, max_length] per multi-valued
     field, padded with 0 on the right, 1 for unknown; float32 [B, dense columns] as `numeric`, centered and scaled, 0
-    if the value is missing. `summaries` and `notes` say how the columns of the training file were read.
+    if the value is missing. `summaries` and `notes` describe how the columns of the training file were read.
     """
 
     ENCODED = (
@@ -97,7 +97,7 @@ class Encoder(PublishedEncoding, DictMixin):
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training.
 
-        O(rows) time; memory beyond that of the request: one column of it, and what the query needs.
+        O(rows) time; memory beyond that of the request: one column of it, and the memory of the query.
         """
 
         schema, engine, frame = self.schema, choose_engine(frame), frame.lazy()
@@ -118,7 +118,7 @@ class Encoder(PublishedEncoding, DictMixin):
         return request
 
     def _make_expressions(self, types: "pl.Schema") -> "tuple[list[pl.Expr], list[pl.Expr]]":
-        """Return the expressions of texts and numbers, and those of ids; for the types of the last call they are made already."""
+        """Return the expressions of strings and numbers, and those of ids; for the types of the last call they are made already."""
         import polars as pl
 
         schema, key = self.schema, tuple((name, types[name]) for name in self.schema.fields)
@@ -151,7 +151,7 @@ class Encoder(PublishedEncoding, DictMixin):
         return self.select_texts(frame, name).collect(engine=choose_engine(frame))[name]
 
     def select_texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.LazyFrame":
-        """Return the query for `texts`."""
+        """Return the query for `strings`."""
         import polars as pl
 
         frame = frame.lazy()

@@ -8,5 +8,5 @@ from recprune_export.data.sequences import SequenceEncoder
 
 
 def read_encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
-    """Return the encoder whose `to_dict` gave `values`. Raises `ValueError` or `LookupError` where they describe none."""
+    """Return the encoder whose `to_dict` gave `values`. Raises `ValueError` or `LookupError` if they describe none."""
     return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)

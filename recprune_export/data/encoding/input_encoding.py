@@ -1,4 +1,4 @@
-"""What an encoder in another language needs to know: `InputEncoding` of one input. `docs/encoding.md` is the specification."""
+"""The information for an encoder in another language: `InputEncoding` of one input. `docs/encoding.md` is the specification."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,7 +53,7 @@ def describe_inputs(schema: Schema) -> tuple[InputEncoding, ...]:
 
 
 class PublishedEncoding:
-    """What every encoder says of its `schema` to clients that encode without this package."""
+    """The part of `schema` that every encoder provides for clients that encode without this package."""
 
     schema: Schema
 

@@ -33,7 +33,7 @@ def encode_json_rows(encoder: Encoder | SequenceEncoder, rows: Sequence[JsonRow]
 
 
 def make_frame(schema: Schema, rows: Sequence[JsonRow]) -> "pl.DataFrame":
-    """Return the fields of rows as columns: texts, lists of texts, and vectors of numbers."""
+    """Return the fields of rows as columns: strings, lists of strings, and vectors of numbers."""
     import polars as pl
 
     several = {field.name: field for field in schema.multi_valued}

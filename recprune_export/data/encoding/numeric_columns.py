@@ -1,4 +1,4 @@
-"""Columns of any type as numbers, float64: texts, dates and durations too."""
+"""Columns of any type as numbers, float64: strings, dates and durations too."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -92,7 +92,7 @@ def _number_of_text(text: "pl.Expr") -> "pl.Expr":
 
 
 def _read_date(text: "pl.Expr") -> "pl.Expr":
-    """Return ISO texts as times; null for others."""
+    """Return ISO strings as times; null for others."""
     import polars as pl
 
     dates = pl.when(text.str.contains(DATE_PATTERN)).then(text)

@@ -43,7 +43,7 @@ class UnknownValues:
 def count_unknown(encoder: Encoder, rows: "pl.DataFrame", request: Request) -> dict[str, UnknownValues]:
     """Return the counts of each field with a vocabulary, over all of `rows`, of which `request` was made.
 
-    The texts of a categorical field are read again only where they have no id; a list may have values beyond those of its ids.
+    The strings of a categorical field are read again only where they have no id; a list may have values beyond those of its ids.
     """
     counts = {}
     for name, vocabulary in encoder.vocabularies.items():
@@ -103,13 +103,13 @@ def judge_unknown(
         known = vocabularies[count.field].values.head(_EXAMPLES).to_list()
         text = (
             f"{count.unknown:,} of {count.values:,} values of '{count.field}' in {source} ({count.share:.1%}) are unknown to the "
-            f"model, such as {_quote(count.examples)}; it knows values such as {_quote(known)}"
+            f"model, such as {_quote(count.examples)}; known values are, for example, {_quote(known)}"
         )
         if count.share >= REFUSED_SHARE and not allow:
             raise DataError(
-                f"{text}. Spell them as in training, or give --allow-unknown to read them all as the one id for unknown values."
+                f"{text}. Spell them as in training, or give --allow-unknown to map them all to the id for unknown values."
             )
-        notes.append(f"{text}. They share the one id for unknown values.")
+        notes.append(f"{text}. They are mapped to the id for unknown values.")
     return tuple(notes)
 
 
@@ -121,7 +121,7 @@ def count_unknown_texts(field: str, texts: "pl.Series", vocabulary: Vocabulary) 
 
 
 def count_unknown_in_query(texts: "pl.LazyFrame", field: str, vocabulary: Vocabulary) -> UnknownValues:
-    """Return the counts of a query for texts, which are never in memory together."""
+    """Return the counts of a query for strings, which are never in memory together."""
     import polars as pl
 
     lacks = ~pl.col(field).is_in(vocabulary.values.implode())

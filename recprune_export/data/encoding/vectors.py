@@ -49,8 +49,8 @@ def _read(frame: "pl.LazyFrame", vector: VectorColumn) -> np.ndarray:
     if other.any():
         row = int(other.arg_max() or 0)
         raise DataError(
-            f"The column '{vector.name}' holds {lengths[row]} numbers at row {row} (and {int(other.sum()) - 1:,} more rows), "
-            f"but the model takes vectors of {vector.size}."
+            f"The column '{vector.name}' contains {lengths[row]} numbers at row {row} (and {int(other.sum()) - 1:,} more rows), "
+            f"but the model expects vectors of {vector.size}."
         )
     values = np.full((len(column), vector.size), np.nan)
     known = column.is_not_null().to_numpy()

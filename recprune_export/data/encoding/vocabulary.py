@@ -67,7 +67,7 @@ class Vocabulary:
     def count(cls, frame: "pl.LazyFrame", column: "pl.Expr", first: int, missing: Collection[str] = ()) -> Self:
         """Return the vocabulary of a text made of one column of `frame`, the most frequent values first.
 
-        Values are counted as they are stored before they become texts: then memory and most of the time are those of different values.
+        Values are counted as they are stored before they become strings: then memory and most of the time are those of different values.
 
         A word in `missing` has no id, nor has a usual word for a missing value where all other values are numbers.
 

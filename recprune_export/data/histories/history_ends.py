@@ -85,15 +85,17 @@ class LeaveOneOut:
         """Return notes about short users and ties at the ends."""
         kept, notes = counts.users - counts.short, []
         if not kept:
-            raise DataError(f"No user of {path} has {_MIN_ITEMS} items or more, so nothing can be left out to test on.")
+            raise DataError(
+                f"No user of {path} has {_MIN_ITEMS} items or more, so no items can be held out for testing."
+            )
         if counts.short:
             notes.append(
                 f"{counts.short:,} of {counts.users:,} users have fewer than {_MIN_ITEMS} items and are left out."
             )
         if counts.tied:
             notes.append(
-                f"The order of the file decides which items of {counts.tied:,} of {kept:,} users are held out, since their last "
-                "ones have the same time."
+                f"The order in the file determines the held-out items of {counts.tied:,} of {kept:,} users, since their last items "
+                "have the same time."
             )
         return tuple(notes)
 

@@ -17,7 +17,7 @@ _FEWEST_ROWS = 1024  # of a window, also where a row is long
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How rows lie in records: the dtype and shape of each input, the labels, and whether there are weights and groups.
+    """How rows are in records: the dtype and shape of each input, the labels, and whether there are weights and groups.
 
     Ids, that is int64 inputs named in `narrow`, take 4 bytes in the file.
     """

@@ -57,7 +57,7 @@ class SchemaOverrides:
     """The roles of columns that the user specified; the others are inferred.
 
     `multi_valued` holds "column" or "column:separator", `sequence` is "user,item,order". `missing` are words that stand for a
-    missing value, beside the usual ones. `separator` and `encoding` are those of a CSV file, None if they are detected.
+    missing value, in addition to the usual ones. `separator` and `encoding` are those of a CSV file, None if they are detected.
     """
 
     labels: tuple[str, ...] = ()
@@ -79,9 +79,9 @@ class SchemaOverrides:
 
     @property
     def requested_split(self) -> Split:
-        """The split that the options ask for; at random where they name no column.
+        """The split of the options; at random if they contain no column.
 
-        Raises `UsageError` if they ask for several.
+        Raises `UsageError` if they contain several.
         """
         return make_split(SplitSettings(self.split, self.split_by_time, self.split_by_user), self.seed)
 
@@ -118,7 +118,7 @@ class InferredSchema:
 def infer_schema(path: DataFile, overrides: SchemaOverrides) -> InferredSchema:
     """Infer the role of each column.
 
-    Text and integers are categorical; floating-point numbers and decimals numeric; lists and texts with a separator
+    Text and integers are categorical; floating-point numbers and decimals numeric; lists and strings with a separator
     multi-valued; vectors of floats numbers side by side. Dates, times, binary and nested columns, a column with nearly as many values
     as rows, and one that leaks the label are excluded and named in a note.
 
@@ -127,7 +127,7 @@ def infer_schema(path: DataFile, overrides: SchemaOverrides) -> InferredSchema:
     options = overrides.csv_options
     columns = read_column_names(path, options)
     for option, names in overrides.columns.items():
-        check_columns_exist(path, names, columns, f"which {option} names")
+        check_columns_exist(path, names, columns, f"given with {option}")
     read = [name for name in columns if name not in overrides.ignore]
     frame = scan(path, options, columns=read, missing=overrides.missing)
     roles = [name for option, names in overrides.columns.items() if not option.startswith("--split") for name in names]
@@ -148,14 +148,14 @@ def infer_sequence_schema(path: DataFile, overrides: SchemaOverrides) -> Schema:
     if overrides.sequence is not None:
         roles = [name.strip() for name in overrides.sequence.split(",")]
         if len(roles) != 3:
-            raise UsageError(f"--sequence '{overrides.sequence}' must name three columns: user,item,order.")
-        check_columns_exist(path, roles, columns, "which --sequence names")
+            raise UsageError(f"--sequence '{overrides.sequence}' must consist of three columns: user,item,order.")
+        check_columns_exist(path, roles, columns, "given with --sequence")
     else:
         lowered = {name.lower(): name for name in columns}
         roles = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
         if "" in roles:
             raise UsageError(
-                f"The columns of {path} ({', '.join(columns)}) do not show user, item and order: give --sequence user,item,order."
+                f"The columns of {path} ({', '.join(columns)}) do not identify user, item and order: give --sequence user,item,order."
             )
     user, item, order = roles
     length = {} if overrides.max_length is None else {"max_length": overrides.max_length}
@@ -174,7 +174,7 @@ def _sequence_split(overrides: SchemaOverrides, order: str) -> Split:
     if requested.time != order:
         raise UsageError(
             "The histories of a log are split by leave-one-out, or in time by the column that orders them: give "
-            f"--split-by-time {order}, or no option of a split."
+            f"--split-by-time {order}, or no split option."
         )
     return requested
 
@@ -254,7 +254,7 @@ class _SchemaInference:
         if name in self._separators:
             if not column.is_list and not can_be_multi_valued(column.dtype):
                 raise DataError(
-                    f"The column '{name}' of {self._path} holds {column.dtype}, so it cannot be a multi-valued field."
+                    f"The column '{name}' of {self._path} contains {column.dtype}, so it cannot be a multi-valued field."
                 )
             return ChosenRole("multi-valued", "", describe_list_ids(column))
         if name in self._overrides.numeric:
@@ -263,7 +263,7 @@ class _SchemaInference:
             if column.dtype.is_nested() or str(column.dtype) in ("Binary", "Object"):
                 remedy = f"; --multi-valued {name} reads lists of ids" if column.is_list else ""
                 raise DataError(
-                    f"The column '{name}' of {self._path} holds {column.dtype}, so it cannot be a categorical field{remedy}."
+                    f"The column '{name}' of {self._path} contains {column.dtype}, so it cannot be a categorical field{remedy}."
                 )
             note = describe_ids(column)
             return ChosenRole("categorical", "as requested", note if _changes_meaning(column) else "")
@@ -282,20 +282,20 @@ class _SchemaInference:
         if is_vector(column):
             return ChosenRole("vector", f"{column.statistics.longest} numbers")
         if not can_be_number(column.dtype):
-            raise DataError(f"The column '{name}' of {path} holds {column.dtype}, so it cannot be a numeric field.")
+            raise DataError(f"The column '{name}' of {path} contains {column.dtype}, so it cannot be a numeric field.")
         no_number = is_no_number(pl.col(name), column.dtype, self._overrides.missing)
         wrong = self._frame.with_row_index("__row").filter(no_number)
         count = int(collect(wrong.select(pl.len()), path).item())
         if count:
             row, value = collect(wrong.select("__row", name).head(1), path).row(0)
             raise DataError(
-                f"The column '{name}' of {path} holds '{value}' at row {row:,} ({count:,} such row{'' if count == 1 else 's'}), "
-                f"so it cannot be a numeric field: --missing '{value}' takes the word for a missing value, --categorical {name} "
+                f"The column '{name}' of {path} contains '{value}' at row {row:,} ({count:,} such row{'' if count == 1 else 's'}), "
+                f"so it cannot be a numeric field: --missing '{value}' reads it as a missing value, --categorical {name} "
                 f"reads ids, --ignore {name} does not read it."
             )
         unit = find_date_unit(column)
         if unit is not None:
-            return ChosenRole("numeric", unit, f"'{name}' holds dates or times and is read as a number, in {unit}.")
+            return ChosenRole("numeric", unit, f"'{name}' contains dates or times and is read as a number, in {unit}.")
         if example := find_decimal_comma(column):
             point = example.replace(",", ".")
             return ChosenRole(
@@ -313,7 +313,7 @@ class _SchemaInference:
         return chosen
 
     def _note_values(self) -> None:
-        """Add the notes of all columns, and one for all columns of whole numbers that might have the other role."""
+        """Add the notes of all columns, and one for all columns of integers that might have the other role."""
         for name, chosen in self._roles.items():
             column = self._column_data(name)
             self._notes += [
@@ -326,13 +326,13 @@ class _SchemaInference:
             gaps = any(self._statistics[name].missing for name in numeric)
             self._notes.append(
                 f"{_quote(numeric)} hold{'s' if len(numeric) == 1 else ''} whole numbers as floats{', with gaps' if gaps else ''}: "
-                f"read as a number; --categorical {numeric[0]} makes it ids."
+                f"read as a number; --categorical {numeric[0]} reads ids."
             )
         given = {*self._overrides.categorical, *self._separators}
         fields = (*self._names("categorical"), *self._names("multi-valued"))
         ids = [n for n in fields if n not in given and holds_integers(self._sample.schema[n])]
         if ids:
-            self._notes.append(f"Whole numbers are read as ids in {_quote(ids)}; --numeric {ids[0]} reads a number.")
+            self._notes.append(f"Integers are read as ids in {_quote(ids)}; --numeric {ids[0]} reads numbers.")
 
     def _is_like_ids(self, name: str) -> bool:
         """Return whether floats or decimals are whole and repeat, as ids do where pandas wrote a column with gaps."""
@@ -344,7 +344,7 @@ class _SchemaInference:
         return "" if role == "excluded" else describe_missing_words(column, role)
 
     def _note_spelling(self, column: ColumnData) -> str:
-        """Return a note where a categorical field of texts spells an id in several ways."""
+        """Return a note where a categorical field of strings spells an id in several ways."""
         import polars as pl
 
         name = column.name
@@ -357,7 +357,7 @@ class _SchemaInference:
         if not count:
             return ""
         example = f", such as '{changed[0]}' for '{canonical.filter(texts == changed[0])[0]}'" if len(changed) else ""
-        return f"'{name}' spells {count:,} ids in more than one way{example}: each is read as one id."
+        return f"'{name}' contains {count:,} ids with more than one spelling{example}: each is read as one id."
 
     def _summaries(self) -> tuple[ColumnSummary, ...]:
         return tuple(self._summary(name) for name in self._columns)
@@ -402,7 +402,7 @@ class _SchemaInference:
         if distinct > 1000 and distinct > 0.5 * len(column):
             return ChosenRole(
                 "excluded",
-                "nearly a key",
+                "almost unique per row",
                 f"'{name}' has {distinct:,} different values in {len(column):,} rows and is excluded; "
                 f"--categorical {name} uses it{describe_numbers_in_text(self._column_data(name))}.",
             )
@@ -432,7 +432,7 @@ def _quote(names: Collection[str]) -> str:
 
 
 def _read_sample_labels(path: DataFile, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "list[pl.Series]":
-    """Return the labels of the sample as numbers, null where they are missing. Raises `DataError` for classes of texts."""
+    """Return the labels of the sample as numbers, null where they are missing. Raises `DataError` for classes of strings."""
     import polars as pl
 
     columns = {name: sample[name].to_numpy() for name in overrides.labels}
@@ -451,17 +451,18 @@ def _longest(lists: "pl.Series") -> int:
 
 
 def _check_input_names(schema: Schema, path: DataFile) -> None:
-    """Raise `DataError` where two inputs of the model, or two of its numbers, would have one name."""
+    """Raise `DataError` if two inputs of the model, or two of its numbers, would have one name."""
     numbers = schema.dense_columns
     ids = (*schema.categorical, *(several.name for several in schema.multi_valued))
     if numbers and NUMERIC in ids:
         raise DataError(
-            f"The column '{NUMERIC}' of {path} holds ids, but the input of all numbers has that name: rename the column, or give "
+            f"The column '{NUMERIC}' of {path} contains ids, but this name is reserved for the input of all "
+            "numeric columns: rename the column, or give "
             f"--ignore {NUMERIC}."
         )
     repeated = next((name for name in schema.numeric if numbers.count(name) > 1), None)
     if repeated is not None:
         raise DataError(
-            f"The column '{repeated}' of {path} has the name of a number of the vector '{repeated.rpartition('_')[0]}': rename the "
+            f"The column '{repeated}' of {path} has the same name as an element of the vector '{repeated.rpartition('_')[0]}': rename the "
             f"column, or give --ignore {repeated}."
         )

@@ -44,7 +44,7 @@ class ColumnData:
 
     @property
     def is_list(self) -> bool:
-        """Whether each row is a list of numbers or texts."""
+        """Whether each row is a list of numbers or strings."""
         return is_list(self.dtype)
 
 
@@ -58,7 +58,7 @@ class ChosenRole:
 
 
 def is_list(dtype: "pl.DataType") -> bool:
-    """Return whether a column holds lists of numbers or texts."""
+    """Return whether a column holds lists of numbers or strings."""
     import polars as pl
 
     return isinstance(dtype, pl.List | pl.Array) and not _is_opaque(_inner(dtype))
@@ -97,13 +97,13 @@ def choose_role(column: ColumnData) -> ChosenRole:
         return ChosenRole(
             "excluded",
             "nested" if dtype.is_nested() else "binary",
-            f"'{name}' holds {dtype} and is excluded: a field is a number, a text, or a list of them; write its content as such columns.",
+            f"'{name}' contains {dtype} and is excluded: a field is a number, a string, or a list of them; convert the column.",
         )
     if unit := find_date_unit(column):
         return ChosenRole(
             "excluded",
             "date or time",
-            f"'{name}' holds dates or times ({dtype}) and is excluded; --numeric {name} reads it as a number ({unit}), "
+            f"'{name}' contains dates or times ({dtype}) and is excluded; --numeric {name} reads it as a number ({unit}), "
             f"--categorical {name} as ids.",
         )
     if column.is_list:
@@ -112,21 +112,22 @@ def choose_role(column: ColumnData) -> ChosenRole:
         return ChosenRole(
             "excluded",
             "lists as text",
-            f"'{name}' holds lists written as texts, such as '{example}', and is excluded: write lists or vectors as such in Parquet, "
-            f"numbers as columns {name}_0, {name}_1, ..., ids with '|' between them; --categorical {name} reads each text as one id.",
+            f"'{name}' contains lists written as strings, such as '{example}', and is excluded: write lists or vectors as Parquet lists, "
+            f"numbers as columns {name}_0, {name}_1, ..., ids with '|' between them; --categorical {name} reads each string as one id.",
         )
     if example := _find_other_date(column):
         return ChosenRole(
             "excluded",
             "date or time",
-            f"'{name}' holds dates or times such as '{example}' and is excluded: written as 2024-05-31 10:00:00 they are numbers with "
+            f"'{name}' contains dates or times such as '{example}' and is excluded: write them as 2024-05-31 "
+            "10:00:00 to read them as numbers with "
             f"--numeric {name}; --categorical {name} reads ids.",
         )
     if example := find_decimal_comma(column):
         return ChosenRole(
             "excluded",
             "decimal commas",
-            f"'{name}' holds texts such as '{example}', numbers with a decimal comma or pairs of ids, and is excluded; "
+            f"'{name}' contains texts such as '{example}', numbers with a decimal comma or pairs of ids, and is excluded; "
             f"--numeric {name} reads numbers, --multi-valued {name}:, ids.",
         )
     if dtype.is_decimal() or dtype.is_float():
@@ -135,36 +136,38 @@ def choose_role(column: ColumnData) -> ChosenRole:
 
 
 def describe_ids(column: ColumnData) -> str:
-    """Return a note where the ids of a categorical field are not what the file seems to hold; "" where they are."""
+    """Return a note if the ids of a categorical field differ from the apparent content of the file; otherwise ""."""
     import polars as pl
 
     name, dtype, statistics = column.name, column.dtype, column.statistics
     if dtype.is_float() or dtype.is_decimal():
         if not statistics.is_whole:
-            return f"'{name}' holds numbers with fractions ({dtype}) and is read as ids, one for each different number."
+            return (
+                f"'{name}' contains numbers with fractions ({dtype}) and is read as ids, one for each different number."
+            )
         largest = max(abs(statistics.low or 0.0), abs(statistics.high or 0.0))
-        lost = " Those above 2^53 have lost their last digits in the file." if largest > _MAX_EXACT_FLOAT else ""
-        return f"'{name}' is written as {dtype} and is read as whole ids: 12.0 is the id '12'.{lost}"
+        lost = " Values above 2^53 have lost their last digits in the file." if largest > _MAX_EXACT_FLOAT else ""
+        return f"'{name}' is stored as {dtype} and is read as integer ids: 12.0 is the id '12'.{lost}"
     if (unit := find_date_unit(column)) is not None:
-        return f"'{name}' holds dates or times and is read as ids, one for each different value; --numeric {name} reads {unit}."
+        return f"'{name}' contains dates or times and is read as ids, one for each different value; --numeric {name} reads {unit}."
     if example := _find_example(column, _NUMBER_WITH_UNIT):
-        return f"'{name}' holds texts such as '{example}' and is read as ids, one for each text: write numbers to have it as a number."
+        return f"'{name}' contains texts such as '{example}' and is read as ids, one for each string: write numbers to read it as a number."
     texts = column.texts
     if texts is None or not isinstance(dtype, pl.String):
         return ""
     if texts.others and texts.numbers >= texts.others:
         at = "" if texts.other_row is None else f" (the first in row {texts.other_row:,})"
         return (
-            f"'{name}' holds numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
-            f"it is read as ids; --numeric {name} reads numbers, with --missing for each text that stands for a missing value."
+            f"'{name}' contains numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
+            f"it is read as ids; --numeric {name} reads numbers, with --missing for each string that stands for a missing value."
         )
     if isinstance(texts.dtype, pl.Float64):
-        return f"'{name}' is text that holds numbers, and is read as ids; --numeric {name} reads numbers."
+        return f"'{name}' is text that contains numbers, and is read as ids; --numeric {name} reads numbers."
     return ""
 
 
 def describe_numbers_in_text(column: ColumnData) -> str:
-    """Return how a column of texts that are mostly numbers is read as numbers; "" for other columns."""
+    """Return how a column of strings that are mostly numbers is read as numbers; "" for other columns."""
     texts = column.texts
     if texts is None or str(column.dtype) != "String" or not texts.numbers or texts.others > texts.numbers:
         return ""
@@ -172,7 +175,7 @@ def describe_numbers_in_text(column: ColumnData) -> str:
         return f" as ids, --numeric {column.name} as numbers"
     at = "" if texts.other_row is None else f", the first in row {texts.other_row:,}"
     return (
-        f" as ids. It holds numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
+        f" as ids. It contains numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
         f"--numeric {column.name} --missing '{texts.other}' reads numbers"
     )
 
@@ -181,19 +184,22 @@ def describe_list_ids(column: ColumnData) -> str:
     """Return a note where the ids of a multi-valued field are numbers with a fraction part; "" where they are not."""
     if not column.is_list or not (_inner(column.dtype).is_float() or _inner(column.dtype).is_decimal()):
         return ""
-    return f"'{column.name}' holds lists of {_inner(column.dtype)} and is read as ids, one for each different number: 12.0 is the id '12'."
+    return (
+        f"'{column.name}' contains lists of {_inner(column.dtype)} and is read as ids, one for each different "
+        "number: 12.0 is the id '12'."
+    )
 
 
 def describe_missing_words(column: ColumnData, role: Role) -> str:
-    """Return a note about texts that usually stand for a missing value: whether they are, or have an id; "" without any."""
+    """Return a note about strings that usually stand for a missing value: whether they are, or have an id; "" without any."""
     texts, name = column.texts, column.name
     if texts is not None and texts.words and not texts.others and texts.numbers:
-        return f"'{name}' holds '{texts.word}' in {texts.words:,} rows beside numbers: it is read as a missing value."
+        return f"'{name}' contains '{texts.word}' in {texts.words:,} rows and numbers in others: it is read as a missing value."
     if role == "categorical" and column.statistics.words:
         word = find_missing_word(column)
         return (
-            f"'{name}' holds '{word}' in some of {column.statistics.words:,} rows with a word that may stand for a missing value: "
-            f"each such word is an id; --missing '{word}' makes it missing."
+            f"'{name}' contains '{word}' in some of {column.statistics.words:,} rows with a string that may stand for a missing value: "
+            f"each such string is an id; --missing '{word}' reads it as missing."
         )
     return ""
 
@@ -270,12 +276,12 @@ def _choose_list_role(column: ColumnData) -> ChosenRole:
         return ChosenRole(
             "vector",
             f"{size} numbers",
-            f"'{name}' holds vectors of {size} numbers and is read as {size} numeric columns.",
+            f"'{name}' contains vectors of {size} numbers and is read as {size} numeric columns.",
         )
     return ChosenRole(
         "excluded",
         "lists of numbers",
-        f"'{name}' holds lists of {statistics.shortest} to {statistics.longest} numbers ({column.dtype}) and is excluded: "
+        f"'{name}' contains lists of {statistics.shortest} to {statistics.longest} numbers ({column.dtype}) and is excluded: "
         f"vectors of one length are read as numbers; --multi-valued {name} reads ids.",
     )
 
@@ -291,7 +297,7 @@ def _is_opaque(dtype: "pl.DataType") -> bool:
 
 
 def find_date_unit(column: ColumnData) -> str | None:
-    """Return the unit of a column of dates or times as numbers, also if they are texts; None for other columns."""
+    """Return the unit of a column of dates or times as numbers, also if they are strings; None for other columns."""
     import polars as pl
 
     if not isinstance(column.dtype, pl.String):

@@ -38,7 +38,7 @@ class ColumnStatistics:
     """Statistics of all rows of a column: missing values, and those of its type.
 
     `low` and `high`: range of numbers; `is_whole`: whether all of them are integers; `shortest` and `longest`: lengths of
-    lists; `words`: texts that usually stand for a missing value.
+    lists; `words`: strings that usually stand for a missing value.
     """
 
     rows: int

@@ -61,7 +61,7 @@ class Schema(DictMixin):
     """The columns that are used, and their roles. A log of sequences has no labels and no other fields.
 
     `value_labels` are the labels that are numbers, not 0 and 1. `missing_label` is a value that stands for a missing label,
-    `weight` the column with the weights of rows, `missing` holds words that stand for a missing value beside the usual ones.
+    `weight` the column with the weights of rows, `missing` holds words that stand for a missing value in addition to the usual ones.
 
     >>> schema = Schema(labels=("click",), categorical=("user", "item"), numeric=("age",))
     >>> Schema.from_dict(schema.to_dict()) == schema
@@ -103,6 +103,6 @@ class Schema(DictMixin):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns whose values are looked up by their text, or may be texts."""
+        """The columns whose values are looked up by their text, or may be strings."""
         sequence = () if self.sequence is None else (self.sequence.item,)
         return (*self.categorical, *(several.name for several in self.multi_valued), *self.numeric, *sequence)

@@ -1,4 +1,4 @@
-"""Which rows are for training, validation and testing, and in what order the rows of a user are."""
+"""Splits of rows into training, validation and test rows, and the order of the rows of a user."""
 
 import lazy_loader
 

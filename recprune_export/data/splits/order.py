@@ -39,7 +39,7 @@ def parse_order(path: object, column: "pl.Series", occurrences: Occurrences | No
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return _parse_text(path, column.cast(pl.String), occurrences)
     raise DataError(
-        f"The column '{column.name}' of {path} holds {dtype}, which has no order in time: rows are ordered by a column of "
+        f"The column '{column.name}' of {path} contains {dtype}, which has no order in time: order the rows by a column of "
         "numbers, dates or times."
     )
 
@@ -87,7 +87,7 @@ def _parse_text(path: object, column: "pl.Series", occurrences: Occurrences) -> 
         is_invalid = read.is_null() & text.is_not_null()
         invalid, count = text.filter(is_invalid), occurrences.count(is_invalid.to_numpy())
         raise DataError(
-            f"The column '{column.name}' of {path} orders the rows, but holds text that is neither a number nor an ISO date or "
+            f"The column '{column.name}' of {path} orders the rows, but contains text that is neither a number nor an ISO date or "
             f"time in {count:,} of {occurrences.total:,} rows, such as '{invalid[0]}': write them as numbers, or as "
             "2026-01-31 or 2026-01-31T09:30:00."
         )
@@ -106,8 +106,8 @@ def _parse_times(path: object, text: "pl.Series", occurrences: Occurrences) -> "
     zoned = occurrences.count(zone.is_not_null().to_numpy())
     if zoned and zoned != occurrences.count(year.is_not_null().to_numpy()):
         raise DataError(
-            f"The column '{text.name}' of {path} has a time zone in {zoned:,} rows and none in others, so their order is not "
-            "known: write all of them with a zone, or none."
+            f"The column '{text.name}' of {path} has a time zone in {zoned:,} rows and none in others, so their order is "
+            "unknown: write all of them with a time zone, or none."
         )
     digits = 9 if year.is_between(*_YEARS_IN_NANOSECONDS).all() else 6
     return text.to_frame().select(_instant(column, digits).alias(text.name)).to_series()
@@ -144,7 +144,7 @@ def _check_infinite(path: object, numbers: "pl.Series", occurrences: Occurrences
     count = occurrences.count(numbers.is_infinite().fill_null(False).to_numpy())
     if count:
         raise DataError(
-            f"The column '{numbers.name}' of {path} orders the rows, but holds infinity in {count:,} of them: write the time, "
+            f"The column '{numbers.name}' of {path} orders the rows, but contains infinity in {count:,} of them: write the time, "
             "or leave those rows out."
         )
     return numbers

@@ -58,7 +58,7 @@ class LogCounts:
         if self.tied:
             notes.append(
                 f"{self.tied:,} of {self.rows - self.left_out:,} rows of {path} have the same '{columns.order}' as another row of "
-                f"their '{columns.user}'; these stay in the order of the file."
+                f"their '{columns.user}'; these keep the order of the file."
             )
         if self.repeated:
             quoted = ", ".join(f"'{name}'" for name in names)
@@ -115,7 +115,7 @@ def check_log_types(path: object, types: "pl.Schema", columns: SequenceColumns) 
 
     for name in (columns.user, columns.item):
         if types[name].is_nested() or types[name] == pl.Binary:
-            raise DataError(f"The column '{name}' of {path} holds {types[name]}; a log has one value in each row.")
+            raise DataError(f"The column '{name}' of {path} contains {types[name]}; a log must have one value per row.")
 
 
 def read_log(

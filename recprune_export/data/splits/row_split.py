@@ -29,7 +29,7 @@ _ACCEPTED = "train, valid or test (or training, validation, val, dev)"
 
 @dataclass(frozen=True)
 class RowSplit:
-    """The side of each row, int8 [N]: 0 train, 1 valid, 2 test; `description` says by which rule."""
+    """The side of each row, int8 [N]: 0 train, 1 valid, 2 test; `description` is the rule."""
 
     codes: np.ndarray
     description: str
@@ -67,7 +67,7 @@ class SplitMixin:
 
 
 def make_split(settings: SplitSettings, seed: int) -> Split:
-    """Return the split that the options ask for; at random where they name no column."""
+    """Return the split of the options; at random if they contain no column."""
     return Split(settings.split, seed, time=settings.split_by_time, user=settings.split_by_user)
 
 
@@ -76,7 +76,7 @@ def split_rows(
 ) -> RowSplit:
     """Split rows by `column`, the one that `split` names. `remedy` ends the message for rows that name no side.
 
-    With `occurrences` the column has each value once, and they say in how many rows; the codes are those of the values.
+    With `occurrences`, the column contains each value once, and `occurrences` its number of rows; the codes are those of the values.
 
     Raises `DataError` if a row has no value or another one, or a side would have no rows.
     """
@@ -113,7 +113,7 @@ def split_by_words(path: object, column: "pl.Series", remedy: str, occurrences: 
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         examples = ", ".join(str(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
         raise DataError(
-            f"{where} holds {column.dtype}{examples and f', such as {examples}'}; every row needs {_ACCEPTED}. {remedy}"
+            f"{where} contains {column.dtype}{examples and f', such as {examples}'}; every row needs {_ACCEPTED}. {remedy}"
         )
     words = column.cast(pl.String).str.strip_chars()
     codes = _normalize(column).replace_strict(SPLIT_WORDS, default=None, return_dtype=pl.Int8)
@@ -124,7 +124,7 @@ def split_by_words(path: object, column: "pl.Series", remedy: str, occurrences: 
     if len(unknown):
         examples = ", ".join(f"'{word}'" for word in unknown.unique(maintain_order=True).head(3))
         problems.append(
-            f"holds {examples} in {count_rows((codes.is_null() & words.is_not_null()).to_numpy(), occurrences)}"
+            f"contains {examples} in {count_rows((codes.is_null() & words.is_not_null()).to_numpy(), occurrences)}"
         )
     if problems:
         raise DataError(f"{where} {' and '.join(problems)}; every row needs {_ACCEPTED}. {remedy}")
@@ -132,7 +132,7 @@ def split_by_words(path: object, column: "pl.Series", remedy: str, occurrences: 
     counts = count_sides(row_split, occurrences)
     if min(counts.values()) == 0:
         text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        raise DataError(f"{where} leaves a side without rows ({text}); name rows for train, valid and test. {remedy}")
+        raise DataError(f"{where} leaves a split without rows ({text}); assign rows to train, valid and test. {remedy}")
     return row_split
 
 
@@ -162,22 +162,20 @@ def split_by_time(path: object, column: "pl.Series", split: Split, occurrences: 
 
 def describe_time_split(name: str, first_valid: object, first_test: object) -> str:
     """Say in words which times of the column `name` the sides begin with."""
-    return f"by time: valid from '{name}' {first_valid} on, test from {first_test} on, equal times on one side"
+    return f"by time: valid from '{name}' {first_valid} on, test from {first_test} on, equal times in the same split"
 
 
 def split_by_user(path: object, column: "pl.Series", split: Split, occurrences: Occurrences | None = None) -> RowSplit:
     """Split users, and with them all of their rows, in the order of a hash of the seed and the user.
 
-    So a user seldom changes sides when rows of others are added.
+    So a user rarely changes sides when rows of others are added.
 
     Raises `DataError` if a row has no user, or there are fewer than three.
     """
     import polars as pl
 
     if column.dtype.is_nested() or column.dtype == pl.Binary:
-        raise DataError(
-            f"The column '{column.name}' of {path} holds {column.dtype}, so it cannot be the user of a row."
-        )
+        raise DataError(f"The column '{column.name}' of {path} contains {column.dtype}, so it cannot contain user ids.")
     users = (column.fill_nan(None) if column.dtype.is_float() else column).cast(pl.String)
     check_no_missing(path, users, occurrences)
     distinct = sorted(users.unique().to_list(), key=lambda user: _hash(split.seed, user))
@@ -208,8 +206,8 @@ def check_no_missing(path: object, column: "pl.Series", occurrences: Occurrences
     """Raise `DataError` if a value is null."""
     if column.null_count():
         raise DataError(
-            f"'{column.name}' in {path} is missing in {count_rows(column.is_null().to_numpy(), occurrences)}: fill them, or leave those "
-            "rows out."
+            f"'{column.name}' in {path} is missing in {count_rows(column.is_null().to_numpy(), occurrences)}: fill the missing values, "
+            "or leave out these rows."
         )
 
 

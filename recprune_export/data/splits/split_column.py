@@ -1,4 +1,4 @@
-"""Which column of a file splits its rows: the one that an option names, else one whose name and words say so."""
+"""The column of a file that splits its rows: the column given with an option, else a column with the name and values of a split."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 SPLIT_COLUMNS = ("split", "fold", "subset")  # a column of these names is never a field by itself
-_REMEDY = (
-    "Correct those rows; if it is no split, --ignore {name} leaves it out and --categorical {name} makes it a field."
-)
+_REMEDY = "Correct these rows; if the column is not a split, --ignore {name} leaves it out and --categorical {name} makes it a field."
 
 
 def find_split_columns(columns: Collection[str], roles: Collection[str]) -> list[str]:
-    """Return the columns whose name says that they split the rows, but those that have one of `roles`.
+    """Return the columns with the name of a split, except those with one of `roles`.
 
     >>> find_split_columns(["user", "Fold", "split"], ["split"])
     ['Fold']
@@ -38,7 +36,7 @@ class ChosenSplit:
 
 
 def choose_split(path: DataFile, frame: "pl.LazyFrame", requested: Split, roles: Collection[str]) -> ChosenSplit:
-    """Return the requested split; without one that of the column whose name and words say so, else the random one.
+    """Return the requested split; otherwise that of a column with the name and values of a split; otherwise a random split.
 
     A column that is named like a split, or by which rows are split, is no field; `roles` are the columns that the user
     gave another role.
@@ -54,16 +52,19 @@ def choose_split(path: DataFile, frame: "pl.LazyFrame", requested: Split, roles:
             raise errors[0]
         if len(usable) > 1:
             raise UsageError(
-                f"The columns {' and '.join(repr(name) for name in usable)} of {path} both name splits: give one by --split, or leave out "
-                "the others by --ignore."
+                f"The columns {' and '.join(repr(name) for name in usable)} of {path} both contain splits: choose one with --split, "
+                "or leave out the others with --ignore."
             )
         split = replace(requested, column=usable[0])
     others = [name for name in named if name != split.source]
-    notes = [f"'{name}' is excluded, since it is named like a split; --categorical {name} uses it." for name in others]
+    notes = [
+        f"'{name}' is excluded, since its name is that of a split; --categorical {name} uses it as a field."
+        for name in others
+    ]
     if split.column is None and split.source is not None and split.source not in roles:
         others.append(split.source)
         notes.append(
-            f"'{split.source}' is excluded, since rows are split by it; --categorical {split.source} uses it as well."
+            f"'{split.source}' is excluded, since rows are split by it; --categorical {split.source} also uses it as a field."
         )
     if split.column is not None and split.column not in roles:
         others.append(split.column)

@@ -66,7 +66,7 @@ def find_data_files(source: Path | str) -> tuple[DataFile, ...]:
 
 
 def is_parquet(file: DataFile) -> bool:
-    """Return whether a file begins as Parquet does; of a remote one the name tells, or polars.
+    """Return whether a file begins as Parquet does; of a remote file, its name or polars determines this.
 
     Raises `OSError` if a local file cannot be read.
     """
@@ -163,7 +163,7 @@ def _refuse_both_kinds(source: DataFile, files: Sequence[DataFile]) -> None:
         first.setdefault(is_parquet(file), file)
     if len(first) == 2:
         raise DataError(
-            f"{source} holds files of both kinds, such as {first[True]} (Parquet) and {first[False]} (CSV): name those of one kind "
+            f"{source} contains files of both kinds, such as {first[True]} (Parquet) and {first[False]} (CSV): select one kind "
             f"by a glob, such as '{_join(source, '*.parquet')}'."
         )
 
@@ -172,7 +172,7 @@ def _describe_contents(source: DataFile) -> str:
     if not isinstance(source, Path) or not source.is_dir():
         return "no file of that name"
     names = sorted(path.name for path in source.iterdir())
-    return f"the folder holds {list_names(names, 5)}" if names else "the folder is empty"
+    return f"the folder contains {list_names(names, 5)}" if names else "the folder is empty"
 
 
 def _join(source: DataFile, name: str) -> str:

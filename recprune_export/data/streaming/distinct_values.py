@@ -1,4 +1,4 @@
-"""The different values of columns and how many rows have each: what labels and splits are judged by, without all rows in memory."""
+"""The distinct values of columns and their numbers of rows, for checks of labels and splits without all rows in memory."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from recprune_export.data.tabular_files import collect
 if TYPE_CHECKING:
     import polars as pl
 
-_EXACT_UNTIL = 64  # whole numbers up to here are told apart: classes and stars, signs, 0 and 1
+_EXACT_UNTIL = 64  # integers up to here are distinguished: classes and stars, signs, 0 and 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ROW = "__row"
-_MANY_TIMES = 1 << 22  # different times that are held at once
+_MANY_TIMES = 1 << 22  # different times that are in memory at once
 _BUCKETS = 1 << 16
 
 
@@ -25,7 +25,7 @@ _BUCKETS = 1 << 16
 class DistinctValues:
     """A row of `table` for each combination of values, in the order in which they first occur, with its occurrences.
 
-    `joined` are columns of numbers of which not each value has a row: numbers that only their range tells apart share one.
+    `joined` are columns of numbers of which not each value has a row: numbers that differ only in their range share one.
     """
 
     table: "pl.DataFrame"
@@ -46,7 +46,7 @@ def find_distinct_labels(
 ) -> DistinctValues:
     """Return values of labels and weights that stand for those of all rows in every check of `read_labels`.
 
-    Texts and whole numbers up to 64 are told apart, as are the numbers in `missing`; of other numbers the first is taken of those
+    Texts and integers up to 64 are distinguished, as are the numbers in `missing`; of other numbers the first is taken of those
     that are whole, have a fraction, are infinite in float32, or are negative. Memory: that of the combinations.
     """
     import polars as pl
@@ -156,7 +156,7 @@ def _find_first_rows(
 
 
 def _number_key(column: "pl.Expr", missing: Collection[float]) -> "pl.Expr":
-    """Return a number for each kind of number that checks of labels and weights tell apart; null for a missing one."""
+    """Return a number for each kind of number that checks of labels and weights distinguish; null for a missing number."""
     import polars as pl
 
     value = column.cast(pl.Float64).fill_nan(None)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What `read_labels` said of all rows, and how the value of a row becomes a label.
+    """The result of `read_labels` for all rows, and the conversion of the value of a row to a label.
 
-    `words` has texts and their numbers by label; of numbers, those `missing` are no labels, and `signs` are labels of -1 and 1.
+    `words` has strings and their numbers by label; of numbers, those `missing` are no labels, and `signs` are labels of -1 and 1.
     """
 
     read: LabelColumns
@@ -55,7 +55,7 @@ class LabelRules:
         return {name: self._label(rows[name]) for name in self.names}
 
     def weights(self, rows: "pl.DataFrame") -> np.ndarray | None:
-        """Return the weights of some rows, float32 [N]; None where there are none."""
+        """Return the weights of some rows, float32 [N]; None if there are none."""
         import polars as pl
 
         return None if self.weight is None else rows[self.weight].cast(pl.Float32).to_numpy(writable=True)

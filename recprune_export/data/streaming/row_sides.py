@@ -63,7 +63,7 @@ def choose_sides(
 
     Without a column `draw` decides.
 
-    Raises `DataError` where `split_rows` does.
+    Raises `DataError` if `split_rows` does.
     """
     name = split.source
     if name is None:

@@ -50,8 +50,8 @@ def check_same_columns(source: DataFile, files: Sequence[DataFile], names: Seque
     for file, own in zip(files, keys, strict=True):
         if own != keys[0]:
             raise DataError(
-                f"{file} lies in folders that name {_quote(own)}, and {files[0]} in folders that name {_quote(keys[0])}: give files of one "
-                "partitioning."
+                f"{file} is in folders with the partition keys {_quote(own)}, and {files[0]} in folders with {_quote(keys[0])}: give files "
+                "with the same partitioning."
             )
     refuse_columns_of_folders(files[0], names[0], keys[0])
     if is_parquet(files[0]):
@@ -69,13 +69,13 @@ def _check_parquet_types(files: Sequence[DataFile]) -> None:
         try:
             types = dict(pl.scan_parquet(str(file), hive_partitioning=False, glob=False).collect_schema())
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"{file} is damaged or no table: {first_line(error)}") from error
+            raise DataError(f"{file} is damaged or not a table: {first_line(error)}") from error
         first = first or types
         _check_names(file, tuple(types), files[0], tuple(first))
         other = next((name for name, dtype in types.items() if dtype != first[name]), None)
         if other is not None:
             raise DataError(
-                f"The column '{other}' holds {types[other]} in {file}, but {first[other]} in {files[0]}: write one type in all files."
+                f"The column '{other}' contains {types[other]} in {file}, but {first[other]} in {files[0]}: use the same type in all files."
             )
 
 
@@ -85,7 +85,9 @@ def _check_names(file: DataFile, names: Sequence[str], first: DataFile, expected
         raise DataError(f"{file} has no column '{lacking}', which {first} has: give files with the same columns.")
     other = next((name for name in names if name not in expected), None)
     if other is not None:
-        raise DataError(f"{file} has a column '{other}', which {first} has not: give files with the same columns.")
+        raise DataError(
+            f"{file} has a column '{other}', which {first} does not have: give files with the same columns."
+        )
 
 
 def _quote(names: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ _READ_BY_PROCESSES = (StreamedRows, StreamedHistories, StreamedNextItems)
 
 
 def write_once(write: Callable[[], D], readers: int) -> D:
-    """Return the rows that `write` returns. In a run of several processes on one machine the first one alone calls it.
+    """Return the rows that `write` returns. In a run of several processes on one machine only the first one calls it.
 
     On several machines, or where processes cannot open the files of another, each process writes files of its own. An error is raised
     in all processes.

@@ -88,7 +88,7 @@ def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
     check_free_space({folder / "rows": size}, "the encoded rows")
     print_status(
         f"{count:,} rows are encoded once into temporary files in {folder}: {layout.dtype.itemsize} bytes each, "
-        f"{format_bytes(size)}, which go when this process ends."
+        f"{format_bytes(size)}, which are deleted when this process ends."
     )
     return [RecordWriter(layout.dtype) for _ in SPLIT_NAMES]
 

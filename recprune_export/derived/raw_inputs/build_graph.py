@@ -1,6 +1,6 @@
 """Put the encoding of raw values into an ONNX graph, with standard operators: `LabelEncoder` of ai.onnx.ml 2, and arithmetic.
 
-The keys of a `LabelEncoder` are lists of numbers or texts: every runtime reads them, they take less space than the tensors
+The keys of a `LabelEncoder` are lists of numbers or strings: every runtime reads them, they take less space than the tensors
 of ai.onnx.ml 4, though they load more slowly (docs/decisions/raw-inputs.md).
 """
 
@@ -24,7 +24,7 @@ _TYPES = {"str": TensorProto.STRING, "int64": TensorProto.INT64, "float64": Tens
 def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
     """Replace inputs of a graph by those of `plan`, and compute them from these.
 
-    Raises `ExportError` where a raw input has the name of an output, or the vocabularies are too large for one file.
+    Raises `ExportError` if a raw input has the name of an output, or the vocabularies are too large for one file.
     """
     graph = model.graph
     raw_specs = [spec for part in plan for spec in part.inputs]
@@ -51,9 +51,7 @@ def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
     if not any(opset.domain == ML_DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(ML_DOMAIN, ML_VERSION))
     if model.ByteSize() > MOST_BYTES:
-        raise ExportError(
-            "The vocabularies take more than 2 GB, which an ONNX file cannot hold: leave out --raw-inputs."
-        )
+        raise ExportError("The vocabularies need more than 2 GB, the limit of an ONNX file: leave out --raw-inputs.")
 
 
 class _Names:

@@ -1,4 +1,4 @@
-"""Write `model.raw.onnx`, which takes raw values, and say to which answers it is held."""
+"""Write `model.raw.onnx`, which accepts raw values, and define its expected outputs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +33,7 @@ def derive_raw_inputs(
 ) -> DerivedModel:
     """Write the file into `folder`; weights of `model.onnx` in a file of their own are shared with it.
 
-    Raises `ExportError` where the file cannot be made.
+    Raises `ExportError` if the file cannot be made.
     """
     plan = make_plan(source.file.signature)
     signature = _make_signature(plan, source.file.signature)
@@ -66,19 +66,19 @@ def describe_purpose(plan: tuple[RawInput, ...]) -> str:
     kinds = {part.dtype for part in plan if isinstance(part, RawIds)}
     parts = []
     if TEXT in kinds:
-        parts.append('texts in their canonical form (docs/encoding.md of recprune-export), "" where one is missing')
+        parts.append('strings in their canonical form (docs/encoding.md of recprune-export), "" where one is missing')
     if INTEGER in kinds:
-        parts.append(f"integers, {MISSING_INTEGER} where one is missing")
+        parts.append(f"integers, {MISSING_INTEGER} for a missing value")
     if any(isinstance(part, RawNumbers) for part in plan):
-        parts.append("numbers as float64, NaN where one is missing")
+        parts.append("numbers as float64, NaN for a missing value")
     ids = [part for part in plan if isinstance(part, RawIds)]
     if any(part.is_history for part in ids):
         parts.append("histories with the oldest item first and missing values before it")
     if any(part.refuses_unknown for part in ids):
         parts.append("a request with an unknown value fails")
     if any(len(part.shape) > 1 and not part.is_history for part in ids):
-        parts.append("lists without their missing values, which fill the places at the end")
-    return f"takes raw values and encodes them: {'; '.join(parts)}"
+        parts.append("lists with their missing values moved to the end")
+    return f"accepts raw values and encodes them: {'; '.join(parts)}"
 
 
 def _make_signature(plan: tuple[RawInput, ...], source: Signature) -> Signature:
@@ -99,7 +99,7 @@ def _make_odd_rows(plan: tuple[RawInput, ...], rows: RequestArrays) -> RequestAr
             values = request[spec.name].astype(object)
             for row, value in enumerate(odd):
                 values[row] = value
-            if values.ndim > 1:  # beside usual ones
+            if values.ndim > 1:  # in addition to usual ones
                 values[len(odd) :, 0] = odd[0]
             request[spec.name] = values.astype(np.str_ if spec.dtype == TEXT else spec.dtype)
     return request

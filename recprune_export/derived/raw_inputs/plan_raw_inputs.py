@@ -23,7 +23,7 @@ _INTEGER = re.compile("0|-?[1-9][0-9]{0,18}")
 
 
 def plan_of_encoder(encoder: Encoder | SequenceEncoder, signature: Signature) -> tuple[RawInput, ...]:
-    """Return the plan of a model of ours, whose inputs are all encoded."""
+    """Return the plan for a model trained by `train`, whose inputs are all encoded."""
     specs = {spec.name: spec for spec in signature.inputs}
     return tuple(_plan_input(encoder, taken, specs[taken.name]) for taken in encoder.inputs)
 
@@ -61,7 +61,7 @@ def _plan_vocabulary(vocabulary: InputVocabulary, spec: Input) -> RawIds:
 def _make_raw_ids(
     spec: Input, ids: Mapping[str, int], unknown: int, missing: int, *, is_history: bool = False
 ) -> RawIds:
-    """Return the plan of one input: of integers where each key is one, else of texts."""
+    """Return the plan of one input: of integers where each key is one, else of strings."""
     keys: tuple[str, ...] | tuple[int, ...] = tuple(ids)
     dtype = TEXT
     if ids and all(_INTEGER.fullmatch(key) and MISSING_INTEGER < int(key) < 2**63 for key in ids):

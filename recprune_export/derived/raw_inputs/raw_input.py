@@ -1,4 +1,4 @@
-"""The plan of raw inputs: for each input of `model.onnx` that is encoded in the graph, what the file takes in its place.
+"""The plan of raw inputs: for each input of `model.onnx` that is encoded in the graph, the raw inputs that replace it.
 
 A plan converts arrays as the graph does (`encode`), and back (`decode`), from which rows for tests are made.
 """
@@ -20,7 +20,7 @@ _NEW_TEXT = "new value"
 
 @dataclass(frozen=True)
 class RawIds:
-    """Raw values of the input `name`, texts or integers, in its shape; each of `keys` has the id at its place in `ids`.
+    """Raw values of the input `name`, strings or integers, in its shape; each of `keys` has the id at its place in `ids`.
 
     Any other value has the id `unknown`, and `MISSING_TEXT` or `MISSING_INTEGER` the id `missing`. In a history (`is_history`)
     `unknown` is the padding: other ids are moved to the end of their row, in their order. With `refuses_unknown` it is an id that the

@@ -50,7 +50,7 @@ def read_vocabularies(files: Mapping[str, Path], signature: Signature) -> tuple[
     A value that the vocabulary lacks has the id that the file makes of an id out of its range; where it refuses these, it
     refuses the request.
 
-    Raises `UsageError` where the model has no such input of ids, and `DataError` where a file has not the two columns, a
+    Raises `UsageError` if the model has no such input of ids, and `DataError` if a file has not the two columns, a
     value twice, or an id that is missing or out of the range of the input.
     """
     specs = {spec.name: spec for spec in signature.inputs}
@@ -60,17 +60,17 @@ def read_vocabularies(files: Mapping[str, Path], signature: Signature) -> tuple[
 def _find_input(name: str, specs: Mapping[str, Input]) -> Input:
     if name not in specs:
         raise UsageError(
-            f"--vocabulary names '{name}', which is no input of the model; choose from {list_names(list(specs))}"
+            f"--vocabulary names '{name}', which is not an input of the model; choose from {list_names(list(specs))}"
             f"{did_you_mean(name, list(specs))}"
         )
     spec = specs[name]
     reason = None
     if any(other.jagged is not None for other in specs.values()):
-        reason = "the model takes rows with different numbers of elements, which are encoded outside of the file"
+        reason = "its rows have different numbers of elements, which are encoded outside the file"
     elif spec.dtype not in _ID_TYPES or not spec.ids:
-        reason = f"it is no input of ids (its dtype is {spec.dtype})"
+        reason = f"it is not an input of ids (its dtype is {spec.dtype})"
     elif len(spec.ids) > 1:
-        reason = "it is a matrix whose columns are fields with ids of their own"
+        reason = "it is a matrix whose columns are fields with separate ids"
     if reason is not None:
         raise UsageError(f"--vocabulary names '{name}', but {reason}: leave it out.")
     return spec
@@ -83,11 +83,11 @@ def _read(path: Path, spec: Input) -> InputVocabulary:
     types = frame.collect_schema()
     check_columns_exist(path, (RAW, ID), types.names(), "which a vocabulary needs")
     if collect(frame.select(RAW).head(1), path).is_empty():  # a CSV file without rows has no types either
-        raise DataError(f"{path} has no value: a vocabulary has a row for each one.")
+        raise DataError(f"{path} has no value: a vocabulary has one row per value.")
     if not types[ID].is_integer():
-        raise DataError(f"The column '{ID}' of {path} holds {types[ID]}: a vocabulary has an integer for each value.")
+        raise DataError(f"The column '{ID}' of {path} holds {types[ID]}: a vocabulary has one integer per value.")
     if types[RAW].is_nested() or types[RAW] == pl.Binary:
-        raise DataError(f"The column '{RAW}' of {path} holds {types[RAW]}: a vocabulary has one value in each row.")
+        raise DataError(f"The column '{RAW}' of {path} holds {types[RAW]}: a vocabulary has one value per row.")
     table = collect(frame.select(canonical_text(pl.col(RAW), types[RAW]).alias(RAW), pl.col(ID).cast(pl.Int64)), path)
     _check_rows(path, table[RAW].to_list(), table[ID].to_list(), spec)
     (bad,) = spec.bad_ids or (None,)
@@ -102,7 +102,7 @@ def _read(path: Path, spec: Input) -> InputVocabulary:
 def _check_rows(path: Path, texts: list[str | None], ids: list[int | None], spec: Input) -> None:
     """Raise `DataError` for a value that occurs twice, and for an id that is missing or out of range."""
     if texts in ([], [None]):
-        raise DataError(f"{path} has no value: a vocabulary has a row for each one.")
+        raise DataError(f"{path} has no value: a vocabulary has one row per value.")
     (pair,) = spec.ids
     assert pair is not None
     seen: set[str | None] = set()
@@ -115,6 +115,6 @@ def _check_rows(path: Path, texts: list[str | None], ids: list[int | None], spec
             )
         if text in seen:
             raise DataError(
-                f"{path} has {shown} twice, the second time in row {row} (12, 12.0 and '12.0' are one value): keep one row of it."
+                f"{path} has {shown} twice, the second time in row {row} (12, 12.0 and '12.0' are the same value): keep one of these rows."
             )
         seen.add(text)

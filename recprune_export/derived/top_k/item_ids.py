@@ -20,7 +20,7 @@ NO_ITEM, NO_ITEM_TEXT = -1, ""  # the id of a place that no item takes
 
 @dataclass(frozen=True)
 class ItemIds:
-    """The id of each column: `values` [columns] are int64 or texts; `is_item` [columns] is false for padding and unknown values."""
+    """The id of each column: `values` [columns] are int64 or strings; `is_item` [columns] is false for padding and unknown values."""
 
     values: np.ndarray
     is_item: np.ndarray
@@ -54,7 +54,7 @@ def make_column_ids(columns: int) -> ItemIds:
 def make_vocabulary_ids(values: Sequence[str], first: int) -> ItemIds:
     """Return the ids of a vocabulary whose first value has column `first`; the columns before are no items.
 
-    They are integers where each value is spelled as one and none is negative, else texts.
+    They are integers where each value is spelled as one and none is negative, else strings.
 
     >>> make_vocabulary_ids(["12", "7"], 1).values.tolist(), make_vocabulary_ids(["a", "7"], 1).values.tolist()
     ([-1, 12, 7], ['', 'a', '7'])
@@ -73,7 +73,7 @@ def read_item_ids(path: Path, columns: int) -> ItemIds:
     The file has a row for each: `column`, its number from 0, and `id`, an integer or a text. Ids in CSV are integers where each is
     spelled as one. Other columns of the file are not read.
 
-    Raises `DataError` where the rows are not those of the columns, two ids are equal, or a value is no id.
+    Raises `DataError` if the rows are not those of the columns, two ids are equal, or a value is no id.
     """
     check_columns_exist(path, (COLUMN, ID), read_column_names(path), "which --item-ids reads")
     table = collect(scan(path, text=(ID,), columns=(COLUMN, ID)), path)
@@ -81,35 +81,35 @@ def read_item_ids(path: Path, columns: int) -> ItemIds:
     if not numbers.dtype.is_integer() or numbers.sort().to_list() != list(range(columns)):
         raise DataError(
             f"{path} has {len(table):,} rows for the {columns:,} columns of the output: give one for each `column`, 0 to {columns - 1}, "
-            "and no id (null) where it is padding or an unknown item."
+            "with no id (null) for padding and unknown items."
         )
     series = table.sort(COLUMN)[ID]
     values, is_text = parse_ids(path, series)
     no_item = NO_ITEM_TEXT if is_text else NO_ITEM
     if no_item in values:
         raise DataError(
-            f"{path} has the id {no_item!r}, which stands for no item in the answer: give that item another."
+            f"{path} has the id {no_item!r}, which is reserved for an absent item: give this item another id."
         )
     if all(value is None for value in values):
-        raise DataError(f"{path} has no id, so there is nothing to rank.")
+        raise DataError(f"{path} contains no id, so there is nothing to rank.")
     return _place(values, is_text=is_text)
 
 
 def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], bool]:
-    """Return the ids in a column of a file, integers or texts, and whether they are texts; in CSV all are read as texts.
+    """Return the ids in a column of a file, integers or strings, and whether they are strings; in CSV all are read as strings.
 
-    Raises `DataError` where two are equal, or a value is no id.
+    Raises `DataError` if two are equal, or a value is no id.
     """
     import polars as pl
 
     if not ids.dtype.is_integer() and ids.dtype not in (pl.String, pl.Categorical):
-        raise DataError(f"The ids in {path} are of the type {ids.dtype}: give integers or texts.")
+        raise DataError(f"The ids in {path} are of the type {ids.dtype}: give integers or strings.")
     repeated = ids.drop_nulls().filter(ids.drop_nulls().is_duplicated())
     if len(repeated):
-        raise DataError(f"{path} has the id {repeated[0]!r} more than once: each item has its own.")
+        raise DataError(f"{path} has the id {repeated[0]!r} more than once: the ids of items must be unique.")
     if ids.dtype.is_integer():
         if (ids.drop_nulls().cast(pl.Int128) > np.iinfo(np.int64).max).any():
-            raise DataError(f"{path} has ids above 2^63 - 1: write them as texts.")
+            raise DataError(f"{path} has ids above 2^63 - 1: write them as strings.")
         return ids.to_list(), False
     texts = ids.cast(pl.String)
     is_text = is_parquet(path) or _to_integers(texts.drop_nulls()) is None
@@ -117,7 +117,7 @@ def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], boo
 
 
 def _to_integers(texts: "pl.Series") -> "np.ndarray | None":
-    """Return texts as int64 if each is spelled as such an integer, else None."""
+    """Return strings as int64 if each is spelled as such an integer, else None."""
     import polars as pl
 
     integers = texts.cast(pl.Int64, strict=False)

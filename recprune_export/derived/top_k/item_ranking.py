@@ -1,4 +1,4 @@
-"""What a file with the best items ranks: all items for each row, or the candidates of one request."""
+"""The ranking of a file with the best items: all items for each row, or the candidates of one request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ItemRanking:
 
 @dataclass(frozen=True)
 class CandidateRanking:
-    """Rank the rows of a request, whose shared inputs say for whom, by `output`, [batch] or [batch, 1].
+    """Rank the rows of a request with shared inputs by `output`, [batch] or [batch, 1].
 
     The input `item`, [batch], holds the id of each candidate, if only one input holds one id in a row.
     """
@@ -42,11 +42,11 @@ class CandidateRanking:
 def plan_ranking(
     signature: Signature, options: ExportSettings, encoder: Encoder | SequenceEncoder | None
 ) -> ItemRanking | CandidateRanking:
-    """Decide what `--top-k` ranks in a model with this `signature`, shared inputs included.
+    """Choose the ranking of `--top-k` for a model with this `signature`, which includes shared inputs.
 
     Ids are those of `--item-ids`, else those of the vocabulary of a sequential recommender, else the numbers of the columns.
 
-    Raises `UsageError` where nothing can be ranked, or the items of a history cannot be left out, and `DataError` for ids that do not
+    Raises `UsageError` if nothing can be ranked, or the items of a history cannot be left out, and `DataError` for ids that do not
     fit the output.
     """
     assert options.top_k is not None
@@ -56,8 +56,8 @@ def plan_ranking(
     single = [o for o in _list_scores(signature) if len(o.shape) == 1 or o.shape[1:] == (1,)]
     if not single or not any(i.shared for i in signature.inputs):
         raise UsageError(
-            "--top-k has nothing to rank: the model gives no scores of all items, (batch, items), and scores one item in each row. Name "
-            "the inputs that all candidates of a request share by --shared-inputs, and the rows of a request are ranked."
+            "--top-k has nothing to rank: the model does not return scores of all items, (batch, items), but scores one "
+            "item per row. To rank the rows of a request, give the inputs that all candidates share with --shared-inputs."
         )
     return _plan_candidates(_choose(single), signature, options)
 
@@ -75,9 +75,7 @@ def _list_scores(signature: Signature) -> list[Output]:
 
 def _choose(outputs: Sequence[Output]) -> Output:
     if len(outputs) > 1:
-        raise UsageError(
-            f"--top-k can rank by {list_names(o.name for o in outputs)}: name the one to serve by --outputs NAME."
-        )
+        raise UsageError(f"--top-k can rank by {list_names(o.name for o in outputs)}: select one with --outputs NAME.")
     return outputs[0]
 
 
@@ -96,7 +94,9 @@ def _plan_items(
         ids = make_column_ids(columns)
     items = int(ids.is_item.sum())
     if options.top_k is None or options.top_k > items:
-        raise UsageError(f"--top-k {options.top_k} is more than the {items:,} items that '{output.name}' scores.")
+        raise UsageError(
+            f"--top-k {options.top_k} is greater than the number of items that '{output.name}' scores, {items:,}."
+        )
     history = None
     if options.exclude_seen:
         history = HISTORY if isinstance(encoder, SequenceEncoder) else _find_history(signature, columns)
@@ -111,7 +111,8 @@ def _find_history(signature: Signature, columns: int) -> str:
     if len(histories) != 1:
         found = f"{list_names(histories)} all do" if histories else "none does"
         raise UsageError(
-            f"--exclude-seen needs one input that holds the items of a history as their columns in the scores, ids 0 to {columns - 1}; "
+            "--exclude-seen requires one input that contains the items of a history as their columns in the "
+            f"scores, ids 0 to {columns - 1}; "
             f"{found}: leave it out."
         )
     return histories[0]
@@ -120,23 +121,24 @@ def _find_history(signature: Signature, columns: int) -> str:
 def _check_history(history: Input) -> None:
     if is_packed(history):
         raise UsageError(
-            f"--exclude-seen needs the items of each row as a matrix, but the file takes '{history.name}' as the items of all rows with "
-            "their lengths: give --padded N as well."
+            f"--exclude-seen requires the items of each row as a matrix, but the input '{history.name}' contains the items of all "
+            "rows with their lengths: give --padded N as well."
         )
     if history.shared:
         raise UsageError(
-            f"--exclude-seen leaves items out by row, but '{history.name}' is shared: leave out --exclude-seen, or do not share it."
+            f"--exclude-seen excludes items per row, but '{history.name}' is a shared input: leave out "
+            "--exclude-seen, or do not share this input."
         )
 
 
 def _plan_candidates(output: Output, signature: Signature, options: ExportSettings) -> CandidateRanking:
     assert options.top_k is not None
-    reason = "with --shared-inputs the candidates of a request are ranked, whose ids the request holds"
+    reason = "with --shared-inputs, the candidates of a request are ranked, and the request contains their ids"
     if options.item_ids is not None:
-        raise UsageError(f"--item-ids names the columns of scores of all items; {reason}: leave it out.")
+        raise UsageError(f"--item-ids applies to scores of all items; {reason}: leave it out.")
     if options.exclude_seen:
         raise UsageError(
-            f"--exclude-seen is for scores of all items; {reason}: send only candidates that were not seen."
+            f"--exclude-seen applies to scores of all items; {reason}: send only candidates that were not seen."
         )
     single = [
         i.name for i in signature.inputs if i.shape == (BATCH,) and i.dtype in ("int64", "int32") and i.jagged is None

@@ -73,7 +73,7 @@ def derive_top_k(source: SourceModel, folder: Path, *, ranking: ItemRanking | Ca
 
 
 def choose_items(ranking: ItemRanking, scores: np.ndarray, request: RequestArrays) -> NamedOutputs:
-    """Return the answer of an `ItemRanking` to scores [batch, items], by NumPy."""
+    """Return the output of an `ItemRanking` for scores [batch, items], by NumPy."""
     masked = np.where(ranking.ids.is_item, scores, -np.inf).astype(scores.dtype)
     if ranking.history is not None:
         history = request[ranking.history]
@@ -86,7 +86,7 @@ def choose_items(ranking: ItemRanking, scores: np.ndarray, request: RequestArray
 
 
 def choose_candidates(ranking: CandidateRanking, scores: np.ndarray, request: RequestArrays) -> NamedOutputs:
-    """Return the answer of a `CandidateRanking` to scores [batch] or [batch, 1], by NumPy."""
+    """Return the output of a `CandidateRanking` for scores [batch] or [batch, 1], by NumPy."""
     flat = scores.reshape(-1)
     order = np.argsort(-flat, kind="stable")[: ranking.k]
     missing = ranking.k - len(order)
@@ -192,7 +192,7 @@ def _name_dtype(value: ir.Value, scores: str) -> str:
 
 
 def _describe(ranking: ItemRanking | CandidateRanking, file: OnnxFile) -> str:
-    """Return what the file does, as the end of a sentence that begins with its name."""
+    """Return the description of the file, as the end of a sentence that begins with its name."""
     if isinstance(ranking, ItemRanking):
         seen = f", without those in '{ranking.history}'" if ranking.history else ""
         none = '""' if ranking.ids.dtype == "str" else "-1"
@@ -209,5 +209,5 @@ def _describe(ranking: ItemRanking | CandidateRanking, file: OnnxFile) -> str:
         ends = (
             "a place that no candidate takes has the row -1 and the score -inf; equal scores are in the order of rows"
         )
-    weights = f"; its weights lie in '{file.data.name}', beside which it must be" if file.data else ""
+    weights = f"; its weights are in '{file.data.name}', which must be in the same folder" if file.data else ""
     return f"{text}; {ends}{weights}"

@@ -44,12 +44,12 @@ class IndexReport(ToDictMixin):
 
 
 def import_faiss() -> Any:
-    """Return the library. Raises `UsageError` where it is not installed."""
+    """Return the library. Raises `UsageError` if it is not installed."""
     try:
         import faiss
     except ImportError as error:
         raise UsageError(
-            "An index needs faiss: pip install 'recprune-export[index]', or leave the index out by --no-index."
+            "An index requires faiss: pip install 'recprune-export[index]', or leave out the index with --no-index."
         ) from error
     return faiss
 

@@ -1,7 +1,7 @@
 """Find where two parts of a graph over disjoint inputs meet in an inner product, by dataflow from the output back.
 
 A score is separable where it is f(u · i), with u computed from some inputs, i from the others, and f increasing. What is
-added or multiplied by a part of one side alone becomes a part of its vector: u · i + b(user) is [u, b] · [i, 1].
+added or multiplied by a part of only one side becomes a part of its vector: u · i + b(user) is [u, b] · [i, 1].
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def find_separable_score(graph: ir.Graph) -> SeparableScore:
     if len(graph.outputs) != 1:
         names = list_names(value.name or "" for value in graph.outputs)
         raise ModelError(
-            f"The model answers {names}, and towers meet in one score: serve one of them by --outputs NAME."
+            f"The model returns {names}, but two towers compute one score: select one with --outputs NAME."
         )
     return _Finder(graph).find()
 
@@ -84,10 +84,11 @@ class _Finder:
         value: ir.Value = self._output
         if len(self._whole) < 2:
             read = f"'{next(iter(self._whole))}' alone" if self._whole else "no input"
-            raise ModelError(f"The score '{value.name}' reads {read}, so there are no two towers to split.")
+            raise ModelError(f"The score '{value.name}' reads {read}, so the model does not have two towers.")
         if not self._has_one_number(value):
             raise ModelError(
-                f"'{value.name}' holds several scores in each row, and a pair of vectors gives one; --top-k ranks all items in the file."
+                f"'{value.name}' contains several scores per row, but a pair of vectors gives one; use --top-k to "
+                "rank all items in the file."
             )
         while True:
             product = self._read_product(value)
@@ -107,7 +108,7 @@ class _Finder:
             return whole[0]
         if node.op_type in INCREASING:
             if self._walk.terms or self._walk.factors:
-                raise self._refuse(node, "and a part of one side alone is added or multiplied behind it")
+                raise self._refuse(node, "and a term of one side only is added or multiplied after it")
             self._walk.steps.append(Step(node.op_type))
             return whole[0]
         if node.op_type in ("Add", "Sub", "Mul", "Div"):
@@ -155,7 +156,7 @@ class _Finder:
         self._walk.steps.append(Step(operator, number))
         if operator == SCALE:
             if number == 0.0:
-                raise ModelError(f"'{self._output.name}' multiplies the inner product by 0: it ranks nothing.")
+                raise ModelError(f"'{self._output.name}' multiplies the inner product by 0, so it cannot rank items.")
             self._walk.terms = [(value, coefficient / number) for value, coefficient in self._walk.terms]
 
     def _split_factor(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ...]:
@@ -268,7 +269,7 @@ class _Finder:
             )
         if not all(supports):
             raise ModelError(
-                f"One side of the {meeting} that makes '{self._output.name}' reads no input, so there are no two towers to split."
+                f"One side of the {meeting} that makes '{self._output.name}' reads no input, so the model does not have two towers."
             )
         sides = [Side(support, vector, width) for support, vector in zip(supports, (first, second), strict=True)]
         for value, inverse in self._walk.factors:
@@ -280,8 +281,8 @@ class _Finder:
         steps = tuple(reversed(self._walk.steps))
         if np.prod([np.sign(step.number) for step in steps if step.operator == SCALE and step.number is not None]) < 0:
             raise ModelError(
-                f"'{self._output.name}' falls where the inner product rises, so no index of the largest ones ranks by it: negate one "
-                "of the towers."
+                f"'{self._output.name}' decreases with the inner product, so an index of the largest inner products does not rank "
+                "by it: negate one of the towers."
             )
         sides.sort(key=lambda side: min(self._order.index(name) for name in side.inputs))
         return SeparableScore((sides[0], sides[1]), weights, steps, meeting)
@@ -292,7 +293,7 @@ class _Finder:
             if support <= side.inputs:
                 return number
         raise ModelError(
-            f"{self._name_inputs(support)} a part of '{self._output.name}' beside the {meeting} that belongs to neither tower alone, so "
+            f"{self._name_inputs(support)} a part of '{self._output.name}' in addition to the {meeting} that belongs to neither tower, so "
             "the model cannot be split there."
         )
 
@@ -321,7 +322,7 @@ class _Finder:
         meeting = self._find_meeting(node)
         return ModelError(
             f"The inputs {list_names(name for name in self._order if name in self._whole)} meet at the operator {meeting.op_type}"
-            f"{', ' + reason if reason else ''}; a model is split where two sides meet in one inner product or cosine."
+            f"{', ' + reason if reason else ''}; a model can be split only if its two sides meet in one inner product or cosine."
         )
 
     def _find_meeting(self, node: ir.Node) -> ir.Node:
@@ -341,7 +342,7 @@ def _is_set(node: ir.Node, name: str) -> bool:
 
 
 def _get_width(value: ir.Value) -> int | None:
-    """Return the size of the last axis; None where it is not known."""
+    """Return the size of the last axis; None if it is unknown."""
     dims = get_dims(value)
     return dims[-1] if dims and isinstance(dims[-1], int) else None
 

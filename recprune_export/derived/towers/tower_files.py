@@ -76,13 +76,13 @@ def open_towers(
 
     The user's side is that of `user_input`, else that of the inputs that a request shares, else that of the first input.
 
-    Raises `ModelError` where the model cannot be split, `UsageError` where `user_input` is no input of a side.
+    Raises `ModelError` if the model cannot be split, `UsageError` if `user_input` is no input of a side.
     """
     packed = next((i.name for i in signature.inputs if is_packed(i)), None)
     if packed is not None:
         raise ModelError(
-            f"The file takes '{packed}' as the elements of all rows with their lengths, which cannot be split: make the bundle with "
-            "--padded N."
+            f"The input '{packed}' contains the elements of all rows with their lengths, which cannot be split: make the "
+            "bundle with --padded N."
         )
     score = find_separable_score(_open(path).graph)
     side = _find_user_side(score, signature, user_input)
@@ -98,7 +98,7 @@ def _find_user_side(score: SeparableScore, signature: Signature, user_input: str
         known = [i.name for i in signature.inputs if any(i.name in side.inputs for side in score.sides)]
         if user_input not in known:
             raise UsageError(
-                f"--user-input names '{user_input}', which is no input of a tower; choose from {list_names(known)}"
+                f"--user-input: '{user_input}' is not an input of a tower; choose from {list_names(known)}"
                 f"{did_you_mean(user_input, known)}"
             )
         return next(number for number, side in enumerate(score.sides) if user_input in side.inputs)
@@ -205,7 +205,7 @@ class _VectorGraph:
 
 
 def derive_tower(source: SourceModel, folder: Path, *, tower: Tower, others: RequestArrays) -> DerivedModel:
-    """Write the file of a tower; it is held to the same values inside `model.onnx`.
+    """Write the file of a tower; its outputs must equal the same values inside `model.onnx`.
 
     `others` is a request with the inputs of the other tower, of which rows are taken to run `model.onnx`.
     """

@@ -124,7 +124,7 @@ def make_sampler(
 
 
 def compare_latency(evidence: Mapping[int, Evidence], tolerance: float, file: str | None = None) -> list[Finding]:
-    """Return a finding for each batch size; `file` is the name of an ONNX file beside the model."""
+    """Return a finding for each batch size; `file` is the name of an ONNX file next to the model."""
     gate = "latency" if file is None else f"latency of {file}"
     limit = format_at_most(tolerance)
     findings = []
@@ -136,8 +136,8 @@ def compare_latency(evidence: Mapping[int, Evidence], tolerance: float, file: st
         reason = f"NEW takes {change} time at batch {batch} ({CONFIDENCE:.0%} interval {interval})"
         if verdict is Verdict.UNDECIDED:
             reason += (
-                f"; whether that is {limit} cannot be told, since {len(samples.log_ratios)} processes resolve "
-                f"+-{100 * ratio.resolution:.1f} %: give more --time-limit, or a quieter machine"
+                f"; the result is inconclusive for the limit, {limit}, since {len(samples.log_ratios)} processes give an interval of "
+                f"+-{100 * ratio.resolution:.1f} %: raise --time-limit, or use a less busy machine"
             )
         findings.append(
             Finding(f"{gate}, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio, tolerance)

@@ -1,4 +1,4 @@
-"""Latency sample of one process: both artifacts side by side, loaded in one order and then in the other."""
+"""Latency sample of one process: both artifacts interleaved, loaded in one order and then in the other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

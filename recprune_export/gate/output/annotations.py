@@ -1,4 +1,4 @@
-"""Annotations of GitHub Actions: a workflow command for each gate that fails or cannot be told."""
+"""Annotations of GitHub Actions: a workflow command for each gate that fails or is inconclusive."""
 
 from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check

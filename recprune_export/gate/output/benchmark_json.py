@@ -47,7 +47,7 @@ def _render_entry(finding: Finding) -> dict[str, Any]:
         half = (finding.ratio.high - finding.ratio.low) / 2 * finding.base
         if isfinite(half):
             entry["range"] = f"± {half:.3g}"
-    facts = (f"BASE {format_amount(finding.base, finding.unit)}", format_change(finding), finding.verdict.words)
+    facts = (f"BASE {format_amount(finding.base, finding.unit)}", format_change(finding), finding.verdict.text)
     return {**entry, "extra": escape_line("; ".join(fact for fact in facts if fact.strip()))}
 
 
@@ -59,5 +59,5 @@ def _is_smaller_better(gate: str) -> bool:
 
 
 def _plain_name(gate: str) -> str:
-    """Return the name of a gate without what would end a code span or a cell: the action writes it into a table unescaped."""
+    """Return the name of a gate without characters that end a code span or a cell: the action writes it into a table unescaped."""
     return escape_line(gate).replace("`", "'").replace("|", "/")

@@ -16,7 +16,7 @@ def format_finding(finding: Finding) -> tuple[str, ...]:
         format_amount(finding.new, finding.unit),
         format_change(finding),
         finding.limit,
-        finding.verdict.words,
+        finding.verdict.text,
     )
 
 

@@ -16,14 +16,14 @@ _SIGNS = {Verdict.HOLDS: "✅", Verdict.FAILS: "❌", Verdict.UNDECIDED: "❔", 
 
 def render_markdown(check: Check) -> str:
     """Return a heading, a sentence for each gate that did not pass, a table of all gates, and latency percentiles."""
-    lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.words}", ""]
+    lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.text}", ""]
     lines += [f"{code_span(check.new)} against {code_span(check.base)}, {check.seconds:.0f} s", ""]
     problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
     lines += [f"- **{escape_markdown(finding.gate)}**: {escape_markdown(finding.reason)}" for finding in problems]
     if problems:
         lines.append("")
     lines += _table(
-        HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.words}") for f in check.findings]
+        HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.text}") for f in check.findings]
     )
     if check.latency:
         lines += ["", f"Latency in ms, {check.threads} thread(s), all processes together, not judged:", ""]

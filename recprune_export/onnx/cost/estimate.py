@@ -1,10 +1,10 @@
-"""The cost of a request, from the graph alone: operations, bytes, the floor of the machine, and an estimate.
+"""The cost of a request, only from the graph: operations, bytes, the floor of the machine, and an estimate.
 
 The *floor* is a lower bound for this graph on this machine: a call of a session and the start of each node at their least
 measured times, and the multiply-adds of all matrix products at the best measured rate, or the bytes that must be read
 (weights, rows of tables, the request and its answer) at the best measured memory bandwidth, whichever takes longer (the
 roofline of Williams, Waterman and Patterson 2009). Values between operators cost nothing: a perfect runtime would keep
-them in registers. Values that depend on constants alone are
+them in registers. Values that depend only on constants are
 computed once, at load, and count as constants. An *estimate* adds the overhead of ONNX Runtime's operators; it decides
 between two forms of one graph.
 """
@@ -270,7 +270,7 @@ def _find_fused_values(model: onnx.ModelProto, shapes: Shapes) -> frozenset[str]
 
 
 def _find_folded_values(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the values that depend on constants alone and are folded at load; dequantized weights are not folded."""
+    """Return the values that depend only on constants and are folded at load; dequantized weights are not folded."""
     constants = {tensor.name for tensor in model.graph.initializer}
     folded: set[str] = set()
     for node in model.graph.node:
@@ -309,7 +309,7 @@ def _make_operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[st
 def _find_masked_values(model: onnx.ModelProto) -> frozenset[str]:
     """Return the values of which some numbers may come from a mask.
 
-    The content of large constants is not known: one of two axes or more that is added counts as a mask.
+    The content of large constants is unknown: one of two axes or more that is added counts as a mask.
     """
     low: set[str] = set()
     large: set[str] = set()

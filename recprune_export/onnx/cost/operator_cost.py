@@ -237,7 +237,7 @@ def _product(
 
 
 def _count_uncached_pages(rows: int, inner: int, columns: int, is_packed: bool) -> int:
-    """Return how often a product begins a row of a block of columns in a page whose address is not held.
+    """Return how often a product begins a row of a block of columns in a page whose address is not cached.
 
     A product writes its result one block of columns after the other, each through all rows; packed weights have small blocks.
 

@@ -1,4 +1,4 @@
-"""Profiles of a request by ONNX Runtime's profiler: the time of each node beside its floor."""
+"""Profiles of a request by ONNX Runtime's profiler: the time of each node with its floor."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""Shapes of the values of a model by ONNX alone, for one batch size; weights are neither read nor copied."""
+"""Shapes of the values of a model only by ONNX, for one batch size; weights are neither read nor copied."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Rewrites of ONNX graphs for recommenders, each checked for equal answers and lower cost."""
+"""Rewrites of ONNX graphs for recommenders, each checked for equal outputs and lower cost."""
 
 import lazy_loader
 

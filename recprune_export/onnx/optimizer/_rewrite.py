@@ -1,4 +1,4 @@
-"""Checked rewrites: each runs on a copy, which is accepted if it gives the same answers and costs no more.
+"""Checked rewrites: each runs on a copy, which is accepted if it gives the same outputs and costs no more.
 
 Same answers: on every probe each number differs by at most `TOLERANCE` of the largest of its output. Cost: by the
 estimate of `onnx.cost` for each requested batch size, of which one may cost up to `MAX_SLOWDOWN` more, or
@@ -75,7 +75,7 @@ class SelectivePass:
 class Rewrite(ToDictMixin):
     """The outcome of one pass.
 
-    `reason`: the reason for rejection, empty where the pass was accepted. `error`: the largest difference on the probes,
+    `reason`: the reason for rejection, empty if the pass was accepted. `error`: the largest difference on the probes,
     as a fraction of the largest number of that output. `before` and `after`: the estimated milliseconds by batch size.
     `at`: the names of the places of a selective pass.
     """
@@ -139,7 +139,7 @@ def rewrite(
 
 
 class _Candidate:
-    """A graph with its answers and costs, computed lazily."""
+    """A graph with its outputs and costs, computed lazily."""
 
     def __init__(self, model: ir.Model, probes: Sequence[Probe], batches: Sequence[int], machine: Machine) -> None:
         self.model, self._probes, self._batches, self._machine = model, probes, batches, machine
@@ -156,7 +156,7 @@ class _Candidate:
         return _Candidate(copy, self._probes, self._batches, self._machine), places
 
     def answers(self) -> list[OutputArrays]:
-        """Return the answers to all probes. Raises `ExportError` where ONNX Runtime cannot run one."""
+        """Return the outputs for all probes. Raises `ExportError` if ONNX Runtime cannot run one."""
         if self._answers is None:
             run = make_in_memory_session(self.model)
             self._answers = [run(probe) for probe in self._probes]
@@ -173,7 +173,7 @@ class _Candidate:
 
 
 def _count_dequantizing_nodes(model: ir.Model) -> int:
-    """Return the number of nodes that will dequantize what is looked up in tables with planned bits."""
+    """Return the number of nodes that will dequantize rows of tables with planned bits."""
     lookups = (node.inputs[0] for node in find_nodes(model.graph, "Gather", "GatherND"))
     return sum(DEQUANTIZING_NODES[get_bits(table)] for table in lookups if table is not None)
 
@@ -212,7 +212,7 @@ def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate,
         error = max(map(largest_relative_difference, current.answers(), candidate.answers()), default=0.0)
     except ExportError as failure:
         return Rewrite(name, places, str(failure), float("nan"), before, after)
-    reason = "" if error <= TOLERANCE else f"answers differ by {error:.1e} of the largest"
+    reason = "" if error <= TOLERANCE else f"outputs differ by {error:.1e} of the largest"
     return Rewrite(name, places, reason, error, before, after)
 
 
@@ -230,7 +230,9 @@ def _describe_excess(limits: NonzeroLimits, before: ir.Model, after: ir.Model) -
     for kind, limit in (("tables", limits.tables), ("rest", limits.rest)):
         nonzero_before, nonzero_after = getattr(counts_before, kind).nonzero, getattr(counts_after, kind).nonzero
         if limit is not None and nonzero_after > max(limit, nonzero_before):
-            return f"would leave {nonzero_after:,} non-zeros in the {kind}, more than the {limit:,} that were asked for"
+            return (
+                f"would leave {nonzero_after:,} nonzeros in the {kind}, more than the {limit:,} allowed by the sparsity"
+            )
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Values of a graph that are the same for all rows of a request because they depend on shared inputs alone."""
+"""Values of a graph that are the same for all rows of a request because they depend only on shared inputs."""
 
 import ast
 import operator
@@ -47,7 +47,7 @@ class SharedValues:
 
 
 def find_shared_values(graph: ir.Graph, shared: Sequence[ir.Value]) -> SharedValues:
-    """Find the values that depend on the inputs `shared` alone.
+    """Find the values that depend only on the inputs `shared`.
 
     Where such a value is combined with a row for each candidate in a form that can neither be broadcast nor repeated
     (flattened rows, sizes), the nodes that compute it run for every row.
@@ -110,7 +110,7 @@ _ARITHMETIC = {
 
 
 def compute_one_row_shape(shape: Sequence[Dim] | None, batch: str) -> list[int] | None:
-    """Return a shape for a batch of 1; None where a size is not an arithmetic term of the batch.
+    """Return a shape for a batch of 1; None if a size is not an arithmetic term of the batch.
 
     >>> compute_one_row_shape([ir.SymbolicDim("5*batch"), 3], "batch")
     [5, 3]

@@ -2,7 +2,7 @@
 
 EQUAL = 1e-3  # of an estimate, smaller differences are ignored: rewrite-selection
 MAX_SLOWDOWN = 0.02  # of an estimate at one batch size, whose error is larger than that over all: rewrite-selection
-MAX_SLOWDOWN_FRACTION = 0.2  # of what the estimates gain on average, where that is more: rewrite-selection
+MAX_SLOWDOWN_FRACTION = 0.2  # of the mean estimated gain, if that is more: rewrite-selection
 MOST_TRIALS = 32  # of a selective pass; with more places, several are skipped together: rewrite-selection
 MIN_FUSED_TABLES = 4  # for fewer, concatenating the ids takes as many nodes as are saved; no record
 # Nodes that dequantize the rows of a lookup, by the planned bits of its table: table-formats

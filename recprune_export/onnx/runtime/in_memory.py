@@ -21,7 +21,7 @@ def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Seque
     """Return a function that answers a request, given as arrays in the order of the graph's inputs.
 
     Time: milliseconds, for tables of any size. Memory: weights are not copied, except into the layout of the kernels of
-    products. Raises `ExportError` where ONNX Runtime cannot load the graph, as does the function where it cannot run the
+    products. Raises `ExportError` if ONNX Runtime cannot load the graph, as does the function where it cannot run the
     request.
     """
     import onnxruntime

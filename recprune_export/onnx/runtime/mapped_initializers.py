@@ -1,4 +1,4 @@
-"""External weights that a session reads from a map of ours, where the process may not take a private map of them.
+"""External weights that a session reads from a shared map, if the process may not allocate a private map.
 
 ONNX Runtime maps external weights so that it could write to them, and such a map counts under the limit of data segments
 (`ulimit -d`) with all of its bytes. A map that nobody can write to does not count.
@@ -18,9 +18,9 @@ _LEAST = 1 << 20  # bytes of a weight that is mapped
 
 
 def map_initializers(path: Path, options: "onnxruntime.SessionOptions") -> list[Any]:
-    """Let a session of the file `path` read its long weights from maps, where the limit of data segments asks for that.
+    """Let a session of the file `path` read its large weights from maps, if the limit of data segments requires it.
 
-    Return what has to live as long as the session. A file that cannot be read is left to ONNX Runtime, which says why.
+    Return objects that must live as long as the session. A file that cannot be read is left to ONNX Runtime, which reports the error.
     """
     left = read_data_limit()
     if left is None or not path.is_file():

@@ -1,4 +1,4 @@
-"""What an ONNX file needs: the oldest release of ONNX Runtime, the version of the format, and operator sets."""
+"""Requirements of an ONNX file: the oldest release of ONNX Runtime, the version of the format, and operator sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ STANDARD, ML, CONTRIB = "", "ai.onnx.ml", "com.microsoft"
 class RuntimeRequirements(DictMixin):
     """The oldest release of ONNX Runtime that loads a file, its format version, and its operator sets by domain.
 
-    `reason` is what needs that release; None where a file needs none later than the oldest that is tested.
+    `reason` is the reason for requiring this release; None if it is not later than the oldest tested release.
     """
 
     onnxruntime: str
@@ -48,7 +48,7 @@ class RuntimeRequirements(DictMixin):
 
 
 def read_requirements(model: onnx.ModelProto) -> RuntimeRequirements:
-    """Return what a file needs. O(nodes); weights are not read."""
+    """Return the requirements of a file. O(nodes); weights are not read."""
     nodes = (node for graph in iterate_graphs(model.graph) for node in graph.node)
     used = {(node.domain if node.domain != "ai.onnx" else STANDARD, node.op_type) for node in nodes}
     domains = {domain for domain, _ in used}
@@ -64,11 +64,11 @@ def read_requirements(model: onnx.ModelProto) -> RuntimeRequirements:
 
 
 def check_requirements(path: Path, target: RuntimeTarget) -> RuntimeRequirements:
-    """Return what a written file needs. Raises `ExportError` where that is later than the release of `target`."""
+    """Return the requirements of a written file. Raises `ExportError` if that is later than the release of `target`."""
     needed = read_requirements(onnx.load(path, load_external_data=False))
     if target.release is not None and Version(needed.onnxruntime) > Version(target.release):
         raise ExportError(
-            f"{path.name} needs ONNX Runtime {needed.onnxruntime} for {needed.reason}, and --runtime-min is {target.release}: allow "
-            "that release, or give a smaller --opset."
+            f"{path.name} needs ONNX Runtime {needed.onnxruntime} for {needed.reason}, and --runtime-min is {target.release}: raise "
+            "--runtime-min, or give a smaller --opset."
         )
     return needed

@@ -46,9 +46,9 @@ class SessionOptions(DictMixin):
 
     def __post_init__(self) -> None:
         if self.threads < 1:
-            raise UsageError(f"A session runs on 1 thread or more, not on {self.threads}.")
+            raise UsageError(f"A session requires 1 thread or more, got {self.threads}.")
         if self.optimization not in OPTIMIZATION:
-            raise UsageError(f"There is no optimization level '{self.optimization}': {', '.join(OPTIMIZATION)}.")
+            raise UsageError(f"'{self.optimization}' is not an optimization level: {', '.join(OPTIMIZATION)}.")
 
     def code(self) -> str:
         """Return Python code that makes `options` with these settings; `ort` is onnxruntime."""
@@ -94,7 +94,7 @@ def make_session(
 ) -> "onnxruntime.InferenceSession":
     """Load a model; `threads` overrides the number in `options`.
 
-    Raises `ExportError` where ONNX Runtime cannot load it.
+    Raises `ExportError` if ONNX Runtime cannot load it.
     """
     session_options = (options if threads is None else replace(options, threads=threads)).to_onnxruntime()
     session_options.log_severity_level = 3
@@ -117,13 +117,13 @@ def load_session(
 
 
 def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Answer one request. Raises `UsageError` where it lacks an input of the model."""
+    """Answer one request. Raises `UsageError` if it lacks an input of the model."""
     answers = session.run(None, adapt_request(session, request))
     return {o.name: _as_array(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
 
 
 def _as_array(answer: object) -> np.ndarray:
-    """Return an answer as an array; texts, which ONNX Runtime returns as objects, as an array of texts."""
+    """Return an answer as an array; strings, which ONNX Runtime returns as objects, as an array of strings."""
     array = np.asarray(answer)
     return array.astype(str) if array.dtype == object else array
 
@@ -147,14 +147,14 @@ def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str,
     """Return the inputs of a model from a request, with the number of rows that the model takes.
 
     A model may take one row of an input that all candidates share: it gets the first. Another may take a row for each
-    candidate: the single row is repeated for all candidates. Raises `UsageError` where an input is missing.
+    candidate: the single row is repeated for all candidates. Raises `UsageError` if an input is missing.
     """
     inputs = session.get_inputs()
     signature = _read_jagged(session)
     request = request if signature is None else _pack_jagged_inputs(signature, request)
     missing = [i.name for i in inputs if i.name not in request]
     if missing:
-        raise UsageError(f"The request has no '{missing[0]}'; the model takes {', '.join(i.name for i in inputs)}.")
+        raise UsageError(f"The request has no '{missing[0]}'; the model expects {', '.join(i.name for i in inputs)}.")
     packed = set() if signature is None else {i.name for i in list_file_inputs(signature) if is_packed(i.members[0])}
     by_row = [i for i in inputs if i.name not in packed]
     rows = max((len(request[i.name]) for i in by_row if i.shape), default=1)
@@ -190,7 +190,7 @@ _RUNTIME_PREFIX = re.compile(
 
 
 def describe_runtime_error(error: Exception) -> str:
-    """Return what ONNX Runtime says is wrong, without the code of the error, the path and the place in its own source.
+    """Return the error message of ONNX Runtime, without the error code, the path and the location in its source.
 
     >>> describe_runtime_error(ValueError("[ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:Node () is odd"))
     'Node () is odd'

@@ -20,7 +20,7 @@ from recprune_export.settings import DataSettings
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """`vectors` [items, width], float32; `ids` [items], int64 or texts, from the column `column`; notes on unknown values."""
+    """`vectors` [items, width], float32; `ids` [items], int64 or strings, from the column `column`; notes on unknown values."""
 
     vectors: np.ndarray
     ids: np.ndarray
@@ -33,7 +33,7 @@ def read_item_vectors(
 ) -> ItemVectors:
     """Return the vectors of the items in `path` by a tower, with their ids from `column`, the first by default.
 
-    Raises `DataError` where a column is missing, an id is missing or occurs twice, or a vector is not finite.
+    Raises `DataError` if a column is missing, an id is missing or occurs twice, or a vector is not finite.
     """
     ids, column = _read_ids(path, column, reading)
     vectors, notes = read_vectors_of_rows(bundle, manifest, tower, path, reading)
@@ -43,9 +43,9 @@ def read_item_vectors(
 def read_vectors_of_rows(
     bundle: Path, manifest: Manifest, tower: OpenTower, path: Path, reading: DataSettings
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the vectors of all rows of `path`, [rows, width], and notes; raw values are encoded as the bundle says.
+    """Return the vectors of all rows of `path`, [rows, width], and notes; raw values are encoded with the encoding of the bundle.
 
-    Raises `DataError` where a vector is not finite.
+    Raises `DataError` if a vector is not finite.
     """
     requests = encode_rows(bundle, manifest, path, reading, (), tower.tower.signature)
 
@@ -67,8 +67,8 @@ def read_vectors_of_rows(
     odd = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(odd):
         raise DataError(
-            f"{len(odd):,} of {len(vectors):,} rows in {path} have no finite vector, the first of them row {odd[0]:,}: fill the missing "
-            "values, or leave those rows out."
+            f"{len(odd):,} of {len(vectors):,} rows in {path} have no finite vector, the first is row {odd[0]:,}: fill the missing "
+            "values, or leave out these rows."
         )
     unknown = (f"{path.name}: {note}" for note in describe_unknown(requests.unknown))
     return vectors, (*requests.judge(), *unknown)
@@ -78,9 +78,11 @@ def _read_ids(path: Path, column: str | None, reading: DataSettings) -> tuple[np
     options = CsvOptions(reading.separator, reading.encoding)
     names = read_column_names(path, options)
     column = names[0] if column is None else column
-    check_columns_exist(path, (column,), names, "which holds the ids of the items")
+    check_columns_exist(path, (column,), names, "with the ids of the items")
     values, _ = parse_ids(path, collect(scan(path, options, text=(column,), columns=(column,)), path)[column])
     missing = sum(value is None for value in values)
     if missing:
-        raise DataError(f"{missing:,} of {len(values):,} items in {path} have no id in '{column}': give each one.")
+        raise DataError(
+            f"{missing:,} of {len(values):,} items in {path} have no id in '{column}': give every item an id."
+        )
     return np.array(values), column

@@ -58,7 +58,7 @@ UNIT = 1e-3  # a vector whose length differs from 1 by less is normalized
 class ItemSource:
     """Files with rows of raw values: items with their ids in `id_column` (the first by default), and users that are searched for.
 
-    `k`: how many best items the recall of the index counts. Without `index` the vectors are written alone.
+    `k`: how many best items the recall of the index counts. Without `index`, only the vectors are written.
     """
 
     items: Path
@@ -101,8 +101,8 @@ def split_bundle(
     With the items of `source` it has their vectors and an index as well. The user's tower is that of `user_input`, else that of shared
     inputs, else that of the first input. The bundle that is written has no signature.
 
-    Raises `ModelError` with the reason where the model cannot be split, `ValidationFailed` where the towers together do not give
-    the answers of the model, `BundleError`, `DataError` and `UsageError`.
+    Raises `ModelError` with the reason where the model cannot be split, `ValidationFailed` if the towers together do not give
+    the outputs of the model, `BundleError`, `DataError` and `UsageError`.
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
@@ -164,7 +164,7 @@ def _describe_left_out(manifest: Manifest) -> tuple[str, ...]:
     left_out = [name for name in (VECTORS, IDS, INDEX) if name in manifest.files]
     if not left_out:
         return ()
-    return (f"The former {', '.join(left_out)} are left out: --items writes them again.",)
+    return (f"The former {', '.join(left_out)} are left out: give --items to write them again.",)
 
 
 def _open_source(bundle: Path, manifest: Manifest, signature: Signature, tolerances: Tolerances) -> SourceModel:
@@ -201,7 +201,7 @@ def _derive_towers(
 
 
 def _check_together(pair: _Pair, model: SourceModel) -> ParityReport:
-    """Compare the scores of both towers' vectors with those of `model.onnx`. Raises `ValidationFailed` where they differ."""
+    """Compare the scores of both towers' vectors with those of `model.onnx`. Raises `ValidationFailed` if they differ."""
     (output,) = model.file.signature.outputs
 
     def answer(request: RequestArrays) -> NamedOutputs:
@@ -212,7 +212,7 @@ def _check_together(pair: _Pair, model: SourceModel) -> ParityReport:
     report = check_parity(model.answer, answer, {"golden and drawn rows": rows}, model.tolerances)
     if not report.passed:
         raise ValidationFailed(
-            f"user.onnx and item.onnx together do not give the answers of model.onnx, so nothing was written. {report.failures[0]}"
+            f"user.onnx and item.onnx do not reproduce the outputs of model.onnx, so nothing was written. {report.failures[0]}"
         )
     return report
 
@@ -254,7 +254,7 @@ def _index(
     try:
         dense, overlap = _index_dense(bundle, manifest, pair, items, users, source, folder)
     except (ModelError, DataError) as error:
-        return entry, (*notes, f"The dense model has no index to compare: {error}")
+        return entry, (*notes, f"No index of the dense model for comparison: {error}")
     return {**entry, "dense": {**dense.to_dict(), "same_best_items": overlap}}, notes
 
 

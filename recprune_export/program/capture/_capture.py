@@ -99,7 +99,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     The batch is axis 0 of the example's tensors, of any size; it becomes symbolic. Requests may be nested
     tuples, lists and dicts of tensors, dataclasses, and classes that PyTorch's pytree knows: the program takes the tensors
     flat, each under the name that it has in the module. Rows may have different numbers of elements, as in a
-    KeyedJaggedTensor, or beside a tensor of offsets: see `jagged_inputs.py`.
+    KeyedJaggedTensor, or with a tensor of offsets: see `jagged_inputs.py`.
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed.
     """
@@ -117,7 +117,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     finally:
         module.train(training)
     notes = (
-        f"The output '{name}' is of the class {kind}, which no file can return: it is left out."
+        f"The output '{name}' is of the class {kind}, which an ONNX file cannot return: it is left out."
         for name, kind in left_out.items()
     )
     return program.with_notes((*prepared.notes, *notes))
@@ -158,7 +158,7 @@ def _capture_rows(
     """Capture a module of which each tensor of the request has the batch on axis 0; `names` are those of its inputs."""
     example = with_unambiguous_batch_size(module, (args, kwargs))
     exported = export_module(module, *example)
-    with explain_failures("The work on the captured graph", CaptureError, REPORT):
+    with explain_failures("The transformation of the captured graph", CaptureError, REPORT):
         captured = _convert(exported, module, names=names)
     with disable_attention_fastpath():
         difference = _check_answers(module, captured, example)
@@ -176,13 +176,13 @@ def _capture_jagged(module: nn.Module, example: JaggedExample) -> Program:
     tensors = layout.tensors(example.unambiguous(widths))
     shapes = [i.shape for i in layout.program_inputs()]
     exported = export_module(flat, tensors, {}, shapes)
-    with explain_failures("The work on the captured graph", CaptureError, REPORT):
+    with explain_failures("The transformation of the captured graph", CaptureError, REPORT):
         captured = _convert(exported, flat, jagged=example)
     with disable_attention_fastpath(), torch.no_grad():
         for seed in range(4):
             tensors = layout.tensors(example.draw(seed + 2, seed))
             if not outputs_match(captured.answer(tensors), captured.among(compute_outputs(flat, tensors, {}))):
-                raise CaptureError("The captured program does not answer rows of other lengths as the model does.")
+                raise CaptureError("The captured program and the model differ for rows of other lengths.")
     return captured.program
 
 
@@ -190,7 +190,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs.
 
     A program whose request holds classes, or rows of different lengths, is captured again. Outputs without a row for each row
-    of the request, such as a loss, are left out, and so are inputs that only they read; `Program.notes` says so.
+    of the request, such as a loss, are left out, as are inputs that only they read, with a note in `Program.notes`.
     """
     if module is None and _has_inner_structure(exported):
         return _capture_again(exported)
@@ -203,7 +203,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
 class _Captured:
     """A program, and the positions of its inputs and outputs among the tensors of the model's requests and answers.
 
-    `half` says where the model computes in half precision, and the program in float32; None where it does not.
+    `half` describes where the model computes in half precision, but the program in float32; None if it does not.
     """
 
     program: Program
@@ -223,11 +223,11 @@ class _Captured:
         return answers
 
     def among(self, answers: Sequence[Tensor]) -> list[Tensor]:
-        """Return those of the model's answers that the program gives."""
+        """Return those of the model's outputs that the program gives."""
         return [answers[position] for position in self.outputs]
 
     def matches(self, actual: Sequence[Tensor], expected: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
-        """Return whether the program's answers are the model's, up to rounding; `whole` are those to the whole example."""
+        """Return whether the program's outputs are the model's, up to rounding; `whole` are those to the whole example."""
         return half_outputs_match(actual, expected, whole) if self.half else outputs_match(actual, expected)
 
 
@@ -288,8 +288,8 @@ def _convert_in_inference(
     graph_module = canonicalize(graph_module)
     if half is not None and jagged is not None:
         raise CaptureError(
-            f"The model computes {half}, and its rows have different numbers of elements: convert it to float32 by model.float(), and "
-            "leave torch.autocast out of its forward."
+            f"The model computes {half}, and its rows have different numbers of elements: convert it to float32 with model.float(), "
+            "and remove torch.autocast from its forward."
         )
     if half is not None:
         graph_module = to_float32(graph_module)
@@ -340,30 +340,31 @@ def _keep_served(
 
 
 def refuse_read_numbers(module: fx.GraphModule) -> None:
-    """Raise `CaptureError` where a graph of jagged inputs makes tensors whose size the values of the request say."""
+    """Raise `CaptureError` if a graph of jagged inputs creates tensors whose size depends on the values of the request."""
     reading = next((node for node in module.graph.nodes if node.target in READS), None)
     if reading is not None:
         raise CaptureError(
             f"The model reads a number from the request{describe_place(find_source_line(reading))}, such as a length by "
-            ".item() or .tolist(), and makes a tensor of that size: compute with all elements instead, or mask them."
+            ".item() or .tolist(), and creates a tensor of this size: compute with all elements instead, or mask them."
         )
     repeats = (node for node in module.graph.nodes if node.target in REPEATS)
     repeating = next((node for node in repeats if argument(node, "output_size") is None), None)
     if repeating is not None:
         raise CaptureError(
-            f"repeat_interleave{describe_place(find_source_line(repeating))} has as many rows as the values of the request "
-            "say: give it the number by output_size=values.size(0), where `values` are the elements that the lengths divide."
+            f"repeat_interleave{describe_place(find_source_line(repeating))} returns a number of rows that depends on "
+            "the values of the request: give output_size=values.size(0), where `values` are the elements that the lengths divide."
         )
 
 
 def recapture_jagged(module: fx.GraphModule, operands: Sequence[Operand]) -> fx.GraphModule:
-    """Recapture a graph of jagged inputs. Raises `CaptureError` where it does not run for rows of all lengths."""
+    """Recapture a graph of jagged inputs. Raises `CaptureError` if it does not run for rows of all lengths."""
     try:
         return recapture(module, module.graph, operands)
     except Exception as error:  # of many classes
         where = describe_place(find_user_line(error))
         raise CaptureError(
-            f"The model computes a number of elements from the values of the request{where}, which no graph can hold: {first_line(error)}"
+            f"The model computes a number of elements from the values of the request{where}, which a graph cannot "
+            f"contain: {first_line(error)}"
         ) from error
 
 
@@ -381,7 +382,7 @@ def _has_inner_structure(exported: torch.export.ExportedProgram) -> bool:
 def _capture_again(exported: torch.export.ExportedProgram) -> Program:
     """Capture the module of a program with its tensors as inputs.
 
-    Raises `CaptureError` where sizes vary of which neither lengths nor offsets tell.
+    Raises `CaptureError` if sizes vary that neither lengths nor offsets determine.
     """
     with inference_mode(exported.graph) as notes:
         with silence_export():
@@ -436,7 +437,7 @@ def _check_answers(module: nn.Module, captured: _Captured, example: tuple[tuple[
     batch = find_batch_size(example)
     expected = captured.among(compute_outputs(module, *example))
     if not outputs_match(captured.among(compute_outputs(module, *example)), expected):
-        raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
+        raise CaptureError("The outputs of the model for the same request differ between calls; turn off its sampling.")
     actual = captured.answer(example)
     if not captured.matches(actual, expected, expected):
         raise CaptureError(_describe_difference(captured, *_find_worst(captured.program, actual, expected)))
@@ -449,8 +450,8 @@ def _check_answers(module: nn.Module, captured: _Captured, example: tuple[tuple[
             break
         if not captured.matches(captured.answer(alone), expected, whole):
             raise CaptureError(
-                "The captured program does not answer as the model does when a row is alone: its answer must not depend "
-                "on the longest row beside it (packed sequences), nor on how many there are."
+                "The captured program and the model differ for a single row: an output must not depend "
+                "on the longest row of the batch (packed sequences), nor on the number of rows."
             )
     return _find_worst(captured.program, actual, whole)[1]
 
@@ -461,23 +462,23 @@ def _describe_float32(half: str, difference: float | None = None) -> str:
         by = "may differ by rounding"
     else:
         by = f"differ by up to {difference:.1e} of the largest here" if difference else "do not differ here"
-    return f"The model computes {half}; the work, and the file, are in float32, whose answers {by}."
+    return f"The model computes {half}; the job and the file use float32, whose outputs {by}."
 
 
 def _find_worst(program: Program, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[str, float]:
-    """Return the output that differs most, and by what fraction of its largest number."""
+    """Return the output with the largest difference, and the difference as a fraction of its largest number."""
     names = [output.name for output in program.signature.outputs]
     return max(zip(names, map(largest_difference, actual, expected, expected), strict=True), key=lambda pair: pair[1])
 
 
 def _describe_difference(captured: _Captured, name: str, difference: float) -> str:
     reason = (
-        "the model computes in half precision, the program in float32: convert the model to float32 by model.float(), leave "
-        "torch.autocast out of its forward, and see whether its answers are still right"
+        "the model computes in half precision, the program in float32: convert the model to float32 with model.float(), "
+        "remove torch.autocast from its forward, and check that its outputs are still correct"
         if captured.half
-        else "let its answers depend on the request alone"
+        else "let its outputs depend only on the request"
     )
     return (
-        f"The captured program does not answer the example request as the model does: '{name}' differs by {difference:.1e} of its "
+        f"The captured program and the model differ for the example request: '{name}' differs by {difference:.1e} of its "
         f"size; {reason}."
     )

@@ -1,7 +1,7 @@
-"""The answer of a module as plain containers of tensors, without what no graph returns.
+"""The outputs of a module as plain containers of tensors, without values that a graph cannot return.
 
 `torch.export` returns tensors in dicts, lists, tuples and classes that are registered as pytrees. The answer of a Hugging
-Face model holds a cache of keys and values beside its scores, of a class that is not: it is for a later call of the same
+Face model holds a cache of keys and values with its scores, of a class that is not: it is for a later call of the same
 module, and no file can hold it.
 """
 
@@ -27,7 +27,7 @@ def _is_cache_class(kind: Any) -> bool:
 
 
 def find_cached_leaves(spec: Any) -> list[bool]:
-    """Return for each leaf of the answer of an exported program whether it is part of a cache of transformers."""
+    """Return for each leaf of the output of an exported program whether it is part of a cache of transformers."""
     if spec.is_leaf():
         return [False]
     leaves = [leaf for child in spec.children() for leaf in find_cached_leaves(child)]
@@ -66,7 +66,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _to_plain(value: Any, path: str, left_out: dict[str, str]) -> Any:
-    """Return `value` in dicts and lists; what cannot be returned becomes None, with its class in `left_out`."""
+    """Return `value` as dicts and lists; values that cannot be returned become None, with their class in `left_out`."""
     entries = _entries(value)
     if entries is not None:
         return {name: _to_plain(part, f"{path}.{name}" if path else name, left_out) for name, part in entries}

@@ -163,7 +163,7 @@ def _check_on_batches(exported: torch.export.ExportedProgram, example: Any) -> t
 
 
 def _find_chunk_rows(export: Callable[..., Any]) -> int:
-    """Return the largest batch for which `export` takes one path. Raises `CaptureError` where `torch.export` names none."""
+    """Return the largest batch for which `export` takes one path. Raises `CaptureError` if `torch.export` names none."""
     try:
         export(strict=False)
     except Exception as error:
@@ -172,7 +172,7 @@ def _find_chunk_rows(export: Callable[..., Any]) -> int:
 
 
 def _read_chunk_rows(message: str) -> int:
-    """Return the largest batch for which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
+    """Return the largest batch for which a model takes one path. Raises `CaptureError` if `torch.export` names none."""
     max_chunk_rows = 4096  # rows in one chunk of a model that processes a large batch in chunks
     match = _WITHIN.search(message)
     rows = int(match[1] or match[2]) if match else 0
@@ -304,33 +304,34 @@ def _explain(error: Exception, line: str) -> str:
     first = _first_reason(text) or type(error).__name__
     if _reads_values(text):
         return (
-            f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
+            f"The control flow of the model depends on the values of a request{where}: replace a branch by "
+            "torch.where, a selection of rows "
             f"by a mask, and packed sequences by padded ones ({first})."
         )
     if (within := _WITHIN.search(text)) is not None:
         return (
-            f"The model answers batches of more than {within[1] or within[2]} rows in another way than smaller ones{where}, and a graph "
-            f"holds one: let an answer depend on its own row alone ({first})."
+            f"The model handles batches of more than {within[1] or within[2]} rows in another way than smaller batches{where}, and a graph "
+            f"contains only one: let each output row depend only on its input row ({first})."
         )
     if _fixes_batch(text):
         return (
-            f"The model fixes the batch size{where}, so it cannot answer other batches: use x.size(0) instead of a number, and "
-            f"no Python loop over rows, such as over .tolist() ({first})."
+            f"The model fixes the batch size{where}, so it cannot process other batches: use x.size(0) instead of a "
+            f"number, and no Python loop over rows, such as over .tolist() ({first})."
         )
     if "nested" in text and ("fx.symbolic_trace" in text or "NestedTensor" in text):
         return (
-            f"The model builds a nested tensor{where}, which no ONNX file holds: pad the rows and mask them, or reduce the elements "
-            "of each row by nn.EmbeddingBag, torch.segment_reduce or index_add."
+            f"The model builds a nested tensor{where}, which ONNX does not support: pad the rows and mask them, or reduce the "
+            "elements of each row with nn.EmbeddingBag, torch.segment_reduce or index_add."
         )
     if (operator := _without_fake_implementation(error)) is not None:
         return (
-            f"The operator {operator}{where} is of another library, and says nothing about the shape of its result: register that by "
-            "torch.library.register_fake, or write it with operators of PyTorch."
+            f"The operator {operator}{where} belongs to another library and does not define the shape of its result: "
+            "register it with torch.library.register_fake, or use PyTorch operators."
         )
     if ".numpy()" in text or "tolist" in text or type(error).__module__.startswith("numpy"):
         return (
-            f"The model leaves PyTorch{where}, for NumPy or plain Python, which no graph can hold: "
-            f"compute that before the request, or write it with tensors ({first})."
+            f"The model leaves PyTorch{where}for NumPy or plain Python, which a graph cannot "
+            f"contain: compute this part before the request, or use tensors ({first})."
         )
     return f"torch.export cannot capture the model{where}: {first}"
 

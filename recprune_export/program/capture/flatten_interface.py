@@ -24,7 +24,7 @@ def list_leaf_paths(spec: Any) -> list[Path]:
     """Return the path of each leaf; numbers take the place of keys in classes that numbers cannot be put in."""
     try:
         tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    except Exception:  # any error of a class that checks what it is built from
+    except Exception:  # any error of a class that checks its arguments
         return _list_positions(spec)
     return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
 
@@ -70,7 +70,7 @@ def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path
                 module.graph.erase_node(user)
         if node.users:
             raise CaptureError(
-                f"The input '{node.name}' is no tensor but the program computes with it; bind it in the model."
+                f"The input '{node.name}' is not a tensor, but the program computes with it; make it a constant of the model."
             )
         module.graph.erase_node(node)
     return tensor_paths
@@ -82,13 +82,13 @@ def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Pat
     values = output.args[0]
     pairs = [(value, path) for value, path in zip(values, paths, strict=True) if _is_tensor(value)]
     if not pairs:
-        raise CaptureError("The model returns no tensor; return at least one.")
+        raise CaptureError("The model returns no tensor; it must return at least one.")
     output.args = (tuple(value for value, _ in pairs),)
     return [path for _, path in pairs]
 
 
 def drop_cached_outputs(module: fx.GraphModule, cached: Sequence[bool]) -> tuple[str, ...]:
-    """Replace the outputs that are part of a cache by None, where others are left; return the note."""
+    """Replace the outputs that are part of a cache by None if others are left; return the note."""
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     if not any(cached) or all(cached):
         return ()
@@ -182,7 +182,7 @@ def with_observed(signature: Signature, tensors: Sequence[Tensor]) -> Signature:
 
 
 def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
-    """Return the range of the numbers that are no ids; None where it holds no information, as for a constant float."""
+    """Return the range of the numbers that are no ids; None if it holds no information, as for a constant float."""
     columns = [column for column, pair in enumerate(ids) if pair is None] if ids else slice(None)
     numbers = values[..., columns] if isinstance(columns, list) else values
     if values.dtype == torch.bool or not numbers.numel() or not bool(numbers.isfinite().all()):
@@ -205,8 +205,8 @@ def _check_batch(placeholders: list[fx.Node]) -> None:
     if not symbols:
         sizes = {node.meta["val"].shape[0] for node in placeholders if node.meta["val"].ndim}
         raise CaptureError(
-            f"The program answers requests of {', '.join(map(str, sorted(sizes))) or 'one fixed number of'} rows only; "
-            "export it with dynamic_shapes that leave the batch, axis 0 of every input, free."
+            f"The program accepts requests of {', '.join(map(str, sorted(sizes))) or 'one fixed number of'} rows only; "
+            "export it with dynamic_shapes that make the batch, axis 0 of every input, dynamic."
         )
     if len(symbols) > 1:
         varying = [
@@ -214,12 +214,12 @@ def _check_batch(placeholders: list[fx.Node]) -> None:
         ]
         raise CaptureError(
             f"More than the batch varies in {', '.join(varying) or 'the inputs'}; "
-            "export it with one dimension free, the batch, and pad the others."
+            "export it with one dynamic dimension, the batch, and pad the others."
         )
 
 
 def _check_answers_by_row(placeholders: list[fx.Node], shapes: Sequence[tuple[Axis, ...]], outputs: Any) -> None:
-    """Raise `CaptureError` where an output has a size that depends on the elements of the rows."""
+    """Raise `CaptureError` if an output has a size that depends on the elements of the rows."""
     batch = next(n.meta["val"].shape[0] for n, shape in zip(placeholders, shapes, strict=True) if shape[:1] == (BATCH,))
     for number, output in enumerate(outputs):
         symbols = {
@@ -240,7 +240,7 @@ def _shape(node: fx.Node) -> tuple[Axis, ...]:
     shape = node.meta["val"].shape
     unknown = [str(size) for size in shape if not isinstance(size, int) and not str(size).isidentifier()]
     if unknown:
-        raise CaptureError(f"'{node.name}' has an axis of size {unknown[0]}; only the batch itself may vary.")
+        raise CaptureError(f"'{node.name}' has an axis of size {unknown[0]}; only the batch may vary.")
     return tuple(size if isinstance(size, int) else BATCH for size in shape)
 
 
@@ -259,7 +259,7 @@ _LABELS = re.compile(r"(.*_)?(label|target|truth|click|rating|y|y_true)s?", re.I
 
 
 def _check_rows(placeholders: list[fx.Node], inputs: Sequence[str], outputs: list[Output]) -> None:
-    """Raise `CaptureError` where no output has a row for each input row: a loss, or axis 0 of the example is not the batch."""
+    """Raise `CaptureError` if no output has a row for each input row: a loss, or axis 0 of the example is not the batch."""
     if any(isinstance(size, str) for output in outputs for size in output.shape):
         return
     if all(size == 1 for output in outputs for size in output.shape):
@@ -267,11 +267,11 @@ def _check_rows(placeholders: list[fx.Node], inputs: Sequence[str], outputs: lis
         labels = [name for name in inputs if _LABELS.fullmatch(name)]
         without = f"leave {list_names(map(repr, labels))} out of the example request, or let" if labels else "let"
         raise CaptureError(
-            f"The model answers {names} alone, one number for the whole request, as a loss is: {without} the model return its scores, "
-            "one or more for each row."
+            f"The model returns only {names}, one number for the whole request, such as a loss: {without} the model return "
+            "its scores, one or more per row."
         )
     varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]
     raise CaptureError(
-        f"No output has a row for each row of {', '.join(varying)}: give an example request whose tensors have the batch "
+        f"No output has one row per row of {', '.join(varying)}: give an example request whose tensors have the batch "
         "on axis 0, and lists of ids of different lengths as a padded matrix."
     )

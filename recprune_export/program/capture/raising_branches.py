@@ -1,7 +1,7 @@
 """Branches of a model by the values of a request, of which one side raises an exception: assertions about requests.
 
-A graph holds no branch by values. A branch that only refuses requests changes no answer, so the other side is captured, and a note says
-that the file does not refuse what the model refuses. A branch of which both sides go on stays an error.
+A graph has no branches on values. A branch that only refuses requests does not change outputs, so the other side is captured, and a
+note says that the file accepts requests that the model refuses. A branch with two continuing sides remains an error.
 """
 
 import dis
@@ -24,7 +24,7 @@ _Place = tuple[CodeType, int, int]  # a function, an instruction of it, and its 
 
 @dataclass(frozen=True)
 class RaisingBranch:
-    """A condition on the values of a request: `value` is the one with which the model goes on; else it raises `refusal`."""
+    """A condition on the values of a request: `value` is the value with which the model continues; otherwise it raises `refusal`."""
 
     place: _Place
     value: bool
@@ -34,8 +34,8 @@ class RaisingBranch:
         """Return the note on a check that is not in the captured graph."""
         code, _, line = self.place
         return (
-            f'The model refuses some requests at "{code.co_filename}", line {line} ({self.refusal}). No graph holds this check: the file '
-            "answers such requests, so check them before."
+            f'The model refuses some requests at "{code.co_filename}", line {line} ({self.refusal}). A graph cannot contain this '
+            "check, and the file accepts such requests: check them before."
         )
 
 
@@ -55,7 +55,7 @@ def find_raising_branches(module: nn.Module, args: tuple[Any, ...], kwargs: Mapp
 def _find_refusal(
     module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: _Place, value: bool
 ) -> str | None:
-    """Return what a model raises at once where the condition at `place` has another value; None where it goes on."""
+    """Return the exception that a model raises immediately if the condition at `place` has another value; None if it continues."""
     decisions = _Decisions({place: value})
     try:
         with torch.no_grad(), decisions:
@@ -107,7 +107,7 @@ class PassRaisingBranches(TorchFunctionMode):
 
 
 def _calling_place() -> _Place:
-    """Return where the code is that asks for the value of a tensor: the caller behind the modes of torch.export."""
+    """Return the location of the code that reads the value of a tensor: the caller outside the modes of torch.export."""
     frame = sys._getframe(2)
     while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
         frame = frame.f_back

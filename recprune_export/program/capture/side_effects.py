@@ -1,6 +1,6 @@
-"""What a request does beside its answer: writes to weights and state, random numbers, statistics of the request.
+"""Side effects of a request: writes to weights and state, random numbers, statistics of the request.
 
-A file answers every request by itself and alike. Writes that change no answer are dropped, writes of always the same values
+A file answers every request by itself and alike. Writes that does not change outputs are dropped, writes of always the same values
 are made once, and anything else is refused with the line of the user's code.
 """
 
@@ -19,7 +19,7 @@ from recprune_export.program.nodes import ancestors, argument, arguments, find_s
 aten = torch.ops.aten
 
 _DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
-_COUNTERS = "num_batches_tracked"  # of batch-norms, which no answer depends on
+_COUNTERS = "num_batches_tracked"  # of batch-norms, which no output depends on
 
 
 @contextmanager
@@ -54,11 +54,11 @@ def _describe_switched(switched: Sequence[fx.Node]) -> tuple[str, ...]:
 
 
 def refuse_batch_statistics(module: fx.GraphModule) -> None:
-    """Raise `CaptureError` where a batch-norm normalizes by the statistics of the request."""
+    """Raise `CaptureError` if a batch-norm normalizes by the statistics of the request."""
     for node in module.graph.nodes:
         if _uses_batch_statistics(node):
             raise CaptureError(
-                f"The batch-norm {_at(node)}normalizes by the mean of the request, so each answer would depend on the other rows: "
+                f"The batch-norm {_at(node)}normalizes by the mean of the request, so each output would depend on the other rows: "
                 "call model.eval() before torch.export.export, keep running statistics, and pass training=self.training to "
                 "functional.batch_norm."
             )
@@ -69,18 +69,18 @@ def _uses_batch_statistics(node: fx.Node) -> bool:
 
 
 def refuse_random_answers(module: fx.GraphModule) -> None:
-    """Raise `CaptureError` where an answer depends on random numbers."""
+    """Raise `CaptureError` if an answer depends on random numbers."""
     for node in _read_by_answers(module):
         if _is_random(node):
             dropout = node.target in _DROPOUTS
             cure = (
                 "pass training=self.training to functional.dropout"
                 if dropout
-                else "leave the noise out in inference (`if self.training:`), or make it an input of the request"
+                else "disable the noise in inference (`if self.training:`), or make it an input of the request"
             )
             name = str(node.target).removesuffix(".default").removesuffix("_")
             raise CaptureError(
-                f"The answers are random: {name} {_at(node)}draws new numbers for each request, in inference as well; {cure}."
+                f"The outputs are random: {name} {_at(node)}draws new numbers for each request, in inference as well; {cure}."
             )
 
 
@@ -97,9 +97,9 @@ def _is_random(node: fx.Node) -> bool:
 
 
 def drop_unread_writes(module: fx.GraphModule) -> tuple[str, ...]:
-    """Remove the writes to state that no answer reads, in place; return the notes."""
+    """Remove the writes to state that no output reads, in place; return the notes."""
     read = _read_by_answers(module)
-    while True:  # what is written to state that is read is read as well
+    while True:  # values that are written to state that is read are also read
         writes = [
             node
             for node in module.graph.nodes
@@ -120,17 +120,17 @@ def drop_unread_writes(module: fx.GraphModule) -> tuple[str, ...]:
         written[root] = node
     names = {str(root.target): node for root, node in written.items() if root.op == "get_attr"}
     return tuple(
-        f"The model writes to '{name}' {_at(node)}with each request, and no answer depends on it: the write is left out."
+        f"The model writes to '{name}' {_at(node)}with each request, and no output depends on it: the write is left out."
         for name, node in names.items()
         if not name.endswith(_COUNTERS)
     )
 
 
 def fold_writes(module: fx.GraphModule) -> tuple[str, ...]:
-    """Make writes of always the same values once, and drop those that no answer reads, in place; return the notes.
+    """Make writes of always the same values once, and drop those that no output reads, in place; return the notes.
 
     `module` is functional but for a `copy_` of each new value into its state, as decompositions leave it. The user's tensors
-    are not changed. Raises `CaptureError` where an answer depends on state that requests change.
+    are not changed. Raises `CaptureError` if an answer depends on state that requests change.
     """
     notes = []
     for node in [node for node in module.graph.nodes if node.target is aten.copy_.default]:
@@ -143,22 +143,24 @@ def fold_writes(module: fx.GraphModule) -> tuple[str, ...]:
         if state.op == "placeholder" or value is state:
             continue
         if _write_once(module, state, value):
-            notes.append(f"The model writes to '{name}' {where}with each request, always the same: it is written once.")
+            notes.append(
+                f"The model writes to '{name}' {where}with each request, always with the same value: it is written once."
+            )
         elif state not in _read_by_answers(module):
             if not name.endswith(_COUNTERS):
                 notes.append(
-                    f"The model writes to '{name}' {where}with each request, and no answer depends on it: the write is left out."
+                    f"The model writes to '{name}' {where}with each request, and no output depends on it: the write is left out."
                 )
         else:
             raise CaptureError(
-                f"The model changes '{name}' {where}with each request, and its answers depend on it, but a file answers each request "
-                "by itself: change it in training alone (`if self.training:`), or make it an input of the request."
+                f"The model changes '{name}' {where}with each request, and its outputs depend on it, but an ONNX file has "
+                "no state: change it only in training (`if self.training:`), or make it an input of the request."
             )
     return tuple(notes)
 
 
 def _write_once(module: fx.GraphModule, state: fx.Node, value: fx.Node) -> bool:
-    """Write a value that depends on the state alone into a copy of it; return whether a second write changes nothing."""
+    """Write a value that depends only on the state into a copy of it; return whether a second write changes nothing."""
     sources = ancestors([value])
     if any(node.op == "placeholder" or _is_random(node) for node in sources):
         return False

@@ -1,4 +1,4 @@
-"""Modules that cannot be captured because of what they are: one sentence each, before anything else is tried."""
+"""Modules that cannot be captured because of their type: one sentence each, before any other attempt."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch.nn.parameter import is_lazy
 from recprune_export.errors import CaptureError
 from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 
-TORCHSCRIPT_ADVICE = "capture the original module with torch.export.export and save that with torch.export.save"
+TORCHSCRIPT_ADVICE = "capture the original module with torch.export.export and save the result with torch.export.save"
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "bitsandbytes.")
 
 
@@ -19,18 +19,16 @@ def check_supported(module: nn.Module) -> None:
         )
     if _lacks_forward(module):
         raise CaptureError(
-            f"{type(module).__name__} defines no forward: give the module inside it that answers requests"
+            f"{type(module).__name__} defines no forward: give the submodule that processes requests"
             f"{_list_children(module)}."
         )
     for path, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
-            raise CaptureError(
-                f"'{path}' is TorchScript, which torch.export cannot read: give the module that it was made of."
-            )
+            raise CaptureError(f"'{path}' is TorchScript, which torch.export cannot read: give the original module.")
         if type(child).__module__.startswith(_QUANTIZED):
             raise CaptureError(
-                f"'{path or type(child).__name__}' is quantized already ({type(child).__name__}): give the model as it was "
-                "trained, in float32; --quantize makes its weights smaller."
+                f"'{path or type(child).__name__}' is already quantized ({type(child).__name__}): give the "
+                "trained float32 model; --quantize quantizes its weights."
             )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         _check_tensor(name, tensor)
@@ -54,16 +52,14 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
             "load_state_dict(state, assign=True)."
         )
     if tensor.is_quantized:
-        raise CaptureError(
-            f"'{name}' is quantized already ({tensor.dtype}): give the model as it was trained, in float32."
-        )
+        raise CaptureError(f"'{name}' is already quantized ({tensor.dtype}): give the trained float32 model.")
     if type(tensor).__name__ == "DTensor":
         raise CaptureError(
             f"'{name}' is sharded (DTensor): replace it by its full_tensor(), or load a whole state dict."
         )
     if not isinstance(tensor, StreamedTable) and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise CaptureError(
-            f"'{name}' is a {type(tensor).__name__}, not a plain tensor: give the model as it was trained, in float32."
+            f"'{name}' is a {type(tensor).__name__}, not a plain tensor: give the trained float32 model."
         )
 
 

@@ -12,7 +12,7 @@ from recprune_export.program.nodes import ancestors, find_source_line
 
 
 def refuse_sizes_by_values(module: fx.GraphModule) -> None:
-    """Raise `CaptureError` where an answer depends on a tensor whose size depends on the values of a request."""
+    """Raise `CaptureError` if an answer depends on a tensor whose size depends on the values of a request."""
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     read = ancestors([value for value in output.args[0] if isinstance(value, fx.Node)])
     known = {symbol for node in find_constant_indexing(module) for symbol in _symbols_of_values(node)}
@@ -25,8 +25,8 @@ def refuse_sizes_by_values(module: fx.GraphModule) -> None:
                 else node.name
             )
             raise CaptureError(
-                f"How many numbers {name}{place} gives depends on the values of the request: compute with all "
-                "rows and a mask instead (torch.where, masked_fill), or look the distinct ids up before the request."
+                f"The size of the result of {name}{place} depends on the values of the request: compute "
+                "with all rows and a mask instead (torch.where, masked_fill), or compute the distinct ids before the request."
             )
 
 

@@ -35,7 +35,7 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
                 index = np.unravel_index(start + int(bad.nonzero()[0]), tuple(tensor.shape))
                 position = ", ".join(str(int(i)) for i in index)
                 raise ModelFileError(
-                    f"'{name}' in {source} holds {float(chunk[int(bad.nonzero()[0])])} at [{position}]: "
+                    f"'{name}' in {source} contains {float(chunk[int(bad.nonzero()[0])])} at [{position}]: "
                     "repair it or train the model again."
                 )
 

@@ -60,9 +60,9 @@ _ADVICE = {
     ModelKind.EMPTY: "write it again",
     ModelKind.TRUNCATED_ZIP: "copy or write it again",
     ModelKind.OLD_PROGRAM: "save it again with torch.export.save of torch 2.13",
-    ModelKind.ONNX: "give the PyTorch model that it was exported from",
+    ModelKind.ONNX: "give the PyTorch model from which it was exported",
     ModelKind.DATA: "give it with --data",
-    ModelKind.BUNDLE: "give its trainable program, the file model.pt2 in it",
+    ModelKind.BUNDLE: "give its PyTorch program, the file model.pt2 in it",
     ModelKind.TAR: "extract it, and give the model file in it",
     ModelKind.OLD_TORCH_TAR: "if you trust it, open it with torch.load(path, weights_only=False), and save the module's state_dict()",
     ModelKind.UNKNOWN_DICT: "save the module's state_dict()",
@@ -84,7 +84,7 @@ class ModelSource:
 class LoadedModel:
     """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
 
-    The notes of the program begin with what was chosen in the file, and what was changed in names.
+    The notes of the program begin with the choices in the file, and the changes of names.
     """
 
     program: Program
@@ -118,7 +118,7 @@ def load_program(
         file = find_mlflow_file(path)
         if file is None:
             raise ModelFileError(
-                f"{path} is an MLflow folder without a PyTorch model: give one that mlflow.pytorch saved."
+                f"{path} is an MLflow folder without a PyTorch model: give a folder saved by mlflow.pytorch."
             )
         return _load_file(file, detect_model_kind(file), source)
     return _load_file(path, kind, source)
@@ -154,7 +154,7 @@ def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.M
         return load_transformers_module(path, read_weights(path, kind).content)
     if kind in WEIGHT_KINDS:
         raise UsageError(
-            f"{path} is {kind.value}, weights alone: name the function that makes the module with --factory."
+            f"{path} is {kind.value}, only weights: give the function that builds the module with --factory."
         )
     if kind == ModelKind.DIRECTORY and (files := list_model_files(path)):
         raise ModelFileError(f"{path} is a directory: give one of the model files in it, {list_some(files)}.")
@@ -164,7 +164,7 @@ def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.M
             "and their index."
         )
     described = "there is nothing" if kind == ModelKind.MISSING else f"it is {kind.value}"
-    raise ModelFileError(f"{path} is no model, {described}: {_ADVICE.get(kind, f'a model is {_ACCEPTED}')}.")
+    raise ModelFileError(f"{path} is not a model, but {described}: {_ADVICE.get(kind, f'a model is {_ACCEPTED}')}.")
 
 
 def _require_inputs(path: Path, kind: ModelKind, inputs: Path | None) -> Path:
@@ -227,7 +227,7 @@ def _describe_precision(module: nn.Module, state: Mapping[str, Tensor]) -> Itera
     dtypes = {state[n].dtype for n, p in module.named_parameters() if n in state and state[n].dtype != p.dtype}
     if dtypes:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        yield f"Weights are stored in {names}, in which the module of the factory does not compute; they are converted."
+        yield f"Weights are stored in {names}, unlike the module of the factory; they are converted."
 
 
 def _load_exported(path: Path) -> LoadedModel:
@@ -261,5 +261,5 @@ def load_archive(path: Path) -> Program:
         raise
     except Exception as error:  # a graph that another tool edited may fail in any operator
         raise ModelFileError(
-            f"{path} holds a graph that cannot be run ({summarize_error(error)}): save it again."
+            f"{path} contains a graph that cannot be run ({summarize_error(error)}): save it again."
         ) from error

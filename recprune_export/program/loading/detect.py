@@ -47,7 +47,7 @@ def detect_model_kind(path: Path) -> ModelKind:
             return ModelKind.SHARDED
     if head[:1] in _TEXT_PICKLE:
         # Protocols 0 and 1 have no mark at their begin, and many a text can be read as one: its content has to have tensors.
-        with suppress(Exception):  # read_inert raises many unrelated classes for what is no pickle
+        with suppress(Exception):  # read_inert raises many unrelated classes for other data than pickles
             if (kind := _detect_tensors(path)) is not None:
                 return kind
     if tarfile.is_tarfile(path):
@@ -109,7 +109,7 @@ def _detect_content(path: Path, damaged: ModelKind) -> ModelKind:
 
 
 def _detect_tensors(path: Path) -> ModelKind | None:
-    """Return the kind of a file of `torch.save` or `pickle.dump` by its tensors; None where it has none.
+    """Return the kind of a file of `torch.save` or `pickle.dump` by its tensors; None if it has none.
 
     Raises errors of many classes for a damaged file.
     """

@@ -42,14 +42,14 @@ def example_call(module: nn.Module, inputs: Path) -> tuple[tuple[Any, ...], dict
     if len(required) == 1 or (not required and len(named) == 1):
         return (arrays,), {}
     raise DataError(
-        f"{inputs} holds {sorted(arrays)}, but forward takes {list(named)}: name the arrays after the parameters, or arg0, arg1, ..."
+        f"{inputs} contains {sorted(arrays)}, but forward takes {list(named)}: name the arrays after the parameters, or arg0, arg1, ..."
     )
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     arrays = read_npz(path, MAX_EXAMPLE_BYTES)
     if not arrays:
-        raise DataError(f"{path} holds no array.")
+        raise DataError(f"{path} contains no array.")
     return arrays
 
 
@@ -58,7 +58,7 @@ def _tensor(module: nn.Module, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     except TypeError:
         raise DataError(
-            f"The example request has an array of dtype {array.dtype}, which PyTorch does not know."
+            f"The example request has an array of dtype {array.dtype}, which PyTorch does not support."
         ) from None
     if tensor.dtype != torch.float64:
         return tensor

@@ -14,7 +14,7 @@ _LEAST_FILLED = 1 << 26  # bytes; shorter ones may be constants of the model
 class LongTensorsOnMeta(TorchFunctionMode):
     """Inside the block new tensors of `least_bytes` or more, to be filled at random, have no numbers; others are as usual.
 
-    Constants that a module computes stay what they are, unlike under `torch.device("meta")`.
+    Constants that a module computes keep their values, unlike under `torch.device("meta")`.
     """
 
     def __init__(self, least_bytes: int) -> None:

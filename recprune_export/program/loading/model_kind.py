@@ -37,11 +37,11 @@ class ModelKind(Enum):
     DIRECTORY = "a directory"
     MISSING = "nothing"
     EMPTY = "an empty file"
-    TRUNCATED_ZIP = "a zip archive that is cut off or damaged"
-    OTHER_ZIP = "a zip archive that PyTorch did not write"
+    TRUNCATED_ZIP = "a truncated or damaged zip archive"
+    OTHER_ZIP = "a zip archive not written by PyTorch"
     TAR = "a tar archive"
     OLD_TORCH_TAR = "a tar archive of an early version of PyTorch"
-    UNKNOWN_DICT = "a PyTorch file that holds neither a state dict nor a checkpoint"
+    UNKNOWN_DICT = "a PyTorch file that contains neither a state dict nor a checkpoint"
     OTHER = "a file of an unknown kind"
 
 
@@ -62,9 +62,9 @@ def is_model_folder(path: Path) -> bool:
 
 
 def find_weights_file(folder: Path) -> Path | None:
-    """Return the file with the weights of a Hugging Face folder, or their index; None where there is none.
+    """Return the file with the weights of a Hugging Face folder, or their index; None if there is none.
 
-    A single safetensors file of another name counts beside a `config.json`.
+    A single safetensors file of another name is accepted next to a `config.json`.
     """
     usual = next((folder / name for name in HUGGING_FACE_WEIGHTS if (folder / name).is_file()), None)
     if usual is not None or not (folder / HUGGING_FACE_CONFIG).is_file():
@@ -80,7 +80,7 @@ def list_model_files(folder: Path) -> list[str]:
 
 
 def find_mlflow_file(folder: Path) -> Path | None:
-    """Return the model file of an MLflow folder, as `mlflow.pytorch` writes it; None where it holds a model of another library."""
+    """Return the model file of an MLflow folder, as `mlflow.pytorch` writes it; None if it holds a model of another library."""
     data = folder / "data"
     names = (folder / "state_dict.pth", data / "model.pt2", data / "model.pth", data / "model.pt")
     return next((path for path in names if path.is_file()), None)

@@ -29,7 +29,7 @@ def must_stream(weights: StoredWeights) -> bool:
 
 
 def assign_weights(module: nn.Module, state: Mapping[str, Tensor], expected: ExpectedTensors, source: str) -> None:
-    """Give `module` the tensors of `state` in the place of its own, in the precision of its own; tied ones stay one.
+    """Give `module` the tensors of `state` in place of its own, in the precision of its own; tied ones stay one.
 
     Raises `ModelFileError` for a tensor of the module that neither `state` nor the factory gives numbers.
     """
@@ -48,15 +48,15 @@ def assign_weights(module: nn.Module, state: Mapping[str, Tensor], expected: Exp
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:
             raise ModelFileError(
-                f"{source} has no '{name}', {list(tensor.shape)}, and a factory for a checkpoint larger than memory makes long tensors "
-                "without numbers: save it in the checkpoint as well."
+                f"{source} has no '{name}', {list(tensor.shape)}, and the factory does not initialize large tensors of a checkpoint "
+                "larger than memory: save it in the checkpoint as well."
             )
 
 
 def settle_streamed_tables(program: Program) -> Program:
     """Return the program with its streamed tables in memory where something else than a lookup reads them; with a note.
 
-    Raises `ModelError` where such a table does not fit into memory.
+    Raises `ModelError` if such a table does not fit into memory.
     """
     readers: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
@@ -67,7 +67,7 @@ def settle_streamed_tables(program: Program) -> Program:
     if whole:
         loaded = {
             name: nn.Parameter(
-                read_whole(table, "the model multiplies it or reads all of it, besides looking up its rows"),
+                read_whole(table, "the model multiplies it or reads all of it, in addition to looking up its rows"),
                 table.requires_grad,
             )
             for name, table in whole.items()
@@ -85,7 +85,8 @@ def _describe(tables: Sequence[StreamedTable]) -> tuple[str, ...]:
         return ()
     size = sum(table.nbytes for table in tables)
     return (
-        f"The model is larger than memory: a job on it takes {COPIES} times its size, and {format_bytes(available_memory())} are free. "
-        f"{len(tables)} tables of {format_bytes(size)} stay in the files of the checkpoint; they lose dimensions alone, get no zeros, "
-        "and are not tuned.",
+        f"The model is larger than memory: a job needs {COPIES} times its size, but {format_bytes(available_memory())} are free. "
+        f"{len(tables)} tables of {format_bytes(size)} remain in the files of the checkpoint; only their "
+        "dimensions are pruned, no weights are "
+        "zeroed, and they are not fine-tuned.",
     )

@@ -21,7 +21,7 @@ from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.state_dicts import join_state_dicts
 from recprune_export.progress import quiet
 
-# What a module may have beyond its stored weights, such as masks and positions.
+# Tensors that a module may have in addition to its stored weights, such as masks and positions.
 _MORE_TENSORS, _MORE_NUMBERS = 1000, 1 << 26
 _MAX_CONFIG_BYTES = 1 << 24
 
@@ -29,7 +29,7 @@ _MAX_CONFIG_BYTES = 1 << 24
 def load_transformers_module(folder: Path, content: Any) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the module of a Hugging Face folder in eval mode and float32, and notes; `content` are the stored weights.
 
-    Raises `UsageError` where transformers is not installed or does not have the class, and `ModelFileError` for a
+    Raises `UsageError` if transformers is not installed or does not have the class, and `ModelFileError` for a
     configuration that does not describe the weights.
     """
     config = _read_config(folder)
@@ -37,8 +37,8 @@ def load_transformers_module(folder: Path, content: Any) -> tuple[nn.Module, tup
         import transformers  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise UsageError(
-            f"{folder} is a Hugging Face folder, whose module is made by the library transformers: install it with "
-            "`pip install transformers`, or name the function that makes the module with --factory."
+            f"{folder} is a Hugging Face folder, whose module is built by the library transformers: install it "
+            "with `pip install transformers`, or give the function that builds the module with --factory."
         ) from None
     make, options = _find_class(transformers, folder, config)
     state = join_state_dicts(content)
@@ -53,7 +53,7 @@ def load_transformers_module(folder: Path, content: Any) -> tuple[nn.Module, tup
         except Exception as error:  # the library raises many unrelated classes
             raise ModelFileError(
                 f"{folder} cannot be read by transformers {transformers.__version__} ({summarize_error(error)}): "
-                "download it again, or name the function that makes the module with --factory."
+                "download it again, or give the function that builds the module with --factory."
             ) from error
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
     if lacking:
@@ -67,34 +67,34 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / HUGGING_FACE_CONFIG
     if not path.is_file():
         raise UsageError(
-            f"{folder} holds weights without a {HUGGING_FACE_CONFIG}: name the function that makes the module with --factory."
+            f"{folder} contains weights without a {HUGGING_FACE_CONFIG}: give the function that builds the module with --factory."
         )
     try:
         config = json.loads(path.read_bytes()) if path.stat().st_size < _MAX_CONFIG_BYTES else None
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise ModelFileError(f"{path} is no JSON object: download it again.")
+        raise ModelFileError(f"{path} is not a JSON object: download it again.")
     return config
 
 
 def _find_class(transformers: Any, folder: Path, config: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the class of the module, and its configuration. Raises `UsageError` for one outside of transformers."""
+    """Return the class of the module, and its configuration. Raises `UsageError` for one outside transformers."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if not isinstance(config.get("model_type"), str):
         raise UsageError(
-            f"{folder / HUGGING_FACE_CONFIG} names no model_type of transformers: name the function that makes the module with "
+            f"{folder / HUGGING_FACE_CONFIG} contains no model_type of transformers: name the function that makes the module with "
             "--factory."
         )
     if config.get("quantization_config"):
         raise UsageError(
-            f"{folder} holds quantized weights: give the model as it was trained; --quantize makes its weights smaller."
+            f"{folder} contains quantized weights: give the trained float32 model; --quantize quantizes its weights."
         )
     if (kernel := _find_kernel(config)) is not None:
         raise UsageError(
-            f"{folder / HUGGING_FACE_CONFIG} names the kernel '{kernel[:60]}', code of a hub, which is never executed: remove the "
-            "entry, or name the function that makes the module with --factory."
+            f"{folder / HUGGING_FACE_CONFIG} requires the kernel '{kernel[:60]}', code from a hub, which is never executed: remove "
+            "the entry, or give the function that builds the module with --factory."
         )
     with _silence(transformers):
         try:
@@ -104,23 +104,23 @@ def _find_class(transformers: Any, folder: Path, config: dict[str, Any]) -> tupl
         except Exception as error:  # the library raises many unrelated classes
             raise UsageError(
                 f"{folder} is of the type '{config['model_type'][:60]}', which transformers {transformers.__version__} does not "
-                f"read ({summarize_error(error)[:200]}); code in the folder is never executed: name the function that makes the "
-                "module with --factory."
+                f"read ({summarize_error(error)[:200]}); code in the folder is never executed: give the function that "
+                "builds the module with --factory."
             ) from error
-    options.use_cache = False  # a request is whole: nothing goes on from an earlier one
+    options.use_cache = False  # a request is complete: it does not continue an earlier request
     known = getattr(transformers, name, None) if name else None
     if known is None and name is None:
         known = transformers.AutoModel._model_mapping.get(type(options))
     if not (isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)):
         raise UsageError(
             f"{folder} is of the class {str(name)[:60]}, which transformers {transformers.__version__} does not have; code in the "
-            "folder is never executed: name the function that makes the module with --factory."
+            "folder is never executed: give the function that builds the module with --factory."
         )
     return known, options
 
 
 def _find_kernel(config: dict[str, Any]) -> str | None:
-    """Return the implementation of a layer that a configuration takes from a hub ("owner/name"), None where there is none."""
+    """Return the implementation of a layer that a configuration takes from a hub ("owner/name"), None if there is none."""
     level = [config]
     for _ in range(4):
         for name, value in [entry for values in level for entry in values.items()]:
@@ -137,14 +137,14 @@ class _TooLarge(Exception):
 
 
 def _check_size(folder: Path, make: Any, options: Any, stored: dict[str, Tensor]) -> None:
-    """Raise `ModelFileError` where the configuration describes a far larger module than the folder holds weights of."""
+    """Raise `ModelFileError` if the configuration describes a much larger module than the folder holds weights of."""
     numbers = sum(tensor.numel() for tensor in stored.values())
     try:
         with torch.device("meta"), _limit_parameters(4 * len(stored) + _MORE_TENSORS, 4 * numbers + _MORE_NUMBERS):
             make(options)
     except _TooLarge:
         raise ModelFileError(
-            f"{folder / HUGGING_FACE_CONFIG} describes a far larger module than the {numbers:,} numbers in the folder: download "
+            f"{folder / HUGGING_FACE_CONFIG} describes a much larger module than the {numbers:,} numbers in the folder: download "
             "both again."
         ) from None
     except Exception as error:  # a constructor may raise any error for values of other types
@@ -194,7 +194,7 @@ def _silence(transformers: Any) -> Iterator[None]:
 
 def _describe(name: str, report: dict[str, Any], stored: dict[str, Tensor]) -> Iterator[str]:
     dtypes = {t.dtype for t in stored.values() if t.is_floating_point()} - {torch.float32}
-    yield f"The module is {name} of transformers, as {HUGGING_FACE_CONFIG} says."
+    yield f"The module is {name} of transformers, according to {HUGGING_FACE_CONFIG}."
     if dtypes:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         yield f"The weights are stored in {names}; the module computes in float32."

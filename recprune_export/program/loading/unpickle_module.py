@@ -24,15 +24,15 @@ def refuse_to_unpickle(path: Path) -> ModelFileError:
     classes = find_unsafe_globals(path)
     named = f" ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})" if classes else ""
     return ModelFileError(
-        f"{path} is {ModelKind.PICKLED_MODULE.value}{named}, and opening one runs whatever code it contains: give --factory, "
-        "with which its tensors alone are read and nothing is executed, or, if you trust the file, give --unsafe-unpickle."
+        f"{path} is {ModelKind.PICKLED_MODULE.value}{named}, and loading it executes any code that it contains: give --factory, "
+        "with which only its tensors are read and nothing is executed, or, if you trust the file, give --unsafe-unpickle."
     )
 
 
 def unpickle_module(path: Path, key: str | None) -> nn.Module:
     """Unpickle a file and return the module in it, itself or in a dict. This runs whatever code the file holds.
 
-    Raises `ModelFileError` where it cannot be unpickled or holds no module, `UsageError` where it holds several and `key`
+    Raises `ModelFileError` if it cannot be unpickled or holds no module, `UsageError` if it holds several and `key`
     chooses none.
     """
     with current_directory_importable():
@@ -40,14 +40,14 @@ def unpickle_module(path: Path, key: str | None) -> nn.Module:
             content = _unpickle(path)
         except Exception as error:  # unpickling can call any code
             raise ModelFileError(
-                f"{path} cannot be unpickled ({summarize_error(error)}): give --factory instead, with which its tensors alone "
-                "are read, or make the class importable from this folder."
+                f"{path} cannot be unpickled ({summarize_error(error)}): give --factory instead, with which only its "
+                "tensors are read, or make the class importable from this folder."
             ) from error
     if key is not None:
         try:
             content = select_key(content, key)
         except KeyError:
-            raise UsageError(f"--key {key}: {path} holds nothing under that key.") from None
+            raise UsageError(f"--key {key}: {path} contains nothing under this key.") from None
     modules = dict(_find_modules("", content, _MAX_LEVELS))
     if not modules:
         raise ModelFileError(
@@ -57,7 +57,7 @@ def unpickle_module(path: Path, key: str | None) -> nn.Module:
     # Losses and activations are modules as well.
     modules = {name: module for name, module in modules.items() if module.state_dict()} or modules
     if len({id(module) for module in modules.values()}) > 1:
-        raise UsageError(f"{path} holds several modules: choose one with --key ({list_some(modules)}).")
+        raise UsageError(f"{path} contains several modules: choose one with --key ({list_some(modules)}).")
     return next(iter(modules.values()))
 
 

@@ -40,11 +40,11 @@ def take_rows(example: Any, rows: Tensor) -> Any:
 
 
 def find_batch_size(example: Any) -> int:
-    """Return the most frequent size of axis 0 among the tensors. Raises `CaptureError` where no tensor has an axis."""
+    """Return the most frequent size of axis 0 among the tensors. Raises `CaptureError` if no tensor has an axis."""
     sizes = Counter(len(x) for x in pytree.tree_leaves(example) if isinstance(x, Tensor) and x.ndim)
     if not sizes:
         raise CaptureError(
-            "The example request holds no tensor with a batch axis; give at least one tensor of shape (batch, ...)."
+            "The example request contains no tensor with a batch axis; give at least one tensor of shape (batch, ...)."
         )
     return sizes.most_common(1)[0][0]
 
@@ -62,17 +62,17 @@ def order_kwargs(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise `CaptureError` where the model itself fails on the example or answers no tensor, or the example has no batch."""
+    """Raise `CaptureError` if the model itself fails on the example or answers no tensor, or the example has no batch."""
     find_batch_size((args, dict(kwargs)))
     try:
         with torch.no_grad():
             answer = module(*args, **kwargs)
     except Exception as error:  # any error of the user's code
         where = describe_place(find_user_line(error))
-        raise CaptureError(f"The model itself fails on the example request{where}: {summarize_error(error)}") from error
+        raise CaptureError(f"The model fails on the example request{where}: {summarize_error(error)}") from error
     if isinstance(answer, np.ndarray):
         raise CaptureError(
-            "The model returns no tensor, but a NumPy array: leave .numpy() out of its forward, or put the module inside it in its place."
+            "The model returns no tensor, but a NumPy array: remove .numpy() from its forward, or give its inner module instead."
         )
 
 
@@ -87,7 +87,7 @@ def outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 def half_outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
     """Return whether answers in float32 are those of a model in half precision, up to the rounding of its layers.
 
-    `whole` are the model's answers to the whole example, which show the size of each output.
+    `whole` are the model's outputs for the whole example, which show the size of each output.
     """
     allowed = 0.1  # of the size of an output; bfloat16 rounds each of many layers by .004
     return len(actual) == len(expected) and all(

@@ -15,7 +15,7 @@ from recprune_export.program.capture.passes.to_float32 import HALF
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A module and a request that it answers, with a sentence on what was converted."""
+    """A module and a request that it accepts, with a sentence on conversions."""
 
     module: nn.Module
     args: tuple[Any, ...]
@@ -37,14 +37,14 @@ def match_precision(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     dtype = weights.most_common(1)[0][0]
     if numbers and numbers != {dtype}:
         note = (
-            f"The numbers of the example request are in {_names(numbers)}, and the model answers {_names({dtype})} alone: they are "
-            "converted."
+            f"The numbers of the example request are in {_names(numbers)}, but the model accepts only {_names({dtype})}: "
+            "they are converted."
         )
         converted = _convert(given, dtype, (note,))
         if _answers(converted):
             return converted
     if dtype in HALF:
-        note = f"The model is in {_names({dtype})}, in which it does not answer here: a copy of it in float32 is used."
+        note = f"The model is in {_names({dtype})}, in which it cannot run on this machine: a float32 copy is used."
         converted = _convert(given, torch.float32, (note,))
         in_float32 = PreparedRequest(copy.deepcopy(module).float(), converted.args, converted.kwargs, converted.notes)
         if _answers(in_float32):

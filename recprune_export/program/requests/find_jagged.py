@@ -1,7 +1,7 @@
-"""Search for the tensors of a request that say where rows end, as lengths or offsets, and for those that they divide.
+"""Search for the tensors of a request with the lengths or offsets of rows, and for the tensors that they divide.
 
-Classes of TorchRec say it. In other requests it is found by trial: where the numbers of a tensor fit the size of another one,
-the model is asked for rows in another order and of other lengths, and has to answer each row as before.
+Classes of TorchRec define them. In other requests they are detected: if the numbers of a tensor match the size of another one,
+the model is run on rows in another order and of other lengths, and its outputs for each row must not change.
 """
 
 import itertools
@@ -27,7 +27,7 @@ TRIED_ROWS = 7
 
 @dataclass(frozen=True)
 class JaggedExample:
-    """A layout, and rows that fit it; `more` says that rows may have more elements than in the example."""
+    """A layout, and rows that fit it; `more` is true if rows may have more elements than in the example."""
 
     layout: JaggedLayout
     rows: Rows
@@ -52,7 +52,7 @@ class JaggedExample:
     def unambiguous(self, widths: set[int]) -> Rows:
         """Return rows whose number, and whose numbers of elements, differ from each other and from `widths`.
 
-        Raises `CaptureError` where the example has too few elements for that.
+        Raises `CaptureError` if the example has too few elements for that.
         """
         for seed in range(400):
             rows = self.draw(TRIED_ROWS + seed // 8, seed)
@@ -61,14 +61,14 @@ class JaggedExample:
             if len(set(sizes)) == len(sizes) and not widths & set(sizes) and min(sizes) > 1:
                 return rows
         raise CaptureError(
-            "The example request has too few elements in its rows: give one with more rows and longer ones."
+            "The rows of the example request have too few elements: give an example with more and longer rows."
         )
 
 
 def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
     """Return the layout of a request of which rows have different numbers of elements; None for other requests.
 
-    Raises `CaptureError` where a class of TorchRec holds what no program can take, or the model does not answer its rows
+    Raises `CaptureError` if a class of TorchRec contains unsupported values, or the model does not process its rows
     one by one.
     """
     known = find_torchrec(tree)
@@ -76,7 +76,7 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         layout = _make_layout(tree, known)
         if layout is None:
             raise CaptureError("The KeyedJaggedTensors of the example request have different numbers of rows.")
-        failure: Exception = CaptureError("its answers to the same rows differ with the rows beside them")
+        failure: Exception = CaptureError("its outputs for a row depend on the other rows of the request")
         for tried, more in itertools.product((layout, *_with_single_keys(layout)), (True, False)):
             try:
                 if (found := _try(module, tried, more)) is not None:
@@ -86,8 +86,8 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         where = describe_place(find_user_line(failure))
         reason = str(failure).rstrip(".") if isinstance(failure, CaptureError) else summarize_error(failure)
         raise CaptureError(
-            f"The model does not answer rows of the example request in another order{where}: {reason}. Give an example in which each "
-            "row is valid on its own."
+            f"The outputs of the model depend on the order of the rows of the example request{where}: {reason}. Give an example in which "
+            "each row is valid by itself."
         ) from failure
     if not _list_ends(tree) or _answers_rows(module, tree):
         return None
@@ -141,7 +141,7 @@ def _with_single_keys(layout: JaggedLayout) -> list[JaggedLayout]:
 
 
 def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample | None:
-    """Return the example where the model answers each row as it does beside other rows; None where it does not.
+    """Return the example where the model answers each row as it does beside other rows; None if it does not.
 
     Raises the errors of the model.
     """
@@ -193,7 +193,7 @@ def _answers_empty(called: JaggedModule, example: JaggedExample, name: str) -> b
 def find_torchrec(tree: RequestTree) -> list[Partition]:
     """Return the partitions of the KeyedJaggedTensors and JaggedTensors of a request.
 
-    Raises `CaptureError` for one that holds what no program can take.
+    Raises `CaptureError` for one that contains unsupported values.
     """
     partitions = []
     first = 0
@@ -221,8 +221,8 @@ def _read_torchrec(tree: RequestTree, leaves: range, keys: tuple[str, ...]) -> P
     held = {number: isinstance(tree.leaves[number], Tensor) for number in leaves}
     if any(held[number] or tree.leaves[number] for number in others):
         raise CaptureError(
-            f"The KeyedJaggedTensor '{'_'.join(tree.paths[values][:-1])}' has a number of rows of its own for each key, or inverse "
-            "indices: give one in which every key has a row for each row of the batch."
+            f"The KeyedJaggedTensor '{'_'.join(tree.paths[values][:-1])}' has a different number of rows for each key, or "
+            "inverse indices: give one in which every key has one row per row of the batch."
         )
     rows, form = (lengths, LENGTHS) if held[lengths] else (offsets, OFFSETS_AND_END)
     copies = {offsets: OFFSETS_AND_END} if held[lengths] and held[offsets] else {}
@@ -230,7 +230,7 @@ def _read_torchrec(tree: RequestTree, leaves: range, keys: tuple[str, ...]) -> P
 
 
 def _list_hypotheses(tree: RequestTree) -> Iterator[tuple[Partition, ...]]:
-    """Yield what the tensors may mean, first where no tensor is left unexplained; few of them."""
+    """Yield possible interpretations of the tensors, first those that explain all tensors; at most a few."""
     candidates = _list_candidates(tree)
     combined = [
         (size, tuple(part for group in groups for part in group))
@@ -321,7 +321,7 @@ def _pair_weights(tree: RequestTree, leaves: Sequence[int], parts: Sequence[Part
 
 
 def _match_all(candidates: Sequence[tuple[Partition, ...]]) -> list[tuple[Partition, ...]]:
-    """Return for each form one reading in which every tensor of ends divides a tensor of its own: the next one that it fits.
+    """Return for each form one reading in which every tensor of ends divides a separate tensor: the next one that it fits.
 
     The tensors with the fewest choices choose first.
     """
@@ -343,7 +343,7 @@ def _match_all(candidates: Sequence[tuple[Partition, ...]]) -> list[tuple[Partit
 
 
 def _list_ends(tree: RequestTree) -> list[int]:
-    """Return the tensors that may say where rows end: whole numbers from 0 on, of which the largest is no more than a size."""
+    """Return the tensors that may be lengths or offsets: nonnegative integers, of which the largest is at most a size."""
     largest = max((size for leaf in tree.tensors for size in tree.leaves[leaf].shape[:2]), default=0)
     ends = []
     for leaf in tree.tensors:

@@ -52,7 +52,7 @@ def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -
 
 
 def find_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
-    """Return where `values` holds an id outside of its range, as booleans of the same shape; NaN is outside, an absent one is not."""
+    """Return where `values` holds an id outside its range, as booleans of the same shape; NaN is outside, an absent one is not."""
     outside = np.zeros(values.shape, dtype=bool)
     by_column = outside.reshape(*values.shape[:-1], -1) if len(spec.ids) > 1 else outside[..., None]
     numbers = values if len(spec.ids) > 1 else values[..., None]

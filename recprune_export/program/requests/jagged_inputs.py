@@ -132,11 +132,11 @@ def describe_jagged_inputs(signature: Signature) -> str:
             continue
         names = ", ".join(code_span(i.name) for i in spec.members)
         if not spec.is_rows:
-            sentences.append(f"{code_span(spec.name)} holds the elements of all rows of {names}, one after another.")
+            sentences.append(f"{code_span(spec.name)} contains the elements of all rows of {names}, one after another.")
             continue
         kind = {
             OFFSETS: "the position of the first element of each row",
-            OFFSETS_AND_END: "the position of the first element of each row, and behind them the number of all elements",
+            OFFSETS_AND_END: "the position of the first element of each row, followed by the number of all elements",
         }.get(jagged.form, "the number of elements in each row")
         order = (
             ""
@@ -145,7 +145,7 @@ def describe_jagged_inputs(signature: Signature) -> str:
             if jagged.stacked
             else ", one input after another"
         )
-        sentences.append(f"{code_span(spec.name)} holds {kind} of {names}{order}.")
+        sentences.append(f"{code_span(spec.name)} contains {kind} of {names}{order}.")
     return " ".join(sentences)
 
 
@@ -157,14 +157,14 @@ def take_first_row(signature: Signature, request: Mapping[str, np.ndarray]) -> d
 
 
 def find_leader(signature: Signature, jagged: Jagged) -> Jagged:
-    """Return the layout of the input that says which elements a row has."""
+    """Return the layout of the input that determines the elements of a row."""
     found = next(i.jagged for i in signature.inputs if i.name == jagged.present)
     assert found is not None
     return found
 
 
 def list_row_members(signature: Signature, rows: str) -> tuple[Input, ...]:
-    """Return the inputs whose rows end where the tensor `rows` says, without those that hold weights."""
+    """Return the inputs whose rows are divided by the tensor `rows`, without those that contain weights."""
     return tuple(
         i for i in signature.inputs if i.jagged is not None and i.jagged.rows == rows and i.jagged.present == i.name
     )
@@ -204,7 +204,7 @@ def pad_matrix(values: np.ndarray, width: int, present: np.ndarray) -> np.ndarra
 
 
 def write_rows(counts: Sequence[np.ndarray], jagged: Jagged) -> np.ndarray:
-    """Return the tensor that says where rows end, from the number of elements in each row of each input."""
+    """Return the tensor of lengths or offsets from the number of elements in each row of each input."""
     if jagged.stacked:
         return np.stack([_write_row_ends(count, jagged) for count in counts], int(jagged.keys_last))
     return _write_row_ends(np.concatenate(counts), jagged)
@@ -218,7 +218,7 @@ def _write_row_ends(counts: np.ndarray, jagged: Jagged) -> np.ndarray:
 
 
 def read_rows(ends: np.ndarray, jagged: Jagged, members: int, totals: Sequence[int] | None = None) -> list[np.ndarray]:
-    """Return the number of elements in each row of each input from the tensor that says where rows end.
+    """Return the number of elements in each row of each input from the tensor of lengths or offsets.
 
     `totals` are the numbers of elements of the inputs, one in all for a tensor that is not stacked; offsets need them.
     """

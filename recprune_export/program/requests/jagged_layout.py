@@ -1,6 +1,6 @@
 """Requests of a module whose rows have different numbers of elements, and a module that takes each input on its own.
 
-A `Partition` is what a request says of its rows: a tensor of lengths or offsets, and the tensors that it divides. `JaggedModule`
+A `Partition` describes the rows of a request: a tensor of lengths or offsets, and the tensors that it divides. `JaggedModule`
 takes the elements and the lengths of each input on its own, and makes the model's tensors of them.
 """
 
@@ -27,10 +27,10 @@ Rows = dict[str, Tensor]  # tensors of rows by input, as in `jagged_inputs.py`
 
 @dataclass(frozen=True)
 class Partition:
-    """A leaf that says where rows end, of a `form` of `Jagged`, and the leaves that hold the elements.
+    """A leaf of lengths or offsets, of a `form` of `Jagged`, and the leaves that contain the elements.
 
     `values` are the leaves of the elements: one of all `keys`, or one of each. `weights` are leaves that are divided in the
-    same way. `copies` are leaves that say the same in another form, by their number. The keys are on axis 0 of `stacked` rows,
+    same way. `copies` are leaves with the same information in another form, by their number. The keys are on axis 0 of `stacked` rows,
     on axis 1 with `keys_last`.
 
     `single` are the numbers of the keys that have one element in each row, always: a model may count on it. They are inputs
@@ -49,7 +49,7 @@ class Partition:
     stacked_values: bool = False
 
     def batch(self, tree: RequestTree) -> int:
-        """Return the number of rows of the example; 0 where it is no whole number."""
+        """Return the number of rows of the example; 0 where it is no integer."""
         ends = tree.leaves[self.rows]
         if self.keys_last:
             ends = ends.T
@@ -159,7 +159,7 @@ class JaggedLayout:
         return common.rstrip("_")
 
     def example_counts(self) -> dict[int, list[np.ndarray]]:
-        """Return the number of elements in each row of the example, for each key, by the leaf that says where rows end."""
+        """Return the number of elements in each row of the example, for each key, by the leaf of lengths or offsets."""
         counts: dict[int, list[np.ndarray]] = {}
         for part in self.partitions:
             totals = [len(self.tree.leaves[leaf]) for leaf in part.values]
@@ -265,7 +265,7 @@ def _cat(tensors: list[Tensor]) -> Tensor:
 
 
 def _write_rows(lengths: list[Tensor], form: str, stacked: bool) -> Tensor:
-    """Return the tensor that says where rows end; as `jagged_inputs.write_rows`, in PyTorch."""
+    """Return the tensor of lengths or offsets; as `jagged_inputs.write_rows`, in PyTorch."""
     counts = torch.stack(lengths) if stacked else _cat(lengths)
     if form == LENGTHS:
         return counts

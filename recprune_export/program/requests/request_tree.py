@@ -77,7 +77,7 @@ def _list_positional(module: nn.Module) -> dict[int, str]:
 
 
 def takes_any_keyword(module: nn.Module, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether one of `kwargs` is no parameter of `forward`, but goes to its `**name`."""
+    """Return whether one of `kwargs` is not a parameter of `forward`, but is passed to its `**name`."""
     parameters = inspect.signature(module.forward).parameters.values()
     named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
     return len(named) < len(parameters) and not named.issuperset(kwargs)
@@ -109,7 +109,7 @@ def register_dataclasses(request: Any) -> None:
                 continue
             if not dataclasses.is_dataclass(kind) or kind in seen:
                 raise CaptureError(
-                    f"The request holds a {kind.__name__}, a class in which PyTorch finds no tensors: register it with "
+                    f"The request contains a {kind.__name__}, a class that PyTorch does not flatten to tensors: register it with "
                     "torch.utils._pytree.register_pytree_node, make it a dataclass, or pass its tensors."
                 )
             torch.export.register_dataclass(kind)
@@ -144,12 +144,12 @@ def refuse_other_layouts(request: Any) -> None:
     for tensor in pytree.tree_leaves(request):
         if isinstance(tensor, Tensor) and tensor.is_nested:
             raise CaptureError(
-                "The request holds a nested tensor, which neither torch.export nor ONNX takes: let the model take a padded matrix "
-                "(x.to_padded_tensor(0)), or the elements of all rows beside their lengths."
+                "The request contains a nested tensor, which neither torch.export nor ONNX supports: use a "
+                "padded matrix (x.to_padded_tensor(0)), or the elements of all rows with their lengths."
             )
         if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
             raise CaptureError(
-                "The request holds a sparse tensor, which no ONNX file takes: give its indices as ids with an EmbeddingBag, "
+                "The request contains a sparse tensor, which ONNX does not support: give its indices as ids with an EmbeddingBag, "
                 "or the dense tensor (x.to_dense())."
             )
 

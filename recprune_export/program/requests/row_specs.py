@@ -1,11 +1,11 @@
-"""What rows of a file have to be for the inputs of a program."""
+"""Required form of the rows of a file for the inputs of a program."""
 
 from recprune_export.data.array_spec import ArraySpec
 from recprune_export.program.signature import IdRange, Input
 
 
 def make_array_spec(spec: Input, ids: tuple[IdRange | None, ...]) -> ArraySpec:
-    """Return what the rows of an input have to be, of which `ids` are valid."""
+    """Return the required form of the rows of an input with the valid `ids`."""
     jagged = spec.jagged
     shape = tuple(size for size in spec.shape[1:] if isinstance(size, int))
     if jagged is None:

@@ -34,10 +34,10 @@ def find_valid_request(program: Program, batch: int) -> tuple[Tensor, ...]:
     assert first is not None
     unknown = [i.name for i in program.signature.inputs if not i.ids and not i.dtype.startswith("float")]
     advice = (
-        f"which integers are valid in {list_names(map(repr, unknown))} does not follow from the graph: give an example request "
-        "that holds the lowest and the highest of each, or check what the model looks up there"
+        f"the valid integers of {list_names(map(repr, unknown))} cannot be determined from the graph: give an example "
+        "request that contains the lowest and the highest of each, or check the lookups of the model"
         if unknown
-        else "check that the model answers every id below the rows of its tables"
+        else "check that the model accepts every id below the number of rows of its tables"
     )
     raise ModelError(
         f"The model fails on requests drawn from its signature{summarize_failure(first)}; {advice}."

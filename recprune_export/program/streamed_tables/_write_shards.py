@@ -19,17 +19,17 @@ SHARD_BYTES = 1 << 28
 
 
 def check_shards_folder(folder: Path) -> None:
-    """Raise `UsageError` where `folder` is there already and not empty: shards of another model would lie among the new ones."""
+    """Raise `UsageError` if `folder` is there already and not empty: shards of another model would lie among the new ones."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already: remove it, or name another folder for --shards.")
+        raise UsageError(f"{folder} already exists: remove it, or give another folder for --shards.")
 
 
 def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors to `folder` in shards of rows, each of at most 256 MiB and in a file of its own.
+    """Write tensors to `folder` in shards of rows, each of at most 256 MiB and in a separate file.
 
     `torch.distributed.checkpoint.load` gives them to any number of processes, in any division. Memory: one shard.
 
-    Raises `UsageError` where the disk is too full, and the error of `check_shards_folder`.
+    Raises `UsageError` if the disk is too full, and the error of `check_shards_folder`.
     """
     check_shards_folder(folder)
     check_free_space({folder: sum(tensor.nbytes for tensor in tensors.values())}, "the checkpoint in shards")

@@ -17,12 +17,12 @@ _CHUNK_ELEMENTS = 1 << 20
 
 
 def store_tables(program: Program) -> Program:
-    """Return a program whose streamed tables lie in temporary files without a name, which vanish with it.
+    """Return a program whose streamed tables are in temporary files without a name, which vanish with it.
 
-    Time: one reading of what the tables are made of. Memory: a chunk of rows; pages of the maps leave memory when the
+    Time: one read of the sources of the tables. Memory: a chunk of rows; pages of the maps leave memory when the
     system needs it.
 
-    Raises `ModelError` where the disk of temporary files has no space.
+    Raises `ModelError` if the disk of temporary files has no space.
     """
     tables = find_streamed_tables(program.module)
     return program.with_tensors({name: _store(table) for name, table in tables.items()}) if tables else program
@@ -32,8 +32,8 @@ def _store(table: StreamedTable) -> nn.Parameter:
     file = reserve_temporary_file(table.nbytes)
     if file is None:
         raise ModelError(
-            f"The disk of temporary files has no space for '{table.rows.name}' of {format_bytes(table.nbytes)}: free some, or set "
-            "TMPDIR."
+            f"The disk for temporary files has no space for '{table.rows.name}' of {format_bytes(table.nbytes)}: free some disk "
+            "space, or set TMPDIR."
         )
     with file:
         for rows in row_chunks(table, _CHUNK_ELEMENTS):

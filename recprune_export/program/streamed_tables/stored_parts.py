@@ -63,7 +63,7 @@ class StoredParts(TableRows):
             while done < len(content):
                 count = file.readinto(content[done:])
                 if not count:
-                    raise ModelFileError(f"{part.file} was cut off while '{self.name}' was read: copy it again.")
+                    raise ModelFileError(f"{part.file} was truncated while '{self.name}' was read: copy it again.")
                 done += count
 
     def gather(self, ids: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def read_whole(table: StreamedTable, reason: str) -> Tensor:
     """Return all numbers of a table. Raises `ModelError` with the `reason` for reading them where they do not fit into memory."""
     if not fits_in_memory(table.nbytes):
         raise ModelError(
-            f"The table '{table.rows.name}' of {format_bytes(table.nbytes)} does not fit into memory, of which {COPIES} times as much "
-            f"should be free, and {reason}: take a machine with more memory, or raise the limit of `ulimit`."
+            f"The table '{table.rows.name}' of {format_bytes(table.nbytes)} does not fit into memory: {COPIES} times its size "
+            f"should be free, since {reason}. Use a machine with more memory, or raise the limit of `ulimit`."
         )
     return table.rows.read(0, len(table))
 

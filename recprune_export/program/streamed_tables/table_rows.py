@@ -49,7 +49,7 @@ class TableRows(ABC):
 
 
 class _ChangedRows(TableRows):
-    """The rows of a table after a function of each row alone, which may write to what it gets."""
+    """The rows of a table after a row-wise function, which may modify its argument."""
 
     def __init__(self, source: TableRows, change: Callable[[Tensor], Tensor], columns: int, dtype: torch.dtype) -> None:
         self._source, self._change = source, change

@@ -136,7 +136,7 @@ class _CheapestSteps:
             heapq.heappush(self._prices, (price, self._numbers[group.name]))
 
     def pop(self) -> _Step | None:
-        """Remove and return the step of the lowest price; None where no group can shrink."""
+        """Remove and return the step of the lowest price; None if no group can shrink."""
         while self._prices:
             _, number = self._prices[0]
             group = self._groups[number]

@@ -19,7 +19,7 @@ class Choice:
 
 
 def choose_options(items: Sequence[tuple[np.ndarray, np.ndarray]], budget: int) -> Choice | None:
-    """Return the choice of least loss whose bytes are within `budget`; None where no choice is.
+    """Return the choice of least loss whose bytes are within `budget`; None if no choice is.
 
     An item is the bytes and the losses of its options, each [options]. Items are added one by one, and of all choices so far
     those are kept that no other beats in both bytes and loss (dynamic programming with dominance: Kellerer et al. 2004,

@@ -54,7 +54,7 @@ class Allocation:
 class RateDistortion:
     """The options of all groups and layers of a program, and their bytes, losses and times.
 
-    `options` are those of each group and of each table outside of the groups, `layer_losses` the predicted loss of each layer
+    `options` are those of each group and of each table outside the groups, `layer_losses` the predicted loss of each layer
     by its bits. Other parameters have 32 bits.
     """
 
@@ -76,10 +76,10 @@ class RateDistortion:
         return bool(self._options or self._layer_losses)
 
     def allocate(self, budget: int, max_microseconds: float = math.inf) -> Allocation | None:
-        """Return the allocation of least predicted loss whose weights have at most `budget` bytes; None where none has.
+        """Return the allocation of least predicted loss whose weights have at most `budget` bytes; None if none has.
 
         Where the time is limited, the price of time is bisected for plans that take at most `max_microseconds`, and the time
-        that one leaves is spent on less loss; None where no plan is as fast. Takes O(λ steps · sweeps · options) time for each price.
+        that one leaves is spent on less loss; None if no plan is as fast. Takes O(λ steps · sweeps · options) time for each price.
         """
         estimate, too_low = None, 0.0
         for state in self._list_states(budget):

@@ -1,7 +1,7 @@
 """Predicted time of the lookups and matrix products of a request, from measured constants.
 
-What takes the same time in every plan, such as a call of the session, is not counted, nor are activations, norms and the
-products of embeddings with each other. So these times compare plans; they do not tell how long a request takes.
+Costs that are equal in all plans, such as a call of the session, are not counted, nor are activations, norms and the
+products of embeddings with each other. These times therefore compare plans; they are not the time of a request.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DEFAULT_ROWS = 256  # of a request
 
 @dataclass(frozen=True)
 class RequestTime:
-    """The prediction for requests of `rows` rows, each of which reads the weights as often as `reads` says."""
+    """The prediction for requests of `rows` rows, each of which reads the weights `reads` times."""
 
     reads: ReadCounts
     rows: int = DEFAULT_ROWS

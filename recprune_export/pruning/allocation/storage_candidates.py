@@ -49,7 +49,7 @@ READ_BATCHES = 4  # for the statistics of weights
 
 @dataclass(frozen=True)
 class RemainingLoss:
-    """The fractions of predicted losses that are left after fine-tuning, beside that of removed embedding dimensions.
+    """The fractions of predicted losses that are left after fine-tuning, compared with that of removed embedding dimensions.
 
     Removed hidden units and rounding cost much less then than before. A table of which all rows are multiplied, as scores of
     items are, has a gradient for each row in each step: there removed dimensions cost less too, and rounding hardly less.

@@ -73,7 +73,7 @@ class Float64Interpreter(fx.Interpreter):
         if n.op == "get_attr" and n not in self._looked_up and isinstance(value, Tensor):
             value = _widen(self._masked(str(n.target), value))
         if n.op == "call_function" and isinstance(value, Tensor):
-            value = _widen(value)  # what is filled with zeros names no precision
+            value = _widen(value)  # a zero fill specifies no precision
         table = _looked_up_table(n)
         if table is not None and table in self._looked_up:
             value = self._masked_rows(str(table.target), value)

@@ -40,7 +40,7 @@ class Soundness(ToDictMixin):
 def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
     """Compare `pruned` with the masked `program`.
 
-    Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
+    Raises `PruningError` if they differ: the analysis or the rewrite is wrong for this model.
     """
     single_precision = 1e-6  # for a pruned program with a sum of masked values, which is rounded to single precision
     most_rounding = 1e-3
@@ -57,7 +57,7 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
     if not worst <= tolerance:
         raise PruningError(
             f"The pruned model differs from the masked one by {worst:.1e} of its largest output, so nothing was written. "
-            "This is a fault of the channel analysis: please report the model, and prune it with another plan until then."
+            "This is a bug in the channel analysis: please report the model; until it is fixed, use another plan."
         )
     return Soundness(worst, tolerance, BATCHES)
 

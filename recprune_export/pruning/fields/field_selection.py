@@ -14,12 +14,14 @@ from recprune_export.pruning.fields.field_importance import field_importance
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction
 from recprune_export.pruning.plan import FieldPlan, GroupPlan, Plan
 
-INSPECT_HINT = "`recprune-export inspect MODEL --fields` says which can be removed, and why others cannot"
+INSPECT_HINT = (
+    "`recprune-export inspect MODEL --fields` lists the fields that can be removed, and the reasons for the others"
+)
 
 
 @dataclass(frozen=True)
 class FieldRemoval:
-    """A program without the removed fields, and the proof; None where no field was removed."""
+    """A program without the removed fields, and the proof; None if no field was removed."""
 
     program: Program
     soundness: Soundness | None = None
@@ -31,7 +33,7 @@ def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: 
     Fields are selected one by one in the order of their importance; a field that cannot be removed together with the
     selected ones is skipped.
 
-    Raises `UsageError` where fewer fields can be removed.
+    Raises `UsageError` if fewer fields can be removed.
     """
     program = with_fields(program)
     channels = field_channels(program.analysis)
@@ -49,8 +51,8 @@ def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: 
         fields = program.analysis.fields
         known = len(fields.ordered) if fields else 0
         raise UsageError(
-            f"--prune-fields {count} is more than can go: of the {known} fields of this model, {len(selected)} can be "
-            f"removed together; {INSPECT_HINT}."
+            f"--prune-fields {count} is more than possible: of the {known} fields of this model, {len(selected)} "
+            f"can be removed together; {INSPECT_HINT}."
         )
     return FieldPlan(
         selected, {f.name: value for channel, value in zip(channels, importance, strict=True) for f in channel.fields}
@@ -60,14 +62,14 @@ def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: 
 def remove_fields(program: Program, fields: FieldPlan) -> FieldRemoval:
     """Return a program without the removed fields, with its soundness check; `program` itself where there are none.
 
-    Raises `PruningError` where they cannot be removed.
+    Raises `PruningError` if they cannot be removed.
     """
     if not fields.removed:
         return FieldRemoval(program)
     program = with_fields(program, fields.removed)
     reason = explain_field_refusal(program.analysis, fields.removed)
     if reason is not None:
-        raise PruningError(f"This model cannot lose {', '.join(fields.removed)}: {reason}; {INSPECT_HINT}.")
+        raise PruningError(f"{', '.join(fields.removed)} cannot be removed from this model: {reason}; {INSPECT_HINT}.")
     plan = make_field_plan(program.analysis, fields.removed)
     pruned = apply_plan(program, plan)
     return FieldRemoval(pruned, check_soundness(program, plan, pruned))

@@ -57,7 +57,7 @@ class _Residual:
         self._compute_product()
 
     def find_best(self) -> int | None:
-        """Return the channel that decreases the loss most; None where the selected ones determine all others."""
+        """Return the channel that decreases the loss most; None if the selected ones determine all others."""
         max_ratio = 1e-3  # of the largest decrease when Q was computed
         decreases = self._decreases()
         if float(decreases.max()) < max_ratio * self._largest_decrease:
@@ -68,7 +68,7 @@ class _Residual:
         return best if float(decreases[best]) >= 0.0 else None
 
     def select(self, channel: int) -> float:
-        """Remove from all channels what `channel` determines, and return the decrease of the loss."""
+        """Remove from all channels the part determined by `channel`, and return the decrease of the loss."""
         variance, done = self._variance[channel], slice(self._pending)
         c = self._residual[:, channel] - self._c[:, done] @ self._c[channel, done]
         u = (

@@ -70,7 +70,7 @@ class Sensitivity(ToDictMixin):
     groups: tuple[GroupSensitivity, ...]
 
     def agreement(self, one: str, other: str) -> float | None:
-        """Return the mean rank correlation of two scores, weighted by the groups' widths; None where there is none."""
+        """Return the mean rank correlation of two scores, weighted by the groups' widths; None if there is none."""
         correlations = [(g.agreement[one, other], g.width) for g in self.groups if (one, other) in g.agreement]
         return (
             sum(rho * width for rho, width in correlations) / sum(width for _, width in correlations)

@@ -26,7 +26,7 @@ def share_rows(program: Program, rows: Sequence[RowPlan], counts: IdCounts) -> P
     A lookup of ids becomes a lookup of `remap[ids]`, int32, with as many entries as the table had rows; the signature is
     unchanged. Other parameters are shared with `program`. Memory: the smaller tables, and some 20 bytes for each row.
 
-    Raises `PruningError` where the plan was made for another program, or a table is not only looked up.
+    Raises `PruningError` if the plan was made for another program, or a table is not only looked up.
     """
     if not rows:
         return program
@@ -47,7 +47,7 @@ def share_rows(program: Program, rows: Sequence[RowPlan], counts: IdCounts) -> P
 def find_planned_tables(program: Program, rows: Sequence[RowPlan]) -> Mapping[str, PrunableTable]:
     """Return the prunable tables of a program after checking that `rows` fits them.
 
-    Raises `PruningError` where it does not.
+    Raises `PruningError` if it does not.
     """
     tables, unprunable = find_prunable_tables(program)
     reasons = {table.table: table.reason for table in unprunable}

@@ -61,7 +61,7 @@ class RowPlan(DictMixin):
         return remap
 
     def check(self) -> None:
-        """Raise `PruningError` where the runs do not ascend within the table, or no row is kept, or none is removed."""
+        """Raise `PruningError` if the runs do not ascend within the table, or no row is kept, or none is removed."""
         ends = [-1, *itertools.chain.from_iterable(self.keep), self.rows]
         ordered = all(first <= last for first, last in self.keep)
         apart = all(before < after for before, after in zip(ends[::2], ends[1::2], strict=True))

@@ -29,7 +29,7 @@ BATCHES = (1, 256, 3, 3)  # random, random, lowest ids, highest ids
 def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> Soundness:
     """Compare `smaller` with `program` with overwritten rows, in float64, on random requests, lowest and highest ids.
 
-    Raises `PruningError` where they differ.
+    Raises `PruningError` if they differ.
     """
     reference, candidate = _Overwritten(program, smaller, rows), Float64Interpreter(smaller)
     worst = max(
@@ -38,8 +38,8 @@ def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> S
     if not worst <= TOLERANCE:
         raise PruningError(
             f"The model with shared rows differs from the original with these rows overwritten by {worst:.1e} of its largest "
-            "output, so nothing was written. This is a fault of recprune-export: please report the model, and leave "
-            "--prune-rows out until then."
+            "output, so nothing was written. This is a bug in recprune-export: please report the model; until "
+            "it is fixed, leave out --prune-rows."
         )
     return Soundness(worst, TOLERANCE, BATCHES)
 

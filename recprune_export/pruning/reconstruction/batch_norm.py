@@ -1,4 +1,4 @@
-"""Recalibration of a pruned program's batch-norm statistics, kept where it brings the program nearer to the dense one."""
+"""Recalibration of a pruned program's batch-norm statistics, kept where it brings the program nearer to the dense model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,7 +123,7 @@ def _error(
 
 
 def _find_remaining_indices(analysis: Analysis, plan: Plan, call: str) -> dict[int, Tensor] | None:
-    """Return the dense program's remaining indices of each axis that shrinks, or None where the analysis has no entry."""
+    """Return the dense program's remaining indices of each axis that shrinks, or None if the analysis has no entry."""
     removed = plan.removed(analysis)
     sets: Any = analysis.removed_by.get(call)
     if not sets:

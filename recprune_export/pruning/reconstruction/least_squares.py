@@ -1,6 +1,6 @@
 """Least-squares reconstruction of a pruned program's linear layers on calibration data.
 
-For a layer with inputs A in the pruned program and outputs Y in the dense one: W' = W + (Y - W A) Aᵀ (A Aᵀ + λI)⁻¹, bias
+For a layer with inputs A in the pruned program and outputs Y in the dense model: W' = W + (Y - W A) Aᵀ (A Aᵀ + λI)⁻¹, bias
 included, so that the bias takes up the mean of the removed inputs. Layers are fitted in the order of the graph, each on
 the outputs of the layers fitted before it (ThiNet: Luo et al. 2017, section 3.3; Optimal Brain Compression: Frantar and
 Alistarh 2022).
@@ -74,14 +74,14 @@ def reconstruct_layers(
 
 
 def _find_pairs(dense: Program, pruned: Program) -> dict[str, tuple[_LinearCalls, _LinearCalls]]:
-    """Return each layer of both programs as (dense, pruned), by the name of its first call in the pruned one."""
+    """Return each layer of both programs as (dense, pruned), by the name of its first call in the pruned model."""
     dense_layers = {layer.weight: layer for layer in _layers(dense)}
     pairs = ((dense_layers[layer.weight], layer) for layer in _layers(pruned) if layer.weight in dense_layers)
     return {layer.calls[0]: (before, layer) for before, layer in pairs if len(before.calls) == len(layer.calls)}
 
 
 def _find_norms(dense: Program, pruned: Program) -> dict[str, BatchNormCall]:
-    """Return the batch-norms of the dense program that the pruned one has as well, by the name of their call there."""
+    """Return the batch-norms of the dense program that the pruned model has as well, by the name of their call there."""
     norms = find_batch_norms(dense)
     return {norm.call: norms[name] for name, norm in find_batch_norms(pruned).items() if name in norms}
 
@@ -174,7 +174,7 @@ def _normal_equations(
 ) -> tuple[Tensor, Tensor] | None:
     """Return sums over rows: A Aᵀ [K, K] and A Yᵀ [K, M], for K inputs with bias.
 
-    None where the layer has fewer rows than before, because channels of another axis of its input were removed.
+    None if the layer has fewer rows than before, because channels of another axis of its input were removed.
     """
     gram = cross = torch.zeros(())
     for sample in samples:

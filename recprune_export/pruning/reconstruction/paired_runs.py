@@ -12,7 +12,7 @@ from recprune_export.program.program import Program
 
 @dataclass(frozen=True)
 class CallSample:
-    """The outputs of the calls of a layer in the dense program, and the inputs of its calls in the pruned one, on one batch."""
+    """The outputs of the calls of a layer in the dense program, and the inputs of its calls in the pruned model, on one batch."""
 
     dense_outputs: Sequence[Tensor]
     pruned_inputs: Sequence[Tensor]

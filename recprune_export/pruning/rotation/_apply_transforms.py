@@ -31,7 +31,7 @@ def apply_transforms(
     Where the outputs differ by more than 1e-5, the weights are transformed in float64 as well: if the outputs are equal then,
     rounding of weights to float32 made the difference.
 
-    Raises `PruningError` where a group may not be transformed, or where the outputs differ.
+    Raises `PruningError` if a group may not be transformed, or where the outputs differ.
     """
     if not transforms:
         return program
@@ -41,13 +41,14 @@ def apply_transforms(
         exact = _compare(program, _transform(program, rotatable, transforms, torch.float64))
         if exact > EXACT_TOLERANCE:
             raise PruningError(
-                f"A rotation changed the answers by {exact:.1e} of the largest, so nothing was written. This is a fault of the "
-                "analysis: please report the model, and use another --score until then."
+                f"A rotation changed the outputs by {exact:.1e} of the largest, so nothing was written. This is a bug in the "
+                "analysis: please report the model; until it is fixed, use another --score."
             )
         if difference > MOST_ROUNDING:
             raise PruningError(
-                f"Weights rounded to float32 change the answers by {difference:.1e} of the largest, for the model magnifies small "
-                "differences, as an exponential of large numbers does; so nothing was written. Use --score variance, which rotates nothing."
+                f"Weights rounded to float32 change the outputs by {difference:.1e} of the largest, since the model amplifies small "
+                "differences, as an exponential of large numbers does; nothing was written. Use --score variance, "
+                "which does not rotate channels."
             )
     return transformed
 
@@ -108,7 +109,7 @@ def _multiply(weight: Tensor, product: Tensor, axis: int, positions: Tensor, mat
 
 
 def _compare(program: Program, transformed: Program) -> float:
-    """Return by what fraction of the largest number the answers differ, computed in float64."""
+    """Return the difference of the outputs as a fraction of the largest number, computed in float64."""
     worst = 0.0
     tensors = sample_request_tensors(program.signature, batch=16)
     before, after = Float64Interpreter(program)(*tensors), Float64Interpreter(transformed)(*tensors)

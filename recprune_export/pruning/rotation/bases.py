@@ -1,6 +1,6 @@
 """Transforms of a group that concentrate the signal in few channels.
 
-Dropping the channels outside of a subspace loses, to second order, tr(Σ_dropped · M_dropped), with Σ the second moment of
+Dropping the channels outside a subspace loses, to second order, tr(Σ_dropped · M_dropped), with Σ the second moment of
 the channels and M that of the gradients (`Moments`). Where any invertible transform is allowed, balanced truncation makes
 both diagonal and equal (Moore 1981, "Principal Component Analysis in Linear Systems"), which is optimal for a linear
 layer: it is the SVD of Σ^½ W. Where the transform has to be orthogonal, several bases are tried.

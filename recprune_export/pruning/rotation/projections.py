@@ -86,12 +86,14 @@ def project_tables(program: Program) -> ProjectedProgram:
 def insert_projections(program: Program, plan: ProjectionPlan) -> Program:
     """Return a program with the outputs of `program` and the rewrites of `plan`; unchanged parameters are shared.
 
-    Raises `PruningError` where the plan was made for another program.
+    Raises `PruningError` if the plan was made for another program.
     """
     names = {node.name for node in program.module.graph.nodes}
     unknown = next((p.source for p in plan.projections if not {p.source, *p.readers} <= names), None)
     if unknown is not None:
-        raise PruningError(f"The plan cuts at '{unknown}', which this model does not have: make a plan for this model.")
+        raise PruningError(
+            f"The plan inserts a projection at '{unknown}', which this model does not have: make a plan for this model."
+        )
     rotatable = fold_diagonals(insert_identity_layers(program, plan.projections), plan.diagonals)
     return insert_per_table_projections(rotatable, plan.per_table_projections)
 
@@ -255,7 +257,9 @@ def fold_diagonals(program: Program, groups: Sequence[str]) -> Program:
 
     for name in groups:
         if name not in diagonals:
-            raise PruningError(f"The plan moves the weights of '{name}', which has none: make a plan for this model.")
+            raise PruningError(
+                f"The plan moves the weights of '{name}', which has no weights: make a plan for this model."
+            )
         diagonal, group = diagonals[name], program.analysis.group(name)
         with torch.no_grad():
             row = copy_once(diagonal.weight).movedim(diagonal.axis, -1)

@@ -125,7 +125,7 @@ def _stretch(tracing: RotationWalk, node: fx.Node) -> None:
 
 
 def _getitem(tracing: RotationWalk, node: fx.Node) -> None:
-    """Propagate forms from the operands of an operator with several outputs to one of them."""
+    """Propagate forms from the operands of an operator with several outputs for one of them."""
     (source,) = node.all_input_nodes
     origins = [n for n in source.all_input_nodes if isinstance(n, fx.Node)]
     for group in tracing.axes(node):
@@ -399,7 +399,7 @@ def _cumsum(tracing: RotationWalk, node: fx.Node) -> None:
             tracing.rule_out(group, node, "does not treat all directions alike")
 
 
-# Nonlinear operators on each channel alone, or that compare channels.
+# Nonlinear operators on each channel separately, or that compare channels.
 _NOT_LINEAR = frozenset(
     {
         *ELEMENTWISE,

@@ -90,7 +90,7 @@ class RotationWalk:
         return group_axes, broken
 
     def form(self, node: Any, group: int) -> Form | None:
-        """Return the form of a group's axis in a value, or None where the value does not carry it or has no form."""
+        """Return the form of a group's axis in a value, or None if the value does not carry it or has no form."""
         return self.forms.get((node, group)) if isinstance(node, fx.Node) else None
 
     def carries(self, value: Any, group: int) -> bool:
@@ -123,7 +123,7 @@ class RotationWalk:
         carriers = list(sources)
         forms = {self.form(source, group) for source in carriers}
         if len(forms) != 1 or None in forms:
-            return self.rule_out(group, node, "adds what is not linear in it")
+            return self.rule_out(group, node, "adds a term that is not linear in it")
         for source in carriers:
             self.sides.same((node, group), (source, group))
         form = forms.pop()
@@ -134,7 +134,7 @@ class RotationWalk:
     def contract_values(self, node: fx.Node, group: int, first: fx.Node, second: fx.Node) -> None:
         """State that two values form an inner product over the axis."""
         if {self.form(first, group), self.form(second, group)} != {"vector"}:
-            return self.rule_out(group, node, "multiplies what is not linear in it")
+            return self.rule_out(group, node, "multiplies a factor that is not linear in it")
         self.sides.opposite((first, group), (second, group))
         self._meetings[group] = self._meetings.get(group, 0) + 1
         return None

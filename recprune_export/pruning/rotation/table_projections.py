@@ -58,7 +58,7 @@ def find_per_table_projections(program: Program) -> tuple[PerTableProjection, ..
 def insert_per_table_projections(program: Program, projections: Sequence[PerTableProjection]) -> Program:
     """Return a program with the outputs of `program` and an identity matrix after the lookups of each projection.
 
-    Raises `PruningError` where the projections were made for another program.
+    Raises `PruningError` if the projections were made for another program.
     """
     if not projections:
         return program

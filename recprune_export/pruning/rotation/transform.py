@@ -36,7 +36,7 @@ class Transform:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read the result of `to_text`. Raises `ValueError` where it is no square matrix."""
+        """Read the result of `to_text`. Raises `ValueError` if it is no square matrix."""
         values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
         width = round(len(values) ** 0.5)
         return cls(torch.from_numpy(values.reshape(width, width).copy()))

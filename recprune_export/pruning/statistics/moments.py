@@ -176,7 +176,7 @@ def mirror_upper(upper: Tensor) -> Tensor:
 def _samples(value: Tensor, axis: int, positions: Tensor) -> Tensor:
     """Reshape [..., n·D, ...] to [rows, D]: each occurrence of the group on the axis is one row.
 
-    Real and imaginary part of a complex value are rows of their own: sums of their squares are those of its magnitude.
+    Real and imaginary part of a complex value are separate rows: sums of their squares are those of its magnitude.
     """
     if value.is_complex():
         return torch.cat([_samples(part, axis, positions) for part in (value.real, value.imag)])

@@ -101,7 +101,7 @@ def _pad_nibbles(integers: np.ndarray) -> np.ndarray:
 def choose_activation_range(values: np.ndarray) -> tuple[np.float32, np.uint8]:
     """Return the scale and zero point of uint8 activations with the smallest mean squared error on `values`.
 
-    The search goes over fractions of the range on both sides of 0: clipping a few outliers costs less than rounding all
+    The search covers fractions of the range on both sides of 0: clipping a few outliers costs less than rounding all
     other values coarsely (Choukroun et al. 2019, "Low-bit Quantization of Neural Networks").
     """
     low, high = min(0.0, float(values.min(initial=0.0))), max(0.0, float(values.max(initial=0.0)))

@@ -98,7 +98,7 @@ def store_int4_in_blocks(graph: ir.Graph, table: Table) -> None:
 
 
 def store_table(graph: ir.Graph, table: Table, form: str, bits: int | None = None) -> StoredRows:
-    """Store a table in fp16 or by row, in the bits of the form unless `bits` says otherwise."""
+    """Store a table in fp16 or by row, in the bits of the form unless `bits` is given."""
     if form == FP16:
         return store_fp16(graph, table)
     return store_rows(graph, table.name, table.array(), bits or ROW_BITS[form])

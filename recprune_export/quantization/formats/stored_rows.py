@@ -1,6 +1,6 @@
 """Matrices stored by row in a graph, and the nodes that dequantize some of the rows or all of them.
 
-What follows from constants alone, such as all dequantized rows of a layer, is computed once by ONNX Runtime, at load.
+Values that depend only on constants, such as all dequantized rows of a layer, are computed once by ONNX Runtime, at load.
 Numbers of 2 and 3 bits are looked up by the byte in a book of levels, which is faster than shifts: a byte holds four
 numbers, so a Gather copies 16 bytes at a time (docs/decisions/table-formats.md). Books are computed at load too, so that
 the file does not hold them.

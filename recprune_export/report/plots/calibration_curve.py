@@ -1,4 +1,4 @@
-"""Plot of calibration: the mean label of each bin over its mean prediction, dense beside pruned."""
+"""Plot of calibration: the mean label of each bin over its mean prediction, dense and pruned."""
 
 from collections.abc import Mapping, Sequence
 

@@ -37,7 +37,7 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     after.append("The batch may have any size.")
     shared = [tensor["name"] for tensor in inputs if tensor.get("shared")]
     if shared:
-        after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
+        after.append(f"One row of {', '.join(shared)} applies to all candidates of a request.")
     jagged = describe_jagged_inputs(signature)
     if jagged:
         after.append(jagged)
@@ -45,8 +45,8 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     if rules:
         after.append(rules)
     if encoded:
-        after.append(f"{ENCODING} turns raw values into these inputs.")
-    needs = "needs ONNX Runtime and nothing else"
+        after.append(f"{ENCODING} encodes raw values into these inputs.")
+    needs = "requires only ONNX Runtime"
     if manifest.runtime is not None:
         needs = RuntimeRequirements.from_dict(manifest.runtime).describe()
     requirements = (f"{MODEL} {needs}.",)

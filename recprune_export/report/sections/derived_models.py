@@ -23,8 +23,10 @@ def derived_models_section(manifest: Manifest) -> Section | None:
     return Section(
         "files",
         "Other ONNX files",
-        (*sentences, f"Each gives the answers of {MODEL}, and was timed beside it on the same rows."),
-        tables=(PageTable("Medians, in turns in one process; load times in fresh processes", headings, tuple(rows)),),
+        (*sentences, f"Each reproduces the outputs of {MODEL} and was timed together with it on the same rows."),
+        tables=(
+            PageTable("Medians, interleaved in one process; load times in fresh processes", headings, tuple(rows)),
+        ),
         gist=f"{len(manifest.models)} {'file' if len(manifest.models) == 1 else 'files'}",
         is_open=False,
     )

@@ -5,7 +5,7 @@ import shlex
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.page import Cell, PageTable, Section, code_markup
 
-_PLAIN = (("cpu", "Processor"), ("cores", "Cores that could be used"), ("system", "System"), ("python", "Python"))
+_PLAIN = (("cpu", "Processor"), ("cores", "Available cores"), ("system", "System"), ("python", "Python"))
 
 
 def environment_section(manifest: Manifest) -> Section | None:

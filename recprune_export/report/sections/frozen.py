@@ -24,8 +24,8 @@ def frozen_section(manifest: Manifest) -> Section | None:
     if not by_reason:
         return Section(
             "frozen",
-            "Frozen channels, and why",
-            ("Nothing is frozen: every channel of the model could have been removed.",),
+            "Frozen channels and reasons",
+            ("No channel is frozen: every channel of the model could be removed.",),
             gist="none",
             is_open=False,
         )
@@ -44,10 +44,8 @@ def frozen_section(manifest: Manifest) -> Section | None:
     caption = f"Frozen channels{note if len(ordered) > MAX_REASONS else ''}"
     return Section(
         "frozen",
-        "Frozen channels, and why",
-        (
-            "These channels are kept at every sparsity: the analysis removes only channels that it can prove to be removable.",
-        ),
+        "Frozen channels and reasons",
+        ("These channels are kept at every sparsity: only channels that are provably removable are removed.",),
         tables=(PageTable(caption, ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
         gist=f"{format_count(channels)} {'channel' if channels == 1 else 'channels'}",
         is_open=False,

@@ -14,10 +14,10 @@ from recprune_export.validation.latency.speedup import RATIO, find_speedup
 
 PERCENTS = (50, 95, 99)
 HOW = (
-    "All backends ran in one process and took turns of several calls, the first of them not timed, so that caches are warm "
-    "and disturbances of the machine affect all alike. Outliers are included."
+    "All backends ran interleaved in one process, in turns of several calls, the first of which is not timed, so that caches are "
+    "warm and disturbances of the machine affect all equally. Outliers are included."
 )
-PRECISE = " A batch size ends where its ratios are precise; of PyTorch a rough ratio suffices, so it takes fewer turns."
+PRECISE = " Measuring a batch size stops when its ratios are precise; a rough ratio suffices for PyTorch, which therefore has fewer turns."
 STRIPS = (
     "A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the 95th and thickest over the middle "
     "half; the mark is the median."
@@ -116,7 +116,7 @@ def _ratios(ratios: Mapping[str, Any], clock: str) -> PageTable:
     )
     headings = ("", *(f"batch {batch}" for batch in ratios))
     by = "medians" if clock == WALL else "CPU time, since the machine was busy"
-    return PageTable(f"How many times longer the first takes, by {by}, with 95\u00a0% intervals", headings, rows)
+    return PageTable(f"Ratio of the first to the second, by {by}, with 95\u00a0% intervals", headings, rows)
 
 
 def _cpu_times(latency: Mapping[str, Any]) -> PageTable:
@@ -130,9 +130,9 @@ def _cold(cold: Mapping[str, Any], clock: str) -> PageTable:
     """Return the times after other memory was read, and their ratios where the machine was quiet."""
     headings = ("", *(f"batch {batch}" for batch in cold["milliseconds"]))
     rows = _by_backend(cold["milliseconds"])
-    title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory were read, medians"
+    title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory was read, medians"
     if clock != WALL:
-        return PageTable(f"{title}; the machine was busy, so that they support no ratio", headings, rows)
+        return PageTable(f"{title}; the machine was busy, so no ratios are given", headings, rows)
     return PageTable(
         f"{title}; ratios with 95\u00a0% intervals", headings, (*rows, *_ratios(cold["ratios"], WALL).rows)
     )

@@ -31,8 +31,8 @@ def proof_section(manifest: Manifest) -> Section | None:
     if parity.get("tolerances"):
         tolerances = parity["tolerances"]
         paragraphs.append(
-            f"A number passes where it differs by at most {tolerances['absolute']:g} + {tolerances['relative']:g} of its size. "
-            "A bundle is written only where every number passes."
+            f"A number passes if it differs by at most {tolerances['absolute']:g} + {tolerances['relative']:g} of its size. "
+            "A bundle is written only if every number passes."
         )
     if parity.get("requests"):
         paragraphs.append(f"Compared were {format_count(parity['rows'])} rows: {', '.join(parity['requests'])}.")

@@ -14,7 +14,7 @@ from recprune_export.report.sections.quality_breakdown import (
     make_frequency_table,
 )
 
-NO_DATA = "The model was compressed without rows that have labels."
+NO_DATA = "The model was compressed without labeled rows."
 
 
 def quality_section(manifest: Manifest) -> Section:
@@ -25,7 +25,7 @@ def quality_section(manifest: Manifest) -> Section:
             "quality",
             "Quality",
             (
-                f"Not measured. {NO_DATA} With --data the model is tuned on them, and measured on those that were held out.",
+                f"Not measured. {NO_DATA} With --data, the model is fine-tuned on the training rows and measured on the held-out rows.",
             ),
         )
     rows = tuple(
@@ -80,9 +80,12 @@ def _interpret_change(change: Mapping[str, Any], quality: Mapping[str, Any]) -> 
     if loss[0] > 0:
         meaning = f"The interval lies {side} zero: there is a loss."
     elif loss[1] < 0:
-        meaning = f"The interval lies {side} zero: the pruned model is the better one on these rows."
+        meaning = f"The interval lies {side} zero: the pruned model is better on these rows."
     else:
-        meaning = f"The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {loss[1]:.4f}."
+        meaning = (
+            "The interval contains zero: these rows show no difference between the two models, but do "
+            f"not rule out a loss of {loss[1]:.4f}."
+        )
     return " ".join(filter(None, (sentence, meaning, _describe_verdict(quality))))
 
 
@@ -106,7 +109,7 @@ def _shared_rows(report: Mapping[str, Any] | None) -> tuple[PageTable, ...]:
         (table["table"], format_count(table["before"]), format_count(table["after"])) for table in report["tables"]
     ]
     return (
-        PageTable("Rare ids share a row of their table", ("table", "rows before", "rows"), tuple(tables)),
+        PageTable("Tables in which rare ids share one row", ("table", "rows before", "rows"), tuple(tables)),
         PageTable("Metrics by kind of test row", ("test rows", "dense", "pruned"), tuple(rows)),
     )
 

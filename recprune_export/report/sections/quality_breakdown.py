@@ -8,8 +8,8 @@ from recprune_export.report.page import PageFigure, PageTable
 from recprune_export.report.plots.calibration_curve import draw_calibration
 
 CALIBRATION = (
-    "A calibrated model lies on the diagonal of its calibration plot: of the rows to which it gives a probability, that share "
-    "has the label. ECE is the mean distance from it over bins of equal width."
+    "A calibrated model lies on the diagonal of the calibration plot: among the rows with a given predicted probability, this "
+    "fraction is positive. ECE is the mean distance from the diagonal over bins of equal width."
 )
 MODELS = {"dense": "before", "pruned": "after"}  # the keys of a change
 
@@ -29,7 +29,7 @@ def make_frequency_table(breakdown: Mapping[str, Any], describe: Callable[[str],
             f"{format_signed(change['after'] - change['before'])} ({format_interval(change['interval'], '+.4f')})"
         )
         rows.append((frequency, format_count(bucket["rows"]), describe(name), dense, pruned, difference))
-    headings = ("training rows with it", "test rows", "metric", "dense", "pruned", "change (95\u00a0% interval)")
+    headings = ("training rows with the id", "test rows", "metric", "dense", "pruned", "change (95\u00a0% interval)")
     caption = f"By frequency of the {breakdown.get('by')}"
     return (PageTable(caption, headings, tuple(rows), frozenset({0, 2})),) if rows else ()
 

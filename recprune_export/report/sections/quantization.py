@@ -81,7 +81,7 @@ def _describe_quantization(quantization: Mapping[str, Any]) -> tuple[str, ...]:
 def _describe_verdict(loss: Mapping[str, Any]) -> str:
     if loss.get("answers_error") is not None:
         return (
-            f"That cannot be told by {format_count(loss['rows'])} validation rows, so the error of the answers decided: "
-            f"{loss['answers_error']:.2%} of how much they vary, of {loss['answers_limit']:.2%} allowed."
+            f"This is inconclusive with {format_count(loss['rows'])} validation rows, so the error of the outputs was used instead: "
+            f"{loss['answers_error']:.2%} of their spread, at most {loss['answers_limit']:.2%} allowed."
         )
     return "It holds." if loss["passed"] else "It fails, even after reverting weights to more bits."

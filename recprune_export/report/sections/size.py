@@ -11,8 +11,8 @@ from recprune_export.report.numbers import MINUS, format_bytes, format_count, fo
 from recprune_export.report.page import Headline, PageTable, Section
 
 ZEROS = (
-    "Removed parameters are not in the file any more. Parameters that are zero are in it, and make it no faster, and smaller only where "
-    "the bundle is packed."
+    "Removed parameters are no longer in the file. Zero parameters are in the file; they do not make it faster, and smaller "
+    "only in a packed bundle."
 )
 
 
@@ -29,7 +29,7 @@ def size_section(manifest: Manifest) -> Section | None:
     operations, nodes = (dense.operations, pruned.operations), (dense.nodes, pruned.nodes)
     sizes = (format_bytes(dense.bytes), format_bytes(pruned.bytes))
     rows += [
-        ("Multiply-adds for one row", *_counts(*operations), format_percent(change.operations), "", ""),
+        ("Multiply-adds per row", *_counts(*operations), format_percent(change.operations), "", ""),
         ("File size", *sizes, format_percent(change.bytes), "", ""),
         ("Nodes of the graph", *_counts(*nodes), "", "", ""),
     ]
@@ -55,7 +55,7 @@ def size_headline(manifest: Manifest) -> Headline | None:
         (
             f"The ONNX file has {format_bytes(pruned.bytes)} instead of {format_bytes(dense.bytes)}.",
             f"{format_percent(change.removed.parameters)} of the parameters are removed, "
-            f"{format_percent(change.zeroed.parameters)} are in the file, but zero.",
+            f"{format_percent(change.zeroed.parameters)} are zero.",
             "Counted in the files, so there is no interval.",
         ),
     )
@@ -79,4 +79,4 @@ def _describe_sparsity(settings: Mapping[str, Any]) -> tuple[str, ...]:
     for key, group in (("embedding_sparsity", "tables"), ("hidden_sparsity", "everything else")):
         if settings.get(key) is not None:
             text += f", {settings[key]:g} for the {group}"
-    return (f"The sparsity asked for was {text.replace('-', MINUS)}: it counts removed and zero parameters.",)
+    return (f"The requested sparsity was {text.replace('-', MINUS)}; it counts removed and zero parameters.",)

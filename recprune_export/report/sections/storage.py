@@ -10,9 +10,9 @@ from recprune_export.report.plots.loss_curve import draw_loss_curve
 MAX_ROWS = 40
 TITLE = "Predicted loss over bytes"
 EXPLANATION = (
-    "Dimensions, widths and bits were chosen together, so that the predicted loss is least within the limit of bytes. It is in units "
-    "of the training loss. Each point is the best plan of its bytes: its neighbors tell what one step more or less would "
-    "cost. The diamond is this bundle."
+    "Dimensions, widths and bits were chosen together to minimize the predicted loss within the byte limit. It is in units "
+    "of the training loss. Each point is the best plan of its size; neighboring points show the cost of "
+    "one step more or less. The diamond is this bundle."
 )
 
 
@@ -33,16 +33,16 @@ def storage_section(manifest: Manifest) -> Section | None:
         ),
         TITLE,
         PageTable(
-            "The best plans around this one",
+            "The best plans near this plan",
             ("file", "of this bundle's bytes", "predicted loss", "predicted µs"),
             tuple(_describe_point(point, storage.point) for point in points),
         ),
     )
     after = (
-        f"The limit was {format_bytes(storage.max_bytes)}. The least predicted loss of any plan of as many bytes is estimated at "
-        f"{format_loss(storage.least_loss_estimate)}, by the dual of the choice; that is no lower bound.",
-        f"The predicted µs are those of the lookups and matrix products of a request of {storage.rows} rows, on the machine of their "
-        "constants: they compare plans, and what all plans share is not in them.",
+        f"The limit was {format_bytes(storage.max_bytes)}. The least predicted loss of any plan of this size is estimated at "
+        f"{format_loss(storage.least_loss_estimate)}from the dual problem; this is not a lower bound.",
+        f"The predicted µs are the times of the lookups and matrix products of a request of {storage.rows} rows, on the machine of "
+        "the cost constants: they compare plans and exclude the time that all plans share.",
     )
     return Section("storage", "Bytes and bits", (EXPLANATION,), (figure,), (_make_bits_table(storage),), after=after)
 

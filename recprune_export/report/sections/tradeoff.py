@@ -52,9 +52,9 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
         ),
     )
     explanation = (
-        "Each point was compressed separately and compared with the dense model on the validation rows. The number at it is the "
-        "sparsity or, with a percent sign, the bytes that were allowed, of those of the dense file: widths and bits are chosen together "
-        "then. int8 is the dense model with nothing removed. The line joins the points that no other point beats in both respects."
+        "Each point was compressed separately and compared with the dense model on the validation rows. Its label is the sparsity "
+        "or, with a percent sign, the allowed size as a fraction of the dense file, for which widths and bits are "
+        "chosen together. int8 is the unpruned dense model. The line is the Pareto front: no other point is better in both respects."
         + ("" if bundle is None else " The diamond is the trial at the point of this bundle."),
     )
     return Section(
@@ -142,7 +142,7 @@ def _table(sweep: SweepFile) -> PageTable:
         *(f"batch {b}" for b in batches),
     )
     return PageTable(
-        "The sweep, with 95\u00a0% intervals; by batch size, how many times as fast as dense in ONNX Runtime",
+        "The sweep, with 95\u00a0% intervals; by batch size, the speed-up over dense in ONNX Runtime",
         headings,
         rows,
     )

@@ -13,8 +13,8 @@ MAX_BARS = 24  # groups of one kind in a plot; the table has more
 MAX_ROWS = 200
 KINDS = {"embedding": "Embedding dimensions", "hidden": "Hidden units"}
 EXPLANATION = (
-    "A group is a set of tensors that must keep the same width: a table's dimensions, a layer's units, and all tensors that are "
-    "added to them or read them. The pale track is the width before pruning, the filled bar the width after."
+    "A group is a set of tensor axes that must have the same width: the dimensions of a table, the units of a layer, and all tensors "
+    "that are added to them or read them. The light bar is the width before pruning, the dark bar the width after."
 )
 
 
@@ -92,5 +92,5 @@ def _removed(fields: Mapping[str, Any]) -> PageTable:
         for name in fields["removed"]
     )
     return PageTable(
-        "Fields that were removed; their inputs stay and are ignored", ("field", "rise of the loss without it"), rows
+        "Removed fields; their inputs remain and are ignored", ("field", "increase of the loss without it"), rows
     )

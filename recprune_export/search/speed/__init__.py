@@ -1,4 +1,4 @@
-"""Search the point that removes least and is certainly fast enough, by measured times alone."""
+"""Search for the smallest sparsity that is certainly fast enough, using only measured times."""
 
 import lazy_loader
 

@@ -13,7 +13,7 @@ from recprune_export.validation.latency.repeated_sessions import SessionTimes, l
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import interval_of_few
 
-SESSIONS = 6  # created anew, since two sessions of one file differ for as long as they live
+SESSIONS = 6  # created again, since two sessions of one file differ for as long as they live
 SECONDS = 0.2  # for each batch size and pair of sessions
 
 
@@ -36,7 +36,7 @@ def measure_headroom(
 ) -> Estimate:
     """Return the least ratio of a limit in milliseconds, by batch size, to the time of `pruned`, with its 95 % interval.
 
-    The time of a session is its median, and the interval is over repeated sessions, as in `measure_speedup`, in turns with the
+    The time of a session is its median, and the interval is over repeated sessions, as in `measure_speedup`, interleaved with the
     dense file, so that caches are as in the report of a bundle. Each end of the interval is the least over batch sizes: where the
     lower one is 1 or more, every limit holds.
     """

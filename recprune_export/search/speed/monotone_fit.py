@@ -35,7 +35,7 @@ def fit_monotone(estimates: Sequence[Estimate]) -> list[Estimate]:
 
     Neighbors in the wrong order get one common value (pool adjacent violators: Barlow et al. 1972, "Statistical Inference
     under Order Restrictions", section 1.2). An end of an interval is bounded by those of its neighbors as well: a value is at
-    least what an earlier one certainly is, and at most what a later one certainly is.
+    least the certain lower bound of an earlier one, and at most the certain upper bound of a later one.
 
     >>> fitted = fit_monotone([Estimate(1.0, 0.9, 1.1), Estimate(1.5, 1.4, 1.6), Estimate(1.4, 1.3, 1.5)])
     >>> [round(e.estimate, 2) for e in fitted]

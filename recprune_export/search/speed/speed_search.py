@@ -1,4 +1,4 @@
-"""`find_point_for_speed`: the point that removes least and at which the artifact is certainly fast enough."""
+"""`find_point_for_speed`: the point with the smallest removed part at which the artifact is certainly fast enough."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -54,12 +54,12 @@ def find_point_for_speed(
 ) -> SpeedSearchResult:
     """Search the least sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, the most predicted time.
 
-    By structure alone, without fine-tuning, for weights do not change the time: a sparsity without quantization, plans within
-    `max_bytes` with the planned bits. The speed rises with what is removed, or with less predicted time, so the measurements at all
+    Only the structure is searched, without fine-tuning, since weights do not affect the time: a sparsity without quantization, plans within
+    `max_bytes` with the planned bits. The speed increases with the removed part, or with less predicted time, so the measurements at all
     points are fitted together (`fit_monotone`). A model with the shapes and bits of an earlier one is not timed again, and the
     dense model is exported once.
 
-    Raises `ValidationFailed` where even the last point is certainly not fast enough, `Undecided` where that cannot be told,
+    Raises `ValidationFailed` if even the last point is certainly not fast enough, `Undecided` if that is inconclusive,
     `TooFewBytes` where no plan has `max_bytes`.
     """
     fields = plan_fields(program, settings.pruning.prune_fields, task, settings.seed)
@@ -127,7 +127,7 @@ def shrink_until_fast(
 ) -> Iterator[Step]:
     """Yield brackets as `bisect_monotone` does, of the removed fraction of the predicted time, which rises from 0.
 
-    `read_fraction` returns what fraction of the time of the first plan the last one takes: it may be less than it was allowed.
+    `read_fraction` returns the time of the last plan as a fraction of that of the first: it may be less than allowed.
     Ends where `target` is reached, or where no plan takes as little.
     """
     measured: dict[float, Estimate] = {}
@@ -211,16 +211,16 @@ def _format_trial(
 ) -> str:
     removed, speed = next(reversed(fitted.items()))
     verdict = judge_at_least(speed, target.threshold)
-    return f"{make_point(removed).label}: {target.describe(speed)}: {target.words} {verdict.words}"
+    return f"{make_point(removed).label}: {target.describe(speed)}: {target.words}: {verdict.text}"
 
 
 def _raise_out_of_reach(point: OperatingPoint, reached: Estimate, target: SpeedTarget) -> NoReturn:
     if judge_at_least(reached, target.threshold) is Verdict.UNDECIDED:
         raise Undecided(
-            f"At {point.label}, the last that was tried, the model is measured at {target.describe(reached)}: whether that is "
-            f"{target.words} cannot be told on this machine; ask for less."
+            f"At {point.label}, the last point of the search, the measured value is {target.describe(reached)}: the result is "
+            f"inconclusive for the target, {target.words}. Set a lower target."
         )
     raise ValidationFailed(
-        f"At {point.label}, the last that was tried, the model is measured at {target.describe(reached)}, not {target.words}: ask "
-        "for less, or see `recprune-export profile` for the operators that take the time."
+        f"At {point.label}, the last point of the search, the measured value is {target.describe(reached)}; the target is "
+        f"{target.words}. Set a lower target, or use `recprune-export profile` to find the slowest operators."
     )

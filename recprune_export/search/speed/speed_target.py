@@ -1,4 +1,4 @@
-"""`SpeedTarget`: how fast an artifact has to be, as a ratio to the dense one or as a time on this machine."""
+"""`SpeedTarget`: the required speed of an artifact, as a ratio to the dense model or as a time on this machine."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from recprune_export.validation.latency.request_cycle import RequestCycles
 
 @dataclass(frozen=True)
 class SpeedTarget(ABC):
-    """A measured speed has to be at least `threshold`; it rises with what is removed.
+    """A measured speed must be at least `threshold`; it increases with the removed part.
 
     `batch_sizes` are those of the measurement, `threads` those of each session.
     """
@@ -26,7 +26,7 @@ class SpeedTarget(ABC):
 
     @abstractmethod
     def measure(self, dense: Path, pruned: Path, requests: RequestCycles, seed: int) -> Estimate:
-        """Return the speed of an ONNX file, timed in turns with the dense one."""
+        """Return the speed of an ONNX file, timed interleaved with the dense model."""
 
     @property
     @abstractmethod
@@ -60,10 +60,10 @@ class SpeedupTarget(SpeedTarget):
 
     @property
     def words(self) -> str:
-        return f"at least {self.threshold:g} times as fast as the dense one in ONNX Runtime"
+        return f"at least {self.threshold:g} times as fast as the dense model in ONNX Runtime"
 
     def describe(self, speed: Estimate) -> str:
-        return f"{format_estimate(speed, '.2f')} times as fast as the dense one ({self.conditions})"
+        return f"{format_estimate(speed, '.2f')} times as fast as the dense model ({self.conditions})"
 
 
 @dataclass(frozen=True)
@@ -93,5 +93,5 @@ class LatencyTarget(SpeedTarget):
 
     @property
     def conditions(self) -> str:
-        """The batch sizes, the threads and the processor, by which a time means something."""
+        """The batch sizes, the threads and the processor to which a time refers."""
         return f"{self._format_sizes('batch size')}, {self._format_threads()} of {read_cpu_name()}"

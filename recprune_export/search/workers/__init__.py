@@ -1,4 +1,4 @@
-"""Trials in processes of their own: each opens the model and the rows once, then prunes and tunes at one point after another."""
+"""Trials in separate processes: each loads the model and the rows once, then prunes and tunes at one point after another."""
 
 import lazy_loader
 

@@ -34,10 +34,10 @@ def tune_in_workers(
 ) -> None:
     """Tune at the points that `choose` returns, the most urgent first, until it returns none.
 
-    `choose` is asked again when a trial is done, and may return those that are running. Results are taken into `trials` in this
+    `choose` is called again when a trial is done, and may return trials that are running. Results are taken into `trials` in this
     process, the only one that writes into its folder.
 
-    Raises `UsageError` where a process is killed, and the errors of a trial but `TooFewBytes`.
+    Raises `UsageError` if a process is killed, and the errors of a trial but `TooFewBytes`.
     """
     running: dict[Future[TunedModel], _Running] = {}
     with ExitStack() as folders, progress_bar(description, total) as advance:

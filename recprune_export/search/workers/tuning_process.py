@@ -1,4 +1,4 @@
-"""What runs in a process of `--jobs`: open the job at the first trial, then tune at the points that are asked for.
+"""The work of a process of `--jobs`: load the job at the first trial, then tune at the requested points.
 
 This module imports nothing that computes: the number of threads is set before anything reads it.
 """
@@ -21,7 +21,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS",
 
 
 class OpenJob(Protocol):
-    """Opens the model and the rows of a job, in any process; it can be pickled."""
+    """Loads the model and the rows of a job, in any process; it can be pickled."""
 
     def __call__(self) -> "tuple[Program, Task]": ...
 
@@ -51,8 +51,8 @@ def start_process(pickled_job: bytes, settings: "Settings", artifacts: bool, key
 def tune_in_process(point: "OperatingPoint", settings: "Settings", seed: int, folder: Path) -> "TunedModel":
     """Prune and tune by `settings`, those at `point`; an ONNX file is written into `folder`.
 
-    Raises `TooFewBytes` where no plan is as small as the point asks for, `UsageError` where the job that was opened here is not that
-    of the process that asks.
+    Raises `TooFewBytes` if no plan is as small as the point requires, `UsageError` if the job that was opened here is not that
+    of the requesting process.
     """
     from recprune_export.errors import ModelError
     from recprune_export.program.failures import REPORT, explain_failures
@@ -75,8 +75,8 @@ def _open_tuner() -> "Tuner":
         tuner = Tuner(program, _process.settings, task, artifacts=_process.artifacts)
         if tuner.key != _process.key:
             raise UsageError(
-                "A process of --jobs opened another model or other rows than the search: let the factory and the files give the same "
-                "every time, or leave out --jobs."
+                "A process of --jobs loaded a different model or different rows: make the factory and the "
+                "files reproducible, or leave out --jobs."
             )
         _process.tuner = tuner
     return _process.tuner

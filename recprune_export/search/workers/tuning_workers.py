@@ -24,11 +24,11 @@ from recprune_export.settings import Settings
 class TuningWorkers:
     """Up to `jobs` processes that prune and tune; they are started when they are needed, and end with the block.
 
-    Each is a new Python (spawned, for threads do not survive a fork), opens the job itself and keeps it: memory is that of the model
-    and of the rows once more for each process, and of its largest trial. Each has an equal part of the cores of this process
+    Each is a new Python process (spawned, since threads do not survive a fork), which loads the job and keeps it: each process needs the
+    memory of the model, of the rows and of its largest trial. Each has an equal part of the cores of this process
     as threads, at least one, and no more than PyTorch has here. On Ctrl-C, and when this process is killed, they end at once.
 
-    Raises `UsageError` where a model or rows in memory cannot be pickled.
+    Raises `UsageError` if a model or rows in memory cannot be pickled.
     """
 
     def __init__(self, open_job: OpenJob, settings: Settings, jobs: int) -> None:
@@ -36,9 +36,10 @@ class TuningWorkers:
         self.threads = max(1, min(torch.get_num_threads(), count_cores() // jobs))
         try:
             self._pickled_job = pickle.dumps(open_job)
-        except Exception as error:  # classes of users raise what they like
+        except Exception as error:  # classes of users may raise anything
             raise UsageError(
-                "With --jobs the model and the rows are opened in other processes, but these cannot be pickled: give the paths of files."
+                "With --jobs, the model and the rows are loaded in other processes, but these objects cannot be "
+                "pickled: give paths of files."
             ) from error
         self._executor: ProcessPoolExecutor | None = None
         self.processes: set[BaseProcess] = set()
@@ -83,6 +84,6 @@ class TuningWorkers:
 def make_dead_process_error() -> UsageError:
     """Return the error of a process that ended before its trial was done."""
     return UsageError(
-        "A process of --jobs was ended before its trial was done, as a machine with too little memory does: give fewer --jobs. Finished "
-        "trials are kept."
+        "A process of --jobs ended before its trial was finished, possibly because of too little memory: use fewer --jobs. "
+        "Finished trials are saved."
     )

@@ -62,7 +62,7 @@ class FileSession:
         self.load()
 
     def load(self) -> None:
-        """Load the file. Raises `ExportError` where ONNX Runtime cannot."""
+        """Load the file. Raises `ExportError` if ONNX Runtime cannot."""
         self._session: onnxruntime.InferenceSession | None = make_session(self._path, self._threads, self._options)
 
     def free(self) -> None:

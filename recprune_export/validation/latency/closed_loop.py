@@ -144,7 +144,7 @@ class LatencyReport:
     def disturbances(self) -> tuple[str, ...]:
         """Return a sentence for each batch size at which wall times are those of a busy machine.
 
-        With several threads CPU time includes waiting, and nothing can be said.
+        With several threads, CPU time includes waiting, so it is unknown.
         """
         if self.threads != 1:
             return ()
@@ -171,8 +171,8 @@ class LatencyReport:
         if not self.disturbances:
             return ()
         return (
-            f"The machine was busy while latency was measured, so ratios are by CPU time: {'; '.join(self.disturbances)}. "
-            "The milliseconds include the waiting; measure again on an idle machine.",
+            f"The machine was busy during the latency measurement, so ratios are computed from CPU time: {'; '.join(self.disturbances)}. "
+            "The milliseconds include waiting times; measure again on an idle machine.",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def measure_latency(
     The time is divided among SESSION_SETS sets of sessions, loaded in one order and then in the other, the old ones freed
     first. In each set the backends take turns until the ratio of each to the last one has a relative standard error of
     RATIO_PRECISION, less than two sessions of one file differ; of those named in `rough` a rough ratio suffices (see
-    `measure_turns`). `threads` says whose CPU time is counted, and is recorded: the backends must already use that number.
+    `measure_turns`). `threads` determines the threads whose CPU time is counted, and is recorded: the backends must use this number.
     Without `cold` no calls after other memory are timed.
     """
     rng = np.random.default_rng(seed)

@@ -22,7 +22,7 @@ from recprune_export.validation.latency.latency_constants import REPEATS
 class Footprint:
     """Cost of one process: ms to make the session, ms of the first request, and bytes beyond Python and ONNX Runtime.
 
-    `memory` is held after the first request; `peak` is the maximum until then, loading included. Both count the weights in
+    `memory` is in use after the first request; `peak` is the maximum until then, loading included. Both count the weights in
     memory and all pages of weights that are mapped from a file, as traffic reads them: those that the first request did not
     read are added. So a file with its weights inside and one with its weights beside it compare by the same figure.
     """
@@ -63,7 +63,7 @@ def measure_footprints(
 ) -> FootprintReport:
     """Load each model and answer one request of `batch` rows, `repeats` times, in fresh processes.
 
-    The models are loaded beside each other where there is a core for each of their threads, else in turns. Files may come
+    The models are loaded beside each other where there is a core for each of their threads, else interleaved. Files may come
     from the page cache of the system: this measures a restart, not a first boot.
     """
 

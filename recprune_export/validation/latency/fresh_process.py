@@ -22,7 +22,7 @@ def call_fresh(function: str, /, **arguments: Any) -> Any:
     >>> call_fresh("math:hypot_of_nothing")
     Traceback (most recent call last):
     ...
-    recprune_export.errors.ValidationFailed: math:hypot_of_nothing failed in a process of its own: AttributeError: ...
+    recprune_export.errors.ValidationFailed: math:hypot_of_nothing failed in a separate process: AttributeError: ...
     """
     process = subprocess.run(
         [sys.executable, "-m", __name__, function],
@@ -38,7 +38,7 @@ def call_fresh(function: str, /, **arguments: Any) -> Any:
     exception = vars(sys.modules[RecpruneError.__module__]).get(name.rpartition(".")[2])
     if isinstance(exception, type) and issubclass(exception, RecpruneError):
         raise exception(sentence)
-    raise ValidationFailed(f"{function} failed in a process of its own: {error_lines[-1]}")
+    raise ValidationFailed(f"{function} failed in a separate process: {error_lines[-1]}")
 
 
 def _print_answer(function: str) -> None:

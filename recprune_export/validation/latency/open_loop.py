@@ -1,4 +1,4 @@
-"""Open-loop latency: requests arrive independently of the answers, and queue while an earlier one is answered.
+"""Open-loop latency: requests arrive independently of the outputs, and queue while an earlier one is answered.
 
 In a closed loop a slow answer delays the next request, and the waiting time of users is never measured ("coordinated
 omission"). Here arrivals are drawn beforehand from a Poisson process, and latency counts from the arrival. Each arrival

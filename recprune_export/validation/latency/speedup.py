@@ -16,7 +16,7 @@ RATIO = f"{DENSE_ONNX} / {PRUNED_ONNX}"
 
 @dataclass(frozen=True)
 class Speedup(ToDictMixin):
-    """How many times faster the pruned ONNX file is than the dense one, by the wall `clock` or by CPU time.
+    """How many times faster the pruned ONNX file is than the dense model, by the wall `clock` or by CPU time.
 
     `warm`: with warm caches; in earlier bundles they were as warm as the other backends left them.
     """
@@ -40,7 +40,7 @@ class Speedup(ToDictMixin):
 
 
 def find_speedup(latency: Mapping[str, Any]) -> Speedup | None:
-    """Return the speed-up of the latency section of a manifest; None where the dense file was not measured."""
+    """Return the speed-up of the latency section of a manifest; None if the dense file was not measured."""
     ratios = {batch: by_name[RATIO] for batch, by_name in latency.get("ratios", {}).items() if RATIO in by_name}
     if not ratios:
         return None

@@ -119,7 +119,7 @@ def measure_turns(
 
     With a `precision` the measurement ends before, as soon as the ratio of each backend to the last one has a relative
     standard error of that or less. A backend in `rough` takes shorter turns, and no more of them once the error of its ratio
-    is a quarter of the distance from 1, or ROUGH_PRECISION if that is less: enough to tell which of both is faster. Seconds are
+    is a quarter of the distance from 1, or ROUGH_PRECISION if that is less: enough to determine which of both is faster. Seconds are
     then those of the CPU clock, so that a busy machine gives as many rounds, but at most BUSY_PATIENCE times as many by the
     wall clock.
     """
@@ -164,7 +164,7 @@ def measure_turns(
 
 
 def _start_budget(seconds: float, cpu_clock: Clock, patience: float) -> Callable[[], bool]:
-    """Return a function that says whether `seconds` have passed by both clocks, or `patience` times that by the wall clock."""
+    """Return a function that returns whether `seconds` have passed by both clocks, or `patience` times that by the wall clock."""
     wall_start, cpu_start = time.perf_counter(), cpu_clock()
 
     def is_over() -> bool:

@@ -110,7 +110,7 @@ def test_a_signed_bundle_is_replaced_packed_and_opened(signed: Path, keys: tuple
 
 def test_a_file_that_is_no_packed_bundle_is_not_signed(tmp_path: Path, keys: tuple[Path, Path]) -> None:
     (tmp_path / "rows.csv").write_text("a,b")
-    with pytest.raises(BundleError, match="no packed bundle"):
+    with pytest.raises(BundleError, match="nor a packed bundle"):
         sign_bundle(tmp_path / "rows.csv", read_private_key(keys[0]))
 
 
@@ -139,7 +139,7 @@ def test_openssl_makes_the_keys_and_checks_the_signature(tmp_path: Path) -> None
     write(tmp_path / "bundle")
     assert invoke("sign", tmp_path / "bundle", "--private-key", tmp_path / "key.pem").exit_code == 0
     assert (
-        "Signed by the given key"
+        "The signature matches the given key"
         in invoke("verify", tmp_path / "bundle", "--public-key", tmp_path / "public.pem").output
     )
     check = [
@@ -185,7 +185,7 @@ def test_a_bundle_is_signed_before_or_after_it_is_packed(tmp_path: Path, keys: t
     for path in (bundle, packed_first, signed_first):
         done = invoke("verify", path, "--public-key", keys[1])
         assert done.exit_code == 0, done.output
-        assert "Signed by the given key" in done.stdout
+        assert "The signature matches the given key" in done.stdout
     _, other = key_pair(tmp_path, "theirs")
     assert invoke("verify", packed_first, "--public-key", other).exit_code == 3
 

@@ -171,25 +171,25 @@ def extra(made: list[Entry]) -> None:
 
 
 HOSTILE = {
-    "absolute": (named("/etc/passwd"), "'/etc/passwd' does not lie in the one folder"),
+    "absolute": (named("/etc/passwd"), "'/etc/passwd' is not in the folder of the bundle"),
     "absolute inside": (named("sum//etc/passwd"), "not allowed in a bundle"),
     "parent": (named("sum/../../outside"), "not allowed in a bundle"),
-    "parent first": (named("../outside"), "does not lie in the one folder"),
-    "other folder": (named("other/README.md"), "does not lie in the one folder"),
-    "no folder": (named("README.md"), "does not lie in the one folder"),
+    "parent first": (named("../outside"), "is not in the folder of the bundle"),
+    "other folder": (named("other/README.md"), "is not in the folder of the bundle"),
+    "no folder": (named("README.md"), "is not in the folder of the bundle"),
     "odd letters": (named("sum/a\nb"), "not allowed in a bundle"),
-    "symlink": (typed(tarfile.SYMTYPE, "/etc/passwd"), "'sum/README.md' is a link"),
-    "hard link": (typed(tarfile.LNKTYPE, "sum/manifest.json"), "'sum/README.md' is a link"),
-    "folder": (typed(tarfile.DIRTYPE), "not a plain file"),
-    "device": (typed(tarfile.CHRTYPE), "not a plain file"),
-    "fifo": (typed(tarfile.FIFOTYPE), "not a plain file"),
-    "grown": (grown, "another size"),
-    "twice": (twice, "is there twice"),
+    "symlink": (typed(tarfile.SYMTYPE, "/etc/passwd"), "'sum/README.md' is not a regular file"),
+    "hard link": (typed(tarfile.LNKTYPE, "sum/manifest.json"), "'sum/README.md' is not a regular file"),
+    "folder": (typed(tarfile.DIRTYPE), "not a regular file"),
+    "device": (typed(tarfile.CHRTYPE), "not a regular file"),
+    "fifo": (typed(tarfile.FIFOTYPE), "not a regular file"),
+    "grown": (grown, "a different size"),
+    "twice": (twice, "is present twice"),
     "extra": (extra, r"'extra\.bin' is not declared in manifest\.json"),
     "manifest twice": (lambda made: made.append(made[0]), r"'manifest\.json' is not declared"),
     "missing": (lambda made: made.pop(3), "lacks "),
-    "manifest last": (lambda made: made.append(made.pop(0)), r"does not begin with manifest\.json"),
-    "empty": (lambda made: made.clear(), r"does not begin with manifest\.json"),
+    "manifest last": (lambda made: made.append(made.pop(0)), r"its first entry is not manifest\.json"),
+    "empty": (lambda made: made.clear(), r"its first entry is not manifest\.json"),
 }
 
 
@@ -213,7 +213,7 @@ def test_headers_that_would_be_read_into_memory_are_refused(packed: Path, tmp_pa
     made[1][0].name = "sum/" + "n" * 300
     for number, format in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
         with (
-            pytest.raises(BundleError, match="not a plain file"),
+            pytest.raises(BundleError, match="not a regular file"),
             open_bundle_path(archive(tmp_path / f"{number}.tar.zst", made, format)),
         ):
             pytest.fail("it was opened")
@@ -223,7 +223,7 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_written(
     packed: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(BundleError, match="more than the 1,000 that are allowed"), open_bundle_path(packed):
+    with pytest.raises(BundleError, match="more than the 1,000 bytes that are allowed"), open_bundle_path(packed):
         pytest.fail("it was opened")
 
 

@@ -51,8 +51,8 @@ def test_a_folder_that_is_not_empty_or_no_folder_is_refused(tmp_path: Path) -> N
     (tmp_path / "link").symlink_to(tmp_path / "full")
     for name, words in (
         ("full", "is not empty"),
-        ("file", "is no folder"),
-        ("link", "is no folder"),
+        ("file", "is not a folder"),
+        ("link", "is not a folder"),
         ("file/x", "file"),
     ):
         with pytest.raises(UsageError, match=words):

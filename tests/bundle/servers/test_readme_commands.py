@@ -268,7 +268,7 @@ def test_triton_batches_where_rows_are_independent_and_the_golden_request_fits(k
     (config,) = [parse(path.read_text()) for path in kind.path.glob("triton/*/config.pbtxt")]
     assert config.max_batch_size == kind.triton_batch
     assert (f"batches of up to {kind.triton_batch:,} rows" in text) == bool(kind.triton_batch)
-    assert ("each request alone" in text) == (not kind.triton_batch)
+    assert ("each request separately" in text) == (not kind.triton_batch)
     name = "triton" if (kind.path / "samples/triton-request.json").exists() else "kserve"
     assert ("samples/triton-request.json" in text) == (name == "triton")
     asked = json.loads((kind.path / f"samples/{name}-request.json").read_text())

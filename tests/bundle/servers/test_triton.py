@@ -82,7 +82,7 @@ def test_elements_of_rows_are_batched_as_matrices_alone(*, padded: bool) -> None
         encoding=None,
         servers=ServerFiles(files, 64 if padded else 0),
     )
-    assert ("each request alone" in readme, "--padded N" in readme) == (not padded, not padded)
+    assert ("each request separately" in readme, "--padded N" in readme) == (not padded, not padded)
 
 
 def test_rows_that_know_of_each_other_are_not_batched() -> None:

@@ -18,11 +18,11 @@ from tests.jobs import QUICK_OPTIONS, assert_refused, invoke
     [
         (["--max-bytes", "10%", "--sparsity", "0.7"], "leave out --sparsity"),
         (["--max-bytes", "10%", "--quantize", "int8"], "leave out --quantize"),
-        (["--max-bytes", "much"], "is no size"),
+        (["--max-bytes", "much"], "is not a size"),
         (["--max-drop", "0.01", "--sparsity", "0.7"], "--minimize latency"),
         (["--max-drop", "0.01", "--quantize", "int8"], "--minimize latency"),
         (["--target-latency", "5"], "0.5ms@256"),
-        (["--target-latency", "5ms@1", "--plan-only"], "made for one point: leave out --target-latency"),
+        (["--target-latency", "5ms@1", "--plan-only"], "made for one operating point: leave out --target-latency"),
         (["--max-batch", "8"], "--max-batch must be 32 or more"),
         (["--mlflow", "."], "is not empty, so it is not replaced"),
     ],
@@ -82,4 +82,4 @@ def test_an_mlflow_folder_is_written_beside_the_bundle(checkpoint: Path, clicks_
         rows = json.loads((tmp_path / "ctr/samples/predict-request.json").read_text())["rows"]
         assert served.ask("/predict", {"rows": rows * 8})[0] == 200
         status, answered = served.ask("/predict", {"rows": rows * 9})
-    assert (status, answered["error"]) == (413, "The request has 288 rows, and this server takes 256.")
+    assert (status, answered["error"]) == (413, "The request has 288 rows, but this server accepts at most 256.")

@@ -33,7 +33,7 @@ def test_each_column_is_listed_with_its_role(tmp_path: Path) -> None:
     words += ["--dim", "4", "--hidden", "8", "-o", str(tmp_path / "model.pt")]
     printed = CliRunner().invoke(main, words)
     assert printed.exit_code == 0, printed.output
-    assert "'shop' is written as Float64 and is read as whole ids" in printed.stderr
+    assert "'shop' is stored as Float64 and is read as integer ids" in printed.stderr
     table = {line.split()[0]: line.split() for line in printed.stdout.splitlines() if line.strip()}
     values = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     roles = {"shop": "categorical", "picture": "vector", "code": "excluded", "secret": "ignored", "click": "label"}

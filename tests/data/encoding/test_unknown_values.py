@@ -24,7 +24,9 @@ def test_many_unknown_ids_are_noted_and_nearly_all_are_refused(tmp_path: Path, u
     encoder = load_clicks(write(tmp_path / "a.csv", 0.0), SCHEMA).encoder
     path = write(tmp_path / "b.csv", unknown)
     if unknown == 1.0:
-        with pytest.raises(DataError, match=r"400 of 400 values of 'shop' .*'new0'.* knows .*'old.*--allow-unknown"):
+        with pytest.raises(
+            DataError, match=r"400 of 400 values of 'shop' .*'new0'.* known values .*'old.*--allow-unknown"
+        ):
             load_clicks(path, SCHEMA, encoder)
     notes = load_clicks(path, SCHEMA, encoder, reading=DataSettings(allow_unknown=True)).notes
     assert [note.split("'")[1] for note in notes] == (["shop", "tags"] if unknown >= 0.2 else [])

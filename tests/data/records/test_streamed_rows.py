@@ -133,7 +133,7 @@ def test_a_killed_reader_is_one_sentence() -> None:
     assert workers
     for worker in workers:
         os.kill(worker.pid or 0, signal.SIGKILL)
-    with pytest.raises(DataError, match=r"A process that reads rows ended early .*--readers 0"):
+    with pytest.raises(DataError, match=r"A reader process ended early .*--readers 0"):
         list(batches)
 
 

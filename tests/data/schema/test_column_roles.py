@@ -164,7 +164,7 @@ def test_vectors_are_standardized_columns_and_of_one_length(tmp_path: Path) -> N
     rows = pl.read_parquet(path).with_columns(
         vector=pl.Series([None, [1.0, float("nan")], [1.0], *[[0.0, 0.0]] * (COUNT - 3)])
     )
-    with pytest.raises(DataError, match=r"'vector' holds 1 numbers at row 2 .*vectors of 2"):
+    with pytest.raises(DataError, match=r"'vector' contains 1 numbers at row 2 .*vectors of 2"):
         data.encoder.encode(rows)
     request = data.encoder.encode(rows.head(2))[NUMERIC]
     assert request[0, 1:].tolist() == [0.0, 0.0]
@@ -178,8 +178,8 @@ def test_words_for_missing_values_are_noted(tmp_path: Path) -> None:
     pl.DataFrame({"age": age, "country": country, "click": [n // 2 % 2 for n in range(COUNT)]}).write_csv(path)
     inferred = infer_schema(path, SchemaOverrides(labels=("click",)))
     assert (inferred.schema.numeric, inferred.schema.categorical) == (("age",), ("country",))
-    assert any("'age' holds 'N/A' in 4 rows" in note and "missing" in note for note in inferred.notes)
-    assert any("'country' holds 'NA'" in note and "--missing 'NA'" in note for note in inferred.notes)
+    assert any("'age' contains 'N/A' in 4 rows" in note and "missing" in note for note in inferred.notes)
+    assert any("'country' contains 'NA'" in note and "--missing 'NA'" in note for note in inferred.notes)
     named = infer_schema(path, SchemaOverrides(labels=("click",), missing=("NA",)))
     assert load_clicks(path, named.schema).encoder.vocabularies["country"].to_list() == ["DE"]
 
@@ -192,9 +192,10 @@ def test_another_word_for_a_missing_number_is_named_by_the_user(tmp_path: Path) 
     ).write_csv(path)
     inferred = infer_schema(path, SchemaOverrides(labels=("click",)))
     assert any(
-        "'age' holds numbers in 108 rows and other texts, such as 'unknown', in 12" in note for note in inferred.notes
+        "'age' contains numbers in 108 rows and other texts, such as 'unknown', in 12" in note
+        for note in inferred.notes
     )
-    with pytest.raises(DataError, match=r"'age' .* holds 'unknown' at row 0 .*--missing 'unknown'"):
+    with pytest.raises(DataError, match=r"'age' .* contains 'unknown' at row 0 .*--missing 'unknown'"):
         infer_schema(path, SchemaOverrides(labels=("click",), numeric=("age",)))
     named = infer_schema(path, SchemaOverrides(labels=("click",), numeric=("age",), missing=("unknown",)))
     encoder = load_clicks(path, named.schema).encoder
@@ -219,13 +220,15 @@ def test_numbers_with_another_word_that_are_nearly_a_key_may_be_read_as_numbers(
 def test_ids_spelled_in_two_ways_are_noted(tmp_path: Path) -> None:
     shop = pl.Series([["12", "12.0", "x", "7"][n % 4] for n in range(COUNT)])
     inferred = infer(tmp_path / "rows.parquet", {"shop": shop})
-    assert any("'shop' spells 1 ids in more than one way, such as '12.0' for '12'" in note for note in inferred.notes)
+    assert any(
+        "'shop' contains 1 ids with more than one spelling, such as '12.0' for '12'" in note for note in inferred.notes
+    )
 
 
 def test_decimal_commas_are_no_lists_of_ids(tmp_path: Path) -> None:
     path, price = tmp_path / "rows.parquet", pl.Series([f"{n},5" for n in INTEGERS])
     inferred = infer(path, {"price": price})
-    assert any("'price' holds texts such as" in note and "--numeric price" in note for note in inferred.notes)
+    assert any("'price' contains texts such as" in note and "--numeric price" in note for note in inferred.notes)
     assert inferred.schema.fields == ("rest",)
     numeric = infer(path, {"price": price}, numeric=("price",))
     assert any("decimal commas" in note for note in numeric.notes)

@@ -60,7 +60,7 @@ def test_an_honest_field_of_many_ids_is_no_leak(tmp_path: Path) -> None:
     columns = rows(3000) | {"user": np.random.default_rng(1).integers(900, size=3000)}
     inferred = infer_schema(write(tmp_path, **columns), SchemaOverrides(labels=("click",)))
     assert "user" in inferred.schema.categorical
-    assert inferred.notes == ("Whole numbers are read as ids in 'user'; --numeric user reads a number.",)
+    assert inferred.notes == ("Integers are read as ids in 'user'; --numeric user reads numbers.",)
 
 
 def test_a_row_number_is_left_out_and_named(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_split_column_is_found(clicks_file: Path) -> None:
     ("wishes", "said"),
     [
         (SchemaOverrides(labels=("clicks",)), "no column 'clicks'"),
-        (SchemaOverrides(labels=("shop",)), "label 'shop' .* holds the texts .* write numbers"),
+        (SchemaOverrides(labels=("shop",)), "label 'shop' .* contains the texts .* write numbers"),
         (SchemaOverrides(labels=("click",), numeric=("shop",)), "cannot be a numeric field"),
     ],
 )
@@ -104,9 +104,9 @@ WORDS = np.resize(["train", "valid", "test"], 400)
     ("values", "message"),
     [
         (np.where(np.arange(400) < 390, WORDS, None), r"missing in 10 rows \(the first is row 390\)"),
-        (np.where(np.arange(400) < 390, WORDS, "holdout"), r"holds 'holdout' in 10 rows \(the first is row 390\)"),
-        (np.arange(400) % 3, "holds Int64, such as 0, 1, 2"),
-        (np.resize([0.5, 1.5], 400), "holds Float64"),
+        (np.where(np.arange(400) < 390, WORDS, "holdout"), r"contains 'holdout' in 10 rows \(the first is row 390\)"),
+        (np.arange(400) % 3, "contains Int64, such as 0, 1, 2"),
+        (np.resize([0.5, 1.5], 400), "contains Float64"),
     ],
 )
 def test_a_column_that_is_named_like_a_split_and_is_none_is_refused(
@@ -128,7 +128,7 @@ def test_of_two_columns_that_are_named_like_a_split_one_may_be_none(tmp_path: Pa
     assert inferred.schema.split == Split("split")
     assert "fold" not in inferred.schema.categorical
     assert any("'fold' is excluded" in note for note in inferred.notes)
-    with pytest.raises(UsageError, match=r"'fold' and 'split' .* give one by --split"):
+    with pytest.raises(UsageError, match=r"'fold' and 'split' .* choose one with --split"):
         infer_schema(write(tmp_path, **rows() | {"fold": WORDS, "split": WORDS}), overrides)
 
 
@@ -148,7 +148,7 @@ def test_the_column_by_which_rows_are_split_is_no_field_but_where_it_is_named_as
 
 
 def test_one_split_may_be_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--split and --split-by-user each split all rows"):
+    with pytest.raises(UsageError, match="--split and --split-by-user cannot be combined"):
         infer_schema(write(tmp_path, **rows()), SchemaOverrides(labels=("click",), split="shop", split_by_user="user"))
 
 
@@ -182,7 +182,7 @@ def test_a_log_without_telling_names_asks_for_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"numeric": [f"n{row % 7}" for row in range(400)]}, "'numeric' .* holds ids, .*--ignore numeric"),
+        ({"numeric": [f"n{row % 7}" for row in range(400)]}, "'numeric' .* contains ids, .*--ignore numeric"),
         ({"v": [[0.5, 1.5]] * 400, "v_1": np.linspace(0, 1, 400)}, "'v_1' .* the vector 'v'.*--ignore v_1"),
     ],
 )

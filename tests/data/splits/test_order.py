@@ -74,8 +74,8 @@ def test_a_missing_time_is_null() -> None:
         (["2026-01-09", "2026-02-30"], "in 1 of 2 rows, such as '2026-02-30'"),
         (["01/02/2026"], "such as '01/02/2026'"),
         (["2026-01-09T10:00Z", "2026-01-09T10:00"], "a time zone in 1 rows and none in others"),
-        ([[1], [2]], r"holds List\(Int64\)"),
-        ([True, False], "holds Boolean"),
+        ([[1], [2]], r"contains List\(Int64\)"),
+        ([True, False], "contains Boolean"),
         ([1.0, float("inf")], "infinity in 1 of them"),
     ],
 )

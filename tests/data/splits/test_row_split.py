@@ -37,7 +37,7 @@ def test_rows_without_a_word_of_a_split_are_counted_and_refused(
     with pytest.raises(DataError, match=r"'split' of rows\.csv") as refused:
         split_by_words("rows.csv", pl.Series("split", rows, dtype=pl.String), "--ignore split")
     message = str(refused.value)
-    for count, verb in ((others.count(None), "is missing in"), (len(others) - others.count(None), "holds")):
+    for count, verb in ((others.count(None), "is missing in"), (len(others) - others.count(None), "contains")):
         assert (verb in message) == (count > 0)
         assert f"{count:,} rows" in message or count < 2
     assert "train, valid or test" in message
@@ -47,9 +47,9 @@ def test_rows_without_a_word_of_a_split_are_counted_and_refused(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([0, 1, 2], "holds Int64, such as 0, 1, 2; every row needs train, valid or test"),
-        ([True, False], "holds Boolean"),
-        ([["train"]], r"holds List\(String\)"),
+        ([0, 1, 2], "contains Int64, such as 0, 1, 2; every row needs train, valid or test"),
+        ([True, False], "contains Boolean"),
+        ([["train"]], r"contains List\(String\)"),
         (["train", "train", "test"], "train 2, valid 0, test 1"),
     ],
 )

@@ -37,8 +37,11 @@ def test_folders_named_by_key_and_value_are_columns(tmp_path: Path, kind: str) -
     ("other", "message"),
     [
         (pl.DataFrame({"user": ["a"]}), r"2\.parquet has no column 'y', which .*1\.parquet has"),
-        (pl.DataFrame({"user": ["a"], "y": [1], "z": [2]}), r"2\.parquet has a column 'z', which .*1\.parquet has not"),
-        (pl.DataFrame({"user": ["a"], "y": [1.0]}), r"'y' holds Float64 in .*2\.parquet, but Int64 in .*1\.parquet"),
+        (
+            pl.DataFrame({"user": ["a"], "y": [1], "z": [2]}),
+            r"2\.parquet has a column 'z', which .*1\.parquet does not have",
+        ),
+        (pl.DataFrame({"user": ["a"], "y": [1.0]}), r"'y' contains Float64 in .*2\.parquet, but Int64 in .*1\.parquet"),
     ],
 )
 def test_other_columns_and_types_are_named_with_their_file(tmp_path: Path, other: pl.DataFrame, message: str) -> None:

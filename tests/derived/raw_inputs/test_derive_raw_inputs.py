@@ -258,7 +258,7 @@ def test_a_bundle_says_how_its_raw_file_is_called(raw_bundle: Path) -> None:
     ]  # fmt: skip
     assert entry["load_milliseconds"][RAW_MODEL] > 0
     readme = (raw_bundle / "README.md").read_text()
-    assert "`model.raw.onnx` takes raw values and encodes them: texts in their canonical form" in readme
+    assert "`model.raw.onnx` accepts raw values and encodes them: strings in their canonical form" in readme
     assert {output.file for output in verify(raw_bundle).outputs} == {"model.onnx", RAW_MODEL}
 
 

@@ -75,11 +75,11 @@ def test_an_unknown_value_is_refused_where_bad_ids_are(tmp_path: Path) -> None:
     ("raw", "ids", "said"),
     [
         (["a", "b", "a"], [1, 2, 3], r"has 'a' twice, the second time in row 2"),
-        (["12", "12.0"], [1, 2], r"has '12' twice.*row 1 \(12, 12.0 and '12.0' are one value\)"),
+        (["12", "12.0"], [1, 2], r"has '12' twice.*row 1 \(12, 12.0 and '12.0' are the same value\)"),
         (["a", "b"], [1, 10], r"gives 'b' the id 10 in row 1, but the ids of 'user' are 0 to 9"),
         (["a", None], [1, -1], r"gives a missing value the id -1 in row 1"),
         (["a", "b"], [1, None], r"gives 'b' no id in row 1"),
-        (["a"], [1.5], r"The column 'id' .* holds Float64: a vocabulary has an integer"),
+        (["a"], [1.5], r"The column 'id' .* holds Float64: a vocabulary has one integer"),
         (["a"], ["x"], r"The column 'id' .* holds String"),
         ([["a"]], [1], r"The column 'raw' .* holds List\(String\): a vocabulary has one value"),
         ([None], [1], r"has no value"),
@@ -103,8 +103,8 @@ def test_columns_that_are_absent_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("usr", "names 'usr', which is no input of the model; choose from .*did you mean 'user'"),
-        ("age", "names 'age', but it is no input of ids"),
+        ("usr", "names 'usr', which is not an input of the model; choose from .*did you mean 'user'"),
+        ("age", "names 'age', but it is not an input of ids"),
         ("fields", "names 'fields', but it is a matrix whose columns are fields"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_model_of_ones_own_takes_raw_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--raw-inputs", "--vocabulary", f"user={__file__}"], 2, "the checkpoint has vocabularies of its own"),
+        (["--raw-inputs", "--vocabulary", f"user={__file__}"], 2, "the checkpoint contains vocabularies"),
         (["--vocabulary", f"user={__file__}"], 2, "--vocabulary: the checkpoint"),
     ],
 )

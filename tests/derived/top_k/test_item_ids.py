@@ -36,9 +36,9 @@ def test_texts_of_digits_in_parquet_stay_texts(tmp_path: Path) -> None:
     [
         ([1, 2], 3, "has 2 rows for the 3 columns of the output"),
         ([1, 1], 2, "has the id 1 more than once"),
-        ([1, -1], 2, "has the id -1, which stands for no item"),
-        (["a", ""], 2, "has the id '', which stands for no item"),
-        ([1.5, 2.5], 2, "of the type Float64: give integers or texts"),
+        ([1, -1], 2, "has the id -1, which is reserved for an absent item"),
+        (["a", ""], 2, "has the id '', which is reserved for an absent item"),
+        ([1.5, 2.5], 2, "of the type Float64: give integers or strings"),
         ([None, None], 2, "of the type Null"),
         ([1 << 63], 1, r"ids above 2\^63 - 1"),
     ],
@@ -68,5 +68,5 @@ def test_a_vocabulary_of_negative_numbers_is_texts() -> None:
 
 def test_ids_that_are_no_integers_or_texts_are_refused_as_such(tmp_path: Path) -> None:
     pl.DataFrame({"column": [0, 1], "id": [1.5, 1.5]}).write_parquet(tmp_path / "ids.parquet")
-    with pytest.raises(DataError, match="are of the type Float64: give integers or texts"):
+    with pytest.raises(DataError, match="are of the type Float64: give integers or strings"):
         read_item_ids(tmp_path / "ids.parquet", 2)

@@ -185,7 +185,7 @@ def test_what_cannot_be_ranked_is_refused(shared: tuple[str, ...]) -> None:
         with pytest.raises(UsageError, match=r"nothing to rank.*--shared-inputs"):
             plan_ranking(signature, ExportSettings(top_k=3), None)
         return
-    with pytest.raises(UsageError, match="--item-ids names the columns"):
+    with pytest.raises(UsageError, match="--item-ids applies to scores"):
         plan_ranking(signature, ExportSettings(top_k=3, item_ids="items.csv"), None)
     with pytest.raises(UsageError, match="send only candidates that were not seen"):
         plan_ranking(signature, ExportSettings(top_k=3, exclude_seen=True), None)
@@ -193,7 +193,7 @@ def test_what_cannot_be_ranked_is_refused(shared: tuple[str, ...]) -> None:
 
 def test_more_than_all_items_are_refused() -> None:
     signature = capture_next_item().signature
-    with pytest.raises(UsageError, match="--top-k 13 is more than the 12 items that 'output' scores"):
+    with pytest.raises(UsageError, match="--top-k 13 is greater than the number of items that 'output' scores, 12"):
         plan_ranking(signature, ExportSettings(top_k=13), None)
 
 

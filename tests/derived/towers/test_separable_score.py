@@ -124,10 +124,10 @@ REFUSED: dict[str, tuple[Meet, str]] = {
         "The inputs user, item, kind meet at the operator",
     ),
     "both sides": (lambda _, u, i, a, b: dot(u * b[:, None], i), "'item' reaches both sides of the ReduceSum of Mul"),
-    "a term of both": (lambda _, u, i, a, b: dot(u, i) + a * b, "a part of 'output' beside the ReduceSum"),
-    "negative": (lambda _, u, i, a, b: -2.0 * dot(u, i), "falls where the inner product rises"),
+    "a term of both": (lambda _, u, i, a, b: dot(u, i) + a * b, "a part of 'output' in addition to the ReduceSum"),
+    "negative": (lambda _, u, i, a, b: -2.0 * dot(u, i), "decreases with the inner product"),
     "one side alone": (lambda _, u, i, a, b: dot(u, u), "reads 'user' alone"),
-    "several scores": (lambda _, u, i, a, b: u * i, "holds several scores in each row"),
+    "several scores": (lambda _, u, i, a, b: u * i, "contains several scores per row"),
     "a maximum": (lambda _, u, i, a, b: (u * i).amax(1), "The inputs user, item, kind meet at the operator Mul"),
 }
 
@@ -144,7 +144,5 @@ def test_the_user_is_who_is_named(tmp_path: Path) -> None:
     path, signature = export(Towers(MEETINGS["product"]), tmp_path)
     _, towers = open_towers(path, signature, "kind")  # type: ignore[arg-type]
     assert [i.name for i in towers[0].inputs] == ["item", "kind"]
-    with pytest.raises(
-        UsageError, match=r"--user-input names 'users', which is no input of a tower.*did you mean 'user'"
-    ):
+    with pytest.raises(UsageError, match=r"--user-input: 'users' is not an input of a tower.*did you mean 'user'"):
         open_towers(path, signature, "users")  # type: ignore[arg-type]

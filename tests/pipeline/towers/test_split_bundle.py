@@ -129,7 +129,7 @@ def test_check_compares_the_towers(apart: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: pl.concat([rows, rows.head(1)]), "more than once: each item has its own"),
+        (lambda rows: pl.concat([rows, rows.head(1)]), "more than once: the ids of items must be unique"),
         (lambda rows: rows.drop("price"), "has no column 'price'"),
         (lambda rows: rows.with_columns(item=pl.when(pl.col("price") > 20).then("item")), "have no id in 'item'"),
     ],
@@ -151,7 +151,7 @@ def test_a_model_that_is_no_pair_of_towers_is_refused(tmp_path: Path) -> None:
     settings = Settings(sparsity=0.3, epochs=0, latency_batch_sizes=(1,), quick=True)
     target = compress_program(capture(module, (torch.arange(4),)), tmp_path / "bundle", settings).target
     done = invoke("split", target)
-    assert_refused(done, 4, "reads 'input' alone, so there are no two towers to split")
+    assert_refused(done, 4, "reads 'input' alone, so the model does not have two towers")
 
 
 def test_recall_is_measured_for_the_users_of_a_file(
@@ -169,7 +169,7 @@ def test_recall_is_measured_for_the_users_of_a_file(
 def test_a_packed_bundle_needs_a_directory(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
     assert invoke("pack", bundle, "-o", tmp_path / "packed.tar.zst").exit_code == 0
-    assert_refused(invoke("split", tmp_path / "packed.tar.zst"), 2, "is packed: name the directory")
+    assert_refused(invoke("split", tmp_path / "packed.tar.zst"), 2, "is packed: give the directory")
     done = invoke("split", tmp_path / "packed.tar.zst", "-o", tmp_path / "new")
     assert done.exit_code == 0, done.stderr
     assert verify(tmp_path / "new").files == len(read_manifest(bundle).files) + 10  # two models, their samples
@@ -177,7 +177,7 @@ def test_a_packed_bundle_needs_a_directory(bundle: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("options", [("--id", "item"), ("--no-index",)])
 def test_options_of_items_need_items(bundle: Path, options: tuple[str, ...]) -> None:
-    assert_refused(invoke("split", bundle, *options), 2, "belongs to --items")
+    assert_refused(invoke("split", bundle, *options), 2, "is used only with --items")
 
 
 def test_a_signed_bundle_loses_its_signature(bundle: Path, tmp_path: Path) -> None:
@@ -212,10 +212,10 @@ def test_users_without_a_finite_vector_are_refused_and_odd_ids_are_counted(tmp_p
     options = ("--items", tmp_path / "items.parquet", "-o", tmp_path / "new")
     assert_refused(
         invoke("split", bundle, *options, "--users", tmp_path / "users.parquet"), 3,
-        "users.parquet have no finite vector, the first of them row 1",
+        "users.parquet have no finite vector, the first is row 1",
     )  # fmt: skip
     done = invoke("split", bundle, *options)
     assert "2 values of 'item' are empty, out of range or unknown" in done.stderr
     again = invoke("split", tmp_path / "new")
     assert "items.npy, item_ids.npy, items.faiss are left out" in again.stderr
-    assert not any("are left out: --items" in note for note in read_manifest(tmp_path / "new").notes)
+    assert not any("are left out: give --items" in note for note in read_manifest(tmp_path / "new").notes)

@@ -119,7 +119,7 @@ class Silent(Head):
     ("make", "said"),
     [
         (Baked, "fixes the batch size.*x.size"),
-        (Deciding, r"decides by the values of a request.*test_capture\.py"),
+        (Deciding, r"depends on the values of a request.*test_capture\.py"),
         (InNumPy, r"leaves PyTorch at .*test_capture\.py.*for NumPy"),
         (Silent, "returns no tensor"),
     ],

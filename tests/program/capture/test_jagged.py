@@ -127,7 +127,7 @@ def test_a_class_that_is_not_registered_is_named() -> None:
         def __init__(self, ids: Tensor) -> None:
             self.ids = ids
 
-    with pytest.raises(CaptureError, match=r"holds a Hidden.*register it"):
+    with pytest.raises(CaptureError, match=r"contains a Hidden.*register it"):
         capture(Model(lambda table, request: table(request.ids)), (Hidden(draw_ids(BATCH, 3)),))
 
 

@@ -101,7 +101,7 @@ def is_caught(module: Checked, ids: Tensor) -> None:
 def test_a_branch_with_two_sides_is_refused_at_its_line(check: Callable[[Checked, Tensor], None]) -> None:
     module = Checked([of_two_conditions, check]).eval()
     with pytest.raises(
-        CaptureError, match=r"decides by the values of a request at .*test_raising_branches.py, line \d+"
+        CaptureError, match=r"depends on the values of a request at .*test_raising_branches.py, line \d+"
     ) as raised:
         capture(module, REQUEST)
     line = int(str(raised.value).partition(", line ")[2].partition(":")[0])

@@ -98,8 +98,8 @@ class ZeroPaddingData(Base):
         (Noise, "aten.randn_like.*if self.training"),
         (Permutation, "aten.randperm"),
         (BatchStatistics, "normalizes by the mean of the request"),
-        (ReadState, "changes 'mean'.*answers depend on it"),
-        (CountIntoMean, "changes 'count'.*answers depend on it"),
+        (ReadState, "changes 'mean'.*outputs depend on it"),
+        (CountIntoMean, "changes 'count'.*outputs depend on it"),
     ],
 )
 def test_what_answers_no_request_alike_is_refused_with_the_line(model: type[Base], reason: str) -> None:
@@ -112,10 +112,10 @@ def test_what_answers_no_request_alike_is_refused_with_the_line(model: type[Base
 @pytest.mark.parametrize(
     ("model", "note"),
     [
-        (Counter, "'count'.*no answer depends on it"),
-        (RunningMean, "'mean'.*no answer depends on it"),
-        (ZeroPadding, "'table.weight'.*always the same"),
-        (ZeroPaddingData, "'table.weight'.*always the same"),
+        (Counter, "'count'.*no output depends on it"),
+        (RunningMean, "'mean'.*no output depends on it"),
+        (ZeroPadding, "'table.weight'.*always with the same value"),
+        (ZeroPaddingData, "'table.weight'.*always with the same value"),
     ],
 )
 def test_writes_that_change_no_answer_are_left_out(model: type[Base], note: str) -> None:

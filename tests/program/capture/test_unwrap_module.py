@@ -98,7 +98,7 @@ def lazy() -> nn.Module:
 
 UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "meta": (lambda: make().to("meta"), "'table.weight' is on the meta device, without values"),
-    "quantized": (quantized, "'1' is quantized already"),
+    "quantized": (quantized, "'1' is already quantized"),
     "lazy": (lazy, "'0.weight' has no shape yet"),
     "no forward": (lambda: nn.ModuleDict({"ranker": make()}), "ModuleDict defines no forward: .*'ranker'"),
     "a part in TorchScript": (lambda: PassesOn(torch.jit.script(make())), "'network' is TorchScript"),
@@ -126,5 +126,5 @@ def test_torchscript_in_memory_is_converted_or_gets_the_sentence_of_its_file() -
 
 @pytest.mark.parametrize("model", [{"a": torch.ones(1)}, make, 3])
 def test_what_is_no_model_gets_one_sentence(model: Any) -> None:
-    with pytest.raises((UsageError, ModelFileError), match="is no model: give an nn"):
+    with pytest.raises((UsageError, ModelFileError), match="is not a model: give an nn"):
         load_model(model, EXAMPLE, {})

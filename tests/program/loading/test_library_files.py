@@ -64,7 +64,9 @@ def test_lightning_checkpoints_and_modules(tmp_path: Path) -> None:
     check_answers(tmp_path / "ranker.ckpt", factory=FACTORY, inputs=write_request(tmp_path))
     for wrapped in (module, PassesOn()):
         assert [spec.name for spec in load_model(wrapped, EXAMPLE, {}).program.signature.inputs] == list(REQUEST)
-    with pytest.raises(CaptureError, match=r"Silent defines no forward: give the module inside it .*'network'"):
+    with pytest.raises(
+        CaptureError, match=r"Silent defines no forward: give the submodule that processes requests .*'network'"
+    ):
         load_model(Silent(), EXAMPLE, {})
     fabric = lightning.Fabric(accelerator="cpu", devices=1)
     prepared = fabric.setup(make())

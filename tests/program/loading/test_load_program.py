@@ -102,7 +102,13 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], type[RecpruneE
     ("Parquet", lambda p: p.write_bytes(b"PAR1...."), {}, ModelFileError, "--data"),
     ("directory", lambda p: p.mkdir(), {}, ModelFileError, "directory"),
     ("dict of numbers", lambda p: torch.save({"epoch": 3}, p), {}, ModelFileError, "neither a state dict"),
-    ("NaN in a table", nan_weights, {"factory": FACTORY}, ModelFileError, r"'table.weight' .* holds nan at \[3, 1\]"),
+    (
+        "NaN in a table",
+        nan_weights,
+        {"factory": FACTORY},
+        ModelFileError,
+        r"'table.weight' .* contains nan at \[3, 1\]",
+    ),
     ("another shape", wider_weights, {"factory": FACTORY}, ModelFileError, "has shape"),
     ("no such module", weights, {"factory": "no_such:make"}, UsageError, "cannot be imported"),
     ("no such function", weights, {"factory": FACTORY + "r"}, UsageError, "has no 'maker'"),
@@ -132,7 +138,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
 
 @pytest.mark.parametrize(
     ("arrays", "said"),
-    [({"customer": np.zeros(3)}, "forward takes"), ({}, "holds no array"), ({"user": np.array(["a"])}, "dtype")],
+    [({"customer": np.zeros(3)}, "forward takes"), ({}, "contains no array"), ({"user": np.array(["a"])}, "dtype")],
 )
 def test_an_example_that_does_not_fit_is_said(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
     torch.save(make().state_dict(), tmp_path / "model.pt")

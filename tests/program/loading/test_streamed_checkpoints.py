@@ -144,14 +144,14 @@ def test_a_table_that_is_multiplied_is_refused(files: Path) -> None:
 )
 def test_options_that_need_whole_tables_are_refused(files: Path, options: dict[str, object], named: str) -> None:
     program = load(files / "dtensor", files / "request.npz")
-    with pytest.raises(UsageError, match=f"^{named} is not for a model larger than memory"):
+    with pytest.raises(UsageError, match=f"^{named} does not support models larger than memory"):
         settle_settings(program, Settings(**options))
 
 
 @pytest.mark.usefixtures("small_memory")
 def test_work_on_whole_tables_is_refused(files: Path) -> None:
     program = load(files / "dtensor", files / "request.npz")
-    with pytest.raises(UsageError, match=r"^A sweep is not for a model larger than memory"):
+    with pytest.raises(UsageError, match=r"^A sweep does not support models larger than memory"):
         refuse_streamed(program, "A sweep")
 
 
@@ -195,7 +195,7 @@ def copied(files: Path, tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("small_memory")
 def test_a_missing_file_of_shards_is_named(files: Path, copied: Path) -> None:
     (copied / "__1_0.distcp").unlink()
-    with pytest.raises(ModelFileError, match=r"'__1_0\.distcp', which is not in it: copy the whole folder"):
+    with pytest.raises(ModelFileError, match=r"'__1_0\.distcp', which does not exist: copy the whole folder"):
         load(copied, files / "request.npz")
 
 
@@ -253,7 +253,7 @@ def test_shards_are_read_by_torch_in_any_division(tmp_path: Path, monkeypatch: p
     dcp.load(read, checkpoint_id=tmp_path / "shards", no_dist=True)
     assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
     assert len(list((tmp_path / "shards").glob("*.distcp"))) > 3
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_row_shards(state, tmp_path / "shards")
 
 

@@ -100,7 +100,7 @@ def test_an_index_names_files_beside_it_alone(file: str, tmp_path: Path, request
     content = json.loads(index.read_text())
     content["weight_map"]["head.bias"] = file
     index.write_text(json.dumps(content))
-    with pytest.raises(ModelFileError, match="no file beside it"):
+    with pytest.raises(ModelFileError, match="does not exist in the same folder"):
         load_program(tmp_path / "model", factory=FACTORY, inputs=request_file)
 
 
@@ -120,8 +120,8 @@ def test_a_distributed_checkpoint_reads_the_weights_alone(tmp_path: Path, reques
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "__1_0.distcp").unlink(), "not in it"),
-        (lambda folder: (folder / "__1_0.distcp").write_bytes(b"PK"), "cut off"),
+        (lambda folder: (folder / "__1_0.distcp").unlink(), "does not exist"),
+        (lambda folder: (folder / "__1_0.distcp").write_bytes(b"PK"), "truncated"),
         (lambda folder: (folder / "__0_0.distcp").write_bytes((folder / "__0_0.distcp").read_bytes()[::-1]), "damaged"),
     ],
 )
@@ -137,10 +137,10 @@ def test_missing_shards_are_named(
 @pytest.mark.parametrize(
     ("chunks", "said"),
     [
-        ([((0, 0), (6, 4)), ((4, 0), (4, 4))], "not made up"),  # they overlap
-        ([((0, 0), (6, 4))], "not made up"),  # a part is missing
+        ([((0, 0), (6, 4)), ((4, 0), (4, 4))], "not covered"),  # they overlap
+        ([((0, 0), (6, 4))], "not covered"),  # a part is missing
         ([((0, 0), (10**9, 4))], "declares more numbers"),
-        ([((0, 0), (10, 4))], "something else"),  # the stored chunk is smaller
+        ([((0, 0), (10, 4))], "does not contain"),  # the stored chunk is smaller
     ],
 )
 def test_chunks_have_to_make_up_a_tensor_that_is_stored(
@@ -234,9 +234,7 @@ def test_distributed_tensors_of_one_process_are_whole(
 def test_flat_parameters_of_fsdp_are_refused_with_the_cure(tmp_path: Path, request_file: Path) -> None:
     wrapped = FullyShardedDataParallel(make(), device_id=torch.device("cpu"))
     torch.save(dict(wrapped.named_parameters()), tmp_path / "model.pt")
-    with pytest.raises(
-        ModelFileError, match=r"'_fsdp_wrapped_module._flat_param' of FSDP in flat form.*FULL_STATE_DICT"
-    ):
+    with pytest.raises(ModelFileError, match=r"'_fsdp_wrapped_module._flat_param' flattened by FSDP.*FULL_STATE_DICT"):
         load_program(tmp_path / "model.pt", factory=FACTORY, inputs=request_file)
 
 
@@ -345,7 +343,7 @@ def test_older_names_are_converted_by_the_layer_itself(tmp_path: Path, request_f
     torch.save({"net": module.state_dict()}, tmp_path / "model.pt")
     notes = check_answers(tmp_path / "model.pt", factory=f"{__name__}:make_normalized", inputs=request_file)
     assert "under 'net'" in notes[0]
-    assert "older form" in notes[1]
+    assert "older version" in notes[1]
 
 
 def test_of_several_state_dicts_with_older_names_the_key_chooses(tmp_path: Path, request_file: Path) -> None:

@@ -54,7 +54,7 @@ def test_any_precision_of_the_request_is_answered_in_float32(
     torch.testing.assert_close(output, expected, rtol=0.05, atol=0.02)  # bfloat16 of the request: three digits
     said = " ".join(program.notes)
     assert ("they are converted" in said) == (weights != numbers)
-    assert ("the work, and the file, are in float32" in said) == (weights in HALF)
+    assert ("the job and the file use float32" in said) == (weights in HALF)
 
 
 class WithoutHalf(Net):
@@ -70,7 +70,7 @@ class WithoutHalf(Net):
 def test_a_model_that_does_not_run_in_half_precision_is_copied(dtype: torch.dtype) -> None:
     module = WithoutHalf().to(dtype).eval()
     program = capture(module, (torch.arange(6), torch.randn(6, 3)))
-    assert "a copy of it in float32 is used" in " ".join(program.notes)
+    assert "a float32 copy is used" in " ".join(program.notes)
     assert {p.dtype for p in module.parameters()} == {dtype}
     assert {p.dtype for p in program.parameters().values()} == {torch.float32}
 
@@ -82,7 +82,7 @@ class Broken(Net):
 
 def test_another_fault_of_the_model_is_still_told() -> None:
     for dtype in (torch.float32, torch.float16):
-        with pytest.raises(CaptureError, match="The model itself fails on the example request"):
+        with pytest.raises(CaptureError, match="The model fails on the example request"):
             capture(Broken().to(dtype), (torch.arange(6), torch.randn(6, 3, dtype=torch.float64)))
 
 

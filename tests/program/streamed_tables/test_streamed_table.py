@@ -102,7 +102,7 @@ def test_an_operator_on_all_rows_is_refused_where_they_do_not_fit(
 def test_a_file_that_becomes_shorter_is_reported(streamed: StreamedTable, tmp_path: Path) -> None:
     with (tmp_path / "table.bin").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(ModelFileError, match="was cut off while 'table' was read"):
+    with pytest.raises(ModelFileError, match="was truncated while 'table' was read"):
         streamed[0:ROWS]
 
 

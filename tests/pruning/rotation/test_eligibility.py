@@ -139,7 +139,7 @@ def test_a_transform_that_changes_the_answers_is_found_out() -> None:
     legal = find_rotatable_groups(program).rotatable
     ((name, own),) = legal.items()
     assert own.orthogonal
-    with pytest.raises(PruningError, match="changed the answers"):
+    with pytest.raises(PruningError, match="changed the outputs"):
         apply_transforms(program, legal, {name: random_transform(6, orthogonal=False)})
 
 

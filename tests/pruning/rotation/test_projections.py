@@ -68,5 +68,5 @@ def test_a_table_no_larger_than_its_matrix_stays_and_is_refused_with_the_reason(
     program = program_of("sorted", rows=DIM)
     assert not plan_projections(program)
     settings = Settings(sparsity=0.5)
-    with pytest.raises(PruningError, match="it is put in order"):
+    with pytest.raises(PruningError, match="it is sorted"):
         plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))

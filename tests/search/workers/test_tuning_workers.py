@@ -78,7 +78,7 @@ def test_a_sweep_by_shards_and_processes_is_that_of_one_process(inputs: JobInput
     first = sweep_shard(inputs.model, inputs.example_inputs, shard=Shard(1, 2), **job)
     assert [point.label for point in first.points] == ["sparsity 0.4", "60 % of the bytes"]
     assert [point.label for point in first.missing] == ["sparsity 0.7", "dense int8"]
-    assert first.next_step == "Not tuned yet, by the other shards: sparsity 0.7, dense int8."
+    assert first.next_step == "Not yet tuned by the other shards: sparsity 0.7, dense int8."
     dead = tmp_path / "shared" / "trials" / ".sparsity-0.7.tuned.0.partial"
     dead.mkdir()
     second = sweep_shard(inputs.model, inputs.example_inputs, shard=Shard(2, 2), **job)
@@ -118,7 +118,7 @@ def test_a_killed_process_is_one_sentence_and_finished_trials_stay(inputs: JobIn
                 process.kill()
 
         points = [OperatingPoint("sparsity", value) for value in (0.3, 0.4, 0.5, 0.6)]
-        with pytest.raises(UsageError, match=r"was ended before its trial was done, .* fewer --jobs"):
+        with pytest.raises(UsageError, match=r"ended before its trial was finished, .* fewer --jobs"):
             tune_points(trials, points, workers, kill)
         assert 1 <= len(make_trials(inputs, tmp_path).completed) < 4
     assert not any(process.is_alive() for process in workers.processes)
@@ -141,7 +141,10 @@ def test_processes_end_before_the_folders_into_which_they_write(inputs: JobInput
 
 def test_a_job_that_differs_from_process_to_process_is_refused(inputs: JobInputs, tmp_path: Path) -> None:
     trials = Trials(*_open_other(inputs), tmp_path)
-    with TuningWorkers(inputs, SETTINGS, 2) as workers, pytest.raises(UsageError, match="another model or other rows"):
+    with (
+        TuningWorkers(inputs, SETTINGS, 2) as workers,
+        pytest.raises(UsageError, match="a different model or different rows"),
+    ):
         tune_points(trials, POINTS[:1], workers)
 
 
@@ -157,7 +160,7 @@ def test_what_cannot_be_pickled_and_what_has_no_trials_is_refused(inputs: JobInp
     class Local(Product):
         pass
 
-    with pytest.raises(UsageError, match="give the paths of files"):
+    with pytest.raises(UsageError, match="give paths of files"):
         TuningWorkers(JobInputs(Local(4, 4, 4), None, None, (), SETTINGS, {}), SETTINGS, 2)
     with pytest.raises(UsageError, match="--max-drop"):
         compress(inputs.model, inputs.example_inputs, tmp_path / "b", jobs=2)
@@ -195,7 +198,9 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("ending", "said"), [(signal.SIGINT, "Interrupted; nothing was left"), (signal.SIGKILL, "")])
+@pytest.mark.parametrize(
+    ("ending", "said"), [(signal.SIGINT, "Interrupted; no incomplete file was left"), (signal.SIGKILL, "")]
+)
 def test_all_processes_end_with_the_first_one(
     ending: signal.Signals, said: str, checkpoint: Path, clicks_file: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def test_the_users_errors_come_back_as_they_are() -> None:
 
 
 def test_other_errors_are_said_in_one_line() -> None:
-    with pytest.raises(ValidationFailed, match="math:sqrt failed in a process of its own: TypeError") as caught:
+    with pytest.raises(ValidationFailed, match="math:sqrt failed in a separate process: TypeError") as caught:
         call_fresh("math:sqrt", x=-1)
     assert "\n" not in str(caught.value)
 

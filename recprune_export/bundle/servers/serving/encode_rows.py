@@ -73,14 +73,14 @@ class RowEncoder:
         for vector in schema["vectors"]:
             values = row[vector["name"]] or [None] * vector["size"]
             if len(values) != vector["size"]:
-                raise SystemExit(f"'{vector['name']}' holds {len(values)} numbers, not {vector['size']}.")
+                raise SystemExit(f"'{vector['name']}' contains {len(values)} numbers, not {vector['size']}.")
             numbers |= {f"{vector['name']}_{i}": value for i, value in enumerate(values)}
         means, stds = self.encoding["means"], self.encoding["stds"]
         return [0.0 if x is None else to_float32((float(x) - means[n]) / stds[n]) for n, x in numbers.items()]
 
 
 def canonical_text(value: Any) -> str | None:
-    """Return the text by which a vocabulary knows a value; None where it is missing."""
+    """Return the text by which a vocabulary knows a value; None if it is missing."""
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, bool):
@@ -98,7 +98,7 @@ def canonical_text(value: Any) -> str | None:
 
 
 def float_text(number: float) -> str:
-    """Return all digits of a whole number, and other numbers as JavaScript writes them, which has an exponent below 1e-6."""
+    """Return all digits of an integer, and other numbers as JavaScript writes them, which has an exponent below 1e-6."""
     if abs(number) >= 1e21:
         return repr(number)
     if number == int(number):
@@ -110,7 +110,7 @@ def float_text(number: float) -> str:
 
 
 def list_texts(value: Any, separator: str | None) -> list[str | None]:
-    """Return the texts of a list, or of a text that a separator divides."""
+    """Return the strings of a list, or of a text that a separator divides."""
     if value is None:
         return []
     if separator is None:
@@ -123,7 +123,7 @@ def list_texts(value: Any, separator: str | None) -> list[str | None]:
 
 
 def to_number(value: Any, missing: Sequence[str]) -> float | None:
-    """Return the number of a value; None where it is missing or no number."""
+    """Return the number of a value; None if it is missing or no number."""
     if value is None or (isinstance(value, str) and value.strip(WHITE_SPACE) in missing):
         return None
     number = number_of_text(value.strip(WHITE_SPACE)) if isinstance(value, str) else float(value)

@@ -40,7 +40,7 @@ class TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what there is. Raises `TimeoutError` at the deadline."""
+        """Read the available bytes. Raises `TimeoutError` at the deadline."""
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -97,13 +97,13 @@ class RequestHandler(BaseHTTPRequestHandler):
             self.close_connection = True
             status, values = (
                 HTTPStatus.REQUEST_TIMEOUT,
-                {"error": f"The body did not come within {self.server.limits.timeout:g} s."},
+                {"error": f"The body did not arrive within {self.server.limits.timeout:g} s."},
             )
         except OSError:
             raise  # the client went away
         except Exception:
             traceback.print_exc()
-            status, values = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "The server failed; its log says why."}
+            status, values = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "The server failed; see its log."}
         self.reply(status, values)
 
     def _check_headers(self) -> int:
@@ -122,7 +122,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             raise RequestError("Send the body without Content-Encoding.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         if int(length) > self.server.limits.max_body:
             raise RequestError(
-                f"The body has {int(length):,} bytes, and this server takes {self.server.limits.max_body:,}.",
+                f"The body has {int(length):,} bytes, but this server accepts at most {self.server.limits.max_body:,}.",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
         return int(length)
@@ -208,16 +208,23 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description="Serve this bundle with ONNX Runtime.")
     parser.add_argument(
-        "--bundle", type=Path, default=Path(__file__).parents[1], help="its folder  [default: that of this file]"
+        "--bundle",
+        type=Path,
+        default=Path(__file__).parents[1],
+        help="folder of the bundle  [default: the folder of this file]",
     )
-    parser.add_argument("--file", default=MODEL, help="the ONNX file that is served  [default: model.onnx]")
+    parser.add_argument("--file", default=MODEL, help="ONNX file to serve  [default: model.onnx]")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--threads", type=positive, help="of one request  [default: as the manifest states]")
+    parser.add_argument("--threads", type=positive, help="threads per request  [default: the number in the manifest]")
     parser.add_argument("--requests-at-once", type=positive, default=os.cpu_count() or 1, help="  [default: the CPUs]")
-    parser.add_argument("--max-batch", type=positive, help="most rows of a request  [default: as the manifest states]")
-    parser.add_argument("--max-body", type=positive, default=8 << 20, help="most bytes of a request  [default: 8 MiB]")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for a request to come  [default: 10]")
+    parser.add_argument(
+        "--max-batch", type=positive, help="largest number of rows per request  [default: the number in the manifest]"
+    )
+    parser.add_argument(
+        "--max-body", type=positive, default=8 << 20, help="largest size of a request in bytes  [default: 8 MiB]"
+    )
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds to receive a request  [default: 10]")
     return parser.parse_args(arguments)
 
 
@@ -241,7 +248,7 @@ def main(arguments: Sequence[str]) -> None:
     port = server.server_address[1]
     threads = f"{model.threads} thread{'s' if model.threads > 1 else ''}"
     print(
-        f"{model.name} at http://{options.host}:{port}, {threads} for a request, {options.requests_at_once} requests at once.",
+        f"{model.name} at http://{options.host}:{port}, {threads} per request, {options.requests_at_once} concurrent requests.",
         flush=True,
     )
     with server:

@@ -20,7 +20,7 @@ WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RequestError(Exception):
-    """What is wrong with a request, in the words of its sender, with the status of the answer."""
+    """An error of a request, in the terms of the client, with the status of the response."""
 
     def __init__(self, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class Tensor:
         self.datatype, self.dtype = TYPES[re.fullmatch(r"tensor\((\w+)\)", node.type)[1]]  # type: ignore[index]
         described = described or {}
         rules = described.get("bad_ids") or [None] * len(described.get("ids", ()))
-        # Other ids are replaced in the graph, as the manifest says.
+        # Other ids are replaced in the graph, according to the manifest.
         self.ids = [
             pair if rule in (None, "error") else None
             for pair, rule in zip(described.get("ids", ()), rules, strict=True)
@@ -52,17 +52,17 @@ class Tensor:
         }
 
     def make_array(self, values: Any, shape: list[int] | None = None) -> np.ndarray:
-        """Return an array of nested lists, or of `shape` and one list. Raises `RequestError` where values or shape do not fit."""
+        """Return an array of nested lists, or of `shape` and one list. Raises `RequestError` if values or shape do not fit."""
         flat, found = flatten(self.name, values)
         if shape is not None and found in ([math.prod(shape)], shape):
             found = shape
         elif shape is not None:
-            raise RequestError(f"'{self.name}' has {len(flat)} values in 'data', which are not the shape {shape}.")
+            raise RequestError(f"'{self.name}' has {len(flat)} values in 'data', which do not match the shape {shape}.")
         fits = len(found) == len(self.shape) and all(
             isinstance(n, str) or n == m for n, m in zip(self.shape, found, strict=True)
         )
         if not fits:
-            raise RequestError(f"'{self.name}' has the shape {found}, and the model takes {self.describe_shape()}.")
+            raise RequestError(f"'{self.name}' has the shape {found}, but the model expects {self.describe_shape()}.")
         array = self._convert(flat).reshape(found)
         self._check_ids(array)
         return array
@@ -77,32 +77,36 @@ class Tensor:
         allowed = types[kind]
         if not set(map(type, flat)) <= allowed:
             wrong = next(value for value in flat if type(value) not in allowed)
-            raise RequestError(f"'{self.name}' takes {self.datatype}, and holds {show(wrong)}.")
+            raise RequestError(f"'{self.name}' must be {self.datatype}, but contains {show(wrong)}.")
         if kind == "U":
             return np.array(flat, dtype=object)
         if kind == "f":
             words = {value for value in flat if isinstance(value, str)}
             if not words <= WORDS.keys():
-                raise RequestError(f"'{self.name}' takes numbers, and holds {show(min(words - WORDS.keys()))}.")
+                raise RequestError(
+                    f"'{self.name}' must contain numbers, but contains {show(min(words - WORDS.keys()))}."
+                )
             numbers = [WORDS[value] if isinstance(value, str) else value for value in flat] if words else flat
             return self._convert_floats(numbers)
         if kind in "iu" and flat:
             limits = np.iinfo(self.dtype)
             wrong = min(flat) if min(flat) < limits.min else max(flat)
             if not limits.min <= wrong <= limits.max:
-                raise RequestError(f"'{self.name}' takes {self.datatype}, and {show(wrong)} is beyond it.")
+                raise RequestError(f"'{self.name}' must be {self.datatype}, but {show(wrong)} is out of range.")
         return np.array(flat, dtype=self.dtype)
 
     def _convert_floats(self, numbers: list[Any]) -> np.ndarray:
         try:
             wide = np.array(numbers, dtype=np.float64)
         except OverflowError:
-            raise RequestError(f"'{self.name}' holds an integer that is beyond float64.") from None
+            raise RequestError(f"'{self.name}' contains an integer that is out of range for float64.") from None
         with np.errstate(over="ignore"):
             array = wide.astype(self.dtype)
         lost = np.isinf(array) & ~np.isinf(wide)
         if lost.any():
-            raise RequestError(f"'{self.name}' takes {self.datatype}, and {show(float(wide[lost][0]))} is beyond it.")
+            raise RequestError(
+                f"'{self.name}' must be {self.datatype}, but {show(float(wide[lost][0]))} is out of range."
+            )
         return array
 
     def _check_ids(self, array: np.ndarray) -> None:
@@ -116,7 +120,7 @@ class Tensor:
             if wrong.any():
                 row = int(np.argwhere(wrong)[0][0]) if part.ndim else 0
                 raise RequestError(
-                    f"'{self.name}' holds the id {part[wrong].flat[0]} in row {row}, and takes {pair[0]} to {pair[1]}."
+                    f"'{self.name}' contains the id {part[wrong].flat[0]} in row {row}; valid ids are {pair[0]} to {pair[1]}."
                 )
 
 
@@ -126,7 +130,7 @@ def flatten(name: str, values: Any) -> tuple[list[Any], list[int]]:
     while flat and isinstance(flat[0], list):
         lengths = {len(each) if isinstance(each, list) else -1 for each in flat}
         if len(lengths) > 1:
-            raise RequestError(f"'{name}' holds lists of different lengths on one axis.")
+            raise RequestError(f"'{name}' contains lists of different lengths on one axis.")
         shape.append(lengths.pop())
         flat = [each for part in flat for each in part]
     return flat, shape
@@ -136,10 +140,10 @@ def check_names(names: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise `RequestError` that names missing and unknown inputs."""
     for name in expected:
         if name not in names:
-            raise RequestError(f"The input '{name}' is missing: the model takes {', '.join(expected)}.")
+            raise RequestError(f"The input '{name}' is missing: the model expects {', '.join(expected)}.")
     for name in names:
         if name not in expected:
-            raise RequestError(f"The model has no input {show(name)}: it takes {', '.join(expected)}.")
+            raise RequestError(f"The model has no input {show(name)}: it expects {', '.join(expected)}.")
 
 
 def as_word(value: Any) -> Any:
@@ -167,10 +171,10 @@ def show(value: Any) -> str:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Return the object of a body. Raises `RequestError` where it is none."""
+    """Return the object of a body. Raises `RequestError` if it is none."""
 
     def refuse(word: str) -> None:
-        raise RequestError(f'JSON has no {word}: write "{word}", with quotation marks.')
+        raise RequestError(f'{word} is not valid JSON: write "{word}", with quotation marks.')
 
     try:
         values = json.loads(body.decode(), parse_constant=refuse)

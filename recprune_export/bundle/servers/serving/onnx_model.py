@@ -51,7 +51,7 @@ class OnnxModel:
         self.run(dict(np.load(bundle / golden)))  # warms up, and fails at the start if it fails
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the outputs by name. Raises `RequestError` where inputs are missing, unknown, or do not fit each other."""
+        """Return the outputs by name. Raises `RequestError` if inputs are missing, unknown, or do not fit each other."""
         check_names(arrays, self.inputs)
         sizes: dict[str, tuple[str, int]] = {}
         for name, tensor in self.inputs.items():
@@ -59,14 +59,14 @@ class OnnxModel:
                 other, first = sizes.setdefault(str(axis), (name, size)) if isinstance(axis, str) else (name, size)
                 if size != first:
                     raise RequestError(
-                        f"'{other}' has {first} rows and '{name}' has {size}, where the model takes as many."
+                        f"'{other}' has {first} rows and '{name}' has {size}, but the model expects the same number."
                     )
         rows = sizes.get("batch", ("", 1))[1]
         if rows == 0:
             raise RequestError("The request has no rows.")
         if rows > self.max_batch:
             raise RequestError(
-                f"The request has {rows} rows, and this server takes {self.max_batch}.",
+                f"The request has {rows} rows, but this server accepts at most {self.max_batch}.",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
         for ends in self.row_ends:
@@ -90,7 +90,7 @@ class OnnxModel:
 
 
 class RowEnds:
-    """The tensor `rows` that says how many elements each row has in the tensor `values`: by lengths, or by offsets.
+    """The tensor `rows` with the lengths or offsets of the rows in the tensor `values`.
 
     Where it is stacked, `key` is the position on the axis of inputs, which is axis 0, or the last one with `keys_last`.
     """
@@ -100,14 +100,14 @@ class RowEnds:
         self.keys_last = layout.get("keys_last", False)
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Raise `RequestError` where the rows do not hold exactly the elements that there are."""
+        """Raise `RequestError` if the rows do not hold exactly the elements that there are."""
         ends, count = arrays[self.rows], len(arrays[self.values])
         if self.key is not None:
             ends = ends[..., self.key] if self.keys_last else ends[self.key]
         if self.form == "lengths":
             total = int(ends.sum(dtype=np.int64))
             if ends.min(initial=0) < 0:
-                raise RequestError(f"'{self.rows}' holds a length below 0.")
+                raise RequestError(f"'{self.rows}' contains a length below 0.")
             if total != count:
                 raise RequestError(
                     f"'{self.values}' has {count} elements, and the lengths in '{self.rows}' sum to {total}."
@@ -117,7 +117,7 @@ class RowEnds:
         rises = (np.diff(ends) >= 0).all() and last <= count
         if not rises or (len(ends) and ends[0] != 0) or (self.form == "offsets and end" and last != count):
             raise RequestError(
-                f"'{self.rows}' must begin at 0 and rise to at most {count}, the number of elements in '{self.values}'."
+                f"'{self.rows}' must start at 0 and increase to at most {count}, the number of elements in '{self.values}'."
             )
 
 
@@ -143,7 +143,7 @@ def find_row_ends(inputs: Sequence[Mapping[str, Any]]) -> list[RowEnds]:
 
 
 def make_session_options(session_settings: Mapping[str, Any], threads: int) -> ort.SessionOptions:
-    """Return the options of a session as the manifest states them."""
+    """Return the options of a session that the manifest records."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.enable_cpu_mem_arena = session_settings.get("arena", True)
@@ -154,7 +154,7 @@ def make_session_options(session_settings: Mapping[str, Any], threads: int) -> o
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not session_settings.get("prepacking", True):
         options.add_session_config_entry("session.disable_prepacking", "1")
-    options.log_severity_level = 4  # what a request does wrong is told to its sender
+    options.log_severity_level = 4  # errors of a request are returned to the client
     return options
 
 

@@ -1,4 +1,4 @@
-"""What each route answers: a plain one, and those of the KServe v2 protocol (Open Inference Protocol)."""
+"""Responses of the routes: a plain route, and those of the KServe v2 protocol (Open Inference Protocol)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -12,7 +12,7 @@ from .row_fields import RawRows
 
 
 class PredictionService:
-    """What the routes answer: a status and an object."""
+    """Responses of the routes: a status and an object."""
 
     def __init__(self, model: OnnxModel, rows: RawRows | None) -> None:
         self.model, self.rows, self.is_ready = model, rows, True
@@ -36,7 +36,7 @@ class PredictionService:
         raise self.unknown_route(path)
 
     def post(self, path: str, body: bytes) -> dict[str, Any]:
-        """Answer a POST. Raises `RequestError` where the body cannot be answered."""
+        """Answer a POST. Raises `RequestError` if the body cannot be answered."""
         model = f"/v2/models/{self.model.name}"
         if path == "/predict":
             return self.predict(parse_json(body))
@@ -46,7 +46,7 @@ class PredictionService:
 
     def unknown_route(self, path: str) -> RequestError:
         """Return the error for a path, which names those that there are."""
-        return RequestError(f"There is no {path[:200]}: there are {self.routes}.", HTTPStatus.NOT_FOUND)
+        return RequestError(f"{path[:200]} does not exist; the routes are {self.routes}.", HTTPStatus.NOT_FOUND)
 
     def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer rows of raw values, or the inputs by name."""
@@ -59,7 +59,7 @@ class PredictionService:
                 )
             if isinstance(body["rows"], list) and len(body["rows"]) > self.model.max_batch:
                 raise RequestError(
-                    f"The request has {len(body['rows'])} rows, and this server takes {self.model.max_batch}.",
+                    f"The request has {len(body['rows'])} rows, but this server accepts at most {self.model.max_batch}.",
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 )
             inputs: Any = self.rows.encode(body["rows"])
@@ -78,7 +78,7 @@ class PredictionService:
         for tensor in read_entries(body, "inputs"):
             name = tensor["name"]
             if name in arrays:
-                raise RequestError(f"'inputs' has {show(name)} twice.")
+                raise RequestError(f"'inputs' contains {show(name)} twice.")
             arrays[name] = self.read_tensor(tensor)
         wanted = [entry["name"] for entry in read_entries(body, "outputs")] if body.get("outputs") else []
         unknown = next((name for name in wanted if name not in self.model.outputs), None)
@@ -98,10 +98,10 @@ class PredictionService:
         name, shape = entry["name"], entry.get("shape")
         tensor = self.model.inputs.get(name)
         if tensor is None:
-            raise RequestError(f"The model has no input {show(name)}: it takes {', '.join(self.model.inputs)}.")
+            raise RequestError(f"The model has no input {show(name)}: it expects {', '.join(self.model.inputs)}.")
         if entry.get("datatype") != tensor.datatype:
             raise RequestError(
-                f"'{name}' has the datatype {show(entry.get('datatype'))}, and the model takes {tensor.datatype}."
+                f"'{name}' has the datatype {show(entry.get('datatype'))}, but the model expects {tensor.datatype}."
             )
         if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
             raise RequestError(f"'shape' of '{name}' must be a list of sizes, not {show(shape)}.")
@@ -111,7 +111,7 @@ class PredictionService:
 
 
 def read_entries(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """Return the list of tensors under a key, each with a name. Raises `RequestError` where it is none."""
+    """Return the list of tensors under a key, each with a name. Raises `RequestError` if it is none."""
     entries = body.get(key)
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries
@@ -129,4 +129,4 @@ def refuse_parameters(entry: Mapping[str, Any], where: str) -> None:
         raise RequestError(f"'parameters' of {where} must be an object.")
     for key in ("binary_data", "binary_data_size", "binary_data_output", "classification"):
         if parameters.get(key):
-            raise RequestError(f"{where} has the parameter '{key}': this server takes and gives tensors as JSON alone.")
+            raise RequestError(f"{where} has the parameter '{key}': this server supports tensors only as JSON.")

@@ -23,19 +23,21 @@ class RowFields:
     """The fields of a row, and which values each takes, by an `encoding.json`."""
 
     def __init__(self, encoding: Mapping[str, Any]) -> None:
-        self.fields: dict[str, tuple[str, Any]] = {}  # by name: what is expected, and whether a value is that
+        self.fields: dict[
+            str, tuple[str, Any]
+        ] = {}  # by name: the expected kind of value, and whether a value is of it
         for spec in encoding["inputs"]:
             if spec["kind"] == "numbers":
                 fits = partial(is_number, missing=encoding["schema"]["missing"])
                 self.fields |= dict.fromkeys(encoding["schema"]["numeric"], ("a number", fits))
             elif spec["kind"] == "items":
-                self.fields["history"] = ("a list of texts or numbers", is_list)
+                self.fields["history"] = ("a list of strings or numbers", is_list)
             elif spec["kind"] == "id":
-                self.fields |= dict.fromkeys(spec["columns"], ("a text or a number", is_scalar))
+                self.fields |= dict.fromkeys(spec["columns"], ("a string or a number", is_scalar))
             elif spec.get("separator") is None:
-                self.fields |= dict.fromkeys(spec["columns"], ("a list of texts or numbers", is_list))
+                self.fields |= dict.fromkeys(spec["columns"], ("a list of strings or numbers", is_list))
             else:
-                divided = (f"a text with {json.dumps(spec['separator'])} between values", is_scalar)
+                divided = (f"a string with {json.dumps(spec['separator'])} between values", is_scalar)
                 self.fields |= dict.fromkeys(spec["columns"], divided)
         for vector in encoding["schema"]["vectors"]:
             fits = partial(is_vector, size=vector["size"])
@@ -64,7 +66,7 @@ class RowFields:
 
 
 class RawRows:
-    """Checks rows of raw values, and encodes them as `encoding.json` says."""
+    """Checks rows of raw values, and encodes them according to `encoding.json`."""
 
     def __init__(self, bundle: Path, shared: set[str]) -> None:
         encoding = read_json_file(bundle / "encoding.json")
@@ -81,7 +83,7 @@ class RawRows:
             values = encoded[name]
             if any(value != values[0] for value in values):
                 raise RequestError(
-                    f"The rows differ in '{name}', of which the model takes one for all rows of a request."
+                    f"The rows differ in '{name}', but the model expects the same value for all rows of a request."
                 )
             encoded[name] = values[:1]
         return {name: [as_word(value) for value in values] for name, values in encoded.items()}

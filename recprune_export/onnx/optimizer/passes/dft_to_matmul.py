@@ -82,7 +82,7 @@ def _match(node: ir.Node) -> _Transform | None:
     results = n if inverse or not onesided else n // 2 + 1
     known = sum(not isinstance(size, int) for size in sizes[place + 1 :]) <= 1
     fits = 1 <= n <= MAX_DFT_LENGTH and known
-    if onesided:  # runtimes differ on what else they take
+    if onesided:  # runtimes differ in the other values that they accept
         fits = fits and (sizes[-1] == 2 and bins == n // 2 + 1 if inverse else sizes[-1] == 1)
     return _Transform(node, place, n, bins, results, inverse, onesided) if fits else None
 
@@ -122,7 +122,7 @@ def _replace(graph: ir.Graph, transform: _Transform) -> None:
 
 
 def _multiply(sizes: Sequence[object]) -> int:
-    """Return the product of sizes; -1 where one is not known."""
+    """Return the product of sizes; -1 where one is unknown."""
     known = [size for size in sizes if isinstance(size, int)]
     return prod(known) if len(known) == len(sizes) else -1
 
@@ -199,7 +199,7 @@ def _take_parts(whole: ir.Value, parts: Sequence[ir.Value], columns: Sequence[ir
 
 
 def _replace_column(value: ir.Value, column: ir.Value, ends: Sequence[Sequence[int]]) -> None:
-    """Replace a value by `column`, an Unsqueeze, and its squeezed form by what that was made of."""
+    """Replace a value by `column`, an Unsqueeze, and its squeezed form by the input of `column`."""
     producer = column.producer()
     assert producer is not None
     part = producer.inputs[0]

@@ -82,7 +82,7 @@ def _find(model: ir.Model) -> Sequence[str]:
 
 
 def _fold(model: ir.Model, places: Collection[str]) -> int:
-    """Let all heads of an attention read the same keys and the same values, and ask in rows of one product.
+    """Let all heads of an attention read the same keys and the same values, with the queries in one product.
 
     A head is `softmax((x·Wq + bq)·(y·Wk + bk)ᵀ·s + mask)·(z·Wv + bv)`, and the layer Wo, bo on all heads
     together; x [B, M, ·], y and z [B, L, ·], mask the same for all heads. Before: `MatMul(Softmax(MatMul(q, kᵀ) + mask), v)`
@@ -92,7 +92,7 @@ def _fold(model: ir.Model, places: Collection[str]) -> int:
     Terms that are the same for all keys of a query do not change a softmax, and the weights of its positions have the sum
     1, so this is exact. Nothing is transposed but y, which ONNX Runtime fuses into the product. Where heads are so narrow
     that A and Wv·Wo would have more parameters than before, they read the keys and values of all heads instead, and A
-    holds zeros in the place of the other heads'. A product of two weights has the fewer of their planned bits; weights with
+    holds zeros in place of the other heads'. A product of two weights has the fewer of their planned bits; weights with
     less than 8 stay.
 
     Returns the number of attentions.
@@ -153,7 +153,7 @@ def _path(node: ir.Node) -> int:
 
 
 def _match_chain(softmax: ir.Node) -> tuple[ir.Node, ...] | None:
-    """Return the operators from the scores to the softmax, in order, or None where one may depend on the head."""
+    """Return the operators from the scores to the softmax, in order, or None if one may depend on the head."""
     sizes = get_dims(softmax.outputs[0])
     if sizes is None or len(sizes) != 4 or softmax.attributes.get_int("axis", -1) % 4 != 3:
         return None
@@ -272,7 +272,7 @@ def _replace(graph: ir.Graph, attention: _Attention) -> None:
 
 
 def _share(projection: _Projection, others: int) -> _Shared:
-    """Return what all heads read: the input of a projection, or where heads are narrow its result for all heads.
+    """Return the common input of all heads: the input of a projection, or for narrow heads its result for all heads.
 
     `others` is the width on the other side of the matrix that the projection would become a part of.
     """

@@ -36,7 +36,7 @@ class _Fused:
     combined: ir.Value
 
     def positions(self, run: LookupRun) -> list[int] | None:
-        """Return the positions of the lookups of a run; None where one is missing."""
+        """Return the positions of the lookups of a run; None if one is missing."""
         place = {lookup.node: position for position, lookup in enumerate(self.lookups)}
         return [place[node] for node in run.nodes] if place.keys() >= set(run.nodes) else None
 
@@ -177,7 +177,7 @@ def _merge_remaps(
 ) -> tuple[np.ndarray | None, list[int], int]:
     """Return the remap from ids to rows of the fused table, the offset of the ids of each lookup, and the number of ids.
 
-    The remap is None where no lookup has one: then ids are rows.
+    The remap is None if no lookup has one: then ids are rows.
     """
     if all(lookup.remap is None for lookup in lookups):
         return None, [starts[lookup.table] for lookup in lookups], rows
@@ -271,7 +271,7 @@ def _select_fields(graph: ir.Graph, combined: ir.Value, positions: Sequence[int]
 
 
 def _replace_single_lookups(graph: ir.Graph, fused: _Fused) -> None:
-    """Replace lookups that are also read outside of a Concat by selections from the fused result."""
+    """Replace lookups that are also read outside a Concat by selections from the fused result."""
     for position, lookup in enumerate(fused.lookups):
         result = lookup.node.outputs[0]
         if lookup.node.graph is None:

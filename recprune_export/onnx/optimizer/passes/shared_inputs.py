@@ -1,6 +1,6 @@
 """Values that all candidates of a request share, computed once.
 
-A request asks for the scores of many candidates for one user in one context: the user's inputs, and values that depend
+A request contains many candidates to score for one user in one context: the user's inputs, and values that depend
 on them alone, are the same in each row.
 """
 
@@ -31,7 +31,7 @@ def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
     """Reduce some inputs to one row, which all rows of a request share.
 
     Before: every input has the batch on axis 0, or holds the elements of all rows, and rows are answered independently. After:
-    the inputs at the positions `shared` have size 1 there, and so has every value that depends on them alone. Where such a
+    the inputs at the positions `shared` have size 1 there, and so has every value that depends only on them. Where such a
     value is combined with a row for each candidate, it is broadcast by the operator that reads both, or repeated just before
     it. A linear layer on a Concat of both kinds is split into two layers, the shared one computed once:
     `Gemm(Concat(u, v), W, b)` becomes `Gemm(v, W_v, Gemm(u, W_u, b))`. The outputs keep their shapes.

@@ -102,7 +102,7 @@ def _merge_transpose(graph: ir.Graph, last: ir.Node) -> None:
 
 
 def _trace_sizes(value: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
-    """Trace a vector of sizes to constants and shapes; None where that fails."""
+    """Trace a vector of sizes to constants and shapes; None if that fails."""
     if value is None:
         return None
     if (constants := get_constant_integers(value)) is not None:

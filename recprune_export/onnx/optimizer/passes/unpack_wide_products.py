@@ -25,7 +25,7 @@ def unpack_wide_products(model: ir.Model) -> int:
 
     Before: `Add(MatMul(x, W), b)`, x [batch, ..., inputs] of three axes or more, W [inputs, outputs] or the transpose of a table, of few
     inputs and many outputs. After: `MatMul(Pad(x, 1), Unsqueeze(Concat(W, b)))`, without Pad and Concat where there is no b.
-    What depends on weights alone is computed once, when ONNX Runtime loads the model. ONNX Runtime 1.32 packs constant weights
+    Values that depend only on weights are computed once, when ONNX Runtime loads the model. ONNX Runtime 1.32 packs constant weights
     of two axes in blocks of 128 columns, and writes the result block by block, each time through all rows. These lie in more
     pages of memory than the processor keeps addresses for. Other weights have blocks of up to 1024 columns. A sum with b would
     be another pass over the result.

@@ -1,4 +1,4 @@
-"""Layer norms of pruned streams without the zeros in the place of the removed channels."""
+"""Layer norms of pruned streams without the zeros in place of the removed channels."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from recprune_export.onnx.graph import (
     replace_node,
 )
 
-_MASKED = -1e4  # what counts as an additive mask: onnx/counts.py
+_MASKED = -1e4  # values up to this are an additive mask: onnx/counts.py
 _LOGIC = {"And": np.logical_and, "Or": np.logical_or}
 
 

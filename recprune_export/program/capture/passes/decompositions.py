@@ -19,7 +19,7 @@ from recprune_export.program.operator_registry import OPERATORS, Facet
 
 aten = torch.ops.aten
 
-Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where the operator is not decomposed
+Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None if the operator is not decomposed
 _DECOMPOSITIONS: Mapping[Any, Decomposition] = OPERATORS.rules(Facet.DECOMPOSITION)
 _decomposition = partial(OPERATORS.register, Facet.DECOMPOSITION)
 

@@ -1,4 +1,4 @@
-"""Decompositions of operators that say to which row or bucket each element belongs, or that reduce the elements of each row.
+"""Decompositions of operators that return the row or bucket of each element, or that reduce the elements of each row.
 
 A comparison of all elements with all rows takes 36 ms for 1024 rows of 5 elements in ONNX Runtime; marks where rows start,
 summed up, take .1 ms.
@@ -19,7 +19,7 @@ MOST_COMPARED_EDGES = 512
 
 
 def count_ends(graph: fx.Graph, ends: fx.Node, length: fx.Node | int) -> fx.Node:
-    """Return for each of the elements 0 to `length` - 1 how many of `ends`, whole numbers from 0 to `length`, are no larger."""
+    """Return for each of the elements 0 to `length` - 1 how many of `ends`, integers from 0 to `length`, are no larger."""
     call = graph.call_function
     ends = call(aten.to.dtype, (ends, torch.int64))
     size = length + 1 if isinstance(length, int) else call(operator.add, (length, 1))

@@ -20,7 +20,7 @@ _ALLOWED_READERS = _RENORMING | {aten.embedding.default, aten.detach.default, at
 def fold_max_norm(module: fx.GraphModule) -> None:
     """Replace the tables of `module` that have a `max_norm` by scaled copies; the user's parameters are not changed.
 
-    Raises `CaptureError` where another operator reads such a table as well, because its result in PyTorch depends on the
+    Raises `CaptureError` if another operator reads such a table as well, because its result in PyTorch depends on the
     rows that were looked up before.
     """
     for node in list(module.graph.nodes):
@@ -37,8 +37,8 @@ def fold_max_norm(module: fx.GraphModule) -> None:
             if _reads(user, str(table.target)) and user.target not in _ALLOWED_READERS
         ]:
             raise CaptureError(
-                f"The table '{table.target}' has a max_norm, and is read by '{readers[0].target}' as well, whose result depends on the "
-                "rows that were looked up before: scale its rows once, by torch.renorm, and leave max_norm out."
+                f"The table '{table.target}' has a max_norm, and is read by '{readers[0].target}' as well, whose result depends "
+                "on earlier lookups: scale its rows once with torch.renorm, and leave out max_norm."
             )
         _replace(module, tensor_at(module, str(table.target)), float(max_norm), float(order))
         for user in list(node.users):

@@ -32,7 +32,7 @@ _REPARAMETRIZATIONS = frozenset(
 
 
 def fold_parameters(module: fx.GraphModule) -> bool:
-    """Replace values computed from parameters alone by parameters, in place; return whether there were any.
+    """Replace values computed only from parameters by parameters, in place; return whether there were any.
 
     A value is folded where the request looks up rows of it, where it depends on a sparse matrix, which ONNX does not
     support, and where it is a weight that is reparametrized for training.

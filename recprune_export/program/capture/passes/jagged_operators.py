@@ -3,7 +3,7 @@
 A jagged tensor holds the elements of all rows one after another, T×D, with the offsets of the rows, B+1. Sequence models such as
 HSTU pack a padded history into one (`dense_to_jagged`), apply layers to each element, and pad it again for the attention
 (`jagged_to_padded_dense`). How many elements there are depends on the values of the request, which no graph can hold; but an
-operator that works on each element alone gives the same on padded steps, so those are kept, B·L×D, and cleared where the
+operator that works on each element separately gives the same on padded steps, so those are kept, B·L×D, and cleared where the
 tensor is padded again.
 """
 
@@ -46,7 +46,7 @@ _BY_AXIS = {
 def replace_jagged_operators(module: fx.GraphModule) -> bool:
     """Replace fbgemm's operators on jagged tensors, in place; return whether there were any.
 
-    New nodes have no shapes: `recapture` the graph. Raises `CaptureError` where elements are mixed between `dense_to_jagged` and
+    New nodes have no shapes: `recapture` the graph. Raises `CaptureError` if elements are mixed between `dense_to_jagged` and
     `jagged_to_padded_dense`: their number is no size of a graph.
     """
     for node in [node for node in module.graph.nodes if _name(node) in _TO_PADDED_OF_ONE_AXIS]:
@@ -67,8 +67,9 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
     for node in module.graph.nodes:
         if _name(node) == _TO_JAGGED:
             raise CaptureError(
-                f"The items of the rows are packed{describe_place(find_source_line(node))}, and mixed before they are padded "
-                "again: a graph holds no number of elements that depends on the values of a request. Mix padded items, B×L×D, with a mask."
+                f"The items of the rows are packed{describe_place(find_source_line(node))}and mixed before they are padded "
+                "again, but a graph cannot contain a number of elements that depends on the values of a request. Mix "
+                "padded items, B×L×D, with a mask."
             )
     return True
 

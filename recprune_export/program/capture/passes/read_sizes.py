@@ -1,4 +1,4 @@
-"""Sizes that a model reads from a tensor, where the number of rows alone says them, such as the sum of lengths that are all 1."""
+"""Sizes that a model reads from a tensor, but that depend only on the number of rows, such as the sum of lengths that are all 1."""
 
 import operator
 
@@ -13,7 +13,7 @@ READS = frozenset({aten.item.default, aten._local_scalar_dense.default})
 
 
 def replace_read_sizes(module: fx.GraphModule) -> bool:
-    """Replace each whole number that is read, and is a multiple of the number of rows or a constant; return whether there was one.
+    """Replace each integer that is read, and is a multiple of the number of rows or a constant; return whether there was one.
 
     New nodes have no shapes: `recapture` the graph.
     """

@@ -1,4 +1,4 @@
-"""Values of the nodes of a graph on a few requests, for passes that compare numbers which the request alone says."""
+"""Values of the nodes of a graph on a few requests, for passes that compare numbers that depend only on the request."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ class RunsOnRequests:
         return [len(value) if isinstance(value, Tensor) and value.ndim else -1 for value in values]
 
     def numbers(self, value: Any) -> list[int]:
-        """Return a whole number, or the one that a node computes, in each run."""
+        """Return an integer, or the one that a node computes, in each run."""
         return [int(run[value] if isinstance(value, fx.Node) else value) for run in self.runs]
 
     def equal(self, node: fx.Node, others: Sequence[fx.Node]) -> bool:

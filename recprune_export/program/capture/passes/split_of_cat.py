@@ -1,8 +1,8 @@
-"""Removal of a `split` that takes apart what a `cat` joined, where the sizes of the parts come from the request.
+"""Removal of a `split` that reverses a `cat`, with sizes of the parts from the request.
 
 A KeyedJaggedTensor holds the ids of all keys in one tensor, and a model splits them by the sums of the lengths: numbers that
 a graph reads from the request. Where the graph joins the ids of the keys itself, the parts are known, and so are those of
-what is computed from the joined ids element by element.
+values computed from the joined ids element by element.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Conversion of a graph that computes in half precision, or under autocast, to float32.
 
 ONNX Runtime on CPU has few operators in bfloat16 and float16, and the proofs of a pruning need more digits. A file in fewer
-bits is what `--quantize fp16` makes of the result.
+bits is the task of `--quantize fp16`.
 """
 
 from typing import Any

@@ -149,7 +149,7 @@ def _records(path: Path, reader: PT2ArchiveReader) -> frozenset[str]:
     for name in names:
         if not _RECORD.fullmatch(name):
             raise ModelFileError(
-                f"{path} is refused, since opening it could run code that it contains: '{name}' is no plain weight, "
+                f"{path} is refused, since loading it could run code that it contains: '{name}' is not a plain weight, "
                 "tensor constant or graph (pickled objects and compiled libraries are not accepted)."
             )
     return frozenset(names)

@@ -24,9 +24,9 @@ _CHUNKS = 3  # requests of the fixed size that are compared with one request of 
 
 
 def convert_exported(exported: torch.export.ExportedProgram) -> Program:
-    """Convert an `ExportedProgram`, whose batch may be fixed; a note says so.
+    """Convert an `ExportedProgram`, whose batch may be fixed, with a note.
 
-    Raises `CaptureError` where the graph answers one batch size only.
+    Raises `CaptureError` if the graph answers one batch size only.
     """
     user_inputs = set(exported.graph_signature.user_inputs)
     values = [n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder" and n.name in user_inputs]
@@ -49,11 +49,11 @@ def convert_exported(exported: torch.export.ExportedProgram) -> Program:
         except RecpruneError as error:
             errors.append(error)
             continue
-        note = f"The program was exported for {size}; it is freed, and answers any number of them alike."
+        note = f"The program was exported for {size}; the batch was made dynamic, so any number of rows is accepted."
         return program.with_notes((note,))
     raise CaptureError(
-        f"The program answers requests of {rows} rows only, and that number is in its graph in a way that cannot be freed "
-        f"({str(errors[0]).rstrip('.')}): export it with dynamic_shapes that leave the batch, axis 0 of every input, free."
+        f"The program accepts requests of {rows} rows only, and this number cannot be made dynamic in "
+        f"its graph ({str(errors[0]).rstrip('.')}): export it with dynamic_shapes that make the batch, axis 0 of every input, dynamic."
     ) from errors[0]
 
 
@@ -79,7 +79,7 @@ def _make_example(
 
 
 def _compare(program: Program, fixed: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]], rows: int) -> None:
-    """Raise `CaptureError` where one request of several times `rows` rows is answered in another way than its parts."""
+    """Raise `CaptureError` if one request of several times `rows` rows is answered in another way than its parts."""
     signature = program.signature
     request = sample_request_tensors(signature, _CHUNKS * rows)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def _compare(program: Program, fixed: nn.Module, example: tuple[tuple[Any, ...],
         for output, answers in zip(signature.outputs, zip(*parts, strict=True), strict=True)
     ]
     if not outputs_match(together, separate):
-        raise CaptureError("its rows are answered in another way in a larger request")
+        raise CaptureError("the outputs of its rows change in a larger request")
 
 
 def _replace_tensors(example: Any, tensors: Sequence[Tensor]) -> Any:

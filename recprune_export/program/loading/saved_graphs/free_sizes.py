@@ -1,7 +1,7 @@
 """The batch size in the sizes of views and new tensors, where torch.export writes it as a number, replaced by that of an input.
 
 The graph is run on twice as many rows. The axis of a view that grows with the rows follows from the axes of its argument,
-since a view splits and merges neighboring axes. For a new tensor nothing tells which of the sizes that are equal to the
+since a view splits and merges neighboring axes. For a new tensor it is unknown which of the sizes that are equal to the
 number of rows is the batch, so several choices are yielded, to be tried.
 """
 
@@ -109,7 +109,7 @@ def _multiply(sizes: Sequence[int]) -> int:
 
 
 def _free(fixed: fx.GraphModule, example: Any, rows: int, choose: _Choose, last_equal: bool) -> fx.GraphModule | None:
-    """Return the graph with its sizes freed; None where there is none, or the freed graph cannot be run on more rows."""
+    """Return the graph with its sizes freed; None if there is none, or the freed graph cannot be run on more rows."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(fixed.graph, {}))
     graph.set_codegen(fixed.graph._codegen)

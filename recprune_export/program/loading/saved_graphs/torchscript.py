@@ -33,7 +33,7 @@ from recprune_export.program.requests.jagged_inputs import has_jagged_inputs
 
 _MAX_CODE_BYTES = 1 << 24
 _CODE_ROOTS = frozenset({"torch", "ops", "CONSTANTS", "__torch__"})
-# aten operators that read or write files, or set what all models of the process share.
+# aten operators that read or write files, or set global state of the process.
 _FORBIDDEN = frozenset(
     {"save", "load", "from_file", "classes", "manual_seed", "set_grad_enabled", "jit", "package", "_C"}
 )
@@ -70,9 +70,9 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
 
 
 def convert_torchscript(module: torch.jit.ScriptModule, args: Sequence[Any], kwargs: dict[str, Any]) -> Program:
-    """Convert TorchScript to a program with PyTorch's converter; a note says so.
+    """Convert TorchScript to a program with PyTorch's converter, with a note.
 
-    Raises `CaptureError` where the converter cannot, or the program answers in another way.
+    Raises `CaptureError` if the converter cannot, or the program answers in another way.
     """
     from torch._export.converter import TS2EPConverter
 
@@ -87,7 +87,7 @@ def convert_torchscript(module: torch.jit.ScriptModule, args: Sequence[Any], kwa
     except Exception as error:  # the converter raises many unrelated classes
         reason = str(error).rstrip(".") if isinstance(error, CaptureError) else summarize_error(error)
         raise CaptureError(
-            f"PyTorch's converter cannot make a program of this TorchScript ({reason[:300]}): {TORCHSCRIPT_ADVICE}."
+            f"PyTorch's converter cannot convert this TorchScript to a program ({reason[:300]}): {TORCHSCRIPT_ADVICE}."
         ) from error
     if has_jagged_inputs(program.signature):
         raise CaptureError(
@@ -102,13 +102,13 @@ def convert_torchscript(module: torch.jit.ScriptModule, args: Sequence[Any], kwa
             expected = compute_outputs(module, request, {})
         except Exception as error:  # the interpreter raises torch.jit.Error and others
             raise CaptureError(
-                f"The TorchScript does not answer {rows} rows ({summarize_error(error)}): {TORCHSCRIPT_ADVICE}."
+                f"The TorchScript fails for {rows} rows ({summarize_error(error)}): {TORCHSCRIPT_ADVICE}."
             ) from error
         if not outputs_match(answers, expected):
             raise CaptureError(
-                f"The program that PyTorch's converter makes of this TorchScript answers differently: {TORCHSCRIPT_ADVICE}."
+                f"The outputs of the converted program differ from those of the TorchScript: {TORCHSCRIPT_ADVICE}."
             )
-    return program.with_notes(("The TorchScript is converted to a program by PyTorch's converter.",))
+    return program.with_notes(("The TorchScript was converted to a program by PyTorch's converter.",))
 
 
 def _restore_parameters(converted: nn.Module, module: torch.jit.ScriptModule) -> None:
@@ -138,13 +138,13 @@ def _check_records(path: Path, archive: zipfile.ZipFile) -> None:
     names = [entry.partition("/")[2] for entry in archive.namelist()]
     read_by_torch = torch._C.PyTorchFileReader(str(path)).get_all_records()
     if not plain or len({name.lower() for name in names}) != len(names) or sorted(names) != sorted(read_by_torch):
-        raise ModelFileError(f"{path} is refused: it is a zip archive that PyTorch did not write.")
+        raise ModelFileError(f"{path} is refused: it is a zip archive not written by PyTorch.")
     if sum(entry.file_size for entry in code) > _MAX_CODE_BYTES:
-        raise ModelFileError(f"{path} is refused: it holds more code than any model.")
+        raise ModelFileError(f"{path} is refused: it contains more code than expected of a model.")
 
 
 def _check_code(path: Path, archive: zipfile.ZipFile, name: str) -> None:
-    """Raise `ModelFileError` where a file of code could do more than compute with tensors."""
+    """Raise `ModelFileError` if a file of code could do more than compute with tensors."""
     for node in ast.walk(ast.parse(archive.read(name))):
         refused = ""
         if isinstance(node, ast.FunctionDef) and node.name in ("__setstate__", "__getstate__"):
@@ -155,7 +155,7 @@ def _check_code(path: Path, archive: zipfile.ZipFile, name: str) -> None:
             refused = "an import"
         if refused:
             raise ModelFileError(
-                f"{path} is refused, since its code could do more than compute with tensors: {name} has {refused}. If you trust "
+                f"{path} is refused, since its code may do more than compute with tensors: {name} has {refused}. If you trust "
                 f"it, {TORCHSCRIPT_ADVICE}."
             )
 

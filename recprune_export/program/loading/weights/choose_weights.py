@@ -1,4 +1,4 @@
-"""The one state dict of a file that fits a module, with what was done to its names; or why none does, or more than one."""
+"""The single state dict of a file that matches a module, with the changes of its names; or the reason why none or several match."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -49,7 +49,7 @@ class _Candidate:
 def choose_weights(content: Any, expected: ExpectedTensors, source: str, module: str, key: str | None) -> ChosenWeights:
     """Return the weights in `content`, the content of the file `source`, that fit the module that `module` names.
 
-    Raises `ModelFileError` where no state dict fits, and `UsageError` where several do and `key` names none, or nothing
+    Raises `ModelFileError` if no state dict fits, and `UsageError` if several do and `key` names none, or nothing
     has that key.
     """
     if key is not None:
@@ -58,7 +58,7 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
     if not states:
         _refuse_sharded(content, source)
         raise ModelFileError(
-            f"{source} holds no tensors{f' under {key!r}' if key else ''}: save the module's state_dict()."
+            f"{source} contains no tensors{f' under {key!r}' if key else ''}: save the module's state_dict()."
         )
     candidates = _find_candidates(states, expected)
     joined = join_state_dicts(content)
@@ -71,13 +71,13 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
     different, equal = _drop_equal_copies(_drop_copies(candidates))
     if len(different) > 1:
         raise UsageError(
-            f"{source} holds several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
+            f"{source} contains several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
         )
     tensors = certain[0].tensors
     if not any(tensor.is_meta for tensor in tensors.values()):  # else the caller compares them when it has read them
         refuse_different_ties(tensors, expected, source, module)
     others = [c.key or "the outermost dict" for c in (different[0], *equal) if equal and c is not certain[0]]
-    copies = f"{list_some(others)} holds the same values." if others else ""
+    copies = f"{list_some(others)} contains the same values." if others else ""
     return ChosenWeights(tensors, tuple(note for note in (*_describe(certain[0], key), copies) if note))
 
 
@@ -88,7 +88,7 @@ def _refuse_sharded(content: Any, source: str) -> None:
 
 
 def refuse_different_ties(tensors: Mapping[str, Tensor], expected: ExpectedTensors, source: str, module: str) -> None:
-    """Raise `ModelFileError` where a file has several values for one tensor of the module."""
+    """Raise `ModelFileError` if a file has several values for one tensor of the module."""
     for tie in expected.ties:
         _refuse_different([name for name in tensors if name in tie], tensors, source, module)
 
@@ -99,17 +99,17 @@ def _refuse_different(tied: Sequence[str], tensors: Mapping[str, Tensor], source
         one, other = tensors[first], tensors[name]
         if _locate(one) != _locate(other) and not (one.shape == other.shape and torch.equal(one, other.to(one.dtype))):
             raise ModelFileError(
-                f"'{first}' and '{name}' are one tensor in {module}, and have different values in {source}: let the factory make them "
-                "two, as in training."
+                f"'{first}' and '{name}' are one tensor in {module}, but have different values in {source}: let the factory "
+                "create two tensors, as in training."
             )
 
 
 def load_as_pytorch(
     module: nn.Module, content: Any, expected: ExpectedTensors, source: str, key: str | None
 ) -> tuple[str, ...] | None:
-    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); return notes, None where there is none.
+    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); return notes, None if there is none.
 
-    Raises `UsageError` where there are several, and `key` names none.
+    Raises `UsageError` if there are several, and `key` names none.
     """
     loaded: list[StateDict] = []
     for state in find_state_dicts(content if key is None else _select(content, key, source)):
@@ -125,23 +125,23 @@ def load_as_pytorch(
             loaded.append(state)
     if len(loaded) > 1:
         raise UsageError(
-            f"{source} holds several state dicts that PyTorch converts for the module: choose one with "
+            f"{source} contains several state dicts that PyTorch converts for the module: choose one with "
             f"{_list_keys([state.key for state in loaded])}."
         )
     if not loaded:
         return None
-    where = (f"The weights are those under '{loaded[0].key}'.",) if loaded[0].key and key is None else ()
-    return (*where, "The names are those of an older form of a layer, which PyTorch converts.")
+    where = (f"The weights under '{loaded[0].key}' are used.",) if loaded[0].key and key is None else ()
+    return (*where, "The names are those of an older version of a layer, which PyTorch converts.")
 
 
 def _list_keys(keys: Sequence[str]) -> str:
     """Return the options that choose one of several state dicts; the outermost one has no key.
 
     >>> _list_keys(["model", "ema"]), _list_keys(["", "ema"])
-    ('--key model or --key ema', '--key ema, or save the outermost one in a file of its own')
+    ('--key model or --key ema', '--key ema, or save the outermost one in a separate file')
     """
     named = " or ".join(f"--key {key}" for key in keys[:5] if key)
-    return named if all(keys) else f"{named}, or save the outermost one in a file of its own"
+    return named if all(keys) else f"{named}, or save the outermost one in a separate file"
 
 
 def _select(content: Any, key: str, source: str) -> Any:
@@ -149,8 +149,8 @@ def _select(content: Any, key: str, source: str) -> Any:
         return select_key(content, key)
     except KeyError:
         keys = [state.key for state in find_state_dicts(content) if state.key]
-        known = f"it has {list_some(keys)}" if keys else "it is one state dict, without keys"
-        raise UsageError(f"--key {key}: {source} holds nothing under that key; {known}.") from None
+        known = f"it has {list_some(keys)}" if keys else "it is a single state dict, without keys"
+        raise UsageError(f"--key {key}: {source} contains nothing under this key; {known}.") from None
 
 
 def _find_candidates(states: Sequence[StateDict], expected: ExpectedTensors) -> list[_Candidate]:
@@ -203,15 +203,15 @@ def _describe(candidate: _Candidate, key: str | None) -> tuple[str, ...]:
     match, alignment = candidate.match, candidate.match.alignment
     notes = []
     if candidate.state.key and key is None:
-        notes.append(f"The weights are those under '{candidate.state.key}'.")
+        notes.append(f"The weights under '{candidate.state.key}' are used.")
     if match.prefix:
-        notes.append(f"The prefix '{match.prefix}' of the names is left out.")
+        notes.append(f"The prefix '{match.prefix}' of the names is removed.")
     if alignment.removed:
-        notes.append(f"{list_some(sorted(alignment.removed))} in the names, from wrappers, is left out.")
+        notes.append(f"{list_some(sorted(alignment.removed))} in the names, from wrappers, is removed.")
     if alignment.added:
-        notes.append(f"{list_some(sorted(alignment.added))} is put into the names, as the module has it.")
+        notes.append(f"{list_some(sorted(alignment.added))} is added to the names, as in the module.")
     if match.left_out:
-        notes.append(f"Tensors outside of '{match.prefix}' are not used: {list_some(match.left_out)}.")
+        notes.append(f"Tensors outside '{match.prefix}' are not used: {list_some(match.left_out)}.")
     return tuple(notes)
 
 
@@ -226,9 +226,9 @@ def _explain(
     if uncertain:
         first = uncertain[0]
         return (
-            f"{source} holds more than the weights of {module}: those under '{first.match.prefix}' fit, and "
-            f"{len(first.match.left_out)} others do not belong to it ({list_some(first.match.left_out)}). If only the first are "
-            f"meant, give --key {first.key}; otherwise check --factory and --factory-args."
+            f"{source} contains more than the weights of {module}: those under '{first.match.prefix}' fit, and "
+            f"{len(first.match.left_out)} other tensors do not belong to it ({list_some(first.match.left_out)}). To use only the matching "
+            f"weights, give --key {first.key}; otherwise check --factory and --factory-args."
         )
     nearest = max((*states, *([joined] if joined else [])), key=lambda state: _count_shared(state, expected))
     return describe_mismatch(nearest, expected, source, module)

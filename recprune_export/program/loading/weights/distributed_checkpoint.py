@@ -50,7 +50,7 @@ class _Chunk:
 class DistributedCheckpoint:
     """The tensors of a folder: `content` has them on the meta device, under the keys of the saved dict, until `load`.
 
-    So the states of an optimizer beside the weights are not read. Values of other kinds are left out.
+    So the states of an optimizer are not read. Values of other kinds are left out.
 
     Raises `ModelFileError` for a tensor whose chunks do not make it up or are not stored, and the errors of `unpickle_inert`.
     """
@@ -78,7 +78,7 @@ class DistributedCheckpoint:
     def stream(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return some tensors of `content`: long matrices as streamed tables, whose numbers stay in the files, and others loaded.
 
-        Raises `ModelFileError` where a file holds something else than it should.
+        Raises `ModelFileError` if a file holds something else than it should.
         """
         return {name: self._open(name, *self._stored[id(tensor)]) for name, tensor in tensors.items()}
 
@@ -128,14 +128,16 @@ def _locate(name: str, chunk: InertObject, places: Mapping[tuple[str, tuple[int,
     place = places.get((name, offsets))
     if place is None:
         raise ModelFileError(
-            f"{folder} does not say where the part of '{name}' at {list(offsets)} is stored: copy it again."
+            f"{folder} does not specify where the part of '{name}' at {list(offsets)} is stored: copy the folder again."
         )
     relative = _get(place, "relative_path", str)
     file, (start, length) = folder / Path(relative).name, (_get(place, "offset", int), _get(place, "length", int))
     if Path(relative).name != relative or not file.is_file():
-        raise ModelFileError(f"{folder} names the file '{relative[:80]}', which is not in it: copy the whole folder.")
+        raise ModelFileError(
+            f"{folder} refers to the file '{relative[:80]}', which does not exist: copy the whole folder."
+        )
     if start < 0 or length < 0 or start + length > file.stat().st_size:
-        raise ModelFileError(f"{file} is cut off: '{name}' lies behind its end; copy it again.")
+        raise ModelFileError(f"{file} is truncated: '{name}' is beyond its end; copy the file again.")
     transforms = place.entries.get("transform_descriptors")
     if transforms:
         raise ModelFileError(f"{file} is compressed ({str(transforms)[:60]}): save the checkpoint without extensions.")
@@ -152,7 +154,7 @@ def _check_cover(name: str, size: tuple[int, ...], chunks: Sequence[_Chunk], dty
     whole = inside and sum(chunk.numel for chunk in chunks) == torch.Size(size).numel() and len(chunks) <= _MAX_CHUNKS
     if not whole or any(a.overlaps(b) for a, b in combinations([c for c in chunks if c.numel], 2)):
         raise ModelFileError(
-            f"'{name}' of shape {list(size)} is not made up by its {len(chunks)} parts: save the checkpoint again."
+            f"'{name}' of shape {list(size)} is not covered by its {len(chunks)} parts: save the checkpoint again."
         )
     if any(chunk.numel * dtype.itemsize > chunk.length for chunk in chunks):
         raise ModelFileError(f"'{name}' of shape {list(size)} declares more numbers than are stored: refused.")
@@ -163,7 +165,7 @@ def _read_chunk(name: str, chunk: _Chunk, dtype: torch.dtype) -> Tensor:
         tensor = torch.load(window, weights_only=True, map_location="cpu")
     if not isinstance(tensor, Tensor) or (tuple(tensor.shape), tensor.dtype) != (chunk.sizes, dtype):
         raise ModelFileError(
-            f"{chunk.file} holds something else than the part of '{name}' at {list(chunk.offsets)}: copy it again."
+            f"{chunk.file} does not contain the part of '{name}' at {list(chunk.offsets)}: copy it again."
         )
     return tensor.detach()
 
@@ -184,7 +186,7 @@ def _insert(content: dict[str, Any], keys: tuple[str, ...], tensor: Tensor) -> N
 
 
 def _get(value: Any, name: str, kind: type) -> Any:
-    """Return an attribute of a pickled object. Raises `InertPickleError` where it is none or of another kind."""
+    """Return an attribute of a pickled object. Raises `InertPickleError` if it is none or of another kind."""
     attribute = value.entries.get(name) if isinstance(value, InertObject) else None
     if not isinstance(attribute, kind) or isinstance(attribute, bool):
         raise InertPickleError(f"its {name} is missing")

@@ -1,4 +1,4 @@
-"""What stands for the classes, functions and objects of a pickle that is read without being executed."""
+"""Placeholders for the classes, functions and objects of a pickle that is read without being executed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ class GlobalName:
 class InertObject:
     """An object that the pickle would make by calling `constructor` with `arguments`: its attributes and items by name.
 
-    `state` is what the pickle passes to `__setstate__`.
+    `state` is the argument that the pickle passes to `__setstate__`.
     """
 
     constructor: GlobalName
@@ -36,7 +36,7 @@ class InertObject:
                 self.entries.update((k, v) for k, v in attributes.items() if isinstance(k, str))
 
     def set_item(self, key: Any, value: Any) -> None:
-        """Take an item of a pickled mapping; keys that are no texts are left out."""
+        """Take an item of a pickled mapping; keys that are no strings are left out."""
         if isinstance(key, str):
             self.entries[key] = value
 

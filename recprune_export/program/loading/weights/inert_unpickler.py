@@ -29,7 +29,7 @@ _PUSHED = frozenset(
 )
 _SCALARS = (str, int, float, bool, bytes, type(None), GlobalName)
 _MARK = object()
-# Protocol 0 has texts alone for what lies outside of the pickle: torch.save writes str() of its tuple.
+# Protocol 0 has strings alone for what lies outside the pickle: torch.save writes str() of its tuple.
 _STORAGE_AS_TEXT = re.compile(
     r"\('storage', <class 'torch\.(?:\w+\.)*(\w+)'>, '(\w{1,40})', '([\w:]{1,40})', (\d{1,18})(, None)?\)", re.ASCII
 )
@@ -37,7 +37,7 @@ _MODULE_AS_TEXT = re.compile(r"\('module', <class '([\w.]{1,200})\.(\w{1,100})'>
 
 
 class InertPickleError(Exception):
-    """A pickle that is damaged, or that does what none of a model does."""
+    """A pickle that is damaged, or that uses operations that model files do not need."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def find_dtype(global_name: Any) -> torch.dtype:
         dtype = _DTYPES.get(global_name.name, vars(torch).get(global_name.name))
         if isinstance(dtype, torch.dtype):
             return dtype
-    raise InertPickleError(f"{global_name} is no type of numbers")
+    raise InertPickleError(f"{global_name} is not a numeric type")
 
 
 class _Machine:
@@ -105,7 +105,7 @@ class _Machine:
         elif name not in ("PROTO", "FRAME"):
             step = getattr(self, f"_{name.lower()}", None)
             if step is None:
-                raise InertPickleError(f"it uses {name}, which no saved model does")
+                raise InertPickleError(f"it uses {name}, which saved models do not do")
             step(argument)
 
     def _move(self, name: str) -> None:
@@ -121,14 +121,14 @@ class _Machine:
         while self._stack[position] is not _MARK:
             position -= 1
             if position < 0:
-                raise InertPickleError("it closes a list that it did not open")
+                raise InertPickleError("it closes a list that is not open")
         items = self._stack[position + 1 :]
         del self._stack[position:]
         return items
 
     def _pop(self, count: int) -> list[Any]:
         if len(self._stack) < count:
-            raise InertPickleError("it takes more values than it holds")
+            raise InertPickleError("it reads more values than are on the stack")
         items = self._stack[len(self._stack) - count :]
         del self._stack[len(self._stack) - count :]
         return items
@@ -145,7 +145,7 @@ class _Machine:
         self._stack.append({})
 
     def _empty_set(self, _: Any) -> None:
-        self._stack.append([])  # a list holds what no hash may be asked of
+        self._stack.append([])  # a list may contain unhashable objects
 
     def _frozenset(self, _: Any) -> None:
         items = self._pop_to_mark()
@@ -217,7 +217,7 @@ class _Machine:
     def _stack_global(self, _: Any) -> None:
         module, name = self._pop(2)
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise InertPickleError("it names a class by something else than text")
+            raise InertPickleError("it specifies a class by something other than text")
         self._stack.append(GlobalName(module, name))
 
     def _reduce(self, _: Any) -> None:
@@ -255,7 +255,7 @@ class _Machine:
             return
         found = _STORAGE_AS_TEXT.fullmatch(argument)
         if found is None:
-            raise InertPickleError("it refers to data by text, which no saved model does")
+            raise InertPickleError("it refers to data by text, which saved models do not do")
         storage_type, key, device, numel, view = found.groups()
         identity = ("storage", GlobalName("torch", storage_type), key, device, int(numel))
         self._stack.append(self._load_storage((*identity, None) if view else identity))
@@ -311,15 +311,15 @@ class _Rebuild:
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None) -> Tensor:
     if not isinstance(storage, Storage):
-        raise InertPickleError("it makes a tensor without numbers")
+        raise InertPickleError("it creates a tensor without numbers")
     size, stride, dtype = _as_tuple(size), _as_tuple(stride), dtype or storage.dtype
     numbers = (offset, *size, *stride)
     if not all(type(number) is int and number >= 0 for number in numbers) or not len(size) == len(stride) <= _MAX_AXES:
-        raise InertPickleError(f"it makes a tensor of the shape {str(size)[:80]}")
+        raise InertPickleError(f"it creates a tensor of the shape {str(size)[:80]}")
     used = 0 if 0 in size else offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     if used * dtype.itemsize > storage.content.nbytes():
         raise InertPickleError(
-            f"it declares a tensor of {used:,} numbers, and holds {storage.content.nbytes() // dtype.itemsize:,} of them"
+            f"it declares a tensor of {used:,} numbers, but contains {storage.content.nbytes() // dtype.itemsize:,}"
         )
     return torch.empty(0, dtype=dtype, device=storage.content.device).set_(
         storage.content, offset if used else 0, size, stride

@@ -1,4 +1,4 @@
-"""The names of a state dict that a module takes: as they are, or without what a wrapper put before or between them."""
+"""The names of a state dict as the names of a module: unchanged, or without prefixes and infixes of wrappers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from recprune_export.program.loading.weights.name_tree import (
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """The tensors of a module by name, and what a file may lack: counts of batches, and all but one of tied tensors."""
+    """The tensors of a module by name, and those that a file may lack: counts of batches, and all but one of tied tensors."""
 
     tensors: dict[str, Tensor]
     optional: frozenset[str]

@@ -51,7 +51,7 @@ def make_name_tree(names: Mapping[str, object]) -> NameTree:
     for name in names:
         components = name.split(".")
         if len(components) > MAX_DEPTH:
-            raise ModelFileError(f"'{name[:80]}...' is no name of a weight: it has {len(components)} components.")
+            raise ModelFileError(f"'{name[:80]}...' is not a name of a weight: it has {len(components)} components.")
         node = root
         for component in components[:-1]:
             node = node.children.setdefault(component, NameTree())

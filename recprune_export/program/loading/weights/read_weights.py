@@ -45,7 +45,7 @@ def read_weights(path: Path, kind: ModelKind) -> StoredWeights:
 def _read_folder(folder: Path) -> StoredWeights:
     file = find_weights_file(folder)
     if file is None:
-        raise ModelFileError(f"{folder} holds no file of weights: download the whole model.")
+        raise ModelFileError(f"{folder} contains no weights: download the whole model.")
     if file.name.endswith(".index.json"):
         return StoredWeights(read_sharded(file))
     return StoredWeights(read_safetensors(file) if file.suffix == ".safetensors" else read_torch_file(file))

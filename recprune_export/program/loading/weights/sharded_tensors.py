@@ -24,7 +24,7 @@ def is_sharded(value: Any) -> bool:
 
 
 def find_whole_tensor(value: Any) -> Tensor | None:
-    """Return all numbers of a sharded tensor as a plain one; None where the file holds a part of them."""
+    """Return all numbers of a sharded tensor as a plain one; None if the file holds a part of them."""
     if isinstance(value, InertObject):
         local, size = value.entries.get("_local_tensor"), value.arguments[2:3]
     else:
@@ -33,22 +33,22 @@ def find_whole_tensor(value: Any) -> Tensor | None:
 
 
 def refuse_shards(entries: Mapping[str, Any], source: str) -> None:
-    """Raise `ModelFileError` where `entries` has sharded tensors of which the file holds a part."""
+    """Raise `ModelFileError` if `entries` has sharded tensors of which the file holds a part."""
     parts = [name for name, value in entries.items() if is_sharded(value) and find_whole_tensor(value) is None]
     if parts:
         raise ModelFileError(
-            f"{source} holds one process's part of {_count(parts)}: save the whole state "
-            "dict, which get_state_dict of torch.distributed.checkpoint.state_dict gives with StateDictOptions(full_state_dict=True), "
-            "or a folder of torch.distributed.checkpoint."
+            f"{source} contains one process's part of {_count(parts)}: save the whole state "
+            "dict, returned by get_state_dict of torch.distributed.checkpoint.state_dict with StateDictOptions(full_state_dict=True), "
+            "or a torch.distributed.checkpoint folder."
         )
 
 
 def refuse_flat_parameters(names: Iterable[str], source: str) -> None:
-    """Raise `ModelFileError` where tensors of several layers were saved as one, without their names and shapes."""
+    """Raise `ModelFileError` if tensors of several layers were saved as one, without their names and shapes."""
     flat = [name for name in names if _FLAT_PARAMETER.fullmatch(name)]
     if flat:
         raise ModelFileError(
-            f"{source} holds {_count(flat)} of FSDP in flat form, in which the tensors of several layers are one: save the "
+            f"{source} contains {_count(flat)} flattened by FSDP, which joins the tensors of several layers: save the "
             "state_dict() inside of FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT)."
         )
 

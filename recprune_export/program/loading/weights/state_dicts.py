@@ -21,7 +21,7 @@ _MAX_MAPPINGS = 100_000  # an optimizer has one for each parameter
 class StateDict:
     """Tensors by name; `key` is the path to them in the file, in the form of `--key`, empty for the whole file.
 
-    `in_object` says that they are attributes of a pickled object, such as a module.
+    `in_object` is true if they are attributes of a pickled object, such as a module.
     """
 
     key: str
@@ -44,7 +44,7 @@ def find_state_dicts(content: Any) -> list[StateDict]:
 
 
 def join_state_dicts(content: Any) -> StateDict | None:
-    """Return all tensors of `content` under their keys, joined by dots, as one state dict; None where there is none.
+    """Return all tensors of `content` under their keys, joined by dots, as one state dict; None if there is none.
 
     >>> import torch
     >>> list(join_state_dicts({"user": {"weight": torch.ones(1)}, "item": {"weight": torch.ones(1)}}).tensors)
@@ -59,9 +59,9 @@ def join_state_dicts(content: Any) -> StateDict | None:
 
 
 def select_key(content: Any, key: str) -> Any:
-    """Return what lies in `content` under `key`: an entry, a path of keys joined by dots, or the names that begin with it.
+    """Return the value in `content` under `key`: an entry, a path of keys joined by dots, or the names that begin with it.
 
-    Raises `KeyError` where there is nothing.
+    Raises `KeyError` if there is nothing.
 
     >>> select_key({"state_dict": {"student.weight": 1, "teacher.weight": 2}}, "state_dict.student")
     {'weight': 1}
@@ -100,7 +100,7 @@ def _number(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _view_module(value: InertObject) -> dict[str, Any] | None:
-    """Return the state dict of a pickled `nn.Module`, from its attributes alone; None for other objects."""
+    """Return the state dict of a pickled `nn.Module`, only from its attributes; None for other objects."""
     root = _find_module(value)
     if root is None:
         return None
@@ -121,7 +121,7 @@ def _view_module(value: InertObject) -> dict[str, Any] | None:
         level = inside
         if len(level) > _MAX_MAPPINGS:
             raise ModelFileError(
-                "The file holds a module of more than 100,000 parts, which no recommender has: refused."
+                "The file contains a module of more than 100,000 submodules, too many for a recommender: refused."
             )
     return state
 

@@ -21,37 +21,39 @@ def locate_numbers(file: Path, start: int, length: int, shape: tuple[int, ...], 
     The stream at `start`, `length` bytes long, is an archive of `torch.save`, of which only the description of the tensor is
     read; nothing in it is executed.
 
-    Raises `ModelFileError` where it holds something else, a compressed record or another order of the numbers, and the
+    Raises `ModelFileError` if it holds something else, a compressed record or another order of the numbers, and the
     errors of `zipfile` and of `unpickle_inert` for a damaged one.
     """
     stored: list[zipfile.ZipInfo] = []
     with FileWindow(file, start, length) as window, zipfile.ZipFile(window) as archive:
         entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
-            raise ModelFileError(f"{file} holds numbers in big-endian order: save the checkpoint on a common machine.")
+            raise ModelFileError(
+                f"{file} contains numbers in big-endian order: save the checkpoint on a little-endian machine."
+            )
 
         def load_storage(identity: Any) -> Storage:
             _, storage_type, key, _, numel = identity
             entry = entries[f"data/{key}"]
             declared = find_dtype(storage_type)
             if type(numel) is not int or numel * declared.itemsize > entry.file_size:
-                raise ModelFileError(f"{file} declares more numbers than it holds: copy it again.")
+                raise ModelFileError(f"{file} declares more numbers than it contains: copy it again.")
             stored.append(entry)
             return Storage(torch.UntypedStorage(numel * declared.itemsize, device="meta"), declared)
 
         tensor = unpickle_inert(io.BytesIO(archive.read(entries["data.pkl"])), load_storage)
         if not isinstance(tensor, Tensor) or (tuple(tensor.shape), tensor.dtype) != (shape, dtype) or len(stored) != 1:
-            raise ModelFileError(f"{file} holds something else than a tensor of shape {list(shape)}: copy it again.")
+            raise ModelFileError(f"{file} does not contain a tensor of shape {list(shape)}: copy it again.")
         if stored[0].compress_type != zipfile.ZIP_STORED or not tensor.is_contiguous():
             raise ModelFileError(
-                f"{file} holds numbers in a form that cannot be read by rows: save the checkpoint again."
+                f"{file} contains numbers in a form that cannot be read by rows: save the checkpoint again."
             )
         window.seek(stored[0].header_offset)
         header = window.read(_LOCAL_HEADER)
         begin = start + stored[0].header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", header[-4:]))
         offset = begin + int(tensor.storage_offset()) * dtype.itemsize
         if offset + tensor.nbytes > start + length:
-            raise ModelFileError(f"{file} is cut off: copy it again.")
+            raise ModelFileError(f"{file} is truncated: copy it again.")
         return offset
 
 

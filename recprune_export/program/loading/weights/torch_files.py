@@ -1,7 +1,7 @@
 """Files of `torch.save` and of `pickle`, read without executing anything: the archive, the legacy form, a plain pickle.
 
 `torch.load(weights_only=True)` reads archives that hold nothing but tensors and plain values, and comes first. Others, with a
-pickled configuration or module beside the tensors, and older forms go through `unpickle_inert`. Tensors are maps of the file.
+pickled configuration or module with the tensors, and older forms go through `unpickle_inert`. Tensors are maps of the file.
 """
 
 import io
@@ -37,12 +37,12 @@ def read_torch_file(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if not is_torch_zip(archive.infolist(), path.stat().st_size):
-                raise InertPickleError("it is a zip archive that PyTorch did not write")
+                raise InertPickleError("it is a zip archive not written by PyTorch")
         with (
             suppress(Exception),
             warnings.catch_warnings(),
             unlogged(),
-        ):  # torch.load raises several classes for what is not plain
+        ):  # torch.load raises several classes for other than plain content
             warnings.simplefilter("ignore")
             return load_mapped(path)
     return read_inert(path)
@@ -60,7 +60,7 @@ def is_torch_zip(entries: Sequence[zipfile.ZipInfo], file_size: int) -> bool:
 
 
 def read_inert(path: Path) -> Any:
-    """Return the content of a file through `unpickle_inert` alone; the same errors as `read_torch_file`."""
+    """Return the content of a file only through `unpickle_inert`; the same errors as `read_torch_file`."""
     if zipfile.is_zipfile(path):
         return read_archive_record(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -78,7 +78,7 @@ def read_archive_record(path: Path, name: str = "data.pkl", folder: str = "data"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise InertPickleError("its numbers are stored in big-endian order")
         if not is_torch_zip([archive.getinfo(whole)], path.stat().st_size):
-            raise InertPickleError(f"its {name} is compressed, as PyTorch never writes it")
+            raise InertPickleError(f"its {name} is compressed, which PyTorch never does")
         content = archive.read(whole)
 
     def load_storage(identity: Any) -> Storage:
@@ -92,7 +92,7 @@ def _cut(stored: torch.UntypedStorage | None, storage_type: Any, numel: Any) -> 
     """Return the first `numel` numbers of stored bytes."""
     dtype = find_dtype(storage_type)
     if type(numel) is not int or numel < 0 or stored is None or numel * dtype.itemsize > stored.nbytes():
-        raise InertPickleError(f"it declares {numel} numbers of {dtype}, and does not hold them")
+        raise InertPickleError(f"it declares {numel} numbers of {dtype}, but does not contain them")
     return Storage(stored[: numel * dtype.itemsize] if numel else torch.UntypedStorage(0), dtype)
 
 
@@ -103,7 +103,7 @@ def _read_pickle(file: IO[bytes], stored: torch.UntypedStorage) -> Any:
 
 
 def _read_legacy(file: IO[bytes], stored: torch.UntypedStorage) -> Any:
-    """Read what follows the magic number: version, system, content, keys of storages, and then the storages.
+    """Read the data after the magic number: version, system, content, keys of storages, and then the storages.
 
     The content is read twice, first with storages that have no bytes, since their positions follow from all of them.
     """
@@ -116,7 +116,7 @@ def _read_legacy(file: IO[bytes], stored: torch.UntypedStorage) -> Any:
         _, storage_type, key, _, numel, *_ = identity
         dtype = find_dtype(storage_type)
         if type(numel) is not int or not 0 <= numel * dtype.itemsize <= stored.nbytes():
-            raise InertPickleError(f"it declares {numel} numbers of {dtype}, more than the file has")
+            raise InertPickleError(f"it declares {numel} numbers of {dtype}, more than the file contains")
         declared[str(key)] = (dtype, numel)
         return Storage(torch.UntypedStorage(numel * dtype.itemsize, device="meta"), dtype)
 
@@ -142,7 +142,7 @@ def _read_legacy(file: IO[bytes], stored: torch.UntypedStorage) -> Any:
             return _cut(whole.content, storage_type, numel)
         _, offset, length = view
         if not (type(offset) is int and type(length) is int and 0 <= offset <= offset + length <= numel):
-            raise InertPickleError("it declares a part of a storage that lies outside of it")
+            raise InertPickleError("it declares a part that is outside its storage")
         size = whole.dtype.itemsize
         return Storage(
             _cut(whole.content, storage_type, numel).content[offset * size : (offset + length) * size], whole.dtype
@@ -153,15 +153,15 @@ def _read_legacy(file: IO[bytes], stored: torch.UntypedStorage) -> Any:
 
 
 def _read_bytes(content: Any) -> Any:
-    """Return what `torch.storage._load_from_bytes` makes of bytes inside of a pickle: a storage, in the legacy form."""
+    """Return the result of `torch.storage._load_from_bytes` for bytes inside a pickle: a storage, in the legacy form."""
     if not isinstance(content, bytes | bytearray) or not content:
-        raise InertPickleError("it holds a storage without bytes")
+        raise InertPickleError("it contains a storage without bytes")
     stored = torch.frombuffer(bytearray(content), dtype=torch.uint8).untyped_storage()
     file = io.BytesIO(content)
     if unpickle_inert(file, _refuse_storage) != LEGACY_MAGIC:
-        raise InertPickleError("it holds a storage of an unknown form")
+        raise InertPickleError("it contains a storage of an unknown form")
     return _read_legacy(file, stored)
 
 
 def _refuse_storage(identity: Any) -> Storage:
-    raise InertPickleError("it refers to numbers outside of the pickle, which no saved model does")
+    raise InertPickleError("it refers to numbers outside the pickle, which saved models do not do")

@@ -13,7 +13,7 @@ from recprune_export.pruning.statistics.moments import ActivationSite, channel_p
 class ResolvedSite:
     """A value of the graph that holds a group: its axis, the channels' `positions` [occurrences, D], and the batch axis.
 
-    `batch_axis` is None where the value is the same for every request.
+    `batch_axis` is None if the value is the same for every request.
     """
 
     node: fx.Node

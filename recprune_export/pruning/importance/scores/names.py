@@ -3,9 +3,9 @@
 OUTPUT_ERROR = "output-error"  # the only score whose losses are comparable across groups
 
 SCORE_DESCRIPTIONS = {
-    OUTPUT_ERROR: "error of the answers without the channel, after rotation or refit (the default)",
+    OUTPUT_ERROR: "error of the outputs without the channel, after rotation or refit (the default)",
     "taylor": "squared change of the loss without the channel, to first order",
-    "permutation": "error of the answers when the channel is permuted over requests",
+    "permutation": "error of the outputs when the channel is permuted over requests",
     "variance": "variance of the channel over requests",
     "cosine": "dissimilarity to the most similar channel",
     "magnitude-l1": "absolute weights",

@@ -38,5 +38,5 @@ SCORES: dict[str, Ranker] = {
 def rank_channels(name: str, inputs: ScoreInputs) -> dict[str, Ranking]:
     """Rank the channels of every group. Raises `UsageError` for an unknown name."""
     if name not in SCORES:
-        raise UsageError(f"There is no score '{name}'; choose one of {', '.join(sorted(SCORES))}.")
+        raise UsageError(f"'{name}' is not a score; choose one of {', '.join(sorted(SCORES))}.")
     return SCORES[name](inputs)

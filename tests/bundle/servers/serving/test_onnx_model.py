@@ -62,11 +62,11 @@ def test_elements_that_fit_are_taken_and_one_too_many_or_too_few_is_refused(name
 @pytest.mark.parametrize("ends", [[1, 2, 2], [0, 2, 1], [0, -1, 2], [0, 2, 9]])
 def test_offsets_begin_at_0_and_rise_within_the_elements(ends: list[int]) -> None:
     signature = LAYOUTS[f"{OFFSETS} of each"]
-    with pytest.raises(RequestError, match="'a_ends' must begin at 0 and rise to at most 3"):
+    with pytest.raises(RequestError, match="'a_ends' must start at 0 and increase to at most 3"):
         check(signature, {**to_file_arrays(signature, ROWS), "a_ends": np.array(ends)})
 
 
 def test_negative_lengths_are_refused() -> None:
     signature = LAYOUTS[f"{LENGTHS} of each"]
-    with pytest.raises(RequestError, match="'a_ends' holds a length below 0"):
+    with pytest.raises(RequestError, match="'a_ends' contains a length below 0"):
         check(signature, {**to_file_arrays(signature, ROWS), "a_ends": np.array([4, -1, 0])})

@@ -119,7 +119,7 @@ def test_copies_of_another_precision_are_no_equal_copies() -> None:
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, **TRAINING}])
 def test_flat_parameters_of_fsdp_are_refused_with_the_cure(prefix: str, name: str, wrap: Any) -> None:
     content = wrap({prefix + name: torch.ones(45), "head.bias": STATE["head.bias"]})
-    with pytest.raises(ModelFileError, match=rf"{name}' of FSDP in flat form.*FULL_STATE_DICT"):
+    with pytest.raises(ModelFileError, match=rf"{name}' flattened by FSDP.*FULL_STATE_DICT"):
         choose(content)
 
 
@@ -134,7 +134,7 @@ def test_a_module_may_have_a_parameter_of_that_name() -> None:
 
 
 def test_a_key_that_is_not_there_lists_those_that_are() -> None:
-    with pytest.raises(UsageError, match=r"--key best: m.pt holds nothing under that key; it has 'model', 'ema'"):
+    with pytest.raises(UsageError, match=r"--key best: m.pt contains nothing under this key; it has 'model', 'ema'"):
         choose({"model": STATE, "ema": OTHER}, "best")
     with pytest.raises(UsageError, match="without keys"):
         choose(STATE, "best")
@@ -187,7 +187,7 @@ def test_codes_of_a_quantized_file_are_no_weights() -> None:
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [], None, 3, {"model": {}}])
 def test_a_file_without_tensors_is_refused(content: Any) -> None:
-    with pytest.raises(ModelFileError, match="holds no tensors"):
+    with pytest.raises(ModelFileError, match="contains no tensors"):
         choose(content)
 
 

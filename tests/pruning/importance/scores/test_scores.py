@@ -49,7 +49,7 @@ def test_a_loud_unit_comes_first(name: str) -> None:
 
 
 def test_a_score_that_there_is_not_is_said() -> None:
-    with pytest.raises(UsageError, match="no score 'luck'; choose one of cosine"):
+    with pytest.raises(UsageError, match="'luck' is not a score; choose one of cosine"):
         rank_channels("luck", inputs())
 
 
