@@ -27,6 +27,7 @@ from recprune_export.program.loading.model_kind import (
     list_model_files,
 )
 from recprune_export.program.loading.module_factory import make_module
+from recprune_export.program.loading.onnx_graphs.convert_onnx import convert_onnx
 from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
@@ -84,12 +85,14 @@ class ModelSource:
 class LoadedModel:
     """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
 
-    The notes of the program begin with what was chosen in the file, and what was changed in names.
+    The notes of the program begin with what was chosen in the file, and what was changed in names. `onnx` is the ONNX file itself
+    where it takes and gives the tensors of the program: the pruned file is compared with it.
     """
 
     program: Program
     checkpoint: "Checkpoint | None"
     kind: ModelKind
+    onnx: Path | None = None
 
 
 def load_program(
@@ -134,6 +137,9 @@ def _load_file(path: Path, kind: ModelKind, source: ModelSource) -> LoadedModel:
         check_finite(script, path)
         args, kwargs = example_call(script, _require_inputs(path, kind, source.inputs))
         return LoadedModel(convert_torchscript(script, args, kwargs), None, kind)
+    if kind == ModelKind.ONNX:
+        converted = convert_onnx(path, source.inputs)
+        return LoadedModel(converted.program, None, kind, path if converted.same_interface else None)
     module, notes = _load_module(path, kind, source)
     module = unwrap_module(module)
     check_supported(module)

@@ -1,0 +1,206 @@
+"""An ONNX file as a program: its graph is captured as a module, and compared with the file in ONNX Runtime."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recprune_export.column_names import list_names
+from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
+from recprune_export.error_text import summarize_error
+from recprune_export.errors import CaptureError, DataError, ExportError, ModelFileError
+from recprune_export.onnx.runtime.session import make_session
+from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture.export_module import silence_export
+from recprune_export.program.failures import REPORT, explain_failures
+from recprune_export.program.loading._check_finite import check_finite
+from recprune_export.program.loading.onnx_graphs.graph_module import OnnxModule
+from recprune_export.program.loading.onnx_graphs.onnx_graph import GraphInput, OnnxGraph, read_onnx_graph
+from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
+from recprune_export.program.program import Program, sample_request_rows
+from recprune_export.program.requests.example import half_outputs_match, largest_difference, outputs_match
+from recprune_export.program.requests.jagged_inputs import has_jagged_inputs, to_file_arrays
+from recprune_export.program.signature import Signature
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_ROWS = 5  # of an example request that is made here
+_COMPARED_ROWS = (1, 2, 7, 64)
+_PLACE = re.compile(r"(\d+)$")
+
+
+@dataclass(frozen=True)
+class ConvertedFile:
+    """The program of a file; `same_interface` says that the file takes and gives the tensors of the program, for any batch."""
+
+    program: Program
+    same_interface: bool
+
+
+@explain_failures("The work on the ONNX file", CaptureError, REPORT)
+def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
+    """Convert an ONNX file to a program, whose answers are those of the file in ONNX Runtime; `inputs` is an example request.
+
+    Raises `ModelFileError` for a file that is damaged or refused, `CaptureError` for one that the importer does not take, or whose
+    program answers differently, and `DataError` for `inputs` that do not fit.
+    """
+    graph = read_onnx_graph(path)
+    module = OnnxModule(graph).eval()
+    check_finite(module, path)
+    session = _open(path)
+    example = _read_example(path, graph, inputs) if inputs else _make_example(path, graph)
+    program = _name_interface(_capture(module, example), graph)
+    _compare(path, session, graph, program)
+    return ConvertedFile(program, _has_same_interface(graph, program.signature))
+
+
+def _open(path: Path) -> "onnxruntime.InferenceSession":
+    try:
+        return make_session(path, torch.get_num_threads())
+    except ExportError as error:
+        raise ModelFileError(f"{str(error).rstrip('.')}: export the model again.") from error
+
+
+def _capture(module: OnnxModule, example: tuple[Tensor, ...]) -> Program:
+    """Capture the graph; where the file takes one number of rows, with its batch freed."""
+    if _fixed_rows(module.graph.inputs) is None:
+        return capture(module, example)
+    with silence_export(), torch.no_grad():
+        exported = torch.export.export(module, example, strict=False)
+    return convert_exported(exported)
+
+
+def _fixed_rows(inputs: Sequence[GraphInput]) -> int | None:
+    """Return the number of rows that a file takes; None for any number."""
+    sizes = [spec.shape[0] for spec in inputs if spec.shape]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return max(numbers, key=numbers.count) if len(numbers) == len(sizes) and numbers else None
+
+
+def _make_example(path: Path, graph: OnnxGraph) -> tuple[Tensor, ...]:
+    """Return a request of ones, which are valid ids and lengths.
+
+    Raises `CaptureError` where more than the batch varies.
+    """
+    symbols = {spec.shape[0] for spec in graph.inputs if spec.shape and isinstance(spec.shape[0], str)} - {""}
+    varying = next((spec for spec in graph.inputs if any(isinstance(size, str) for size in spec.shape[1:])), None)
+    if varying is not None or len(symbols) > 1:
+        which = (
+            f"'{varying.name}' has"
+            if varying
+            else f"inputs have different numbers of rows ({list_names(sorted(symbols))}): they have"
+        )
+        raise CaptureError(
+            f"{path}: {which} a size beside the batch that the file does not state: give an example request with --inputs sample.npz."
+        )
+    return tuple(
+        torch.ones([_ROWS if isinstance(size, str) else size for size in spec.shape], dtype=_torch_dtype(spec))
+        for spec in graph.inputs
+    )
+
+
+def _read_example(path: Path, graph: OnnxGraph, inputs: Path) -> tuple[Tensor, ...]:
+    """Return the request of an `.npz`, whose arrays have the names of the inputs, or arg0, arg1, ….
+
+    Raises `DataError` where one is missing or has another shape.
+    """
+    arrays = read_npz(inputs, MAX_EXAMPLE_BYTES)
+    names = [spec.name for spec in graph.inputs]
+    if set(arrays) == {f"arg{number}" for number in range(len(names))}:
+        arrays = {name: arrays[f"arg{number}"] for number, name in enumerate(names)}
+    missing = next((name for name in names if name not in arrays), None)
+    if missing is not None:
+        raise DataError(
+            f"{inputs} holds {sorted(arrays)}, but {path.name} takes {names}: name the arrays after the inputs."
+        )
+    for spec in graph.inputs:
+        given = arrays[spec.name].shape
+        if len(given) != len(spec.shape) or any(
+            isinstance(n, int) and n != m for n, m in zip(spec.shape, given, strict=True)
+        ):
+            stated = " × ".join(str(size) or "?" for size in spec.shape)
+            raise DataError(f"{inputs}: '{spec.name}' has the shape {given}, but {path.name} takes {stated}.")
+    return tuple(torch.from_numpy(np.ascontiguousarray(arrays[s.name]).astype(s.dtype)) for s in graph.inputs)
+
+
+def _torch_dtype(spec: GraphInput) -> torch.dtype:
+    return torch.from_numpy(np.zeros(1, dtype=spec.dtype)).dtype
+
+
+def _name_interface(program: Program, graph: OnnxGraph) -> Program:
+    """Name inputs and outputs as in the file; the capture has numbered them."""
+    names = {i.name: graph.inputs[_find_place(i.name)].name for i in program.signature.inputs}
+    inputs = []
+    for spec in program.signature.inputs:
+        jagged = spec.jagged
+        if jagged is not None:
+            values, rows = (graph.inputs[_find_place(name)].name for name in (jagged.values, jagged.rows))
+            jagged = replace(jagged, present=names[jagged.present], values=values, rows=rows)
+        inputs.append(replace(spec, name=names[spec.name], jagged=jagged))
+    outputs = [replace(o, name=graph.outputs[_find_place(o.name)]) for o in program.signature.outputs]
+    return program.with_signature(Signature(tuple(inputs), tuple(outputs)))
+
+
+def _has_same_interface(graph: OnnxGraph, signature: Signature) -> bool:
+    taken = [(spec.name, str(spec.dtype)) for spec in graph.inputs]
+    read = [(spec.name, spec.dtype) for spec in signature.inputs]
+    return _fixed_rows(graph.inputs) is None and taken == read and not has_jagged_inputs(signature)
+
+
+def _find_place(name: str) -> int:
+    found = _PLACE.search(name)
+    return 0 if found is None else int(found[1])
+
+
+def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGraph, program: Program) -> None:
+    """Raise `CaptureError` where the program answers drawn requests in another way than the file in ONNX Runtime."""
+    rows = _fixed_rows(graph.inputs)
+    half = any(
+        array.dtype == np.float16
+        for array in (*graph.initializers.values(), *(np.zeros(0, i.dtype) for i in graph.inputs))
+    )
+    names = [output.name for output in program.signature.outputs]
+    for number, count in enumerate(_COMPARED_ROWS if rows is None else [rows] * len(_COMPARED_ROWS)):
+        request = sample_request_rows(program.signature, count, seed=number)
+        with torch.no_grad():
+            actual = list(program(request).values())
+        expected = _run(path, session, graph, program.signature, {name: x.numpy() for name, x in request.items()})
+        matches = half_outputs_match(actual, expected, expected) if half else outputs_match(actual, expected)
+        if not matches:
+            worst = max(
+                zip(names, map(largest_difference, actual, expected, expected), strict=True), key=lambda pair: pair[1]
+            )
+            raise CaptureError(
+                f"The program that is made of {path} does not answer {count} rows as ONNX Runtime answers from the file: '{worst[0]}' "
+                f"differs by {worst[1]:.1e} of its size; give the PyTorch model that the file was made from."
+            )
+
+
+def _run(
+    path: Path,
+    session: "onnxruntime.InferenceSession",
+    graph: OnnxGraph,
+    signature: Signature,
+    request: Mapping[str, np.ndarray],
+) -> list[Tensor]:
+    """Return the answers of the file to a request of the program; an input that the program does not read is zero."""
+    count = len(next(iter(request.values())))
+    unread = {spec.name: np.zeros([n if isinstance(n, int) else count for n in spec.shape]) for spec in graph.inputs}
+    arrays = {**unread, **to_file_arrays(signature, request)}
+    try:
+        answers = session.run(
+            [output.name for output in signature.outputs],
+            {spec.name: arrays[spec.name].astype(spec.dtype) for spec in graph.inputs},
+        )
+    except Exception as error:  # onnxruntime's classes have no common base
+        raise CaptureError(
+            f"ONNX Runtime does not answer {count} rows from {path} ({summarize_error(error)}): export the model again, with the batch "
+            "free."
+        ) from error
+    return [torch.from_numpy(np.asarray(answer)) for answer in answers]
