@@ -12,9 +12,8 @@ from torch import Tensor
 
 from recprune_export.column_names import list_names
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
-from recprune_export.error_text import summarize_error
 from recprune_export.errors import CaptureError, DataError, ExportError, ModelFileError
-from recprune_export.onnx.runtime.session import make_session
+from recprune_export.onnx.runtime.session import describe_runtime_error, make_session, run_silently
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.export_module import silence_export
 from recprune_export.program.failures import REPORT, explain_failures
@@ -56,8 +55,13 @@ def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
     session = _open(path)
     example = _read_example(path, graph, inputs) if inputs else _make_example(path, graph)
     program = _name_interface(_capture(module, example), graph)
-    _compare(path, session, graph, program)
-    return ConvertedFile(program, _has_same_interface(graph, program.signature))
+    failed = _compare(path, session, graph, program)
+    notes = [f"ONNX Runtime does not answer 1 row from {path.name} ({failed}); the new file does."] if failed else []
+    if rows := _fixed_rows(graph.inputs):
+        notes.append(
+            f"{path.name} takes {rows} rows at a time; figures of the dense model are those of the same graph for any number."
+        )
+    return ConvertedFile(program.with_notes(notes), not notes and _has_same_interface(graph, program.signature))
 
 
 def _open(path: Path) -> "onnxruntime.InferenceSession":
@@ -150,7 +154,7 @@ def _name_interface(program: Program, graph: OnnxGraph) -> Program:
 def _has_same_interface(graph: OnnxGraph, signature: Signature) -> bool:
     taken = [(spec.name, str(spec.dtype)) for spec in graph.inputs]
     read = [(spec.name, spec.dtype) for spec in signature.inputs]
-    return _fixed_rows(graph.inputs) is None and taken == read and not has_jagged_inputs(signature)
+    return taken == read and not has_jagged_inputs(signature)
 
 
 def _find_place(name: str) -> int:
@@ -158,8 +162,12 @@ def _find_place(name: str) -> int:
     return 0 if found is None else int(found[1])
 
 
-def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGraph, program: Program) -> None:
-    """Raise `CaptureError` where the program answers drawn requests in another way than the file in ONNX Runtime."""
+def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGraph, program: Program) -> str:
+    """Raise `CaptureError` where the program answers drawn requests in another way than the file in ONNX Runtime.
+
+    Returns why ONNX Runtime fails on a single row, as a file does whose exporter removed an axis of one; empty where it does not.
+    """
+    failed = ""
     rows = _fixed_rows(graph.inputs)
     half = any(
         array.dtype == np.float16
@@ -170,7 +178,16 @@ def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGra
         request = sample_request_rows(program.signature, count, seed=number)
         with torch.no_grad():
             actual = list(program(request).values())
-        expected = _run(path, session, graph, program.signature, {name: x.numpy() for name, x in request.items()})
+        try:
+            expected = _run(session, graph, program.signature, {name: x.numpy() for name, x in request.items()})
+        except Exception as error:  # onnxruntime's classes have no common base
+            reason = describe_runtime_error(error)[:300]
+            if count == 1 and rows is None:
+                failed = reason
+                continue
+            raise CaptureError(
+                f"ONNX Runtime does not answer {count} rows from {path} ({reason}): export the model again, with the batch free."
+            ) from error
         matches = half_outputs_match(actual, expected, expected) if half else outputs_match(actual, expected)
         if not matches:
             worst = max(
@@ -180,10 +197,10 @@ def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGra
                 f"The program that is made of {path} does not answer {count} rows as ONNX Runtime answers from the file: '{worst[0]}' "
                 f"differs by {worst[1]:.1e} of its size; give the PyTorch model that the file was made from."
             )
+    return failed
 
 
 def _run(
-    path: Path,
     session: "onnxruntime.InferenceSession",
     graph: OnnxGraph,
     signature: Signature,
@@ -193,14 +210,6 @@ def _run(
     count = len(next(iter(request.values())))
     unread = {spec.name: np.zeros([n if isinstance(n, int) else count for n in spec.shape]) for spec in graph.inputs}
     arrays = {**unread, **to_file_arrays(signature, request)}
-    try:
-        answers = session.run(
-            [output.name for output in signature.outputs],
-            {spec.name: arrays[spec.name].astype(spec.dtype) for spec in graph.inputs},
-        )
-    except Exception as error:  # onnxruntime's classes have no common base
-        raise CaptureError(
-            f"ONNX Runtime does not answer {count} rows from {path} ({summarize_error(error)}): export the model again, with the batch "
-            "free."
-        ) from error
+    names = [output.name for output in signature.outputs]
+    answers = run_silently(session, names, {i.name: arrays[i.name].astype(i.dtype) for i in graph.inputs})
     return [torch.from_numpy(np.asarray(answer)) for answer in answers]

@@ -114,7 +114,7 @@ def list_weights(graph: OnnxGraph) -> Iterator[str]:
     places: dict[str, Sequence[int]] = {
         LINEAR: (1, 2), "Gather": (0,), "GatherND": (0,), "Gemm": (1, 2), "MatMul": (0, 1), "Conv": (1, 2), "BatchNormalization": (1, 2),
         "LayerNormalization": (1, 2), "RMSNormalization": (1,), "GroupNormalization": (1, 2), "InstanceNormalization": (1, 2),
-        "PRelu": (1,), "EmbeddingBag": (0,), "GRULayer": range(1, 16), "LSTMLayer": range(1, 16), "RNNLayer": range(1, 16),
+        "PRelu": (1,), "EmbeddingBag": (0,), "GRULayer": range(4, 12), "LSTMLayer": range(4, 12), "RNNLayer": range(4, 12),
         "SkipLayerNormalization": (2, 3, 4), "Einsum": (0, 1),
     }  # fmt: skip
     yield from _read_places(graph, places)

@@ -11,13 +11,14 @@ import numpy as np
 from recprune_export.program.loading.onnx_graphs.onnx_graph import STANDARD, Node, OnnxGraph
 
 GATES = {"GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1), "RNN": (0,)}  # the gates of PyTorch by their places in ONNX
-LAYER = "Layer"  # GRULayer, LSTMLayer, RNNLayer: no operators of ONNX; x, the first states, and for each direction four weights
+# GRULayer, LSTMLayer, RNNLayer: no operators of ONNX. They take x, lengths, first states, and the weights of each direction.
+LAYER = "Layer"
 
 
 def find_recurrent_layers(graph: OnnxGraph) -> OnnxGraph:
     """Return the graph with the weights of recurrent layers as PyTorch takes them, each under its name with the direction.
 
-    Before: `GRU(x, W: directions×3H×K, R, B: directions×6H, …)`. After: `GRULayer(x, h, W_0: 3H×K, R_0, Wb_0: 3H, Rb_0, W_1, …)`.
+    Before: `GRU(x, W: directions×3H×K, R, B: directions×6H, …)`. After: `GRULayer(x, lengths, h, c, W_0: 3H×K, R_0, Wb_0: 3H, Rb_0, W_1, …)`.
     """
     weights = dict(graph.initializers)
     nodes = [
@@ -30,11 +31,13 @@ def _convert(node: Node, weights: dict[str, np.ndarray]) -> Node:
     x, w, r, *rest = node.inputs
     bias, lengths, hidden, cell, peepholes = (*rest, "", "", "", "", "")[:5]
     _check_form(node, lengths, peepholes)
+    if lengths and (weights[w].shape[0] > 1 or (node.operator == "LSTM" and any(node.outputs[2:]))):
+        raise node.refuse("has lengths of rows in two directions, or returns its cell")
     names = [name for name in (w, r, bias) if name]
     if any(name not in weights for name in names):
         raise node.refuse("computes its weights from the request")
     gates = GATES[node.operator]
-    inputs = [x, hidden, cell]
+    inputs = [x, lengths, hidden, cell]
     for direction in range(weights[w].shape[0]):
         for name in names:
             whole = weights[name][direction]
@@ -57,5 +60,5 @@ def _check_form(node: Node, lengths: str, peepholes: str) -> None:
         raise node.refuse("resets before the product (linear_before_reset=0), as no GRU of PyTorch does")
     if node.get("direction", "forward") == "reverse":
         raise node.refuse("goes backwards alone")
-    if lengths or peepholes or node.get("clip") is not None or node.get("input_forget", 0):
-        raise node.refuse("has lengths of rows, peepholes, or bounds")
+    if peepholes or node.get("clip") is not None or node.get("input_forget", 0):
+        raise node.refuse("has peepholes or bounds")

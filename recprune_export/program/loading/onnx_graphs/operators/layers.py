@@ -22,7 +22,7 @@ def embedding_bag(node: Node, table: Value, ids: Value, offsets: Value, weights:
 
 @operator(f"GRU{LAYER}", f"LSTM{LAYER}", f"RNN{LAYER}")
 def recurrent(
-    node: Node, value: Value, hidden: Value | None, cell: Value | None, *weights: Value
+    node: Node, value: Value, lengths: Value | None, hidden: Value | None, cell: Value | None, *weights: Value
 ) -> tuple[Tensor | None, ...]:
     """A recurrent layer over L×B×K, or B×L×K with `layout=1`; returns L×directions×B×H, and the last states."""
     x = as_tensor(value)
@@ -49,5 +49,24 @@ def recurrent(
         last_cell = None
     split = answers.unflatten(-1, (directions, width))
     split = split if by_row else split.transpose(1, 2)
+    if lengths is not None:
+        split, last = _cut_off(split, as_tensor(lengths), 1 if by_row else 0)
     ends = [state.transpose(0, 1) if by_row and state is not None else state for state in (last, last_cell)]
     return (split, *ends)[: len(node.outputs)]
+
+
+def _cut_off(answers: Tensor, lengths: Tensor, time: int) -> tuple[Tensor, Tensor]:
+    """Return the answers of a layer with zeros behind the end of each row, and its last state, 1×B×H.
+
+    `answers` is L×1×B×H, or B×L×1×H where `time` is 1.
+    """
+    steps = torch.arange(answers.shape[time])
+    if time:
+        present = (steps < lengths.unsqueeze(1)).unsqueeze(-1).unsqueeze(-1)  # B×L×1×1
+    else:
+        present = (steps.unsqueeze(1) < lengths).unsqueeze(1).unsqueeze(-1)  # L×1×B×1
+    final = (lengths.to(torch.int64) - 1).clamp(min=0)
+    shape = [-1, 1, 1, 1] if time else [1, 1, -1, 1]
+    sizes = [1 if axis == time else size for axis, size in enumerate(answers.shape)]
+    last = torch.gather(answers * present, time, final.reshape(shape).expand(sizes)).squeeze(time)
+    return answers * present, last.transpose(0, 1) if time else last
