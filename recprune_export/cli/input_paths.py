@@ -57,7 +57,7 @@ def suggest_neighbor(path: Path) -> Path | None:
 
 MODEL = InputPath(
     ModelFileError,
-    "a checkpoint of `train`, a .pt2 program, a file or folder of weights, or a pickled module; --help lists the commands",
+    "a checkpoint of `train`, a .pt2 program, an ONNX file, a file or folder of weights, or a pickled module; --help lists the commands",
 )
 DATA = InputPath(DataError, "a file with rows: CSV, Parquet or, for models of your own, NPZ")
 ROWS = DataPath(

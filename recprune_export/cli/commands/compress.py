@@ -226,9 +226,9 @@ def compress(
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
 
-    MODEL is a checkpoint of `recprune-export train` or a .pt2 program; weights with --factory: a state dict, a training
+    MODEL is a checkpoint of `recprune-export train`, a .pt2 program or an ONNX file; weights with --factory: a state dict, a training
     checkpoint, safetensors, a folder of torch.distributed.checkpoint; a Hugging Face or MLflow folder; TorchScript; or a pickled
-    nn.Module with --unsafe-unpickle. All but the first two need --inputs.
+    nn.Module with --unsafe-unpickle. All but the first three need --inputs.
     """
     from recprune_export.settings import Settings, parse_batch_sizes, parse_row_fraction
 

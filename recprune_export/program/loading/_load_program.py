@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from recprune_export.training.checkpoint import Checkpoint
 
 _ACCEPTED = (
-    "a checkpoint of `train`, a .pt2 program, weights (a state dict, safetensors, a distributed checkpoint) with --factory, "
+    "a checkpoint of `train`, a .pt2 program, an ONNX file, weights (a state dict, safetensors, a distributed checkpoint) with --factory, "
     "a Hugging Face or MLflow folder, or a pickled module with --unsafe-unpickle"
 )
 _ADVICE = {
@@ -108,7 +108,7 @@ def load_program(
 
     `factory` ("package.module:function", called with `factory_args`) makes the module into which weights are loaded, under
     the names that fit it (`match_names`); `key` chooses one of several state dicts or modules in the file. `inputs` is an
-    `.npz` with an example request, for all but programs and checkpoints. A pickle is executed only with `unsafe_unpickle`.
+    `.npz` with an example request, for all but programs, checkpoints and most ONNX files. A pickle is executed only with `unsafe_unpickle`.
     The weights of a checkpoint and of a state dict stay in their file (`map_records`).
 
     Raises `ModelFileError` for a file that is of another kind, damaged, unsafe, does not fit, or holds NaN; `UsageError` for

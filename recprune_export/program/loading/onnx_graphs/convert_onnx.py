@@ -54,7 +54,16 @@ def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
     check_finite(module, path)
     session = _open(path)
     example = _read_example(path, graph, inputs) if inputs else _make_example(path, graph)
-    program = _name_interface(_capture(module, example), graph)
+    try:
+        program = _name_interface(_capture(module, example), graph)
+    except CaptureError as error:
+        symbols = {str(spec.shape[0]) for spec in graph.inputs if spec.shape}
+        if inputs is None and len(symbols) > 1:
+            raise CaptureError(
+                f"{path.name} states different numbers of rows for its inputs ({list_names(sorted(symbols))}), and does not answer one "
+                "number for all: give an example request with --inputs sample.npz."
+            ) from error
+        raise
     failed = _compare(path, session, graph, program)
     notes = [f"ONNX Runtime does not answer 1 row from {path.name} ({failed}); the new file does."] if failed else []
     if rows := _fixed_rows(graph.inputs):
@@ -92,16 +101,11 @@ def _make_example(path: Path, graph: OnnxGraph) -> tuple[Tensor, ...]:
 
     Raises `CaptureError` where more than the batch varies.
     """
-    symbols = {spec.shape[0] for spec in graph.inputs if spec.shape and isinstance(spec.shape[0], str)} - {""}
     varying = next((spec for spec in graph.inputs if any(isinstance(size, str) for size in spec.shape[1:])), None)
-    if varying is not None or len(symbols) > 1:
-        which = (
-            f"'{varying.name}' has"
-            if varying
-            else f"inputs have different numbers of rows ({list_names(sorted(symbols))}): they have"
-        )
+    if varying is not None:
         raise CaptureError(
-            f"{path}: {which} a size beside the batch that the file does not state: give an example request with --inputs sample.npz."
+            f"{path.name}: '{varying.name}' has a size beside the batch that the file does not state: give an example request with "
+            "--inputs sample.npz."
         )
     return tuple(
         torch.ones([_ROWS if isinstance(size, str) else size for size in spec.shape], dtype=_torch_dtype(spec))

@@ -18,7 +18,7 @@ LAYER = "Layer"
 def find_recurrent_layers(graph: OnnxGraph) -> OnnxGraph:
     """Return the graph with the weights of recurrent layers as PyTorch takes them, each under its name with the direction.
 
-    Before: `GRU(x, W: directions×3H×K, R, B: directions×6H, …)`. After: `GRULayer(x, lengths, h, c, W_0: 3H×K, R_0, Wb_0: 3H, Rb_0, W_1, …)`.
+    Before: `GRU(x, W: directions×3H×K, R, B: directions×6H, …)`. After: `GRULayer(x, lengths, h, c, W_0: 3H×K, R_0, …, W_1, …)`.
     """
     weights = dict(graph.initializers)
     nodes = [

@@ -1,0 +1,110 @@
+"""Small recommenders, exported by PyTorch's older exporter (TorchScript) and by its newer one."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+SIZES, DIM, NUMBERS, LENGTH, ITEMS = (40, 30, 20), 8, 3, 6, 30
+
+
+class Dlrm(nn.Module):
+    """Tables, a bottom MLP, dot products of all pairs, a top MLP with a batch-norm."""
+
+    pairs: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, DIM) for size in SIZES)
+        self.bottom = nn.Sequential(nn.Linear(NUMBERS, 16), nn.ReLU(), nn.Linear(16, DIM))
+        fields = len(SIZES) + 1
+        self.register_buffer("pairs", torch.triu_indices(fields, fields, 1))
+        width = DIM + fields * (fields - 1) // 2
+        self.top = nn.Sequential(nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 1))
+
+    def forward(self, numbers: Tensor, ids: Tensor) -> Tensor:
+        x = self.bottom(numbers)
+        rows = torch.stack([x, *(table(ids[:, field]) for field, table in enumerate(self.tables))], 1)
+        dots = rows @ rows.transpose(1, 2)
+        hidden = torch.cat([x, dots[:, self.pairs[0], self.pairs[1]]], 1)
+        return torch.sigmoid(self.top(hidden)).squeeze(1)
+
+
+class Histories(nn.Module):
+    """Attention over a history with a causal mask and layer norms, scores by the item table; or a GRU or LSTM in its place."""
+
+    mask: Tensor
+
+    def __init__(self, kind: str = "attention") -> None:
+        super().__init__()
+        self.items, self.positions = nn.Embedding(ITEMS, DIM), nn.Embedding(LENGTH, DIM)
+        if kind == "attention":
+            layer = nn.TransformerEncoderLayer(DIM, 2, 16, batch_first=True, activation="gelu")
+            self.encoder: nn.Module = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        else:
+            self.encoder = getattr(nn, kind)(DIM, DIM, batch_first=True)
+        self.register_buffer("mask", torch.triu(torch.full((LENGTH, LENGTH), float("-inf")), 1))
+
+    def forward(self, history: Tensor) -> Tensor:
+        x = self.items(history) + self.positions.weight
+        if isinstance(self.encoder, nn.TransformerEncoder):
+            x = self.encoder(x, mask=self.mask)
+        else:
+            x, _ = self.encoder(x)
+        scores: Tensor = x[:, -1] @ self.items.weight.T
+        return scores
+
+
+class Bags(nn.Module):
+    """An `EmbeddingBag` over bags that offsets delimit."""
+
+    def __init__(self, mode: str = "sum") -> None:
+        super().__init__()
+        self.table, self.head = nn.EmbeddingBag(ITEMS, DIM, mode=mode), nn.Linear(DIM, 1)
+
+    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        score: Tensor = self.head(self.table(ids, offsets)).squeeze(1)
+        return score
+
+
+def make_dlrm(seed: int = 0) -> nn.Module:
+    """A DLRM whose batch-norm has statistics."""
+    torch.manual_seed(seed)
+    module = Dlrm().eval()
+    norm = module.get_submodule("top.1")
+    norm.get_buffer("running_mean").normal_(0, 0.3)
+    norm.get_buffer("running_var").uniform_(0.5, 1.5)
+    return module
+
+
+def dlrm_request(rows: int = 4) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.stack([torch.randint(0, size, (rows,), generator=generator) for size in SIZES], 1)
+    return torch.randn(rows, NUMBERS, generator=generator), ids
+
+
+def save(
+    module: nn.Module,
+    request: tuple[Tensor, ...],
+    path: Path,
+    names: Sequence[str],
+    opset: int = 13,
+    *,
+    dynamo: bool = False,
+    axes: dict[str, dict[int, str]] | None = None,
+    free: bool = True,
+) -> Path:
+    """Export a module with the batch free, or fixed at that of `request`."""
+    axes = axes or {name: {0: "rows"} for name in (*names, "score")}
+    shapes = tuple({0: torch.export.Dim("rows")} for _ in names) if dynamo and free else None
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(), request, path, dynamo=dynamo, opset_version=opset, input_names=list(names), output_names=["score"],
+            dynamic_axes=axes if free and not dynamo else None, dynamic_shapes=shapes, verbose=False,
+        )  # fmt: skip
+    return path
