@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from recprune_export.program.loading.onnx_graphs.onnx_graph import Node, OnnxGraph
 
-EMBEDDING_BAG = (
-    "EmbeddingBag"  # no operator of ONNX: table, ids, offsets with the end of the last bag, weights of the ids
-)
+# No operator of ONNX; it takes the table, the ids, the offsets with the end of the last bag, and weights of the ids.
+EMBEDDING_BAG = "EmbeddingBag"
+_TO_THE_END = (1 << 31) - 1
 _MODES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max"}
 
 
@@ -25,8 +23,8 @@ class _Bag:
 def replace_bag_loops(graph: OnnxGraph) -> OnnxGraph:
     """Return the graph with `EmbeddingBag` in the place of each Loop over the bags of a table.
 
-    Before: a Loop whose body takes `Slice(ids, starts[i], ends[i])`, looks up its rows and reduces them, where starts and ends are
-    `offsets[:-1]` and `offsets[1:]`. After: `EmbeddingBag(table, ids, offsets)`.
+    Before: a Loop whose body takes `Slice(ids, starts[i], ends[i])`, looks up its rows and reduces them, where `ends` is
+    `starts[1:]`, one turn for each end. After: `EmbeddingBag(table, ids, starts)`.
     """
     producers = {name: node for node in graph.nodes for name in node.outputs}
     return replace(graph, nodes=tuple(_replace(node, producers, graph) for node in graph.nodes))
@@ -39,45 +37,27 @@ def _replace(node: Node, producers: dict[str, Node], graph: OnnxGraph) -> Node:
     bag = _read_body(body)
     if bag is None:
         return node
-    starts, ends = producers.get(bag.starts), producers.get(bag.ends)
-    if starts is None or ends is None or starts.operator != "Slice" or ends.operator != "Slice":
+    ends = producers.get(bag.ends)
+    if ends is None or ends.operator != "Slice" or ends.inputs[0] != bag.starts or not _skips_first(ends, graph):
         return node
-    reader = _Reader(producers, graph)
-    whole = starts.inputs[0] == ends.inputs[0]
-    skips_last = reader.bounds(starts) == (0, -1) or reader.starts_at_zero(starts)
-    if not whole or not skips_last or reader.first(ends) != 1:
+    if not _counts(producers.get(node.inputs[0]), bag.ends, producers):
         return node
-    inputs = (bag.table, bag.ids, starts.inputs[0], *([bag.weights] if bag.weights else []))
+    inputs = (bag.table, bag.ids, bag.starts, *([bag.weights] if bag.weights else []))
     return replace(node, operator=EMBEDDING_BAG, inputs=inputs, attributes={"mode": bag.mode})
 
 
-class _Reader:
-    """Reads the constants of a graph."""
+def _skips_first(node: Node, graph: OnnxGraph) -> bool:
+    """Return whether a Slice is `x[1:]`."""
+    starts, ends = (graph.initializers.get(name) for name in node.inputs[1:3])
+    return starts is not None and ends is not None and starts.tolist() == [1] and ends.reshape(-1)[0] >= _TO_THE_END
 
-    def __init__(self, producers: dict[str, Node], graph: OnnxGraph) -> None:
-        self._producers, self._graph = producers, graph
 
-    def constant(self, name: str) -> list[int] | None:
-        """Return the whole numbers of a constant."""
-        value = self._graph.initializers.get(name)
-        node = self._producers.get(name)
-        if value is None and node is not None and node.operator == "Constant":
-            value = node.get("value")
-        return None if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" else value.reshape(-1).tolist()
-
-    def first(self, node: Node) -> int | None:
-        """Return where a Slice of one axis starts."""
-        starts = self.constant(node.inputs[1])
-        return starts[0] if starts is not None and len(starts) == 1 else None
-
-    def bounds(self, node: Node) -> tuple[int | None, int | None]:
-        """Return where a Slice of one axis starts and ends."""
-        ends = self.constant(node.inputs[2])
-        return self.first(node), ends[0] if ends is not None and len(ends) == 1 else None
-
-    def starts_at_zero(self, node: Node) -> bool:
-        """Return whether a Slice begins at 0: a Loop reads no more starts than it has ends."""
-        return self.first(node) == 0
+def _counts(node: Node | None, vector: str, producers: dict[str, Node]) -> bool:
+    """Return whether a node takes the number of entries of a vector, `Gather(Shape(vector), 0)`."""
+    source = (
+        None if node is None or node.operator not in ("Gather", "Squeeze", "Slice") else producers.get(node.inputs[0])
+    )
+    return source is not None and source.operator == "Shape" and source.inputs[0] == vector
 
 
 def _read_body(body: OnnxGraph) -> _Bag | None:

@@ -19,12 +19,13 @@ def find_linear_layers(graph: OnnxGraph) -> OnnxGraph:
     """Return the graph with `Linear` in the place of `MatMul` and `Gemm` by a matrix of weights, and of a sum with a bias.
 
     Before: `Add(MatMul(x, W: K×M), b: M)`, `Gemm(x, W, b)`, or `MatMul(x, Transpose(E: M×K))`. After: `Linear(x, W: M×K, b)`.
-    A weight that other operators read as well keeps its layout, and the layer turns it.
+    A weight that other operators read as well keeps its layout, and the layer turns it. The weight of a layer that has the numbers
+    of a table is that table: exporters write the transposed table of a tied layer as a copy.
     """
     finder = _Finder(graph)
     nodes = finder.add_biases([finder.find(node) for node in graph.nodes])
     nodes, initializers = _turn_weights(nodes, graph.initializers)
-    return replace(graph, nodes=tuple(nodes), initializers=initializers)
+    return _tie_to_tables(replace(graph, nodes=tuple(nodes), initializers=initializers))
 
 
 class _Finder:
@@ -95,6 +96,26 @@ def _turn_weights(nodes: list[Node], weights: Mapping[str, np.ndarray]) -> tuple
         for node in nodes
     ]
     return changed, {name: np.ascontiguousarray(w.T) if name in own else w for name, w in weights.items()}
+
+
+def _tie_to_tables(graph: OnnxGraph) -> OnnxGraph:
+    """Give each layer whose weight equals a table the table itself."""
+    weights = graph.initializers
+    tables = {node.inputs[0] for node in graph.nodes if node.operator == "Gather" and node.inputs[0] in weights}
+    layers = {node.inputs[1] for node in graph.nodes if node.operator == LINEAR and not _is_turned(node)} - tables
+    tied = {
+        layer: table
+        for layer in layers
+        for table in tables
+        if weights[layer].shape == weights[table].shape and np.array_equal(weights[layer], weights[table])
+    }
+    nodes = [
+        replace(node, inputs=(node.inputs[0], tied[node.inputs[1]], *node.inputs[2:]))
+        if node.operator == LINEAR and node.inputs[1] in tied
+        else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _is_turned(node: Node) -> bool:

@@ -16,8 +16,10 @@ from recprune_export.onnx.reading import read_model, read_tensor
 from recprune_export.program.signature import Axis
 
 STANDARD, CONTRIB = "", "com.microsoft"
-OLDEST_OPSET = 11
+OLDEST_OPSET, NEWEST_OPSET = 11, 24
 _STANDARD_NAMES = ("", "ai.onnx")
+# Types of numbers in which PyTorch computes.
+_NUMBERS = frozenset({"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"})
 _ADVICE = "export the model without it, or give the PyTorch model that the file was made from"
 
 
@@ -98,9 +100,9 @@ def read_onnx_graph(path: Path) -> OnnxGraph:
     model = _inline_functions(path, read_model(path))
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = max((versions[name] for name in _STANDARD_NAMES if name in versions), default=0)
-    if opset < OLDEST_OPSET:
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise CaptureError(
-            f"{path} uses the operator set {opset} of ONNX, and sets from {OLDEST_OPSET} on are read: convert it with "
+            f"{path} uses the operator set {opset} of ONNX, and {OLDEST_OPSET} to {NEWEST_OPSET} are read: convert it with "
             "onnx.version_converter, or export the model again."
         )
     return _read_graph(path, model.graph, versions | {STANDARD: opset}, path.parent)
@@ -167,7 +169,7 @@ def _read_array(path: Path, tensor: TensorProto, folder: Path) -> np.ndarray:
     array = read_tensor(tensor, folder)
     if tensor.data_type == TensorProto.BFLOAT16:
         return array.astype(np.float32)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.name not in _NUMBERS:
         name = TensorProto.DataType.Name(tensor.data_type).lower()
         raise CaptureError(
             f"{path} stores '{tensor.name}' as {name}: give the model as it was trained; --quantize makes its weights smaller."
@@ -187,6 +189,10 @@ def _read_input(path: Path, value: onnx.ValueInfoProto) -> GraphInput:
             f"{path} takes texts in '{value.name}': give a model that takes ids, and their texts with --vocabulary."
         )
     dtype = np.dtype(np.float32) if kind in (0, TensorProto.BFLOAT16) else onnx.helper.tensor_dtype_to_np_dtype(kind)
+    if dtype.name not in _NUMBERS:
+        raise CaptureError(
+            f"{path} takes '{value.name}' as {dtype.name}: export the model with inputs of float32 or int64."
+        )
     sizes = tensor.shape.dim
     shape = tuple(size.dim_value if size.HasField("dim_value") else size.dim_param for size in sizes)
     return GraphInput(value.name, dtype, shape)

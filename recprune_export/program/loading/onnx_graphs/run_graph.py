@@ -21,6 +21,7 @@ from recprune_export.program.loading.onnx_graphs.operators import (  # noqa: F40
     normalization,
     products,
     reduction,
+    sequences,
 )
 from recprune_export.program.loading.onnx_graphs.values import (
     MOST_ELEMENTS,

@@ -378,6 +378,32 @@ FORMS: dict[str, Form] = {
     "ReverseSequence": Form(
         [node("ReverseSequence", "x l", "y", batch_axis=0, time_axis=1)], {**X3, "l": ids(5, B) + 1}
     ),
+    # sequences
+    "SplitToSequence": Form(
+        [
+            node("SplitToSequence", "x", "s", axis=1, keepdims=0),
+            node("SequenceAt", "s one", "a"),
+            node("SequenceAt", "s last", "b"),
+            node("Sub", "a b", "y"),
+        ],
+        X,
+        {"one": whole(1), "last": whole(-1)},
+    ),
+    "SplitToSequence of sizes": Form(
+        [
+            node("SplitToSequence", "x n", "s", axis=1),
+            node("SequenceAt", "s one", "a"),
+            node("SequenceConstruct", "a a", "t"),
+            node("ConcatFromSequence", "t", "y", axis=1),
+        ],
+        X,
+        {"n": vector(2, 4), "one": whole(1)},
+    ),
+    "SplitToSequence of one size": Form(
+        [node("SplitToSequence", "x n", "s", axis=1), node("ConcatFromSequence", "s", "y", axis=1, new_axis=1)],
+        X,
+        {"n": whole(2)},
+    ),
     # sizes
     "Reshape by Shape": Form(
         [

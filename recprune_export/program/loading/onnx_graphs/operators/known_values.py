@@ -2,7 +2,6 @@
 
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,11 @@ from recprune_export.program.loading.onnx_graphs.values import Known, Value, che
 
 _DTYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 9: np.bool_,
            10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64}  # fmt: skip
+# By name: the function of NumPy, and that of two symbolic sizes.
+_REDUCTIONS: dict[str, tuple[Any, Any]] = {
+    "ReduceProd": (np.prod, operator.mul), "ReduceSum": (np.sum, operator.add), "ReduceMin": (np.min, torch.sym_min),
+    "ReduceMax": (np.max, torch.sym_max),
+}  # fmt: skip
 _EXTREMES: dict[str, tuple[Any, Any]] = {"Min": (torch.sym_min, np.minimum), "Max": (torch.sym_max, np.maximum)}
 
 
@@ -184,16 +188,24 @@ def transpose(node: Node, value: Known) -> Known:
 @known_operator("ReduceProd", "ReduceSum", "ReduceMin", "ReduceMax")
 def reduce(node: Node, value: Known, axes: Known | None = None) -> Known | None:
     """`ReduceProd(Shape(x))` is the number of elements."""
-    if value.dtype != object:
-        return None
     given, keep = read_axes(node, axes), bool(node.get("keepdims", 1))
+    exact, symbolic = _REDUCTIONS[node.operator]
+    if not given and node.get("noop_with_empty_axes", 0):
+        return value
+    if value.dtype != object:
+        along = tuple(given or range(value.ndim))
+        return np.asarray(exact(value, axis=along, keepdims=keep)).astype(value.dtype)
     if value.ndim > 1 or given not in (None, [], [0], [-1]):
         return None
-    functions: dict[str, Callable[[Any, Any], Any]] = {
-        "ReduceProd": operator.mul, "ReduceSum": operator.add, "ReduceMin": torch.sym_min, "ReduceMax": torch.sym_max,
-    }  # fmt: skip
-    result = functools.reduce(functions[node.operator], value.flat)
+    result = functools.reduce(symbolic, value.flat)
     return known([result] if keep and value.ndim else result)
+
+
+@known_operator("Sqrt", "Reciprocal", "Floor", "Ceil", "Abs")
+def unary(node: Node, value: Known) -> Known | None:
+    """`Sqrt` of a width, by which attention divides its scores."""
+    functions = {"Sqrt": np.sqrt, "Reciprocal": np.reciprocal, "Floor": np.floor, "Ceil": np.ceil, "Abs": np.abs}
+    return None if value.dtype == object else np.asarray(functions[node.operator](value))
 
 
 @known_operator("ConstantOfShape")
