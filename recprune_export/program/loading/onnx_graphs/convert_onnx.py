@@ -158,7 +158,12 @@ def _name_interface(program: Program, graph: OnnxGraph) -> Program:
 def _has_same_interface(graph: OnnxGraph, signature: Signature) -> bool:
     taken = [(spec.name, str(spec.dtype)) for spec in graph.inputs]
     read = [(spec.name, spec.dtype) for spec in signature.inputs]
-    return taken == read and not has_jagged_inputs(signature)
+    return taken == read and not has_jagged_inputs(signature) and not _is_half(graph)
+
+
+def _is_half(graph: OnnxGraph) -> bool:
+    """Return whether a file computes in half precision."""
+    return any(array.dtype == np.float16 for array in graph.initializers.values())
 
 
 def _find_place(name: str) -> int:
@@ -173,10 +178,7 @@ def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGra
     """
     failed = ""
     rows = _fixed_rows(graph.inputs)
-    half = any(
-        array.dtype == np.float16
-        for array in (*graph.initializers.values(), *(np.zeros(0, i.dtype) for i in graph.inputs))
-    )
+    half = _is_half(graph)
     names = [output.name for output in program.signature.outputs]
     for number, count in enumerate(_COMPARED_ROWS if rows is None else [rows] * len(_COMPARED_ROWS)):
         request = sample_request_rows(program.signature, count, seed=number)
@@ -192,6 +194,9 @@ def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGra
             raise CaptureError(
                 f"ONNX Runtime does not answer {count} rows from {path} ({reason}): export the model again, with the batch free."
             ) from error
+        if count == 1 and rows is None and [x.shape for x in actual] != [x.shape for x in expected]:
+            failed = "its answer has no axis for the row"
+            continue
         matches = half_outputs_match(actual, expected, expected) if half else outputs_match(actual, expected)
         if not matches:
             worst = max(

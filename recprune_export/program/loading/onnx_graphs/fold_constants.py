@@ -13,14 +13,25 @@ from recprune_export.program.loading.onnx_graphs.run_graph import run_node
 
 
 def lift_constants(graph: OnnxGraph) -> OnnxGraph:
-    """Return the graph with the arrays of its Constant nodes among the initializers."""
-    constants = {
-        node.outputs[0]: value
-        for node in graph.nodes
-        if node.operator == "Constant" and isinstance(value := node.get("value"), np.ndarray)
-    }
-    nodes = tuple(node for node in graph.nodes if node.operator != "Constant" or node.outputs[0] not in constants)
-    return replace(graph, nodes=nodes, initializers={**graph.initializers, **constants})
+    """Return the graph with the arrays of its Constant nodes among the initializers, and without other names for them.
+
+    Exporters store equal weights once, and write an Identity for each further name.
+    """
+    weights = dict(graph.initializers)
+    names: dict[str, str] = {}
+    kept = []
+    inside = {name for node in graph.nodes for name in {*node.reads()} - {*node.inputs}}
+    for node in graph.nodes:
+        value = node.get("value")
+        if node.operator == "Constant" and isinstance(value, np.ndarray):
+            weights[node.outputs[0]] = value
+        elif node.operator == "Identity" and node.inputs[0] in weights and node.outputs[0] not in graph.outputs:
+            names[node.outputs[0]] = names.get(node.inputs[0], node.inputs[0])
+            weights[node.outputs[0]] = weights[node.inputs[0]]
+        else:
+            kept.append(replace(node, inputs=tuple(names.get(name, name) for name in node.inputs)))
+    weights = {name: array for name, array in weights.items() if name not in names or name in inside}
+    return replace(graph, nodes=tuple(kept), initializers=weights)
 
 
 def fold_recurrent_weights(graph: OnnxGraph) -> OnnxGraph:

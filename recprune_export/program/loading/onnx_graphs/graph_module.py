@@ -57,7 +57,8 @@ def find_weights(graph: OnnxGraph) -> Set[str]:
 def _is_weight(array: np.ndarray, of_layer: bool) -> bool:
     if array.dtype.kind != "f" or not array.ndim or (array.size < 2 and not of_layer):
         return False
-    return of_layer or len(np.unique(array)) > _MIN_DISTINCT * array.size
+    is_untrained = array.ndim == 1 and bool((array == array[0]).all())  # a gain of ones, a bias of zeros
+    return of_layer or is_untrained or len(np.unique(array)) > _MIN_DISTINCT * array.size
 
 
 def _register(module: nn.Module, name: str, array: np.ndarray) -> str:

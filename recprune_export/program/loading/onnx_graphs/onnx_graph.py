@@ -105,6 +105,10 @@ def read_onnx_graph(path: Path) -> OnnxGraph:
             f"{path} uses the operator set {opset} of ONNX, and {OLDEST_OPSET} to {NEWEST_OPSET} are read: convert it with "
             "onnx.version_converter, or export the model again."
         )
+    names = [value.name for value in (*model.graph.input, *model.graph.output)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ModelFileError(f"{path} is refused: two of its inputs and outputs are called '{twice}'.")
     return _read_graph(path, model.graph, versions | {STANDARD: opset}, path.parent)
 
 

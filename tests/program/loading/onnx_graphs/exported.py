@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIZES, DIM, NUMBERS, LENGTH, ITEMS = (40, 30, 20), 8, 3, 6, 30
@@ -34,27 +35,42 @@ class Dlrm(nn.Module):
         return torch.sigmoid(self.top(hidden)).squeeze(1)
 
 
-class Histories(nn.Module):
-    """Attention over a history with a causal mask and layer norms, scores by the item table; or a GRU or LSTM in its place."""
+class Attention(nn.Module):
+    """Self-attention with a causal mask, layer norms, and a layer of its own for each position."""
 
     mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(DIM, DIM) for _ in range(4))
+        self.first, self.second = nn.LayerNorm(DIM), nn.LayerNorm(DIM)
+        self.wide, self.narrow = nn.Linear(DIM, 16), nn.Linear(16, DIM)
+        self.register_buffer("mask", torch.triu(torch.ones(LENGTH, LENGTH, dtype=torch.bool), 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        def divide(part: Tensor) -> Tensor:
+            return part.reshape(x.shape[0], LENGTH, 2, DIM // 2).transpose(1, 2)
+
+        query, key, value = (divide(part(x)) for part in (self.query, self.key, self.value))
+        scores = (query @ key.transpose(-1, -2) / (DIM // 2) ** 0.5).masked_fill(self.mask, float("-inf"))
+        attended = (scores.softmax(-1) @ value).transpose(1, 2).reshape(x.shape)
+        x = self.first(x + self.out(attended))
+        return self.second(x + self.narrow(F.gelu(self.wide(x)))), None
+
+
+class Histories(nn.Module):
+    """Attention over a history, a GRU, an LSTM or an RNN; scores by the item table."""
 
     def __init__(self, kind: str = "attention") -> None:
         super().__init__()
         self.items, self.positions = nn.Embedding(ITEMS, DIM), nn.Embedding(LENGTH, DIM)
-        if kind == "attention":
-            layer = nn.TransformerEncoderLayer(DIM, 2, 16, batch_first=True, activation="gelu")
-            self.encoder: nn.Module = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-        else:
-            self.encoder = getattr(nn, kind)(DIM, DIM, batch_first=True)
-        self.register_buffer("mask", torch.triu(torch.full((LENGTH, LENGTH), float("-inf")), 1))
+        self.encoder = Attention() if kind == "attention" else getattr(nn, kind)(DIM, DIM, batch_first=True)
+        for norm in (part for part in self.encoder.modules() if isinstance(part, nn.LayerNorm)):
+            nn.init.normal_(norm.weight, 1.0, 0.1)
+            nn.init.normal_(norm.bias, 0.0, 0.1)
 
     def forward(self, history: Tensor) -> Tensor:
-        x = self.items(history) + self.positions.weight
-        if isinstance(self.encoder, nn.TransformerEncoder):
-            x = self.encoder(x, mask=self.mask)
-        else:
-            x, _ = self.encoder(x)
+        x, _ = self.encoder(self.items(history) + self.positions.weight)
         scores: Tensor = x[:, -1] @ self.items.weight.T
         return scores
 

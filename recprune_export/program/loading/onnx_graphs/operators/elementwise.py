@@ -90,7 +90,7 @@ def power(node: Node, base: Value, exponent: Value) -> Tensor:
     """`Pow(x, 2)`; the result has the type of the base."""
     x, y = pair(base, exponent)
     result = torch.pow(x, int(y) if isinstance(y, float) and y.is_integer() else y)
-    return result.to(base.dtype) if isinstance(base, Tensor) else result
+    return result if not isinstance(base, Tensor) or result.dtype == base.dtype else result.to(base.dtype)
 
 
 @operator("Max", "Min", "Sum", "Mean")
@@ -154,7 +154,8 @@ def cast(node: Node, value: Value, like: Value | None = None) -> Tensor:
     dtype = DTYPES.get(node.get("to")) if like is None else as_tensor(like).dtype
     if dtype is None:
         raise node.refuse("converts to a type that recommenders do not compute in")
-    return as_tensor(value).to(dtype)
+    x = as_tensor(value)
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 @operator("Identity")

@@ -15,7 +15,7 @@ from recprune_export.program.loading.onnx_graphs.values import Value, as_tensor
 def embedding_bag(node: Node, table: Value, ids: Value, offsets: Value, weights: Value | None = None) -> Tensor:
     """The rows of each bag, reduced; `offsets` has the end of the last bag as well."""
     return F.embedding_bag(
-        as_tensor(ids), as_tensor(table), as_tensor(offsets).to(as_tensor(ids).dtype), mode=node.get("mode"), include_last_offset=True,
+        as_tensor(ids), as_tensor(table), as_tensor(offsets), mode=node.get("mode"), include_last_offset=True,
         per_sample_weights=None if weights is None else as_tensor(weights),
     )  # fmt: skip
 

@@ -80,7 +80,7 @@ def cumulated(node: Node, value: Value, axis: Value) -> Tensor:
     if node.get("exclusive", 0):
         sums = sums - turned
     sums = sums.flip(along) if node.get("reverse", 0) else sums
-    return sums.to(x.dtype)
+    return sums if sums.dtype == x.dtype else sums.to(x.dtype)
 
 
 @operator("Hardmax")
