@@ -10,8 +10,9 @@ import onnx
 from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
-from recprune_export.error_text import summarize_error
+from recprune_export.error_text import first_line, summarize_error
 from recprune_export.errors import CaptureError, ModelFileError
+from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.reading import read_model, read_tensor
 from recprune_export.program.signature import Axis
 
@@ -148,11 +149,25 @@ def _read_graph(path: Path, graph: onnx.GraphProto, versions: Mapping[str, int],
 
 
 def _read_node(path: Path, node: onnx.NodeProto, versions: Mapping[str, int], folder: Path) -> Node:
+    _check_node(path, node, versions)
     attributes = {a.name: _read_attribute(path, a, versions, folder) for a in node.attribute}
     domain = STANDARD if node.domain in _STANDARD_NAMES else node.domain
     return Node(
         node.op_type, tuple(node.input), tuple(node.output), attributes, node.name, domain, versions.get(domain, 1)
     )
+
+
+def _check_node(path: Path, node: onnx.NodeProto, versions: Mapping[str, int]) -> None:
+    """Raise `ModelFileError` for a node without the inputs, outputs and attributes of its operator."""
+    if list_inner_graphs(node):  # whose nodes are checked one by one: they read values from outside
+        return
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = dict(versions)
+    try:
+        onnx.checker.check_node(node, context)
+    except Exception as error:  # the checker raises errors of C++
+        raise ModelFileError(f"{path} is refused: its node '{node.name}' is invalid ({first_line(error)}).") from error
 
 
 def _read_attribute(path: Path, attribute: onnx.AttributeProto, versions: Mapping[str, int], folder: Path) -> Any:
@@ -192,6 +207,8 @@ def _read_input(path: Path, value: onnx.ValueInfoProto) -> GraphInput:
         raise CaptureError(
             f"{path} takes texts in '{value.name}': give a model that takes ids, and their texts with --vocabulary."
         )
+    if kind not in TensorProto.DataType.values():
+        raise ModelFileError(f"{path} is refused: its input '{value.name}' has a type that cannot be.")
     dtype = np.dtype(np.float32) if kind in (0, TensorProto.BFLOAT16) else onnx.helper.tensor_dtype_to_np_dtype(kind)
     if dtype.name not in _NUMBERS:
         raise CaptureError(

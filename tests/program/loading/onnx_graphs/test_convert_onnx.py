@@ -289,8 +289,9 @@ def test_a_file_that_is_cut_off_is_refused(cut: int, tmp_path: Path) -> None:
         load_program(path)
 
 
-def test_a_damaged_file_is_taken_or_refused(tmp_path: Path) -> None:
-    content = linear().SerializeToString()
+@pytest.mark.parametrize("kind", ["plain", "If with weights inside", "Loop", "ids looked up in a branch"])
+def test_a_damaged_file_is_taken_or_refused(kind: str, tmp_path: Path) -> None:
+    content = ANSWERED[kind]().SerializeToString()
     random = np.random.default_rng(0)
     for _ in range(150):
         changed = bytearray(content)
