@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def export(module: nn.Module, request: dict[str, Tensor], path: Path, opset: int
     )
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             module, tuple(request.values()), path, dynamo=dynamo, opset_version=opset, input_names=names, output_names=outputs,
             verbose=False, **options,

@@ -1,7 +1,7 @@
 """An ONNX file as a program: its graph is captured as a module, and compared with the file in ONNX Runtime."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 
 from recprune_export.column_names import list_names
-from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
-from recprune_export.errors import CaptureError, DataError, ExportError, ModelFileError
+from recprune_export.errors import CaptureError, ExportError, ModelFileError
 from recprune_export.onnx.runtime.session import describe_runtime_error, make_session, run_silently
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.capture.export_module import silence_export
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._check_finite import check_finite
+from recprune_export.program.loading.onnx_graphs.file_request import (
+    describe_fixed_sizes,
+    find_fixed_rows,
+    make_example,
+    read_example,
+)
 from recprune_export.program.loading.onnx_graphs.graph_module import OnnxModule
-from recprune_export.program.loading.onnx_graphs.onnx_graph import GraphInput, OnnxGraph, read_onnx_graph
+from recprune_export.program.loading.onnx_graphs.onnx_graph import OnnxGraph, read_onnx_graph
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.program import Program, sample_request_rows
 from recprune_export.program.requests.example import half_outputs_match, largest_difference, outputs_match
@@ -29,7 +34,6 @@ from recprune_export.program.signature import Signature
 if TYPE_CHECKING:
     import onnxruntime
 
-_ROWS = 5  # of an example request that is made here
 _COMPARED_ROWS = (1, 2, 7, 64)
 _PLACE = re.compile(r"(\d+)$")
 
@@ -53,24 +57,26 @@ def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
     module = OnnxModule(graph).eval()
     check_finite(module, path)
     session = _open(path)
-    example = _read_example(path, graph, inputs) if inputs else _make_example(path, graph)
+    example = read_example(path, graph, inputs) if inputs else make_example(path, graph)
     try:
         program = _name_interface(_capture(module, example), graph)
     except CaptureError as error:
         symbols = {str(spec.shape[0]) for spec in graph.inputs if spec.shape}
         if inputs is None and len(symbols) > 1:
             raise CaptureError(
-                f"{path.name} states different numbers of rows for its inputs ({list_names(sorted(symbols))}), and does not answer one "
-                "number for all: give an example request with --inputs sample.npz."
+                f"{path.name} states different numbers of rows for its inputs ({list_names(sorted(symbols))}), and one number for all "
+                f"is not answered ({str(error).rstrip('.')}): give an example request with --inputs sample.npz."
             ) from error
         raise
     failed = _compare(path, session, graph, program)
     notes = [f"ONNX Runtime does not answer 1 row from {path.name} ({failed}); the new file does."] if failed else []
-    if rows := _fixed_rows(graph.inputs):
+    if rows := find_fixed_rows(graph.inputs):
         notes.append(
             f"{path.name} takes {rows} rows at a time; figures of the dense model are those of the same graph for any number."
         )
-    return ConvertedFile(program.with_notes(notes), not notes and _has_same_interface(graph, program.signature))
+    same = not notes
+    notes += describe_fixed_sizes(graph, example)
+    return ConvertedFile(program.with_notes(notes), same and _has_same_interface(graph, program.signature))
 
 
 def _open(path: Path) -> "onnxruntime.InferenceSession":
@@ -82,63 +88,11 @@ def _open(path: Path) -> "onnxruntime.InferenceSession":
 
 def _capture(module: OnnxModule, example: tuple[Tensor, ...]) -> Program:
     """Capture the graph; where the file takes one number of rows, with its batch freed."""
-    if _fixed_rows(module.graph.inputs) is None:
+    if find_fixed_rows(module.graph.inputs) is None:
         return capture(module, example)
     with silence_export(), torch.no_grad():
         exported = torch.export.export(module, example, strict=False)
     return convert_exported(exported)
-
-
-def _fixed_rows(inputs: Sequence[GraphInput]) -> int | None:
-    """Return the number of rows that a file takes; None for any number."""
-    sizes = [spec.shape[0] for spec in inputs if spec.shape]
-    numbers = [size for size in sizes if isinstance(size, int)]
-    return max(numbers, key=numbers.count) if len(numbers) == len(sizes) and numbers else None
-
-
-def _make_example(path: Path, graph: OnnxGraph) -> tuple[Tensor, ...]:
-    """Return a request of ones, which are valid ids and lengths.
-
-    Raises `CaptureError` where more than the batch varies.
-    """
-    varying = next((spec for spec in graph.inputs if any(isinstance(size, str) for size in spec.shape[1:])), None)
-    if varying is not None:
-        raise CaptureError(
-            f"{path.name}: '{varying.name}' has a size beside the batch that the file does not state: give an example request with "
-            "--inputs sample.npz."
-        )
-    return tuple(
-        torch.ones([_ROWS if isinstance(size, str) else size for size in spec.shape], dtype=_torch_dtype(spec))
-        for spec in graph.inputs
-    )
-
-
-def _read_example(path: Path, graph: OnnxGraph, inputs: Path) -> tuple[Tensor, ...]:
-    """Return the request of an `.npz`, whose arrays have the names of the inputs, or arg0, arg1, ….
-
-    Raises `DataError` where one is missing or has another shape.
-    """
-    arrays = read_npz(inputs, MAX_EXAMPLE_BYTES)
-    names = [spec.name for spec in graph.inputs]
-    if set(arrays) == {f"arg{number}" for number in range(len(names))}:
-        arrays = {name: arrays[f"arg{number}"] for number, name in enumerate(names)}
-    missing = next((name for name in names if name not in arrays), None)
-    if missing is not None:
-        raise DataError(
-            f"{inputs} holds {sorted(arrays)}, but {path.name} takes {names}: name the arrays after the inputs."
-        )
-    for spec in graph.inputs:
-        given = arrays[spec.name].shape
-        if len(given) != len(spec.shape) or any(
-            isinstance(n, int) and n != m for n, m in zip(spec.shape, given, strict=True)
-        ):
-            stated = " × ".join(str(size) or "?" for size in spec.shape)
-            raise DataError(f"{inputs}: '{spec.name}' has the shape {given}, but {path.name} takes {stated}.")
-    return tuple(torch.from_numpy(np.ascontiguousarray(arrays[s.name]).astype(s.dtype)) for s in graph.inputs)
-
-
-def _torch_dtype(spec: GraphInput) -> torch.dtype:
-    return torch.from_numpy(np.zeros(1, dtype=spec.dtype)).dtype
 
 
 def _name_interface(program: Program, graph: OnnxGraph) -> Program:
@@ -177,7 +131,7 @@ def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGra
     Returns why ONNX Runtime fails on a single row, as a file does whose exporter removed an axis of one; empty where it does not.
     """
     failed = ""
-    rows = _fixed_rows(graph.inputs)
+    rows = find_fixed_rows(graph.inputs)
     half = _is_half(graph)
     names = [output.name for output in program.signature.outputs]
     for number, count in enumerate(_COMPARED_ROWS if rows is None else [rows] * len(_COMPARED_ROWS)):

@@ -146,7 +146,9 @@ def test_another_size_that_varies_is_taken_from_the_example(tmp_path: Path) -> N
     with pytest.raises(CaptureError, match="'x' has a size beside the batch"):
         load_program(path)
     np.savez(tmp_path / "sample.npz", x=np.ones((2, 5), np.int64))
-    assert load_program(path, inputs=tmp_path / "sample.npz").program.signature.inputs[0].shape == ("batch", 5)
+    program = load_program(path, inputs=tmp_path / "sample.npz").program
+    assert program.signature.inputs[0].shape == ("batch", 5)
+    assert program.notes == ("Axis 1 of 'x' varies in the file; it is 5 from now on, as in the example request.",)
     np.savez(tmp_path / "other.npz", ids=np.ones((2, 5), np.int64))
     with pytest.raises(DataError, match=r"m.onnx takes \['x'\]"):
         load_program(path, inputs=tmp_path / "other.npz")
