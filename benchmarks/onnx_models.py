@@ -45,7 +45,7 @@ from recprune_export.validation import make_onnxruntime_backend, measure_latency
 BATCH, ROWS, SPARSITY, PEER_SPARSITY = 256, 2048, 0.7, 0.5
 GIVEN, OURS, PEER = "given", "recprune-export", "onnxsim"
 CLICKS = InputSpec({f"field_{n}": 200 * (n + 1) for n in range(8)}, n_numeric=5, labels=("click",))
-HISTORIES = InputSpec(items=2000, max_length=20, labels=("next_item",))
+HISTORIES = InputSpec(items=500, max_length=10, labels=("next_item",))
 TWO_LABELS = InputSpec(CLICKS.categorical, n_numeric=5, labels=("click", "buy"))
 
 

@@ -213,7 +213,7 @@ def compress_loaded(
         search_prefix=resolved.search_prefix if resolved else None,
         recorded=resolved.recorded if resolved else None,
         derive=derive,
-        given=loaded.onnx,
+        onnx_file=loaded.onnx,
     )
 
 

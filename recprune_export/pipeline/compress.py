@@ -166,7 +166,7 @@ def compress_program(
     search_prefix: SearchPrefix | None = None,
     recorded: Settings | None = None,
     derive: Sequence[DeriveModel] = (),
-    given: Path | None = None,
+    onnx_file: Path | None = None,
 ) -> CompressionResult:
     """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
@@ -175,7 +175,7 @@ def compress_program(
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
     `recorded` are the settings that the manifest states, where a search chose others than the user gave. `derive` makes further
-    ONNX files from `model.onnx`. `given` is the ONNX file from which `program` was made, the dense model of all figures.
+    ONNX files from `model.onnx`. `onnx_file` is the ONNX file from which `program` was made, the dense model of all figures.
 
     Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
     `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
@@ -193,7 +193,13 @@ def compress_program(
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):
             run = partial(
-                run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch), given=given
+                run_stages,
+                program,
+                task,
+                plan=plan,
+                search_prefix=search_prefix,
+                folder=Path(scratch),
+                onnx_file=onnx_file,
             )
             outcome, retries = run_until_fast(run, settings, checkpoints)
             further = derive_models(derive, outcome.exported, task, settings, Path(scratch))
@@ -232,7 +238,7 @@ def run_stages(
     plan: Plan | None,
     search_prefix: SearchPrefix | None,
     folder: Path,
-    given: Path | None = None,
+    onnx_file: Path | None = None,
 ) -> Outcome:
     """Prune, export to `folder` and measure. Of several processes all prune, and the first one alone does the rest of the job.
 
@@ -245,7 +251,7 @@ def run_stages(
         serving=make_serving_config(settings),
     )  # fmt: skip
     outcome = call_on_main(
-        partial(_export_and_measure, program, pruned, settings, task, folder, plan, given), share=False
+        partial(_export_and_measure, program, pruned, settings, task, folder, plan, onnx_file), share=False
     )
     leave_to_main()
     return outcome
@@ -258,9 +264,9 @@ def _export_and_measure(
     task: Task,
     folder: Path,
     plan: Plan | None,
-    given: Path | None,
+    onnx_file: Path | None,
 ) -> Outcome:
-    exported = export_and_quantize(program, pruned, settings, task, folder, given)
+    exported = export_and_quantize(program, pruned, settings, task, folder, onnx_file)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
     check_byte_limit(exported.pruned.bytes, storage)
@@ -287,11 +293,11 @@ def open_checkpoints(
 
 
 def export_and_quantize(
-    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path, given: Path | None = None
+    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path, onnx_file: Path | None = None
 ) -> ExportedModels:
-    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it; `given` is the user's file."""
+    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it; `onnx_file` is the user's file."""
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
-    exported = export_models(program, pruned, make_serving_config(settings), task, folder, given)
+    exported = export_models(program, pruned, make_serving_config(settings), task, folder, onnx_file)
     quantized = quantize_export(
         exported.pruned, settings.quantization, batches, task, folder / "quantized",
         threads=threads, seed=settings.seed, runtime=settings.export.runtime,

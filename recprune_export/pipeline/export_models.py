@@ -77,11 +77,16 @@ class ExportedModels:
 
 
 def export_models(
-    program: Program, pruned: PrunedModel, serving: ServingConfig, task: Task, folder: Path, given: Path | None = None
+    program: Program,
+    pruned: PrunedModel,
+    serving: ServingConfig,
+    task: Task,
+    folder: Path,
+    onnx_file: Path | None = None,
 ) -> ExportedModels:
     """Write both models to `folder` and compare each with PyTorch: the dense one is the baseline of every figure.
 
-    `given` is the ONNX file from which `program` was made: it is the dense model itself.
+    `onnx_file` is the ONNX file from which `program` was made: it is the dense model itself.
 
     Raises `ExportError`, and `ValidationFailed` where an answer differs.
     """
@@ -89,8 +94,8 @@ def export_models(
         plain = ServingConfig(runtime=serving.runtime)
         dense = (
             export_onnx(program, folder / DENSE, rewrites=(), serving=plain)
-            if given is None
-            else copy_given(given, program.signature, folder / DENSE)
+            if onnx_file is None
+            else copy_onnx_file(onnx_file, program.signature, folder / DENSE)
         )
         file = export_pruned(pruned, serving, folder / MODEL)
     with show_status("Comparing outputs with PyTorch"):
@@ -102,7 +107,7 @@ def export_models(
     return ExportedModels(dense, file, row_wise, parity)
 
 
-def copy_given(path: Path, signature: Signature, target: Path) -> OnnxFile:
+def copy_onnx_file(path: Path, signature: Signature, target: Path) -> OnnxFile:
     """Copy a user's ONNX file to `target`, as it is; weights in other files are written into one beside it.
 
     It has no guards, so that requests are changed by the rules of `signature` before it gets them.

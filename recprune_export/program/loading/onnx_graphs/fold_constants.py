@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.program.loading.onnx_graphs.onnx_graph import Node, OnnxGraph
-from recprune_export.program.loading.onnx_graphs.recurrent_layers import GATES
+from recprune_export.program.loading.onnx_graphs.recurrent_nodes import GATES
 from recprune_export.program.loading.onnx_graphs.run_graph import run_node
 
 

@@ -12,9 +12,9 @@ from recprune_export.program.loading.onnx_graphs.fold_constants import (
     fold_recurrent_weights,
     lift_constants,
 )
-from recprune_export.program.loading.onnx_graphs.linear_layers import find_linear_layers, list_constants, list_weights
+from recprune_export.program.loading.onnx_graphs.linear_nodes import find_linear_layers, list_constants, list_weights
 from recprune_export.program.loading.onnx_graphs.onnx_graph import OnnxGraph
-from recprune_export.program.loading.onnx_graphs.recurrent_layers import find_recurrent_layers
+from recprune_export.program.loading.onnx_graphs.recurrent_nodes import find_recurrent_layers
 from recprune_export.program.loading.onnx_graphs.run_graph import run_graph
 from recprune_export.program.loading.onnx_graphs.values import Value, as_tensor
 

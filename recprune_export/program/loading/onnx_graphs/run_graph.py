@@ -8,21 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import recprune_export.program.loading.onnx_graphs.operators  # noqa: F401  # registers all of them
 from recprune_export.errors import CaptureError
 from recprune_export.program.loading.onnx_graphs.onnx_graph import STANDARD, Node, OnnxGraph
 from recprune_export.program.loading.onnx_graphs.operator_table import KNOWN_OPERATORS, find_operator
-from recprune_export.program.loading.onnx_graphs.operators import (  # noqa: F401  # each registers its operators
-    attention,
-    data_movement,
-    elementwise,
-    known_values,
-    layers,
-    lookups,
-    normalization,
-    products,
-    reduction,
-    sequences,
-)
 from recprune_export.program.loading.onnx_graphs.values import (
     MOST_ELEMENTS,
     Value,

@@ -172,7 +172,7 @@ def arange(node: Node, start: Value, limit: Value, step: Value) -> Tensor:
 def eye_like(node: Node, value: Value) -> Tensor:
     """`EyeLike(x: N×M)`."""
     x = as_tensor(value)
-    from recprune_export.program.loading.onnx_graphs.operators.elementwise import DTYPES
+    from recprune_export.program.loading.onnx_graphs.operators.elementwise_operators import DTYPES
 
     dtype = DTYPES.get(node.get("dtype"), x.dtype)
     rows, columns = x.shape

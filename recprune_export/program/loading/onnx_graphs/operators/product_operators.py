@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recprune_export.program.loading.onnx_graphs.linear_layers import LINEAR
+from recprune_export.program.loading.onnx_graphs.linear_nodes import LINEAR
 from recprune_export.program.loading.onnx_graphs.onnx_graph import CONTRIB, Node
 from recprune_export.program.loading.onnx_graphs.operator_table import operator
 from recprune_export.program.loading.onnx_graphs.values import Value, as_tensor
@@ -14,7 +14,7 @@ from recprune_export.program.loading.onnx_graphs.values import Value, as_tensor
 
 @operator(LINEAR)
 def linear(node: Node, value: Value, weight: Value, bias: Value | None = None) -> Tensor:
-    """A layer, as `linear_layers` finds it: x·Wᵀ + b."""
+    """A layer, as `linear_nodes` finds it: x·Wᵀ + b."""
     w = as_tensor(weight)
     return F.linear(as_tensor(value), w.t() if node.get("transposed") else w, None if bias is None else as_tensor(bias))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from recprune_export.program.loading.onnx_graphs.bag_loops import EMBEDDING_BAG
 from recprune_export.program.loading.onnx_graphs.onnx_graph import Node
 from recprune_export.program.loading.onnx_graphs.operator_table import operator
-from recprune_export.program.loading.onnx_graphs.recurrent_layers import LAYER
+from recprune_export.program.loading.onnx_graphs.recurrent_nodes import LAYER
 from recprune_export.program.loading.onnx_graphs.values import Value, as_tensor
 
 
