@@ -42,6 +42,7 @@ def test_a_dlrm_with_rows(tmp_path: Path) -> None:
     assert manifest["files"]["dense.onnx"]["sha256"] == hashlib.sha256(given).hexdigest()
     assert manifest["metrics"]["dense"].keys() == manifest["metrics"]["pruned"].keys() != set()
     counts = manifest["counts"]
+    assert counts["pruned"]["operations"] < counts["dense"]["operations"]
     assert counts["pruned"]["tables"]["parameters"] < counts["dense"]["tables"]["parameters"] == 90 * exported.DIM
 
 
