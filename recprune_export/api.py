@@ -278,6 +278,7 @@ def compress_loaded(
         search_prefix=resolved.search_prefix if resolved else None,
         search=resolved.record if resolved else search,
         derive=derive,
+        onnx_file=loaded.onnx,
     )
 
 

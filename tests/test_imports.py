@@ -54,6 +54,8 @@ def test_imports_run_along_the_flow(path: Path) -> None:
             assert other in FREE, f"{path.name} imports {module}"
         elif own == "program" and other == "training":
             assert path.is_relative_to(PACKAGE / "program" / "loading")
+        elif own == "program" and other == "onnx":  # an ONNX file is read as a model by the reader of all ONNX files
+            assert path.is_relative_to(PACKAGE / "program" / "loading" / "onnx_graphs")
         elif own == "program" and other == "channels":  # late: a program knows its channels
             assert (path.name, module) == ("program.py", "recprune_export.channels.analysis")
         else:

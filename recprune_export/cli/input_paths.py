@@ -69,7 +69,7 @@ def suggest_neighbor(path: Path) -> Path | None:
 
 MODEL = InputPath(
     ModelFileError,
-    "a checkpoint of `train`, a .pt2 program, a file or folder of weights, or a pickled module; see --help for the commands",
+    "a checkpoint of `train`, a .pt2 program, an ONNX file, a file or folder of weights, or a pickled module; see --help for the commands",
 )
 DATA = InputPath(DataError, "a file with rows: CSV, Parquet, or NPZ for your own model")
 ROWS = DataPath(

@@ -31,7 +31,7 @@ def source_options(command: F) -> F:
                 "--inputs",
                 type=REQUEST,
                 metavar="NPZ",
-                help="An example request. Required unless MODEL is a .pt2 program or a checkpoint of `train`.",
+                help="An example request. Required unless MODEL is a .pt2 program, an ONNX file or a checkpoint of `train`.",
             ),
             click.option(
                 "--key",

@@ -143,7 +143,8 @@ DEFAULT_SERVING = ServingConfig()
 class OnnxFile:
     """An exported model: operator set, file of external weights if any, signature, report of the rewrites.
 
-    `bits`: those of its weights, by their names in the file, where they were planned.
+    `bits`: those of its weights, by their names in the file, where they were planned. A file that is not `guarded` reads ids out of
+    range and large numbers as they are: it is the user's own.
     """
 
     path: Path
@@ -152,6 +153,7 @@ class OnnxFile:
     signature: Signature
     rewrites: tuple[Rewrite, ...] = ()
     bits: StoredBits | None = None
+    guarded: bool = True
 
     @property
     def bytes(self) -> int:

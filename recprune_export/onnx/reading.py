@@ -142,14 +142,24 @@ _BITS = _list_bits()
 
 
 def _read_names(graph: onnx.GraphProto) -> None:
-    """Read every name: protobuf decodes names on access, and raises then."""
-    for node in (node for inside in iterate_graphs(graph) for node in inside.node):
-        _ = (node.name, node.op_type, node.domain, list(node.input), list(node.output))
-        _ = [attribute.name for attribute in node.attribute]
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        _ = (value.name, [dim.dim_param for dim in value.type.tensor_type.shape.dim])
-    for tensor in graph.initializer:
-        _ = (tensor.name, [(entry.key, entry.value) for entry in tensor.external_data])
+    """Read every name: protobuf decodes names on access, and raises then, or returns the bytes of those that are no text.
+
+    Raises `UnicodeError`.
+    """
+    if any(isinstance(name, bytes) for name in _iterate_names(graph)):
+        raise UnicodeError("a name is no text")
+
+
+def _iterate_names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    for inside in iterate_graphs(graph):
+        for node in inside.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+        for value in (*inside.input, *inside.output, *inside.value_info):
+            yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
+        for tensor in inside.initializer:
+            yield tensor.name
+            yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _iterate_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

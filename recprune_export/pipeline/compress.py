@@ -171,6 +171,7 @@ def compress_program(
     search_prefix: SearchPrefix | None = None,
     search: SearchRecord | None = None,
     derive: Sequence[DeriveModel] = (),
+    onnx_file: Path | None = None,
 ) -> CompressionResult:
     """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
@@ -179,7 +180,7 @@ def compress_program(
     `leading_notes` come before other notes. With `resume`, it continues after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
     `search` is what the manifest states of that search, whose settings are others than the chosen ones. `derive` makes further
-    ONNX files from `model.onnx`.
+    ONNX files from `model.onnx`. `onnx_file` is the ONNX file from which `program` was made, the dense model of all figures.
 
     Raises `UsageError` if nothing can be written to `target`, its disk is too full, or another process writes there,
     `ModelError` where the dense model returns NaN for rows of the data, `PruningError` where the plan does not fit or the
@@ -192,7 +193,15 @@ def compress_program(
     with enter_on_main(partial(stage_bundle, target), target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):
-            run = partial(run_stages, program, task, plan=plan, search_prefix=search_prefix, folder=Path(scratch))
+            run = partial(
+                run_stages,
+                program,
+                task,
+                plan=plan,
+                search_prefix=search_prefix,
+                folder=Path(scratch),
+                onnx_file=onnx_file,
+            )
             outcome, retries = run_until_fast(run, settings, checkpoints)
             further = derive_models(derive, outcome.exported, task, settings, Path(scratch))
             outcome = replace(outcome, derived=further)
@@ -240,6 +249,7 @@ def run_stages(
     plan: GivenPlan | None,
     search_prefix: SearchPrefix | None,
     folder: Path,
+    onnx_file: Path | None = None,
 ) -> Outcome:
     """Prune, export to `folder` and measure. Of several processes all prune, and only the first one does the rest of the job.
 
@@ -251,7 +261,9 @@ def run_stages(
         seed=settings.seed, plan=plan.plan if plan else None, checkpoints=checkpoints, search_prefix=search_prefix,
         serving=make_serving_config(settings), projected=plan.projected if plan else None,
     )  # fmt: skip
-    outcome = call_on_main(partial(_export_and_measure, program, pruned, settings, task, folder, plan), share=False)
+    outcome = call_on_main(
+        partial(_export_and_measure, program, pruned, settings, task, folder, plan, onnx_file), share=False
+    )
     leave_to_main()
     return outcome
 
@@ -263,8 +275,10 @@ def _export_and_measure(
     task: Task,
     folder: Path,
     plan: GivenPlan | None,
+    onnx_file: Path | None,
 ) -> Outcome:
-    exported = export_and_quantize(program, pruned, settings, task, folder, plan.quantization if plan else None)
+    forms = plan.quantization if plan else None
+    exported = export_and_quantize(program, pruned, settings, task, folder, forms, onnx_file)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
     check_byte_limit(exported.pruned.bytes, storage)
@@ -297,10 +311,14 @@ def export_and_quantize(
     task: Task,
     folder: Path,
     chosen: QuantizationPlan | None = None,
+    onnx_file: Path | None = None,
 ) -> ExportedModels:
-    """Write both models to `folder`, the pruned model in fewer bits if the settings require it, in the forms `chosen` before."""
+    """Write both models to `folder`, the pruned model in fewer bits if the settings require it, in the forms `chosen` before.
+
+    `onnx_file` is the ONNX file from which `program` was made.
+    """
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
-    exported = export_models(program, pruned, make_serving_config(settings), task, folder)
+    exported = export_models(program, pruned, make_serving_config(settings), task, folder, onnx_file)
     quantized = quantize_export(
         exported.pruned, settings.quantization, batches, task, folder / "quantized",
         threads=threads, seed=settings.seed, runtime=settings.export.runtime, chosen=chosen,

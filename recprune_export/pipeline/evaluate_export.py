@@ -1,7 +1,7 @@
 """Measure size, quality and speed of the exported file compared with the dense model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recprune_export.errors import SlowerThanPyTorch
 from recprune_export.evidence import Verdict, judge_at_most
@@ -13,8 +13,12 @@ from recprune_export.finetuning.task import (
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.quality_comparison import QualityBreakdown
 from recprune_export.number_formats import format_ratio
+from recprune_export.onnx._translate import translate
+from recprune_export.onnx.cost.estimate import count_operations
+from recprune_export.onnx.cost.weightless_model import strip_weights
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
+from recprune_export.onnx.optimizer.passes.name_batch import name_batch
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline.export_models import ExportedModels, make_predictor
@@ -23,6 +27,7 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.pruning.fields.field_selection import remove_fields
+from recprune_export.runtime_releases import DEFAULT_OPSET
 from recprune_export.settings import LatencySettings
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
@@ -84,7 +89,7 @@ def evaluate_exports(
 
     Raises `SlowerThanPyTorch` if the pruned model is slower than PyTorch.
     """
-    counts = {"dense": count(exported.dense.path), "pruned": count(exported.pruned.path)}
+    counts = {"dense": count_dense(program, exported.dense), "pruned": count(exported.pruned.path)}
     answers = {"dense": make_predictor(exported.dense), "pruned": make_predictor(exported.row_wise)}
     with show_status("Measuring quality on test rows"):
         frequencies = count_id_frequencies(task, program.signature)
@@ -96,6 +101,19 @@ def evaluate_exports(
     return Measurements(
         counts, quality.metrics, quality.change, quality.changes, quality.breakdown, rows, report, footprints
     )
+
+
+def count_dense(program: Program, file: OnnxFile) -> Counts:
+    """Count the file of the dense `program`.
+
+    A user's own file may compute sizes at run time, behind which ONNX infers no shapes: its operations are those of the program.
+    """
+    counts = count(file.path)
+    if file.guarded:
+        return counts
+    model = translate(program, DEFAULT_OPSET)
+    name_batch(model)
+    return replace(counts, operations=count_operations(strip_weights(model).model))
 
 
 def choose_measured_batches(latency: LatencySettings) -> tuple[int, ...]:

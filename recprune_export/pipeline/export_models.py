@@ -1,11 +1,13 @@
 """Export both models to ONNX and compare each file with its program."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
 import torch
 
-from recprune_export.bundle.manifest.manifest import MODEL
+from recprune_export.bundle.manifest.manifest import DENSE, MODEL
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning.task import (
     AnswerFunction,
@@ -14,13 +16,16 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
 from recprune_export.onnx.optimizer._rewrite import NonzeroLimits
+from recprune_export.onnx.reading import find_weight_files, read_model
 from recprune_export.onnx.runtime.session import make_session, refuses, run
+from recprune_export.onnx.saving import save_onnx
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline._quantize_export import QuantizedExport
 from recprune_export.pipeline.float32_tolerance import MOST_IF_INFINITE, ROUNDED_RUNS, widen_tolerances
 from recprune_export.program.program import Program
 from recprune_export.program.requests.input_rules import apply_input_rules
 from recprune_export.program.requests.random_requests import sample_request
+from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.settings import Settings
 from recprune_export.validation.edge_requests import (
@@ -72,15 +77,26 @@ class ExportedModels:
 
 
 def export_models(
-    program: Program, pruned: PrunedModel, serving: ServingConfig, task: Task, folder: Path
+    program: Program,
+    pruned: PrunedModel,
+    serving: ServingConfig,
+    task: Task,
+    folder: Path,
+    onnx_file: Path | None = None,
 ) -> ExportedModels:
     """Write both models to `folder` and compare each with PyTorch: the dense model is the baseline of every figure.
+
+        `onnx_file` is the ONNX file from which `program` was made: it is the dense model itself.
 
     Raises `ExportError`, and `ValidationFailed` if an output differs.
     """
     with show_status("Exporting to ONNX"):
         plain = ServingConfig(runtime=serving.runtime)
-        dense = export_onnx(program, folder / "dense.onnx", rewrites=(), serving=plain)
+        dense = (
+            export_onnx(program, folder / DENSE, rewrites=(), serving=plain)
+            if onnx_file is None
+            else copy_onnx_file(onnx_file, program.signature, folder / DENSE)
+        )
         file = export_pruned(pruned, serving, folder / MODEL)
     with show_status("Comparing outputs with PyTorch"):
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
@@ -89,6 +105,21 @@ def export_models(
     if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
         row_wise = export_onnx(pruned.program, folder / "row_wise.onnx", serving=plain)
     return ExportedModels(dense, file, row_wise, parity)
+
+
+def copy_onnx_file(path: Path, signature: Signature, target: Path) -> OnnxFile:
+    """Copy a user's ONNX file to `target`, as it is; weights in other files are written into one beside it.
+
+    It has no guards, so that requests are changed by the rules of `signature` before it gets them.
+    """
+    model = read_model(path)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    data = None
+    if find_weight_files(model):
+        data = save_onnx(ir.load(path), target)
+    else:
+        shutil.copyfile(path, target)
+    return OnnxFile(target, opset, data, signature, guarded=False)
 
 
 def make_serving_config(settings: Settings) -> ServingConfig:
@@ -115,7 +146,7 @@ def validate_parity(
     Raises `ValidationFailed` with the first difference.
     """
     signature = file.signature
-    requests = {
+    requests: dict[str, RequestArrays] = {
         "test rows": squeeze_shared_inputs(task.requests(PARITY_ROWS, seed=0), signature),
         "drawn rows": sample_request(signature, PARITY_ROWS // 2, seed=1),
         **make_edge_requests(signature),
@@ -149,13 +180,21 @@ def validate_parity(
             f"written. {report.failures[0]}"
         )
     session = make_session(file.path, 1)
-    for label, request in make_refused_requests(signature).items():
+    for label, request in make_refused_requests(signature).items() if file.guarded else ():
         if not refuses(session, request):
             raise ValidationFailed(f"The ONNX model accepts {label}, which it should refuse, so nothing was written.")
     return report
 
 
 def make_predictor(file: OnnxFile) -> AnswerFunction:
-    """Return a function that answers requests from a file in ONNX Runtime."""
+    """Return a function that answers requests from a file in ONNX Runtime, by the rules of its signature."""
     session = make_session(file.path, torch.get_num_threads())
-    return lambda request: run(session, request)
+    if file.guarded:
+        return lambda request: run(session, request)
+    names = [output.name for output in file.signature.outputs]
+
+    def answer(request: RequestArrays) -> NamedOutputs:
+        answers = run(session, apply_input_rules(request, file.signature))
+        return {name: answers[name] for name in names}
+
+    return answer

@@ -247,9 +247,9 @@ def compress(
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
 
-    MODEL is a checkpoint of `recprune-export train` or a .pt2 program. With --factory, it is a file of weights: a state dict, a
-    training checkpoint, safetensors, or a torch.distributed.checkpoint folder. It can also be a Hugging Face or MLflow folder,
-    TorchScript, or a pickled nn.Module with --unsafe-unpickle. All except the first two require --inputs.
+    MODEL is a checkpoint of `recprune-export train`, a .pt2 program or an ONNX file. With --factory, it is a file of weights: a state
+    dict, a training checkpoint, safetensors, or a torch.distributed.checkpoint folder. It can also be a Hugging Face or MLflow folder,
+    TorchScript, or a pickled nn.Module with --unsafe-unpickle. All except the first three require --inputs.
     """
     from recprune_export.settings import Settings, parse_batch_sizes, parse_row_fraction
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -130,17 +130,25 @@ def _as_array(answer: object) -> np.ndarray:
 
 def refuses(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> bool:
     """Return whether a model fails on a request, without a line of ONNX Runtime on stderr."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = 4
     try:
-        session.run(None, adapt_request(session, request), options)
+        run_silently(session, None, adapt_request(session, request))
     except UsageError:
         raise
     except Exception:  # onnxruntime's classes have no common base
         return True
     return False
+
+
+def run_silently(
+    session: "onnxruntime.InferenceSession", outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray]
+) -> Sequence[Any]:
+    """Run a model, all outputs for None; a failure is raised without a line of ONNX Runtime on stderr."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    answers: Sequence[Any] = session.run(outputs, inputs, options)
+    return answers
 
 
 def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from recprune_export.program.loading.model_kind import (
     list_model_files,
 )
 from recprune_export.program.loading.module_factory import make_module
+from recprune_export.program.loading.onnx_graphs.convert_onnx import convert_onnx
 from recprune_export.program.loading.saved_graphs.archive import EXTRA, allow_request_classes, check_archive
 from recprune_export.program.loading.saved_graphs.free_batch import convert_exported
 from recprune_export.program.loading.saved_graphs.torchscript import convert_torchscript, load_torchscript
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from recprune_export.training.checkpoint import Checkpoint
 
 _ACCEPTED = (
-    "a checkpoint of `train`, a .pt2 program, weights (a state dict, safetensors, a distributed checkpoint) with --factory, "
+    "a checkpoint of `train`, a .pt2 program, an ONNX file, weights (a state dict, safetensors, a distributed checkpoint) with --factory, "
     "a Hugging Face or MLflow folder, or a pickled module with --unsafe-unpickle"
 )
 _ADVICE = {
@@ -84,12 +85,14 @@ class ModelSource:
 class LoadedModel:
     """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
 
-    The notes of the program begin with the choices in the file, and the changes of names.
+        The notes of the program begin with the choices in the file, and the changes of names. `onnx` is the ONNX file itself if it
+    takes and returns the tensors of the program: the pruned file is compared with it.
     """
 
     program: Program
     checkpoint: "Checkpoint | None"
     kind: ModelKind
+    onnx: Path | None = None
 
 
 def load_program(
@@ -105,7 +108,7 @@ def load_program(
 
     `factory` ("package.module:function", called with `factory_args`) makes the module into which weights are loaded, under
     the names that fit it (`match_names`); `key` chooses one of several state dicts or modules in the file. `inputs` is an
-    `.npz` with an example request, for all but programs and checkpoints. A pickle is executed only with `unsafe_unpickle`.
+    `.npz` with an example request, for all but programs, checkpoints and most ONNX files. A pickle is executed only with `unsafe_unpickle`.
     The weights of a checkpoint and of a state dict stay in their file (`map_records`).
 
     Raises `ModelFileError` for a file that is of another kind, damaged, unsafe, does not fit, or holds NaN; `UsageError` for
@@ -134,6 +137,9 @@ def _load_file(path: Path, kind: ModelKind, source: ModelSource) -> LoadedModel:
         check_finite(script, path)
         args, kwargs = example_call(script, _require_inputs(path, kind, source.inputs))
         return LoadedModel(convert_torchscript(script, args, kwargs), None, kind)
+    if kind == ModelKind.ONNX:
+        converted = convert_onnx(path, source.inputs)
+        return LoadedModel(converted.program, None, kind, path if converted.same_interface else None)
     module, notes = _load_module(path, kind, source)
     module = unwrap_module(module)
     check_supported(module)

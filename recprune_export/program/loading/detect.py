@@ -52,7 +52,8 @@ def detect_model_kind(path: Path) -> ModelKind:
                 return kind
     if tarfile.is_tarfile(path):
         return _detect_tar(path)
-    return ModelKind.ONNX if head[0] == 0x08 and _is_onnx(path) else ModelKind.OTHER
+    # A damaged file is known by its name alone.
+    return ModelKind.ONNX if path.suffix == ".onnx" or (head[0] == 0x08 and _is_onnx(path)) else ModelKind.OTHER
 
 
 def find_unsafe_globals(path: Path) -> list[str]:

@@ -75,7 +75,7 @@ def find_weights_file(folder: Path) -> Path | None:
 
 def list_model_files(folder: Path) -> list[str]:
     """Return the names of the files in a folder whose ending is that of a model."""
-    endings = {".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors"}
+    endings = {".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors", ".onnx"}
     return sorted(path.name for path in folder.iterdir() if path.suffix in endings and path.is_file())
 
 

@@ -1,0 +1,1 @@
+from .convert_onnx import convert_onnx as convert_onnx
