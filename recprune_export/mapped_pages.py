@@ -28,11 +28,22 @@ def register_map(content: object) -> None:
 
 
 def limit_mapped_pages(most: int = MOST_MAPPED) -> None:
-    """Give back the pages of all registered maps where this process has more than `most` bytes of mapped files in memory."""
+    """Give back pages of registered maps while this process has more than `most` bytes of mapped files in memory.
+
+    The largest maps come first: those of smaller files, such as the pruned model beside the dense one, stay in memory if that is enough.
+    """
     if not _MAPS or not hasattr(mmap, "MADV_DONTNEED"):
         return
     with suppress(OSError, ValueError, IndexError):
-        if int(_STATUS.read_bytes().split()[2]) * mmap.PAGESIZE > most:
-            for content in list(_MAPS):
-                with suppress(ValueError):  # closed
-                    content.madvise(mmap.MADV_DONTNEED)
+        for content in sorted(_MAPS, key=_count_bytes, reverse=True):
+            if int(_STATUS.read_bytes().split()[2]) * mmap.PAGESIZE <= most:
+                return
+            with suppress(ValueError):  # closed
+                content.madvise(mmap.MADV_DONTNEED)
+
+
+def _count_bytes(content: mmap.mmap) -> int:
+    try:
+        return len(content)
+    except ValueError:  # closed
+        return 0
