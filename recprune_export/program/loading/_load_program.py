@@ -85,7 +85,7 @@ class ModelSource:
 class LoadedModel:
     """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
 
-        The notes of the program begin with the choices in the file, and the changes of names. `onnx` is the ONNX file itself if it
+    The notes of the program begin with the choices in the file, and the changes of names. `onnx` is the ONNX file itself if it
     takes and returns the tensors of the program: the pruned file is compared with it.
     """
 
