@@ -86,7 +86,7 @@ def export_models(
 ) -> ExportedModels:
     """Write both models to `folder` and compare each with PyTorch: the dense model is the baseline of every figure.
 
-        `onnx_file` is the ONNX file from which `program` was made: it is the dense model itself.
+    `onnx_file` is the ONNX file from which `program` was made: it is the dense model itself.
 
     Raises `ExportError`, and `ValidationFailed` if an output differs.
     """

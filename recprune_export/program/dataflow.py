@@ -128,7 +128,7 @@ class _Tracer(fx.Interpreter):
 
     def _number_elements(self, node: fx.Node, value: Tensor) -> None:
         start = sum(len(numbers) for numbers in self.elements.values())
-        self.elements[node.name] = range(start, start + (value[0].numel() if value.ndim else 1))
+        self.elements[node.name] = range(start, start + value.shape[1:].numel())
         static = torch.tensor(self.elements[node.name], dtype=torch.int64)
         element = static.reshape(value.shape[1:]).expand(value.shape).clone()
         self._origins[node] = ElementOrigin(element, torch.zeros_like(element))

@@ -63,7 +63,7 @@ def check(bundle: Path) -> set[str]:
         assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exc_info)
         assert done.exit_code in CODES, (words, done.output)
         if done.exit_code:
-            assert done.stderr.startswith("Error: "), (words, done.output)
+            assert done.stderr.splitlines()[-1].startswith("Error: "), (words, done.output)
         outcomes.add("refused" if done.exit_code else "valid")
     try:
         open_artifact(bundle)
