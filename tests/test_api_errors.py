@@ -20,12 +20,12 @@ from recprune_export.pipeline import export_models
 from tests.jobs import QUICK, QUICK_OPTIONS, assert_refused, invoke
 
 
-@pytest.mark.parametrize(("option", "value"), [("--license", "free beer"), ("--sign", "absent.pem")])
+@pytest.mark.parametrize(("option", "value", "exit_code"), [("--license", "free beer", 2), ("--sign", "absent.pem", 3)])
 def test_a_bad_licence_or_key_is_told_before_the_work(
-    checkpoint: Path, tmp_path: Path, option: str, value: str
+    checkpoint: Path, tmp_path: Path, option: str, value: str, exit_code: int
 ) -> None:
     done = invoke(checkpoint, option, value, "-o", tmp_path / "out")
-    assert (done.exit_code, value in done.output) == (2, True)
+    assert (done.exit_code, value in done.output) == (exit_code, True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -82,7 +82,9 @@ def _ids_of_a_row(lookup: IdLookup) -> tuple[Tensor, Tensor] | None:
     """Return the elements and steps of the ids of one row of the request, or None if rows are mixed."""
     element, steps = lookup.origin.element, lookup.origin.steps
     batch = lookup.ids.meta["val"].shape[:1]
-    if not batch or isinstance(batch[0], int) or bool((element != element[:1]).any() | (steps != steps[:1]).any()):
+    if not batch or isinstance(batch[0], int) or not len(element):
+        return None
+    if bool((element != element[:1]).any() | (steps != steps[:1]).any()):
         return None
     return element[0], steps[0]
 
