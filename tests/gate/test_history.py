@@ -172,7 +172,7 @@ def test_a_trend_has_a_dot_for_each_check_in_its_color_and_order() -> None:
     ]
     page = render_check_report(made(1.2), history)
     check_page(page)
-    (section,) = [s for s in read(page).all("section") if "Over the checks" in s.text]
+    (section,) = [s for s in read(page).all("section") if s.attributes["id"] == "history"]
     svg = section.all("svg")[0]
     dots = svg.all("circle")
     assert [dot.attributes["class"] for dot in dots] == ["pass", "fail", "undecided"]

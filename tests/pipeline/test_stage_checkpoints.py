@@ -237,7 +237,7 @@ def test_work_that_cannot_be_saved_is_a_warning_and_the_run_goes_on(
         work.save("part", "a part", {}, nn.Linear(1, 1))
         assert work.load("part") is None
         assert not list((tmp_path / "work").glob("part*"))
-    assert "Warning: a part is not kept in" in capsys.readouterr().err
+    assert "Warning: a part could not be saved in" in capsys.readouterr().err
 
 
 def test_the_reason_of_the_file_system_is_told_where_pytorch_reports_positions(
@@ -246,7 +246,7 @@ def test_the_reason_of_the_file_system_is_told_where_pytorch_reports_positions(
     work = StageCheckpoints(tmp_path / "work", "key")
     with file_size_limit(10_000):
         work.save("part", "a part", {}, nn.Linear(100, 100))
-    assert f"a part is not kept in {tmp_path / 'work'} (File too large)" in capsys.readouterr().err
+    assert f"a part could not be saved in {tmp_path / 'work'} (File too large)" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_stage_is_removed_by_an_interruption(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Runtime:
         """Return the one line of a command that is refused as a wrong usage."""
         done = self.run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), (arguments, done.stdout, done.stderr)
-        (line,) = done.stderr.splitlines()
+        *_stages, line = done.stderr.splitlines()
         return line
 
 

@@ -251,7 +251,7 @@ class Losses(nn.Module):
 def test_a_loss_alone_is_refused_with_the_cure(form: Callable[[Tensor], Any], name: str) -> None:
     module = Losses(form).eval()
     with pytest.raises(
-        CaptureError, match=rf"answers '{name}'.* as a loss is: leave 'labels' out of the example request"
+        CaptureError, match=rf"returns only '{name}'.* such as a loss: leave 'labels' out of the example request"
     ):
         capture(module, (), {"ids": torch.arange(6), "labels": torch.ones(6)})
     assert capture(module, (torch.arange(6),)).signature.outputs[0].shape == ("batch",)
@@ -262,5 +262,5 @@ def test_without_labels_the_scores_are_asked_for() -> None:
         def forward(self, ids: Tensor) -> Tensor:
             return super().forward(ids)["scores"].mean()
 
-    with pytest.raises(CaptureError, match="as a loss is: let the model return its scores"):
+    with pytest.raises(CaptureError, match="such as a loss: let the model return its scores"):
         capture(Mean().eval(), (torch.arange(6),))

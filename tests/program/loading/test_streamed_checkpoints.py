@@ -203,7 +203,7 @@ def test_a_missing_file_of_shards_is_named(files: Path, copied: Path) -> None:
 def test_a_file_that_is_cut_off_is_named(files: Path, copied: Path) -> None:
     content = (copied / "__0_0.distcp").read_bytes()
     (copied / "__0_0.distcp").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelFileError, match=r"__0_0\.distcp is cut off"):
+    with pytest.raises(ModelFileError, match=r"__0_0\.distcp is truncated"):
         load(copied, files / "request.npz")
 
 
