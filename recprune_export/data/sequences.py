@@ -29,7 +29,6 @@ from recprune_export.data.splits.row_split import SplitMixin
 from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.data.streaming.large_tables import is_large_log
-from recprune_export.data.streaming.write_once import write_once
 from recprune_export.data.tabular_files import collect, count_frame_rows, scan
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
@@ -156,6 +155,8 @@ def load_sequences(
     frame = select_canonical(frame, columns)
     count = count_frame_rows(frame, path)
     if reading.stream if reading.stream is not None else is_large_log(count):
+        from recprune_export.data.streaming.write_once import write_once  # needs more than a program that serves has
+
         data = write_once(partial(_stream_sequences, path, frame, count, schema, encoder, reading), reading.readers)
     else:
         data = _read_sequences(path, collect(frame, path), schema, encoder, reading)

@@ -185,9 +185,7 @@ def test_what_cannot_be_is_one_sentence(bundle: Path, lake: Path, tmp_path: Path
     with pytest.raises(DataError, match="no rows"):
         predict_folder(bundle, lake / "*.csv", tmp_path / "other")
     raw(9).with_columns(pl.col("row").cast(pl.String)).write_parquet(lake / "day=1" / "part-1.parquet")
-    with pytest.raises(
-        UsageError, match=r"'row', which --keep names, contains String in .* and Int64 in earlier files"
-    ):
+    with pytest.raises(UsageError, match=r"'row', of --keep, contains String in .* and Int64 in earlier files"):
         predict_folder(bundle, lake, tmp_path / "other", keep=["row"])
 
 

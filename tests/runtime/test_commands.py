@@ -133,7 +133,7 @@ def test_report(runtime: Runtime, bundle: Path, tmp_path: Path) -> None:
 
 
 def test_doctor_and_help(runtime: Runtime) -> None:
-    assert runtime.json("doctor")["sound"]
+    assert runtime.json("doctor")["ok"]
     listed = runtime.output("--help")
     assert "verify" in listed
     assert "refresh" not in listed

@@ -82,7 +82,7 @@ def test_an_exported_program_in_half_precision_gets_a_bundle(kind: str, tmp_path
     assert "float32" in program_from_exported(exported).notes[0]
     result = compress(exported, None, tmp_path / "b", epochs=0, quick=True, structured_fraction=0.8)
     assert result.parity.passed
-    assert any("in float32" in note for note in result.notes)
+    assert any("use float32" in note for note in result.notes)
     assert result.manifest.signature["outputs"][0]["dtype"] == "float32"
 
 
