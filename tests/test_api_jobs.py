@@ -224,5 +224,5 @@ def test_a_module_in_memory_with_nested_inputs_and_arrays_by_name(tmp_path: Path
 
 
 def test_a_module_needs_an_example_request(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Nested needs one request"):
+    with pytest.raises(UsageError, match="Nested requires an example request"):
         compress(Nested(), target=tmp_path / "out")

@@ -47,7 +47,7 @@ def test_two_bundles_as_json(pair: tuple[Path, Path]) -> None:
     assert found["a"]["bytes"] == found["b"]["bytes"] == 191_322
     assert set(found["a"]["speedup"]) == {"estimate", "low", "high"}
     assert (found["batch"], found["have_same_rows"]) == (256, True)
-    assert Path(found["report"]).is_file()
+    assert Path(found["output"]).is_file()
 
 
 def test_a_packed_bundle_is_read_too(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_packed_bundle_is_read_too(pair: tuple[Path, Path], tmp_path: Path) ->
     [
         (("a", "missing"), 3, "does not exist"),
         (("a", "a/model.onnx"), 3, "model.onnx"),
-        (("a", "b", "-o", "b/page.html"), 2, "lies in the bundle"),
+        (("a", "b", "-o", "b/page.html"), 2, "is inside the bundle"),
         (("a", "b", "--sweep", "."), 2, "--sweep belongs to the page of one bundle"),
     ],
 )
