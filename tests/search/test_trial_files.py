@@ -17,7 +17,7 @@ def test_what_was_there_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be made: Not a directory"):
+    with pytest.raises(UsageError, match="cannot be created: Not a directory"):
         make_folder(tmp_path / "file" / "folder")
     (tmp_path / "taken.json").mkdir()
     with pytest.raises(UsageError, match=r"taken.json cannot be written"):
