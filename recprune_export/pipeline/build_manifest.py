@@ -229,7 +229,13 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
         ("tables", dense.tables, pruning.table_sparsity, reduction.tables),
         ("rest", dense.rest, pruning.rest_sparsity, reduction.rest),
     )
-    for section, counts, target, reached in sparsities if pruned.plan.stages[-1].storage is None else ():
+    storage = pruned.plan.stages[-1].storage
+    if storage is not None and exported.pruned.bytes > storage.max_bytes:
+        notes.append(
+            f"The file has {exported.pruned.bytes:,} bytes, {exported.pruned.bytes - storage.max_bytes:,} more than --max-bytes of the "
+            "plan: its bits were chosen for the graph of other weights."
+        )
+    for section, counts, target, reached in sparsities if storage is None else ():
         if counts.parameters and reached < target - 1e-9:
             target_text, reached_text = format_distinctly(target, reached)
             notes.append(

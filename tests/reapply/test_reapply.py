@@ -233,3 +233,19 @@ def test_what_is_open_or_fails_has_its_exit_code(folder: Path, tmp_path: Path, b
     assert_refused(invoke(*command, "--max-drop", 0, "--undecided", "fail"), 1, "does not hold")
     verify(tmp_path / "new")
     assert_refused(invoke("reapply", bundle, "--model", tmp_path / "gone.pt2"), 3, "does not exist")
+
+
+def test_a_file_beyond_the_limit_of_its_plan_is_noted(folder: Path, tmp_path: Path) -> None:
+    options = {**QUICK, **POINTS["bytes"]}
+    compress(folder / "seed0.pt2", target=tmp_path / "old", data=folder / "rows.npz", labels="click", **options)
+    manifest, plan = read_manifest(tmp_path / "old"), json.loads((tmp_path / "old" / "plan.json").read_text())
+    stage = plan["stages"][-1] if "stages" in plan else plan
+    stage["storage"]["max_bytes"] = manifest.files["model.onnx"].bytes - 7
+    content = json.dumps(plan).encode()
+    (tmp_path / "old" / "plan.json").write_bytes(content)
+    entry = type(manifest.files["plan.json"])(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    (tmp_path / "old" / MANIFEST).write_text(manifest.with_files({**manifest.files, "plan.json": entry}).to_json())
+    applied = reapply(
+        tmp_path / "old", folder / "seed0.pt2", tmp_path / "new", data=folder / "rows.npz", labels=("click",)
+    )
+    assert any("7 more than --max-bytes of the plan" in note for note in applied.result.notes)

@@ -60,7 +60,7 @@ def speed_headline(manifest: Manifest) -> Headline | None:
     ratios = {batch: by_pair.get(RATIO) for batch, by_pair in manifest.latency["ratios"].items()}
     others = [f"{_ratio(other)} at {batch}" for batch, other in ratios.items() if other and int(batch) != speedup.batch]
     if others:
-        conditions.append(f"As fast at other batch sizes: {', '.join(others)}.")
+        conditions.append(f"At other batch sizes: {', '.join(others)}.")
     return Headline(word, format_ratio(ratio.estimate), tuple(conditions))
 
 
