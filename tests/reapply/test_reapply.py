@@ -39,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=list(POINTS))
+@pytest.fixture(
+    scope="module", params=["sparsity", *(pytest.param(p, marks=pytest.mark.slow) for p in POINTS if p != "sparsity")]
+)
 def bundle(request: pytest.FixtureRequest, folder: Path) -> Path:
     """A bundle of the weights of seed 0, which keeps as many rows as its statistics read."""
     target, point = folder / f"bundle-{request.param}", POINTS[request.param]

@@ -85,6 +85,7 @@ def test_a_file_of_keras_layers(tmp_path: Path) -> None:
     assert verify(tmp_path / "b").outputs[0].name == "Identity:0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "GRU"])
 def test_a_model_of_histories(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
