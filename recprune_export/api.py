@@ -235,7 +235,7 @@ def compress_loaded(
     *,
     plan: GivenPlan | None = None,
     sign: Callable[[bytes], bytes] | None = None,
-    resume: bool = False,
+    resume: bool | None = None,
     job_file: str | None = None,
     start_workers: Callable[[], AbstractContextManager[TuningWorkers | None]] = nullcontext,
     search: SearchRecord | None = None,
@@ -243,7 +243,8 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows, both in memory; `start_workers` returns the processes of a search.
 
-    `search` is the search that chose the point of a `plan`, as the manifest states it; `notes` are said first.
+    With `resume` None no finished stages are kept, for commands that cannot resume. `search` is the search that chose the
+    point of a `plan`, as the manifest states it; `notes` come first.
     """
     checkpoint = loaded.checkpoint
     settings = settle_settings(loaded.program, settings)

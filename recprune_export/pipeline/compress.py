@@ -167,7 +167,7 @@ def compress_program(
     origin: InputSources = UNKNOWN,
     sign: Callable[[bytes], bytes] | None = None,
     leading_notes: Sequence[str] = (),
-    resume: bool = False,
+    resume: bool | None = False,
     search_prefix: SearchPrefix | None = None,
     search: SearchRecord | None = None,
     derive: Sequence[DeriveModel] = (),
@@ -293,9 +293,11 @@ def _export_and_measure(
 
 
 def open_checkpoints(
-    program: Program, settings: Settings, task: Task, plan: GivenPlan | None, target: Path, *, resume: bool
+    program: Program, settings: Settings, task: Task, plan: GivenPlan | None, target: Path, *, resume: bool | None
 ) -> StageCheckpoints:
-    """Open the folder for finished stages next to `target`; with `resume` those of an equal run stay in it."""
+    """Open the folder for finished stages next to `target`; with `resume` those of an equal run stay in it, with None there is none."""
+    if resume is None:
+        return NO_CHECKPOINTS
     extra = None if plan is None else plan.plan.to_dict()
     with show_status("Hashing the model and the rows"):
         key = call_on_main(

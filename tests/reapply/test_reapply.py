@@ -251,3 +251,20 @@ def test_a_file_beyond_the_limit_of_its_plan_is_noted(folder: Path, tmp_path: Pa
         tmp_path / "old", folder / "seed0.pt2", tmp_path / "new", data=folder / "rows.npz", labels=("click",)
     )
     assert any("7 more than --max-bytes of the plan" in note for note in applied.result.notes)
+
+
+def test_an_interrupt_leaves_nothing(
+    without_rows: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recprune_export.pipeline.compress.evaluate_exports", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reapply(without_rows, folder / "seed1.pt2", tmp_path / "new", epochs=1)
+    assert list(tmp_path.iterdir()) == []
+    assert "--resume" not in capsys.readouterr().err
