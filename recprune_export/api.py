@@ -17,7 +17,6 @@ from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import ENCODING, JOB
 from recprune_export.bundle.write import check_target, stage_bundle
-from recprune_export.channels.rule_trials import TRIAL_ROWS, infer_channel_rules
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.data_identity import identify_data
 from recprune_export.data.named_columns import Columns
@@ -51,6 +50,7 @@ from recprune_export.pipeline.compress import (
 from recprune_export.pipeline.derive_models import choose_derived_models
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.given_plan import GivenPlan
+from recprune_export.pipeline.infer_missing_rules import infer_missing_rules
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.pipeline.preview import Preview, preview_program
 from recprune_export.pipeline.streamed_models import refuse_streamed, settle_settings
@@ -403,11 +403,7 @@ class JobInputs:
         """Open the model and read the rows."""
         loaded = load_model(self.model, self.example_inputs, self.source, self.settings.export)
         task = make_task(loaded, self.data, self.labels, self.settings)
-        if self.settings.pruning.infer_rules:
-            refuse_streamed(loaded.program, "--infer-rules")
-            request = task.requests(TRIAL_ROWS, self.settings.seed)
-            loaded = replace(loaded, program=infer_channel_rules(loaded.program, request))
-        return loaded, task
+        return infer_missing_rules(loaded, task, self.settings), task
 
     def __call__(self) -> tuple[Program, Task]:
         """Return the program and the rows of trials."""

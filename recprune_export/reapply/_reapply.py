@@ -30,6 +30,7 @@ from recprune_export.pipeline.build_manifest import InputSources, SearchRecord
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import CompressionResult, make_sampled_task
 from recprune_export.pipeline.given_plan import GivenPlan
+from recprune_export.pipeline.infer_missing_rules import infer_missing_rules
 from recprune_export.pipeline.planning import make_budget, make_score_inputs, remove_fields_and_rows
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.loading._load_program import LoadedModel
@@ -164,6 +165,7 @@ def reapply(
             _refuse(opened, model, compare_signatures(opened.program.signature, loaded.program.signature))
         with show_status("Reading rows"):
             task = _make_task(opened, loaded, data, labels, settings)
+            loaded = infer_missing_rules(loaded, task, settings)
         with show_status("Choosing channels"):
             program = with_input_rules(loaded.program, task, settings.export.bad_ids)
             projected = _project(opened, plan, program, task, model)

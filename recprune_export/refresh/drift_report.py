@@ -18,6 +18,7 @@ from recprune_export.finetuning.task import LabeledRows, run_program
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import CompressionResult
+from recprune_export.pipeline.infer_missing_rules import infer_missing_rules
 from recprune_export.refresh import plan_check
 from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
@@ -128,6 +129,8 @@ def make_drift_report(
         rows = read_new_rows(
             data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings, opened.label_kinds,
         )  # fmt: skip
+        if isinstance(dense, DenseModel):
+            dense = replace(dense, loaded=infer_missing_rules(dense.loaded, rows.task, settings))
         quality = _measure(opened, dense, rows, data)
     drift, drifts = judge_drift(opened.profile, rows.columns)
     ranking, regrets = _judge_plan(opened, dense, rows, data)
