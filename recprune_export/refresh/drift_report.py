@@ -19,6 +19,7 @@ from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import CompressionResult
 from recprune_export.pipeline.infer_missing_rules import infer_missing_rules
+from recprune_export.progress import show_status
 from recprune_export.refresh import plan_check
 from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
@@ -122,18 +123,23 @@ def make_drift_report(
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        opened = open_bundle(bundle, folder)
-        settings = override_row_settings(opened.settings, data, row_settings, evaluation)
-        opened = replace(opened, settings=settings)
-        dense = find_dense(opened, model, source or {})
-        rows = read_new_rows(
-            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings, opened.label_kinds,
-        )  # fmt: skip
+        with show_status("Opening the bundle and the dense model"):
+            opened = open_bundle(bundle, folder)
+            settings = override_row_settings(opened.settings, data, row_settings, evaluation)
+            opened = replace(opened, settings=settings)
+            dense = find_dense(opened, model, source or {})
+        with show_status("Reading rows"):
+            rows = read_new_rows(
+                data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings, opened.label_kinds,
+            )  # fmt: skip
         if isinstance(dense, DenseModel):
             dense = replace(dense, loaded=infer_missing_rules(dense.loaded, rows.task, settings))
-        quality = _measure(opened, dense, rows, data)
-    drift, drifts = judge_drift(opened.profile, rows.columns)
-    ranking, regrets = _judge_plan(opened, dense, rows, data)
+        with show_status("Measuring quality"):
+            quality = _measure(opened, dense, rows, data)
+    with show_status("Measuring drift"):
+        drift, drifts = judge_drift(opened.profile, rows.columns)
+    with show_status("Ranking channels"):
+        ranking, regrets = _judge_plan(opened, dense, rows, data)
     findings = (judge_metric(quality, max_fall), judge_gap(quality, max_drop), drift, ranking)
     if all(finding.verdict is Verdict.SKIPPED for finding in findings):
         raise UsageError(f"{bundle} contains nothing to compare new rows with: give the dense model with --model.")
