@@ -24,6 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from recprune_export.environment import environment
+
 FIRST_BYTE, SILENCE = 0.5, 3.0  # seconds
 TERMINAL, PIPE = "terminal", "pipe"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -117,6 +119,8 @@ def main() -> None:
     print(
         json.dumps(
             {
+                "benchmark": "first-byte",
+                "environment": environment(),
                 "python_cpu_seconds": python,
                 "click_cpu_seconds": click,
                 "missed": [f"{run.command}, {run.case}, {run.screen}: {', '.join(run.misses)}" for run in missed],
