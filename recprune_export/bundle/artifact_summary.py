@@ -18,7 +18,6 @@ from recprune_export.onnx.cost.machine import Machine, this_machine
 from recprune_export.onnx.cost.profiler import Profile, profile_model
 from recprune_export.onnx.counts import Counts, count, find_id_limit
 from recprune_export.onnx.reading import read_model
-from recprune_export.program.loading.model_kind import is_model_folder
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,6 @@ class ArtifactInspection(ToDictMixin):
     costs: Annotated[Mapping[int, Cost], JsonForm(_encode_costs)]
     measured: Mapping[int, Estimate] = field(metadata=json_name("measured_milliseconds"))
     rewrites: Sequence[Mapping[str, Any]]
-
-
-def is_artifact(path: Path) -> bool:
-    """Return whether a path is an exported model (a directory or an ONNX file), as opposed to a model to prune."""
-    return path.suffix == ".onnx" or (path.is_dir() and not is_model_folder(path))
 
 
 def open_artifact_file(path: Path) -> ArtifactFile:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import ARTIFACT, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, undecided_option
 from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.show_import import ONNXRUNTIME, show_import
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
 from recprune_export.installation import require_whole_tool
@@ -108,11 +108,11 @@ def check(
         raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare two artifacts, or --calibrate to test this machine.")
-    import_onnxruntime()
-    from recprune_export.bundle.archive.unpacking import open_bundle_path
-    from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
-    from recprune_export.report._write_page import check_page_path
-    from recprune_export.settings import parse_batch_sizes
+    with show_import(ONNXRUNTIME):
+        from recprune_export.bundle.archive.unpacking import open_bundle_path
+        from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
+        from recprune_export.report._write_page import check_page_path
+        from recprune_export.settings import parse_batch_sizes
 
     outputs = CheckOutputs(junit_file, markdown_file, report_file, history_file, benchmark_file)
     outputs.check()

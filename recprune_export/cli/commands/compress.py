@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import DATA, PLAN, PRIVATE_KEY, ROWS_OR_ARRAYS, VOCABULARY
 from recprune_export.cli.job_file import config_option, format_job
 from recprune_export.cli.loss_advice import make_loss_advice
@@ -15,6 +14,7 @@ from recprune_export.cli.option_groups import GroupedCommand
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options, streaming_options
 from recprune_export.cli.parse_values import model_source, parse_names
 from recprune_export.cli.screen_options import screen_options, verbose_option
+from recprune_export.cli.show_import import PYTORCH, show_import
 from recprune_export.cli.tables import echo
 from recprune_export.errors import UsageError
 from recprune_export.number_formats import format_bytes
@@ -272,11 +272,11 @@ def compress(
         from recprune_export.bundle.servers.mlflow_model import check_mlflow_target, write_mlflow_model
 
         check_mlflow_target(mlflow)
-    import_torch()
-    from recprune_export.api import compress as run
-    from recprune_export.api import dump_plan, preview
-    from recprune_export.cli.compression_tables import print_result
-    from recprune_export.cli.plan_tables import print_preview
+    with show_import(PYTORCH):
+        from recprune_export.api import compress as run
+        from recprune_export.api import dump_plan, preview
+        from recprune_export.cli.compression_tables import print_result
+        from recprune_export.cli.plan_tables import print_preview
 
     if shards is not None:
         from recprune_export.program.streamed_tables._write_shards import check_shards_folder

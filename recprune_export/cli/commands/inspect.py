@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.import_onnxruntime import import_onnxruntime
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import infer_rules_option, loading_options, outputs_option, reading_options
 from recprune_export.cli.parse_values import parse_json_object, parse_names
 from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.show_import import ONNXRUNTIME, PYTORCH, show_import
 from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, rewrite_table
 from recprune_export.installation import require_whole_tool
 from recprune_export.number_formats import format_bytes, format_significant
+from recprune_export.program.loading.model_kind import is_artifact
 from recprune_export.progress import show_status
 
 if TYPE_CHECKING:
@@ -76,24 +76,25 @@ def inspect(
     """
     if not scores and data:
         raise click.UsageError("--data is used only with --scores: give --scores as well.")
-    import_onnxruntime()
-    from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
-    from recprune_export.bundle.artifact_summary import is_artifact
+    with show_status(f"Reading {model}"):
+        from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
 
-    if is_artifact(model) or is_packed(model):
+        is_exported = is_artifact(model) or is_packed(model)
+    if is_exported:
         if scores:
             raise click.UsageError("--scores requires the dense model from which the bundle was made.")
         from recprune_export.settings import parse_batch_sizes
 
         batches = parse_batch_sizes(latency_batch_sizes)
-        from recprune_export.bundle.artifact_summary import inspect_artifact
+        with show_import(ONNXRUNTIME):
+            from recprune_export.bundle.artifact_summary import inspect_artifact
 
         with open_bundle_path(model) as folder, show_status(f"Reading {model}"):
             artifact = inspect_artifact(folder, batches, threads)
         return print_artifact(artifact, as_json=as_json)
     require_whole_tool("inspect of a model that is neither a bundle nor an .onnx file")
-    import_torch()
-    from recprune_export.inspection import inspect_file
+    with show_import(PYTORCH):
+        from recprune_export.inspection import inspect_file
 
     source["factory_args"] = parse_json_object(factory_args)
     inspection = inspect_file(model, fields=fields, outputs=parse_names(outputs), infer_rules=infer_rules, **source)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import BUNDLE, ROWS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.shard_type import SHARD
+from recprune_export.cli.show_import import ONNXRUNTIME, show_import
 from recprune_export.cli.tables import echo, print_json, print_notes, prints_after_work
 
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ def predict(
     exp(-logit)), or use --probability), clicked_probability a probability, and stars_prediction a predicted number. An output
     whose meaning is not recorded in the bundle keeps its name.
     """
-    import_onnxruntime()
-    from recprune_export.bundle.archive.unpacking import open_bundle_path
-    from recprune_export.errors import UsageError
-    from recprune_export.prediction._predict import predict as run
-    from recprune_export.prediction.predict_folder import predict_folder
-    from recprune_export.prediction.write_scores import SUFFIXES
-    from recprune_export.settings import DataSettings
+    with show_import(ONNXRUNTIME):
+        from recprune_export.bundle.archive.unpacking import open_bundle_path
+        from recprune_export.errors import UsageError
+        from recprune_export.prediction._predict import predict as run
+        from recprune_export.prediction.predict_folder import predict_folder
+        from recprune_export.prediction.write_scores import SUFFIXES
+        from recprune_export.settings import DataSettings
 
     is_file = output.suffix.lower() in SUFFIXES and not output.is_dir()
     if is_file and shard is not None:

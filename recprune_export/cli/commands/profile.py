@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import ARTIFACT
 from recprune_export.cli.main_group import main
 from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.show_import import ONNXRUNTIME, show_import
 from recprune_export.cli.tables import make_console, make_table, print_json
 from recprune_export.progress import show_status
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @screen_options()
 def profile(bundle: Path, batch_size: int, threads: int, nodes: int, as_json: bool) -> None:
     """Show the time of each node in ONNX Runtime, the slowest first. BUNDLE is a bundle or an .onnx file."""
-    import_onnxruntime()
-    from recprune_export.bundle.archive.unpacking import open_bundle_path
-    from recprune_export.bundle.artifact_summary import profile_artifact
+    with show_import(ONNXRUNTIME):
+        from recprune_export.bundle.archive.unpacking import open_bundle_path
+        from recprune_export.bundle.artifact_summary import profile_artifact
 
     with open_bundle_path(bundle) as folder, show_status(f"Profiling {bundle}"):
         result = profile_artifact(folder, batch_size, threads)

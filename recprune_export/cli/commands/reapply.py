@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import BUNDLE, MODEL, ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
@@ -23,6 +22,7 @@ from recprune_export.cli.options import (
 )
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.screen_options import screen_options, verbose_option
+from recprune_export.cli.show_import import PYTORCH, show_import
 from recprune_export.cli.tables import print_json, print_verdict, prints_after_work
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def reapply(
 
     split = SplitSettings(**{name: source.pop(name) for name in SPLIT_OPTIONS})
     source["factory_args"] = parse_json_object(factory_args)
-    import_torch()
-    from recprune_export.reapply import reapply as run
+    with show_import(PYTORCH):
+        from recprune_export.reapply import reapply as run
 
     applied = run(
         bundle,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import BUNDLE, MODEL, ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
@@ -26,6 +25,7 @@ from recprune_export.cli.options import (
 )
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.screen_options import screen_options, verbose_option
+from recprune_export.cli.show_import import PYTORCH, show_import
 from recprune_export.cli.tables import (
     VERDICT_STYLES,
     format_figure,
@@ -132,9 +132,9 @@ def refresh(
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
     if not check_only:
         call_on_main(partial(check_target, target))
-    import_torch()
-    from recprune_export.cli.compression_tables import print_result
-    from recprune_export.refresh.drift_report import make_drift_report, recompress
+    with show_import(PYTORCH):
+        from recprune_export.cli.compression_tables import print_result
+        from recprune_export.refresh.drift_report import make_drift_report, recompress
 
     report = make_drift_report(
         bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.headline import print_line
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, reading_options
 from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.show_import import PYTORCH, show_import
 from recprune_export.cli.tables import (
     echo,
     make_console,
@@ -86,10 +86,10 @@ def split(
             raise UsageError(f"{option} is used only with --items: give --items as well.")
     if is_packed(bundle) and output is None:
         raise UsageError(f"{bundle} is packed: give the directory of the new bundle with --output.")
-    import_torch()
-    with show_status(f"Splitting {bundle}"):
+    with show_import(PYTORCH):
         from recprune_export.pipeline.towers.split_bundle import ItemSource, split_bundle
 
+    with show_status(f"Splitting {bundle}"):
         reading = DataSettings(separator, encoding, allow_unknown)
         source = None if items is None else ItemSource(items, id_column, users, top_k, not no_index, reading)
         with open_bundle_path(bundle) as folder:

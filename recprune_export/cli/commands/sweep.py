@@ -9,7 +9,6 @@ import click
 
 from recprune_export.cli.commands.compress import compress
 from recprune_export.cli.headline import print_line
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import ROWS_OR_ARRAYS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
@@ -19,6 +18,7 @@ from recprune_export.cli.parse_values import model_source, parse_fractions, pars
 from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
 from recprune_export.cli.screen_options import screen_options
 from recprune_export.cli.shard_type import SHARD
+from recprune_export.cli.show_import import PYTORCH, show_import
 from recprune_export.cli.tables import echo, make_console, make_table, print_json, prints_after_work, quote_for_shell
 from recprune_export.number_formats import format_bytes, format_estimate, format_ratio
 from recprune_export.shard import Shard
@@ -97,9 +97,9 @@ def sweep(
     fractions = parse_fractions(sparsities, "--sparsities", allow_none=True)
     bytes_of_dense = parse_fractions(byte_fractions, "--byte-fractions", allow_none=True, allow_zero=False)
     target = output or Path("artifacts") / f"{model.stem}-sweep"
-    import_torch()
-    from recprune_export.api import sweep as run
-    from recprune_export.api import sweep_shard
+    with show_import(PYTORCH):
+        from recprune_export.api import sweep as run
+        from recprune_export.api import sweep_shard
 
     job: dict[str, Any] = {
         "target": target, "data": data, "labels": labels, "sparsities": fractions, "byte_fractions": bytes_of_dense,

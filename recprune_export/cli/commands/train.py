@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.headline import print_line
-from recprune_export.cli.import_torch import import_torch
 from recprune_export.cli.input_paths import ROWS
 from recprune_export.cli.job_file import config_option
 from recprune_export.cli.main_group import main
@@ -14,6 +13,7 @@ from recprune_export.cli.option_groups import GroupedCommand
 from recprune_export.cli.options import FILE, data_options, seed_option, streaming_options
 from recprune_export.cli.parse_values import parse_integers
 from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.show_import import PYTORCH, show_import
 from recprune_export.cli.tables import (
     make_console,
     make_table,
@@ -83,8 +83,8 @@ def train(data: "DataFile", recommender: str, output: Path, as_json: bool, **opt
     from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.settings import EvaluationSettings
 
-    import_torch()
-    from recprune_export.training._train import train as run
+    with show_import(PYTORCH):
+        from recprune_export.training._train import train as run
 
     options = {name: value for name, value in options.items() if value is not None}
     if "hidden" in options:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recprune_export.cli.import_onnxruntime import import_onnxruntime
 from recprune_export.cli.input_paths import BUNDLE, PUBLIC_KEY
 from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
 from recprune_export.cli.screen_options import screen_options
+from recprune_export.cli.show_import import ONNXRUNTIME, show_import
 from recprune_export.cli.tables import echo, make_console, print_json, prints_after_work
 from recprune_export.number_formats import format_bytes
 from recprune_export.progress import show_status
@@ -59,9 +59,9 @@ def verify(
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
 
     sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(thread_counts)
-    import_onnxruntime()
-    from recprune_export.bundle._verify import verify as run
-    from recprune_export.bundle.archive.unpacking import open_bundle_path
+    with show_import(ONNXRUNTIME):
+        from recprune_export.bundle._verify import verify as run
+        from recprune_export.bundle.archive.unpacking import open_bundle_path
 
     with open_bundle_path(bundle) as folder:
         with show_status(f"Verifying {bundle}"):

@@ -84,3 +84,8 @@ def find_mlflow_file(folder: Path) -> Path | None:
     data = folder / "data"
     names = (folder / "state_dict.pth", data / "model.pt2", data / "model.pth", data / "model.pt")
     return next((path for path in names if path.is_file()), None)
+
+
+def is_artifact(path: Path) -> bool:
+    """Return whether a path is an exported model (a directory or an ONNX file), as opposed to a model to prune."""
+    return path.suffix == ".onnx" or (path.is_dir() and not is_model_folder(path))
