@@ -10,9 +10,8 @@ from pathlib import Path
 from weakref import WeakSet
 
 MOST_MAPPED = 1 << 30  # bytes of mapped pages that stay in memory
-MOST_MAPPED_WHILE_TIMED = (
-    1 << 32
-)  # the same between turns of a measurement, of which a call should not map its pages again
+# The same while calls are timed, which should not have to map their pages again
+MOST_MAPPED_WHILE_TIMED = 1 << 32
 
 _STATUS = Path("/proc/self/statm")
 _MAPS: "WeakSet[mmap.mmap]" = WeakSet()
@@ -25,6 +24,11 @@ def register_map(content: object) -> None:
     """
     if isinstance(content, mmap.mmap):
         _MAPS.add(content)
+
+
+def has_registered_maps() -> bool:
+    """Return whether any map is registered."""
+    return len(_MAPS) > 0
 
 
 def limit_mapped_pages(most: int = MOST_MAPPED) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from recprune_export.mapped_pages import MOST_MAPPED_WHILE_TIMED, limit_mapped_pages
+from recprune_export.mapped_pages import MOST_MAPPED_WHILE_TIMED, has_registered_maps, limit_mapped_pages
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import (
     BUSY_PATIENCE,
@@ -281,8 +281,21 @@ def count_rough_calls(call_seconds: float, most: int) -> tuple[int, int]:
 
 
 def warm_up(backends: Sequence[Backend], prepared: PreparedRequests) -> dict[str, float]:
-    """Let each backend answer WARM_UP requests, or two where they take long; return the seconds of its fastest call."""
+    """Let each backend answer WARM_UP requests, or two where they take long; return the seconds of its fastest call.
+
+    Where a model may lie in a mapped file, each backend first answers all requests once: earlier stages have read the pages of
+    some models and not those of others, and the first call that reads a page takes longer.
+    """
+    if has_registered_maps():
+        for backend in backends:
+            _map_pages(backend, prepared[backend.name])
     return {backend.name: _warm_up_one(backend, prepared[backend.name]) for backend in backends}
+
+
+def _map_pages(backend: Backend, requests: RequestCycle) -> None:
+    for request in requests:
+        limit_mapped_pages(MOST_MAPPED_WHILE_TIMED)
+        backend.run(request)
 
 
 def _warm_up_one(backend: Backend, requests: RequestCycle) -> float:

@@ -61,7 +61,8 @@ def rotation(batch: int, count: int) -> list[dict[str, np.ndarray]]:
     return [{"x": np.full(batch, number)} for number in range(count)]
 
 
-def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed() -> None:
+def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "has_registered_maps", lambda: False)
     calls: list[tuple[str, int]] = []
 
     def backend(name: str) -> Backend:
@@ -84,6 +85,16 @@ def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed()
         assert answered == [number % 7 for number in range(len(times.wall[name]))]  # each request is timed as often
         assert len(times.cpu[name]) == len(times.wall[name]) >= 50
         assert times.turns[name] == sum(group[0][0] == name for group in groups)
+
+
+def test_all_requests_are_answered_before_the_first_timed_one_where_models_may_lie_in_mapped_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "has_registered_maps", lambda: True)
+    calls: list[tuple[str, int]] = []
+    backends = [Backend(n, lambda request, n=n: calls.append((n, int(request["x"][0])))) for n in "ab"]  # type: ignore[misc]
+    measure_turns(backends, prepare_requests(backends, rotation(1, 40)), 0.0, np.random.default_rng(0))
+    assert calls[:80] == [(name, number) for name in "ab" for number in range(40)]
 
 
 def test_a_request_is_prepared_before_the_clock_runs() -> None:
