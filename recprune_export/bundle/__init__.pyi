@@ -13,7 +13,6 @@ from .archive.unpacking import is_packed as is_packed
 from .archive.unpacking import open_bundle_path as open_bundle_path
 from .artifact_summary import ArtifactInspection as ArtifactInspection
 from .artifact_summary import inspect_artifact as inspect_artifact
-from .artifact_summary import is_artifact as is_artifact
 from .artifact_summary import profile_artifact as profile_artifact
 from .contents import format_compact_json as format_compact_json
 from .contents import format_json as format_json
