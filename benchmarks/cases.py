@@ -92,11 +92,11 @@ class Shortened:
     steps_per_epoch: int
 
     @property
-    def recipe(self) -> FineTuningConfig:
+    def config(self) -> FineTuningConfig:
         """That of the task, with fewer epochs."""
         return replace(self.task.config, epochs=self.epochs)
 
-    def lessons(self, student: Program, teacher: Program) -> DistillationData:
+    def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return the first batches of each epoch."""
         whole = self.task.distillation_data(student, teacher)
         return replace(
