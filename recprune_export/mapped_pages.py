@@ -5,7 +5,9 @@ a file is larger than memory, and under the limit of a container.
 """
 
 import mmap
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from weakref import WeakSet
 
@@ -13,6 +15,7 @@ MOST_MAPPED = 1 << 30  # bytes of mapped pages that stay in memory
 # The same while calls are timed, which should not have to map their pages again
 MOST_MAPPED_WHILE_TIMED = 1 << 32
 
+_limit = ContextVar("limit", default=MOST_MAPPED)
 _STATUS = Path("/proc/self/statm")
 _MAPS: "WeakSet[mmap.mmap]" = WeakSet()
 
@@ -31,13 +34,26 @@ def has_registered_maps() -> bool:
     return len(_MAPS) > 0
 
 
-def limit_mapped_pages(most: int = MOST_MAPPED) -> None:
+@contextmanager
+def raise_page_limit() -> Iterator[None]:
+    """Keep up to `MOST_MAPPED_WHILE_TIMED` bytes in the context, also where a table in a file limits the pages that it reads."""
+    token = _limit.set(MOST_MAPPED_WHILE_TIMED)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def limit_mapped_pages(most: int | None = None) -> None:
     """Give back pages of registered maps while this process has more than `most` bytes of mapped files in memory.
+
+    By default `most` is MOST_MAPPED, and more within `raise_page_limit`.
 
     The largest maps come first: those of smaller files, such as the pruned model beside the dense one, stay in memory if that is enough.
     """
     if not _MAPS or not hasattr(mmap, "MADV_DONTNEED"):
         return
+    most = _limit.get() if most is None else most
     with suppress(OSError, ValueError, IndexError):
         for content in sorted(_MAPS, key=_count_bytes, reverse=True):
             if int(_STATUS.read_bytes().split()[2]) * mmap.PAGESIZE <= most:

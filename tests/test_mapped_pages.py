@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recprune_export import mapped_pages
-from recprune_export.mapped_pages import limit_mapped_pages, register_map
+from recprune_export.mapped_pages import limit_mapped_pages, raise_page_limit, register_map
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are counted in /proc")
 
@@ -47,6 +47,16 @@ def test_the_largest_maps_are_given_back_first(touched: dict[int, mmap.mmap], re
     before = read_mapped_bytes()
     limit_mapped_pages(before - released)
     assert abs(before - read_mapped_bytes() - (40 * MB - left)) < 2 * MB
+
+
+def test_tables_that_are_read_while_calls_are_timed_leave_the_pages_of_the_other_models(
+    touched: dict[int, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_mapped_bytes()
+    monkeypatch.setattr(mapped_pages, "MOST_MAPPED_WHILE_TIMED", before + MB)
+    with raise_page_limit():
+        limit_mapped_pages()
+    assert read_mapped_bytes() > before - MB
 
 
 def test_a_closed_map_is_passed_over(touched: dict[int, mmap.mmap]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.mapped_pages import raise_page_limit
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import FEWEST_ARRIVALS, PATIENCE, SPIN, TURN
@@ -79,6 +80,7 @@ class OpenLoopReport:
         }
 
 
+@raise_page_limit()
 def measure_open_loop(
     backends: Sequence[Backend],
     requests: RequestCycles,

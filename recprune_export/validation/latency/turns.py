@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from recprune_export.mapped_pages import MOST_MAPPED_WHILE_TIMED, has_registered_maps, limit_mapped_pages
+from recprune_export.mapped_pages import has_registered_maps, limit_mapped_pages, raise_page_limit
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import (
     BUSY_PATIENCE,
@@ -100,6 +100,7 @@ def measure_interleaved(
     return measure_turns(backends, prepared, seconds, rng, min_rounds, max_rounds).wall
 
 
+@raise_page_limit()
 def measure_turns(
     backends: Sequence[Backend],
     prepared: PreparedRequests,
@@ -190,7 +191,7 @@ class _TurnTaker:
 
     def take_turn(self, first: int, most: int) -> None:
         """Answer up to `most` requests from number `first` on, after the preceding ones, untimed."""
-        limit_mapped_pages(MOST_MAPPED_WHILE_TIMED)
+        limit_mapped_pages()
         calls = min(self._timed, most)
         requests = [self._requests[n % len(self._requests)] for n in range(first - self._untimed, first + calls)]
         for request in requests[: self._untimed]:
@@ -225,6 +226,7 @@ def estimate_log_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[
     return center, (pi / 2 / len(logs)) ** 0.5 * spread
 
 
+@raise_page_limit()
 def measure_cold(
     backends: Sequence[Backend],
     prepared: PreparedRequests,
@@ -294,7 +296,7 @@ def warm_up(backends: Sequence[Backend], prepared: PreparedRequests) -> dict[str
 
 def _map_pages(backend: Backend, requests: RequestCycle) -> None:
     for request in requests:
-        limit_mapped_pages(MOST_MAPPED_WHILE_TIMED)
+        limit_mapped_pages()
         backend.run(request)
 
 
