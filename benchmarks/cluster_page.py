@@ -44,7 +44,8 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
     return [
         f"**Simulated** from here on: a table of {long_rows:.0e} rows and {len(short)} of {short[0]:.0e}, {report['model']['width']} "
         f"numbers wide, one id of each in a row of data; layers of {report['model']['dense_parameters']:,} parameters; {batch:,} rows "
-        "of a batch and one core for each rank; the probability of an id is proportional to 1 / id; communication and computation do not overlap.",
+        "of a batch and one core for each rank; the probability of an id is proportional to 1 / id; communication and "
+        "computation do not overlap.",
         "![Seconds of a step and memory of a rank, over the number of ranks](scale.svg)",
         format_table(
             ["ranks", "fabric", *results[0]["seconds"], "step, ms", "rows a second", "10^9 rows of data", "10^10"],
@@ -64,8 +65,8 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
                 for r in results[: len({r["ranks"] for r in results})]
             ),
         ),
-        f"Of the {batch * tables:,} ids of a rank, {results[-1]['different']:,} are distinct, and only these are sent. Ratio of the rows that the "
-        f"busiest of {ranks} ranks looks up to the mean: {balance}. recprune-export shards cyclically: row r is on rank r mod N.",
+        f"Of the {batch * tables:,} ids of a rank, {results[-1]['different']:,} are distinct, and only these are sent. Ratio of "
+        f"the rows that the busiest of {ranks} ranks looks up to the mean: {balance}. recprune-export shards cyclically: row r is on rank r mod N.",
         f"Rows of a batch, at {ranks} ranks. `--batch-size` counts the rows of all ranks together, 1,024 by default:",
         format_table(
             ["batch size", "rows of a rank", "fabric", "step, ms", "part of messages", "rows a second", "10^9 rows of data"],
