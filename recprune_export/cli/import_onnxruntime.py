@@ -1,4 +1,4 @@
-"""`import_onnxruntime`: the import of ONNX Runtime, which takes half a second, with a word on the screen."""
+"""`import_onnxruntime`: import ONNX Runtime, which takes half a second, with a status message."""
 
 from recprune_export.progress import show_status
 
