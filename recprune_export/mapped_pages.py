@@ -1,7 +1,7 @@
 """Pages of mapped files in the memory of this process: released beyond a limit, and mapped again when they are needed.
 
-The system takes such pages when memory is short. Until then they count as this process's memory, which is misleading where
-a file is larger than memory, and under the limit of a container.
+The system can reclaim such pages when memory is short. Until then they count as memory of this process, which is misleading if a file is
+larger than memory, and counts toward the limit of a container.
 """
 
 import mmap
@@ -12,25 +12,25 @@ from weakref import WeakSet
 MOST_MAPPED = 1 << 30  # bytes of mapped pages that stay in memory
 MOST_MAPPED_WHILE_TIMED = (
     1 << 32
-)  # the same between turns of a measurement, of which a call should not map its pages again
+)  # the same between turns of a measurement, since a timed call should not map its pages again
 
 _STATUS = Path("/proc/self/statm")
 _MAPS: "WeakSet[mmap.mmap]" = WeakSet()
 
 
 def register_map(content: object) -> None:
-    """Let the pages of a map be given back: one of which nothing is written, or whose changes belong to the file.
+    """Allow the pages of a map to be released: the map must be read-only, or its changes must belong to the file.
 
-    Anything else than a `mmap.mmap`, such as the absent map of an empty array, is ignored.
+    Objects other than a `mmap.mmap`, such as the missing map of an empty array, are ignored.
     """
     if isinstance(content, mmap.mmap):
         _MAPS.add(content)
 
 
 def limit_mapped_pages(most: int = MOST_MAPPED) -> None:
-    """Give back pages of registered maps while this process has more than `most` bytes of mapped files in memory.
+    """Release pages of registered maps while this process has more than `most` bytes of mapped files in memory.
 
-    The largest maps come first: those of smaller files, such as the pruned model beside the dense one, stay in memory if that is enough.
+    The largest maps come first, so that smaller files, such as the pruned model, stay in memory if that is enough.
     """
     if not _MAPS or not hasattr(mmap, "MADV_DONTNEED"):
         return
