@@ -25,22 +25,22 @@ from bytes_verdicts import (
 from recprune_export.validation import interval_of_few
 
 PROTOCOL = f"""\
-Each contestant's file is at most as large as a share of the dense fp32 file, in bytes, external data included. All
-figures are those of ONNX files in ONNX Runtime on one thread; metrics are computed from the saved answers to the test rows.
+The size of each contestant's file is at most a given percentage of the dense fp32 file, external data included. All figures are for
+ONNX files in ONNX Runtime on one thread; metrics are computed from the saved answers to the test rows.
 
-- *{DENSE}*: the model as trained, in fp32. *dense int8*, *dense int4*: its export with `--quantize`, with at most .001 of
-  the validation metric to lose; they take part at each size that they fit into.
-- *{SMALL}*: the same architecture, dimensions and widths smaller in proportion, the largest whose file fits with all
-  weights stored in int8; its learning rate is the best of three on validation rows, chosen with the first seed.
-- *{BEFORE}*: `--sparsity` of that commit with `--quantize int8`, the largest file that fits, of a grid of sparsities.
+- *{DENSE}*: the model as trained, in fp32. *dense int8*, *dense int4*: its export with `--quantize`, with a loss of at most .001 of
+  the validation metric; they are listed at each size that they fit into.
+- *{SMALL}*: the same architecture with proportionally smaller dimensions and widths, the largest whose file fits with all weights
+  stored in int8; its learning rate is the best of three on validation rows, chosen with the first seed.
+- *{BEFORE}*: `--sparsity` of that commit with `--quantize int8`; the largest file that fits, from a grid of sparsities.
 - *{OURS}*: `--max-bytes`.
-- *Metric*: the AUC, of two labels its mean, or NDCG@10. *Rare*: the metric of the tenth of the test rows whose rarest id
-  has the fewest training rows, or of targets among the rarest items, which have a tenth of the occurrences.
-- *Change*: against the dense model of the same seed, with the one-sided 95 % bounds of a paired bootstrap over rows and
-  seeds; of NDCG@10 relative. *No loss*: the lower bound is above {-AUC_LOSS:g} AUC or {-NDCG_LOSS:.0%} NDCG@10. *Loss*: the upper
+- *Metric*: the AUC (the mean AUC for two labels) or NDCG@10. *Rare*: the metric on the tenth of the test rows whose rarest id has the
+  fewest training rows, or on targets among the rarest items, which have a tenth of the occurrences.
+- *Change*: against the dense model of the same seed, with the one-sided 95 % bounds of a paired bootstrap over rows and seeds;
+  relative for NDCG@10. *No loss*: the lower bound is above {-AUC_LOSS:g} AUC or {-NDCG_LOSS:.0%} NDCG@10. *Loss*: the upper
   bound is below it. Otherwise it is inconclusive.
-- *Memory*: of the session in a fresh process after its first request, beyond Python and ONNX Runtime. *Batch*: milliseconds,
-  and how many times faster than the dense file in the same run, with a 95 % interval over sets of sessions."""
+- *Memory*: memory of the session in a fresh process after its first request, without that of Python and ONNX Runtime. *Batch*:
+  milliseconds, and the speed-up over the dense file in the same run, with a 95 % interval over sets of sessions."""
 
 # Largest drops of the point estimate at a size, by beginnings of names of cases; of NDCG@10 relative.
 TARGETS: Mapping[float, Mapping[str, float]] = {
@@ -230,7 +230,7 @@ def _verdict_table(cases: Sequence[CaseReport]) -> Iterator[str]:
     contests = [case.contests[size] for case, size, _, _ in shown]
     yield ""
     yield (
-        f"Of {len(shown)} cells of ours {verdicts.count('no loss')} have no loss; {sum(not c.worse_than for c in contests)} are "
+        f"Of our {len(shown)} cells, {verdicts.count('no loss')} have no loss; {sum(not c.worse_than for c in contests)} are "
         f"not significantly worse than any contestant, and {sum(c.is_best for c in contests)} are best."
     )
 

@@ -21,18 +21,18 @@ def _describe_measured(report: dict[str, Any]) -> list[str]:
         f"**Measured** on one core, in CPU time: {rates['flops'] / 1e9:.0f} GFLOP/s in layers at "
         "batch 1,024; "
         f"{1e9 * rates['row_seconds']:,.0f} ns to look up a row of {report['model']['width']} numbers and to update it with both moments; "
-        f"{1e9 * rates['id_seconds']:.0f} ns for each id of which only different ones are kept. "
+        f"{1e9 * rates['id_seconds']:.0f} ns for each id to remove duplicates. "
         f"{told_of_machine(report['environment'], 1)}"
     )
     if check is None:
         return [
             measured,
-            "Bytes are not compared with those of processes: this checkout has no `recprune_export.distributed`.",
+            "The bytes are not compared with those of real processes: this checkout has no `recprune_export.distributed`.",
         ]
     counted, predicted = (" and ".join(f"{b:,}" for b in check[f"{kind}_bytes"]) for kind in ("counted", "predicted"))
     compared = (
         f"**Measured** with {check['ranks']} processes, gloo on loopback: a lookup and its backward pass by `sharded_lookup` send "
-        f"{counted} bytes; the model of cost says {predicted}."
+        f"{counted} bytes; the cost model predicts {predicted}."
     )
     return [measured, compared]
 
@@ -44,7 +44,8 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
     return [
         f"**Simulated** from here on: a table of {long_rows:.0e} rows and {len(short)} of {short[0]:.0e}, {report['model']['width']} "
         f"numbers wide, one id of each in a row of data; layers of {report['model']['dense_parameters']:,} parameters; {batch:,} rows "
-        "of a batch and one core for each rank; the probability of an id falls as 1 / id; nothing overlaps.",
+        "of a batch and one core for each rank; the probability of an id is proportional to 1 / id; communication and "
+        "computation do not overlap.",
         "![Seconds of a step and memory of a rank, over the number of ranks](scale.svg)",
         format_table(
             ["ranks", "fabric", *results[0]["seconds"], "step, ms", "rows a second", "10^9 rows of data", "10^10"],
@@ -54,8 +55,8 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
                 for r in results
             ),
         ),
-        "Bytes that the busiest rank sends in a step, for lookups by all-to-all of different ids and rows (the tool), by all-reduce of "
-        "rows, and for the gradients of the layers:",
+        "Bytes that the busiest rank sends in a step: for lookups by all-to-all of distinct ids and rows (used here), for lookups by "
+        "all-reduce of rows, and for the gradients of the layers:",
         format_table(
             ["ranks", "all-to-all, MB", "all-reduce of rows, MB", "layers, MB"],
             (
@@ -64,20 +65,20 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
                 for r in results[: len({r["ranks"] for r in results})]
             ),
         ),
-        f"Of {batch * tables:,} ids of a rank {results[-1]['different']:,} are different, and only these are sent. Rows that the busiest "
-        f"of {ranks} ranks looks up, over the mean: {balance}. The tool shards cyclically, row r to rank r mod N.",
-        f"Rows of a batch, at {ranks} ranks. `--batch-size` is that of all ranks together, 1,024 by default:",
+        f"Of the {batch * tables:,} ids of a rank, {results[-1]['different']:,} are distinct, and only these are sent. Ratio of "
+        f"the rows that the busiest of {ranks} ranks looks up to the mean: {balance}. recprune-export shards cyclically: row r is on rank r mod N.",
+        f"Rows of a batch, at {ranks} ranks. `--batch-size` counts the rows of all ranks together, 1,024 by default:",
         format_table(
-            ["batch size", "rows of a rank", "fabric", "step, ms", "of it messages", "rows a second", "10^9 rows of data"],
+            ["batch size", "rows of a rank", "fabric", "step, ms", "part of messages", "rows a second", "10^9 rows of data"],
             (
                 [f"{ranks * r['batch']:,}", f"{r['batch']:,}", r["fabric"], f"{1e3 * r['step_seconds']:.0f}", _format_messages(r),
                  f"{r['rows_a_second']:,.0f}", f"{r['epoch_seconds'] / 3600:.1f} h"]
                 for r in report["batches"]
             ),
         ),
-        f"One number of the model changed, at {ranks} ranks and 25 Gbit/s:",
+        f"One parameter of the model is changed, at {ranks} ranks and 25 Gbit/s:",
         format_table(
-            ["model", "step, ms", "of it messages", "MB sent for lookups", "GB of a rank"],
+            ["model", "step, ms", "part of messages", "MB sent for lookups", "GB of a rank"],
             (
                 [v["name"], f"{1e3 * v['step_seconds']:.0f}", _format_messages(v), f"{v['sent_bytes'] / 1e6:.1f}",
                  f"{v['memory_bytes'] / 1e9:.1f}"]
@@ -94,7 +95,7 @@ def _format_messages(step: dict[str, Any]) -> str:
 def _describe_memory(report: dict[str, Any]) -> list[str]:
     parts, checkpoint = list(report["memory"][0]["bytes"]), report["checkpoint"]
     return [
-        "GB of a rank after 10^9 rows of data. Moments take memory where a page of them was touched:",
+        "GB of a rank after 10^9 rows of data. Moments use memory only in pages that were written:",
         format_table(
             ["ranks", *parts, "together"],
             (

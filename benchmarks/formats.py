@@ -58,24 +58,25 @@ METHODS = {
     "layers: channels": Method({**_LAYERS, "structured_fraction": 1.0}, layers=True),
 }
 PROTOCOL = """\
-Dense recommenders are pruned to the sparsity in the tables and in the rest, zeros included, by the stages of the main
-job, and tuned with at most a tenth of the steps that training took. All figures are those of ONNX files in ONNX Runtime.
+The stages of the main job prune dense recommenders to the given sparsity, separately in tables and in other layers,
+zeros included, and tune them with at most a tenth of the steps of training. All figures are for ONNX files in ONNX
+Runtime.
 
-- *Channels and zeros* is the default: removed channels take most of the sparsity, zeros one by one the remainder. It is
-  quantized as well, with at most .001 of the validation metric to lose. *Channels alone* has a structured fraction of 1,
-  *half channels, half zeros* one of .5 (in log space). *Layers* are those outside of tables by themselves: tables whole, no
-  channel removed, or channels alone.
-- *Change*: the metric of the test rows less that of the dense file of the same seed, its mean over seeds with the 95 %
+- *Channels and zeros* is the default: removed channels contribute most of the sparsity, single zeros the remainder. It is
+  also quantized, with a loss of at most .001 of the validation metric. *Channels alone* has a structured fraction of 1,
+  *half channels, half zeros* one of .5 (in log space). *Layers* prunes only the layers, not the tables: zeros without
+  removed channels, or channels alone.
+- *Change*: the metric on the test rows minus that of the dense file of the same seed; the mean over seeds with its 95 %
   interval (Student's t).
-- *Gone*: of the dense parameters, removed or zero, counted in the file. *kB*: the file with its weights.
-- *Batch*: how many times faster than the dense model as PyTorch's exporter writes it, {threads}. All files of a seed take
-  turns in one process, with sessions made anew for each of {repeats} repeats: of a repeat the ratio of tenth percentiles,
-  which other work on the machine disturbs least, each round with other test rows; of all repeats of all seeds the middle
-  mean with its 95 % interval."""
+- *Gone*: the fraction of the dense parameters that is removed or zero, counted in the file. *kB*: the size of the file
+  with its weights.
+- *Batch*: the speed-up over the dense model as PyTorch's exporter writes it, {threads}. All files of a seed take turns in
+  one process, each round with other test rows. Sessions are created again for each of {repeats} repeats. Each repeat gives
+  the ratio of tenth percentiles, which other work on the machine disturbs least; the table shows the middle mean over
+  all repeats of all seeds with its 95 % interval."""
 WIDE = """\
-Cases with widths in their names, such as *anime/dlrm 512-512-256*, are the same recommenders on the same rows with these
-hidden layers. They have far more units than the rows need, and are there to try layers that are as wide as those of larger
-recommenders."""
+Cases with widths in their names, such as *anime/dlrm 512-512-256*, are the same recommenders on the same rows with these hidden
+layers. They have far more units than the rows need, to test layers that are as wide as those of larger recommenders."""
 
 
 @dataclass(frozen=True)

@@ -306,12 +306,12 @@ def main(
     plot({told: result for told, result in summary.items() if told.endswith("1 thread")}, write / "latency.svg")
     packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "onnxruntime"))
     intro = (
-        f"Medians with warm caches, and in brackets how many times faster than {REFERENCE} (95 % intervals over new sessions); "
-        "contestants take turns in one process, other ids each round; "
-        f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
-        "Torch-Pruning removes none of the tables; it removes the same number of parameters from the rest. "
-        "*Small* is a dense model of the same architecture with as many parameters as ours, in tables and in the rest: as "
-        "PyTorch exports it, and with our export in fp32 and int8."
+        f"Medians with warm caches. In brackets: the speed-up over {REFERENCE}, with 95 % intervals over new sessions. "
+        "Contestants take turns in one process, with other ids in each round; "
+        f"{machine['cpu']}, {machine['cores']} cores, {packages}. Weights are untrained, and channels are removed at random. "
+        "Torch-Pruning does not prune tables; it removes the same number of parameters from the other layers. "
+        "*Small* is a dense model of the same architecture with as many parameters as ours, in tables and in other layers, "
+        "exported by PyTorch, and by us in fp32 and int8."
         f"{' ' + remark if remark else ''}\n\n"
         f"![Times faster than {REFERENCE}, by batch](latency.svg)"
     )

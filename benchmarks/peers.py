@@ -64,22 +64,24 @@ ENTRIES = (
     (OURS_SPARSE, SPARSITY),
     (OURS, SIZE),
 )
-PROTOCOL = f"""Figures are those of ONNX files in ONNX Runtime on one thread, means over seeds; bytes are percentages of the dense file.
+PROTOCOL = f"""Figures are for ONNX files in ONNX Runtime on one thread, as means over seeds; bytes are percentages of the dense file.
 
-- *onnxsim, simplified*: `onnxsim.simplify`. *Pruned and int8*: after it `apply_structured_wanda_pruning` at its default of
-  {ONNXSIM_SPARSITY:g}, `apply_pruning_finetune`, `quantize_dynamic` and `simplify`. It removes hidden units alone, and leaves
-  tables in fp32.
+- *onnxsim, simplified*: `onnxsim.simplify`. *Pruned and int8*: then `apply_structured_wanda_pruning` at its default of
+  {ONNXSIM_SPARSITY:g}, `apply_pruning_finetune`, `quantize_dynamic` and `simplify`. It removes only hidden units, and leaves tables in
+  fp32.
 - *Olive, int8*: `OnnxDynamicQuantization` by channel, which is `quantize_dynamic` of ONNX Runtime. *Int4 tables*:
-  `OnnxBlockWiseRtnQuantization` in blocks of 32, then int8 for the layers. Its passes that prune (SliceGPT, SparseGPT) take
-  language models of Hugging Face alone.
-- *Torch-Pruning, tuned, int8*: `MetaPruner` by magnitude removes {HIDDEN_SPARSITY:.0%} of the hidden units; then our fine-tuning with
-  the teacher and the number of epochs that ours has, our export without its rewrites, and int8 by Olive. Tables stay whole:
-  the fields are stacked.
-- *A smaller model*: the same architecture with all widths in proportion, the largest whose file fits into {SIZE:g} % in int8. It is
+  `OnnxBlockWiseRtnQuantization` in blocks of 32, then int8 for the layers. Its pruning passes (SliceGPT, SparseGPT) accept only
+  language models of Hugging Face.
+- *Torch-Pruning, tuned, int8*: `MetaPruner` by magnitude removes {HIDDEN_SPARSITY:.0%} of the hidden units; then follow our
+  fine-tuning with the same teacher and number of epochs, our export without its rewrites, and int8 by Olive. Tables are not pruned,
+  because the fields are stacked.
+- *A smaller model*: the same architecture with all widths reduced in proportion, the largest whose file fits into {SIZE:g} % in int8.
+  It is
   trained from scratch on the labels; its learning rate is the best of three on validation rows, chosen with the first seed.
-- *Change*: of the AUC against the dense model of the same seed, with the one-sided 95 % bounds of a paired bootstrap over rows and
-  seeds. *Ours less this*: the AUC of `--max-bytes {SIZE:g}%` less that of the row. *Batch*: milliseconds, and how many times faster
-  than the dense file in the same process, with a 95 % interval over sets of sessions.
+- *Change*: the change of the AUC against the dense model of the same seed, with the one-sided 95 % bounds of a paired bootstrap over
+  rows and
+  seeds. *Ours less this*: the AUC of `--max-bytes {SIZE:g}%` minus that of the row. *Batch*: milliseconds, and the speed-up over the
+  dense file in the same process, with a 95 % interval over sets of sessions.
 """
 
 

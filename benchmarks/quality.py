@@ -43,9 +43,9 @@ from recprune_export.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (
-    "Each method prunes the same dense models to the sparsity in the tables and in the rest, zeros included, then tunes "
-    "with at most a tenth of the steps that training took: *before* and *after* that. Metrics are "
-    "those of the test rows; changes are paired by seed, with 95 % intervals of their mean over seeds."
+    "Each method prunes the same dense models to the given sparsity, separately in tables and in other layers, zeros "
+    "included. It then tunes them with at most a tenth of the steps of training: *before* and *after* refer to this tuning. "
+    "Metrics are those of the test rows; changes are paired by seed, with 95 % intervals of their mean over seeds."
 )
 
 

@@ -1,10 +1,10 @@
-"""The section of scale.md with what was measured here: seconds and memory of stages as their input grows.
+"""The section of scale.md with measurements on one machine: seconds and memory of stages as their input grows.
 
     python benchmarks/bench_scale.py | tail -1 >> figures.jsonl
     python benchmarks/scale_stages.py figures.jsonl [--write docs]
 
-It is made from the last lines of benchmarks. A slope is the exponent of growth between the two largest sizes: 1 is in proportion, 0
-does not grow. The section says so of a benchmark whose line is not in the file.
+The section is made from the last lines of benchmarks, and names each benchmark whose line is missing. A slope is the exponent of
+growth between the two largest sizes: 1 means proportional, 0 means no growth.
 """
 
 import json
@@ -28,7 +28,7 @@ OTHERS = {
 
 
 def find_slope(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """Return the exponent of growth between the last two sizes; None where there is only one, or nothing to compare.
+    """Return the exponent of growth between the last two sizes; None with fewer than two sizes, or for times of 0.
 
     >>> find_slope([10, 100], [2.0, 20.0])
     1.0
@@ -74,7 +74,7 @@ def list_rows(figures: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def list_results(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return the scalar figures of a list of results as a table, without the time by the clock, in which other work counts."""
+    """Return the scalar figures of a list of results as a table, without wall-clock times, which include other work."""
     scalars = [
         {k: v for k, v in r.items() if isinstance(v, int | float | str) and not k.startswith("wall_")} for r in results
     ]

@@ -2,10 +2,10 @@
 
     python benchmarks/simulate_cluster.py [--long-rows 1000000000] [--width 64] [--batch 1024] [--write docs]
 
-Measured here: what a core takes for layers, rows and ids, and the bytes that `sharded_lookup` sends between 2 processes (gloo,
-loopback), which have to equal those of the model of cost (`cluster_cost.py`) exactly. Simulated: everything else. One table is
-long, 25 others have 10^6 rows; ids follow a power law, and all ranks draw theirs. `--batch` is that of a rank. Prints tables, and
-JSON in the last line; `--write` renews the section in scale.md and the picture scale.svg.
+Measured here: the time of one core for layers, rows and ids, and the bytes that `sharded_lookup` sends between 2 processes (gloo,
+loopback), which must equal those of the cost model (`cluster_cost.py`) exactly. Simulated: everything else. One table is
+long, 25 others have 10^6 rows; ids follow a power law, and each rank draws its ids. `--batch` is the batch size of each rank.
+Prints tables, and JSON in the last line; `--write` updates the section in scale.md and the picture scale.svg.
 """
 
 import json
@@ -105,7 +105,7 @@ def _time(function: Any, repeats: int = 7) -> float:
 
 
 def compare_with_product(ranks: int = 2, rows: int = 100_000, width: int = 16, lookups: int = 2_000) -> dict[str, Any]:
-    """Look rows up in `ranks` processes by `sharded_lookup`, and return the bytes that each counted beside those of the model of cost."""
+    """Look rows up in `ranks` processes with `sharded_lookup`; return the bytes that each counted, and those of the cost model."""
     rng = np.random.default_rng(0)
     ids = [draw_ids(rng, rows, lookups + 100 * rank, EXPONENT) for rank in range(ranks)]
     predicted = count_exchange(ids, rows, width).sent.tolist()
@@ -141,7 +141,7 @@ def _look_up(rank: int, ranks: int, port: int, rows: int, width: int, ids: Seque
 
 
 def draw_step(model: Model, ranks: int, batch: int, sharding: str, seed: int = 0) -> list[TableTraffic]:
-    """Draw the ids of one step on all ranks, and count what is sent for each table."""
+    """Draw the ids of one step on all ranks, and count the bytes sent for each table."""
     rng = np.random.default_rng(seed)
     return [
         count_exchange([draw_ids(rng, rows, batch, EXPONENT) for _ in range(ranks)], rows, model.width, sharding)
@@ -181,13 +181,13 @@ def measure_balance(model: Model, ranks: int, batch: int) -> dict[str, float]:
 
 
 def describe_memory(model: Model, ranks: int, batch: int, different: float, examples: float = 1e9) -> dict[str, float]:
-    """Return the memory of a rank after so many examples, each of which looks up one id of each table."""
+    """Return the memory of a rank after `examples` rows of data, each of which looks up one id of each table."""
     touched = [expect_touched_pages(rows, model.width, examples, EXPONENT) for rows in model.tables]
     return dict(count_memory(model, ranks, batch, different, touched))
 
 
 def find_limits(model: Model, batch: int, results: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return what breaks at 64 ranks and 25 Gbit/s, in the order in which it does: the limit, the number, what to change."""
+    """Return the limits at 64 ranks and 25 Gbit/s, in the order in which they are reached: the limit, the number, what to change."""
     ranks, row = RANKS[-1], NUMBER * model.width
     slow = next(r for r in results if r["ranks"] == ranks and r["fabric"] == FABRICS[0].name)
     messages, table = slow["seconds"]["messages"], model.tables[0] * row
@@ -195,36 +195,36 @@ def find_limits(model: Model, batch: int, results: Sequence[dict[str, Any]]) -> 
     return [
         {
             "limit": f"messages: {EXCHANGES} exchanges for each table, of N - 1 messages",
-            "number": f"{100 * messages / slow['step_seconds']:.0f} % of a step with {batch:,} rows a rank",
-            "change": "more rows in a batch (`--batch-size`), fewer tables, or fewer ranks; one exchange for all tables together, which "
-            f"the tool does not have, would take {messages / len(model.tables):.2f} s in place of {messages:.2f} s",
+            "number": f"{100 * messages / slow['step_seconds']:.0f} % of a step with {batch:,} rows per rank",
+            "change": "more rows in a batch (`--batch-size`), fewer tables, or fewer ranks; a single exchange for all tables, which "
+            f"is not implemented, would take {messages / len(model.tables):.2f} s instead of {messages:.2f} s",
         },
         {
             "limit": "one file: the first process writes whole tables",
-            "number": f"{table / 1e9:.0f} GB for each checkpoint: {table / FABRICS[0].bandwidth:.0f} s through its link, "
+            "number": f"{table / 1e9:.0f} GB for each checkpoint: {table / FABRICS[0].bandwidth:.0f} s over its link, "
             f"{table / DISK:.0f} s to its disk",
             "change": "the disk of the first process, or the width of the table",
         },
         {
             "limit": "an epoch of a day",
             "number": f"{slow['rows_a_second'] * DAY:.1e} rows of data",
-            "change": "more rows in a batch, then ranks",
+            "change": "more rows in a batch, then more ranks",
         },
         {
             "limit": f"memory of a rank, {RANK_MEMORY >> 30} GiB",
-            "number": f"{most_rows:.1e} rows of the tables, where all are touched",
-            "change": "ranks; or the width: half of it is twice as many rows",
+            "number": f"{most_rows:.1e} rows of the tables, if all rows are updated",
+            "change": "the number of ranks, or the width: half the width allows twice as many rows",
         },
         {
             "limit": "the bandwidth of the network",
-            "number": f"{100 * slow['seconds']['ids and rows'] / slow['step_seconds']:.1f} % of a step: it comes last",
+            "number": f"{100 * slow['seconds']['ids and rows'] / slow['step_seconds']:.1f} % of a step: the last limit",
             "change": "nothing",
         },
     ]  # fmt: skip
 
 
 def simulate_variants(model: Model, rates: Rates, batch: int) -> list[dict[str, Any]]:
-    """Return a step at 64 ranks and 25 Gbit/s where one number of the model is another."""
+    """Return a step at 64 ranks and 25 Gbit/s for variants of the model with one parameter changed."""
     ranks, (long_rows, *short) = RANKS[-1], model.tables
     inputs = model.dense_parameters
     variants = {

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# ONNX Runtime from 1.29 on writes a device id under the cache folder and sends usage data, from its import on, unless this is
-# set before. A value that the user has set stays.
+# From release 1.29, ONNX Runtime writes a device id to the cache folder and sends usage data as soon as it is imported,
+# unless this variable is set. A value that the user has set is kept.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC_MODULES = {

@@ -9,12 +9,12 @@ from typing import NoReturn
 
 from recprune_export.installation import describe_missing_module, find_conflict, is_whole
 
-INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
-UNUSABLE = 2  # as `UsageError`
+INTERRUPTED = 130  # the exit code of a shell for a program that Ctrl-C ended
+UNUSABLE = 2  # the exit code of `UsageError`
 
 
 def run() -> None:
-    """Run the command line; Ctrl-C during the import of modules has the same effect as during the work."""
+    """Run the command line; Ctrl-C during the import of modules has the same effect as during the job."""
     try:
         if (conflict := find_conflict()) is not None:
             _exit(f"Error: {conflict}", UNUSABLE)
@@ -38,7 +38,7 @@ def run() -> None:
 
 
 def _end_process(code: int) -> NoReturn:
-    """End without the two seconds in which Python frees the modules of PyTorch one by one; files and threads are closed as usual."""
+    """End the process at once, because Python needs two seconds to free the modules of PyTorch; files and threads are closed as usual."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

@@ -181,12 +181,11 @@ def preview(
     jobs: int = 1,
     **options: Any,
 ) -> Preview:
-    """Check and plan what `compress` would do with the same arguments; nothing is written.
+    """Check the arguments of `compress`, and plan what it would remove; nothing is written.
 
-    The plan is the one that `compress` makes, where neither a search nor training comes before it; `Preview.unknown` states
-    what is open. It takes as long as loading the model, reading the rows and choosing channels.
-
-    Raises the errors of `compress` that come before its work.
+    The plan is the one that `compress` makes, unless it runs a search or training first; `Preview.unknown` lists what is not yet known.
+    The time is that of loading the model, reading the rows and choosing channels. Raises the errors that `compress` raises before
+    pruning.
     """
     settings = settings.with_options(**rename_former_options(options))
     _check_options(settings, jobs)
@@ -206,7 +205,7 @@ def preview(
 
 
 def _check_options(settings: Settings, jobs: int) -> None:
-    """Raise `UsageError` where options exclude each other."""
+    """Raise `UsageError` if options exclude each other."""
     check_budgets(settings)
     if jobs != 1 and settings.search.max_drop is None:
         raise UsageError(
@@ -243,8 +242,8 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows, both in memory; `start_workers` returns the processes of a search.
 
-    With `resume` None no finished stages are kept, for commands that cannot resume. `search` is the search that chose the
-    point of a `plan`, as the manifest states it; `notes` come first.
+    If `resume` is None, finished stages are not saved, for commands that cannot resume. `search` is the manifest entry of the search that
+    chose the operating point of a `plan`; `notes` precede other notes.
     """
     checkpoint = loaded.checkpoint
     settings = settle_settings(loaded.program, settings)
@@ -256,7 +255,7 @@ def compress_loaded(
     derive = choose_derived_models(
         settings.export, None if checkpoint is None else checkpoint.encoder, program.signature
     )
-    with start_workers() as workers:  # which end before anything else of the job is timed
+    with start_workers() as workers:  # these processes end before the job measures times
         resolved = None if plan else resolve_budgets(program, settings, task, trials_folder, print_status, workers)
     return compress_program(
         program,
@@ -335,7 +334,7 @@ def sweep(
         with started as workers:
             if workers is not None:
                 tune_points(trials, points, workers, print_status)
-        # No process is at work while files are timed.
+        # No other process runs while files are timed.
         result = run_sweep(trials, points, on_trial, max_drop=settings.search.max_drop, report_missing=print_status)
         leave_to_main()
         result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
@@ -441,7 +440,8 @@ def dump_plan(
     settings = settle_settings(loaded.program, settings)
     for note in (*loaded.program.notes, *(task.notes if isinstance(task, LabeledRows) else ())):
         print_status(f"Note: {note}")
-    program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
+    # the bytes of the file include their nodes
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     plan = plan_all_stages(
         program, settings.pruning, settings.finetuning, task, seed=settings.seed, serving=make_serving_config(settings)
     )
@@ -472,7 +472,7 @@ def compute_sensitivity(
 def load_model(
     model: Model, example_inputs: Any, source: Mapping[str, Any], export: ExportSettings = DEFAULT_SETTINGS.export
 ) -> LoadedModel:
-    """Make a program of any model, with the outputs and the form of jagged inputs given by `export`.
+    """Convert any model to a program, with the outputs and the form of jagged inputs given by `export`.
 
     Raises `UsageError` if a module comes without an example request, for an unknown name of an output, and for padded inputs of a
     model without jagged ones.
@@ -531,8 +531,8 @@ def make_task(
 ) -> Task:
     """Read the rows for fine-tuning: encoded rows for a reference recommender, plain rows for other models, random requests without data.
 
-    Raises `UsageError` if labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
-    for the rows, for labels that do not fit the model, and where no metric is defined on the validation rows.
+    Raises `UsageError` if labels are missing, a metric does not fit them, or the split differs from that of the checkpoint; `DataError`
+    for invalid rows, for labels that do not fit the model, and if no metric is defined on the validation rows.
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
@@ -541,7 +541,7 @@ def make_task(
         return make_sampled_task(loaded.program, settings.finetuning, settings.evaluation)
     task = _read_task(loaded, data, labels, settings)
     tuning = apply_finetuning_settings(task.config, settings.finetuning)
-    _ = task.deciding  # a metric that does not fit is reported before the work
+    _ = task.deciding  # a metric that does not fit is reported before the job starts
     return replace(task, config=tuning)
 
 
@@ -574,7 +574,7 @@ def _check_label_names(trained: Sequence[str], given: Sequence[str]) -> None:
 
 
 def _data_notes(checkpoint: Checkpoint | None, task: Task) -> tuple[str, ...]:
-    """Return the notes of training about columns, and those of the rows of `task` about values."""
+    """Return the notes about columns from training, and the notes about values from the rows of `task`."""
     encoder_notes = () if checkpoint is None else checkpoint.encoder.notes
     data = task.data if isinstance(task, LabeledRows | NextItems) else None
     row_notes = data.notes if isinstance(data, ClickData | SequenceData) else ()

@@ -1,7 +1,7 @@
-"""One way to write frozen dataclasses as plain JSON values, and to read them back.
+"""Write frozen dataclasses as plain JSON values, and read them back.
 
-`encode` follows the fields; a class that derives from `DictMixin` has `to_dict` and `from_dict` made of them,
-one that derives from `ToDictMixin` is only written:
+`encode` follows the fields. A class that derives from `DictMixin` has `to_dict` and `from_dict`; a class that derives from `ToDictMixin`
+has only `to_dict`:
 
 >>> from dataclasses import field
 >>> @dataclass(frozen=True)
@@ -17,8 +17,7 @@ one that derives from `ToDictMixin` is only written:
 >>> Layer.from_dict({"units": 8})
 Layer(width=8, name='')
 
-Reading checks every value with pydantic, which is imported then: keys that are unknown are ignored, those that are
-missing take their defaults.
+Reading checks every value with pydantic, which is imported then: unknown keys are ignored, and missing keys take their defaults.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,9 +47,9 @@ def json_name(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class JsonForm:
-    """Annotates the type of a field whose JSON value differs: how it is written, and how it is read.
+    """Annotates the type of a field whose JSON value has another form: how it is written, and how it is read.
 
-    `read` raises `ValueError` or `TypeError` if it gets something else; without it the value is read by its type.
+    `read` raises `ValueError` or `TypeError` for other values; without it the value is read by its type.
     """
 
     write: Callable[[Any], Any]
@@ -89,8 +88,8 @@ def finite_or_none(value: Any) -> Any:
 class ToDictMixin:
     """A dataclass that is written as JSON values.
 
-    `ENCODED` names the fields and properties that are written, in their order; all fields where it is empty.
-    `PROPERTY_NAMES` are the keys of those properties whose key is not their name.
+    `ENCODED` lists the fields and properties that are written, in their order; if it is empty, all fields are written. `PROPERTY_NAMES`
+    maps properties to keys that differ from their names.
     """
 
     ENCODED: ClassVar[tuple[str, ...]] = ()
@@ -135,7 +134,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(cls: type[T], values: Any) -> T:
-    """Return the `cls` that JSON values describe. Raises `ValueError` with one sentence where they describe none."""
+    """Return the object of `cls` that JSON values describe. Raises `ValueError` with one sentence if they describe none."""
     from pydantic import ValidationError
 
     try:

@@ -30,7 +30,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def list_names(names: Iterable[str], most: int = MAX_LISTED) -> str:
-    """Return the first `most` names, and how many there are beside them, as a text.
+    """Return the first `most` names and the number of further names, as text.
 
     >>> list_names(["user", "item"]), list_names(str(n) for n in range(42))[-14:]
     ('user, item', ' 39 and 2 more')

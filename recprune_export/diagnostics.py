@@ -89,7 +89,7 @@ class Diagnosis(ToDictMixin):
 def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
     """Check Python, packages, processor, memory and the disk of `target`; with `run` also export and run a tiny model.
 
-    The runtime exports nothing.
+    The runtime cannot export.
     """
     checks: list[Callable[[], Sequence[CheckResult]]] = [
         lambda: [check_python(), check_distribution()],
@@ -242,7 +242,7 @@ def read_cpu_quota() -> float | None:
 
 
 def check_memory() -> CheckResult:
-    """Report the memory that this process may still take."""
+    """Report the memory that is still available to this process."""
     free = available_memory()
     description = f"{format_bytes(free)} free"
     if free < GB / 2:

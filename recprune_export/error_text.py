@@ -25,7 +25,7 @@ def _read_first_line(error: BaseException) -> str:
 
 
 def describe_place(line: str) -> str:
-    """Return a line of the user's code as the end of a clause, an empty string where it is unknown.
+    """Return a line of the user's code as the end of a clause; an empty string if it is unknown.
 
     >>> describe_place("model.py, line 8"), describe_place("")
     (' at model.py, line 8', '')

@@ -51,12 +51,12 @@ class Verdict(Enum):
 
     @property
     def words(self) -> str:
-        """The verdict as manifests and `--json` record it."""
+        """The verdict in manifests and `--json`."""
         return {"pass": "holds", "fail": "fails", "undecided": "cannot be told", "skipped": "is not judged"}[self.value]
 
     @property
     def text(self) -> str:
-        """The verdict as screens and pages show it."""
+        """The verdict on screens and pages."""
         return {"pass": "holds", "fail": "fails", "undecided": "inconclusive", "skipped": "not judged"}[self.value]
 
 

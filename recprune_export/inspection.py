@@ -21,12 +21,12 @@ from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.fields.field_selection import field_channels, with_fields
 
 REASONS = 3  # in the summary
-RETURNED = "the model returns it"  # of every model some axis, and no news
+RETURNED = "the model returns it"  # every model has such axes, so they are not worth listing
 
 
 @dataclass(frozen=True)
 class FieldRemovability(ToDictMixin):
-    """Whether a field can be removed: how many parameters would go with it alone, or why it cannot."""
+    """Whether a field can be removed: the number of parameters removed with this field alone, or the reason why it cannot."""
 
     ENCODED = ("name", "removable", "parameters", "frozen")
 
@@ -36,7 +36,7 @@ class FieldRemovability(ToDictMixin):
 
     @property
     def removable(self) -> bool:
-        """Whether nothing keeps it."""
+        """Whether the field can be removed."""
         return self.frozen is None
 
 
@@ -70,13 +70,13 @@ class Inspection(ToDictMixin):
 
     @property
     def prunable_fraction(self) -> float:
-        """The fraction of the parameters that lies in prunable channels."""
+        """The fraction of the parameters in prunable channels."""
         total = self.sizes.tables + self.sizes.rest
         return 1.0 - (self.minimum_sizes.tables + self.minimum_sizes.rest) / total if total else 0.0
 
     @property
     def summary(self) -> str:
-        """Return one sentence: the prunable fraction, and the most frequent reasons for the frozen rest."""
+        """Return one sentence: the prunable fraction, and the most frequent reasons why other parameters are frozen."""
         counts: dict[str, int] = defaultdict(int)
         for axis in self.frozen:
             if axis.reason.text != RETURNED:
@@ -107,9 +107,9 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
 def inspect_file(
     path: Path, *, fields: bool = False, outputs: Sequence[str] = (), infer_rules: bool = False, **source: Any
 ) -> Inspection:
-    """Load a model file as `load_program` does, and analyze it; `outputs` are those that are served, all by default.
+    """Load a model file as `load_program` does, and analyze it; `outputs` are the served outputs, all by default.
 
-    With `infer_rules`, channel rules that are missing are inferred on random requests.
+    With `infer_rules`, missing channel rules are inferred on random requests.
     """
     loaded = load_program(path, **source)
     program = select_outputs(loaded.program, outputs)

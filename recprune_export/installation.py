@@ -1,7 +1,7 @@
 """The installed distribution: the full package or `recprune-export-runtime`, and advice for packages to install.
 
-Both hold the import package `recprune_export`; the runtime lacks the parts that create bundles, and PyTorch. No other
-package is imported here, since any may be missing.
+Both contain the import package `recprune_export`; the runtime lacks the parts that create bundles, and PyTorch. No other package is
+imported here, since any may be missing.
 """
 
 import sys
@@ -11,7 +11,7 @@ from recprune_export.errors import UsageError
 
 WHOLE, RUNTIME = "recprune-export", "recprune-export-runtime"
 PACKAGE = Path(__file__).parent
-# Extras of both distributions, by the package that they bring.
+# Extras of both distributions, by the package that they install.
 EXTRAS = {"zstandard": "pack", "cryptography": "sign"}
 RUNTIME_EXTRAS = {**EXTRAS, "polars": "predict"}
 
@@ -74,8 +74,8 @@ def find_versions(package: Path = PACKAGE) -> dict[str, str]:
 def find_conflict(package: Path = PACKAGE) -> str | None:
     """Return the sentence for an environment in which the two distributions have overwritten or hidden each other.
 
-    Of the same version they hold the same files, which is no conflict. The other cases mix releases, or leave a part without
-    its files.
+    If the versions are equal, the common files are equal, which is not a conflict. The other cases mix releases, or leave one
+    distribution without some of its files.
     """
     versions = find_versions(package)
     if len(versions) < 2 or (len(set(versions.values())) == 1 and is_whole(package)):

@@ -1,4 +1,4 @@
-"""`block_interrupts`: processes that are started in this block leave Ctrl-C to the process that started them."""
+"""`block_interrupts`: processes that are started in this block ignore Ctrl-C, which their parent process handles."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def block_interrupts() -> Iterator[None]:
-    """Block SIGINT until the block ends; an interrupt that came meanwhile is raised then.
+    """Block SIGINT until the block ends; an interrupt that arrives meanwhile is raised then.
 
     A terminal sends Ctrl-C to all processes of a job. Processes inherit the signals that this thread blocks, so only this
     process is interrupted, and it ends the others. Another thread may receive the signal, and Python then interrupts the main

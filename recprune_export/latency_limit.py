@@ -1,4 +1,4 @@
-"""`LatencyLimit`: a time that a request of some batch size may take on this machine."""
+"""`LatencyLimit`: the longest time that a request of a given batch size may take on this machine."""
 
 import re
 from dataclasses import dataclass

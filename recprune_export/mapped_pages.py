@@ -1,7 +1,7 @@
 """Pages of mapped files in the memory of this process: released beyond a limit, and mapped again when they are needed.
 
-The system takes such pages when memory is short. Until then they count as this process's memory, which is misleading where
-a file is larger than memory, and under the limit of a container.
+The system can reclaim such pages when memory is short. Until then they count as memory of this process, which is misleading if a file is
+larger than memory, and counts toward the limit of a container.
 """
 
 import mmap
@@ -21,9 +21,9 @@ _MAPS: "WeakSet[mmap.mmap]" = WeakSet()
 
 
 def register_map(content: object) -> None:
-    """Let the pages of a map be given back: one of which nothing is written, or whose changes belong to the file.
+    """Allow the pages of a map to be released: the map must be read-only, or its changes must belong to the file.
 
-    Anything else than a `mmap.mmap`, such as the absent map of an empty array, is ignored.
+    Objects other than a `mmap.mmap`, such as the missing map of an empty array, are ignored.
     """
     if isinstance(content, mmap.mmap):
         _MAPS.add(content)
@@ -36,7 +36,7 @@ def has_registered_maps() -> bool:
 
 @contextmanager
 def raise_page_limit() -> Iterator[None]:
-    """Keep up to `MOST_MAPPED_WHILE_TIMED` bytes in the context, also where a table in a file limits the pages that it reads."""
+    """Raise the default limit of `limit_mapped_pages` to MOST_MAPPED_WHILE_TIMED within the context."""
     token = _limit.set(MOST_MAPPED_WHILE_TIMED)
     try:
         yield
@@ -45,11 +45,11 @@ def raise_page_limit() -> Iterator[None]:
 
 
 def limit_mapped_pages(most: int | None = None) -> None:
-    """Give back pages of registered maps while this process has more than `most` bytes of mapped files in memory.
+    """Release pages of registered maps while this process has more than `most` bytes of mapped files in memory.
 
-    By default `most` is MOST_MAPPED, and more within `raise_page_limit`.
+    The default of `most` is MOST_MAPPED, or the limit that `raise_page_limit` sets.
 
-    The largest maps come first: those of smaller files, such as the pruned model beside the dense one, stay in memory if that is enough.
+    The largest maps come first, so that smaller files, such as the pruned model, stay in memory if that is enough.
     """
     if not _MAPS or not hasattr(mmap, "MADV_DONTNEED"):
         return

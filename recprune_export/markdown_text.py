@@ -1,10 +1,11 @@
-"""Text of others in Markdown, as GitHub and GitLab render it: no link, image, HTML, formula, mention, or end of a table's cell."""
+"""Escape untrusted text for Markdown of GitHub and GitLab: it creates no link, image, HTML, formula or mention, and ends no table
+cell."""
 
 import re
 
 from recprune_export.terminal_text import escape_line
 
-# Active wherever they stand; then brackets of a link or of its definition, underscores at the edge of a word, entities.
+# Active in every position; then brackets of a link or of its definition, underscores at the edge of a word, entities.
 _PUNCTUATION = re.compile(r"[\\`*<|~$]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=[#\w]+;)")
 # Text that a renderer turns into a link or a mention, even after a backslash.
 _LINKED = re.compile(r"://|www\.|mailto:|xmpp:|@|#\d", re.IGNORECASE)
@@ -14,7 +15,7 @@ _BACKTICKS = re.compile("`+")
 
 
 def code_span(text: str) -> str:
-    r"""Return text as a code span, for names; it may stand in a cell of a table.
+    r"""Return text as a code span, for names; also valid in a table cell.
 
     >>> code_span("user"), code_span("a`b"), code_span("a|b")
     ('`user`', '``a`b``', '`a\\x7cb`')
@@ -27,7 +28,7 @@ def code_span(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return text as a part of a paragraph or a cell of a table; words that would become links are code spans.
+    r"""Return text as a part of a paragraph or a table cell; words that would become links are code spans.
 
     The following text must not begin with a parenthesis, a bracket or a colon.
 

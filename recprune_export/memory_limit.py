@@ -7,7 +7,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 _KIB = 1 << 10
-COPIES = 3  # of a model, which a job holds in memory at its peak
+COPIES = 3  # of a model, the peak of a job
 
 
 def available_memory() -> int:
@@ -25,7 +25,7 @@ def fits_in_memory(size: int) -> bool:
 
 
 def read_data_limit() -> int | None:
-    """Return the bytes that `ulimit -d` leaves to this process for memory that it may write to; None without a limit."""
+    """Return the bytes of writable memory that `ulimit -d` leaves to this process; None without a limit."""
     with suppress(ImportError, OSError, ValueError):
         import resource  # not on Windows
 
@@ -54,7 +54,7 @@ def _list_limits() -> Iterator[int]:
 
 
 def _read_group_limit() -> Iterator[int]:
-    """Yield what the own control group leaves, of version 2, and those of a container, of both versions."""
+    """Yield the memory that is left in the control group of this process (version 2) and in those of a container (both versions)."""
     folders = [CGROUP]
     with suppress(OSError, StopIteration):
         own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))

@@ -1,4 +1,4 @@
-"""Formats of sizes, ratios and speeds, one for each, so that a figure reads the same wherever it appears."""
+"""Formats of sizes, ratios and speeds: one function for each, so that a figure has the same form everywhere."""
 
 from collections.abc import Mapping
 
@@ -52,7 +52,7 @@ def format_ratio(ratio: Estimate) -> str:
 
 
 def format_speed(ratio: Estimate) -> str:
-    """Format how many times faster something is; below 1 it is slower, and where the interval includes 1 neither is reported.
+    """Format a speed-up: below 1 it is shown as slower; if the interval includes 1, neither faster nor slower is claimed.
 
     >>> format_speed(Estimate(2.0, 1.9, 2.1)), format_speed(Estimate(0.5, 0.4, 0.8))
     ('2.00× [1.90, 2.10] faster', '2.00× [1.25, 2.50] slower')
@@ -64,7 +64,7 @@ def format_speed(ratio: Estimate) -> str:
 
 
 def orient_speed(ratio: Estimate) -> tuple[Estimate, str]:
-    """Return a ratio of speeds, turned around where it is below 1 beyond doubt, and the word for it."""
+    """Return a ratio of speeds, inverted if its whole interval is below 1, and the word for it."""
     if ratio.high < 1.0:
         return Estimate(1.0 / ratio.estimate, 1.0 / ratio.high, 1.0 / ratio.low), "slower"
     return ratio, "faster" if ratio.low > 1.0 else "as fast"
@@ -80,7 +80,7 @@ def format_share(fraction: float) -> str:
 
 
 def format_turns(turns: Mapping[str, int]) -> str:
-    """Format how many turns each backend took in a measurement of latency, by the backend's name.
+    """Format the number of turns of each backend in a measurement of latency; `turns` is by the name of the backend.
 
     >>> format_turns({"pruned PyTorch": 34, "pruned ONNX": 70}), format_turns({"dense ONNX": 12, "pruned ONNX": 12})
     ('34 to 70 turns of each backend', '12 turns of each backend')

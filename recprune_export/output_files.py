@@ -1,4 +1,4 @@
-"""Checks of outputs before long work, and outputs whose failure changes no result."""
+"""Checks of outputs before a long job, and optional outputs, whose failure does not affect the result."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ BLOCK = 4096
 
 
 def check_output_file(path: Path, *, replaced: bool = True) -> None:
-    """Raise `UsageError` if no file can be written to `path`; no file is left behind, missing folders are not created.
+    """Raise `UsageError` if no file can be written to `path`. No file remains, and missing folders are not created.
 
     A file that is `replaced` by a new one must be a plain file; otherwise a device or a pipe may be written as well.
     """
@@ -53,7 +53,7 @@ def make_sibling_path(path: Path, suffix: str = ".partial") -> Path:
 
 
 def check_free_space(needs: Mapping[Path, int], content: str) -> None:
-    """Raise `UsageError` if a file system has less free space than the lower bounds in bytes, by path on it, together.
+    """Raise `UsageError` if a file system has less free space than the sum of the lower bounds in bytes for its paths.
 
     `content` describes the output.
     """
@@ -80,10 +80,10 @@ class ScratchFolder:
 
 
 def reserve_temporary_file(size: int) -> BinaryIO | None:
-    """Return an unnamed temporary file of `size` bytes, which vanishes when it is neither open nor mapped.
+    """Return an unnamed temporary file of `size` bytes, which is deleted when it is neither open nor mapped.
 
-    None if its disk has no space for them, or where space cannot be reserved, as on macOS and Windows: a write to a mapped
-    page for which there is no space would end the process.
+    None if its disk has no space, or if space cannot be reserved, as on macOS and Windows: writing to a mapped page without space would
+    end the process.
     """
     if not hasattr(os, "posix_fallocate"):
         return None
@@ -99,7 +99,7 @@ def reserve_temporary_file(size: int) -> BinaryIO | None:
 
 
 def map_temporary_file(size: int) -> "np.ndarray | None":
-    """Return `size` zeros, uint8, in an unnamed temporary file that is mapped; None where none can be reserved or mapped."""
+    """Return `size` zeros, uint8, in an unnamed, memory-mapped temporary file; None if none can be reserved or mapped."""
     import numpy as np
 
     file = reserve_temporary_file(size)
@@ -125,7 +125,7 @@ def find_write_error(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def optional_output(description: str) -> Iterator[None]:
-    """Print a warning where the block fails to write, instead of raising the error: the result does not depend on it."""
+    """Print a warning instead of raising the error if the block fails to write: the result does not depend on it."""
     try:
         yield
     except (OSError, UsageError) as error:
@@ -134,7 +134,7 @@ def optional_output(description: str) -> Iterator[None]:
 
 
 def _write_block(folder: Path) -> None:
-    """Write and remove a file, down to the disk: a full one accepts names but no content."""
+    """Write, flush and remove a file: a full disk accepts names but no content."""
     descriptor, name = tempfile.mkstemp(prefix=".recprune-export-", dir=folder)
     try:
         os.write(descriptor, bytes(BLOCK))

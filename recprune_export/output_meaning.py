@@ -1,4 +1,4 @@
-"""The meaning of the numbers in an output: a logit, a probability, scores of items, a value; and of which label."""
+"""The meaning of the numbers in an output (a logit, a probability, scores of items, a value), and their label."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class OutputMeaning(DictMixin):
         return _PROBABILITIES[self.kind or NOT_STATED](values.astype(np.float64)).astype(values.dtype)
 
     def column(self, output: str) -> str:
-        """Return the name of the column for an output: that of the output, and its kind where it is known.
+        """Return the name of the column for an output: the name of the output, and its kind if it is known.
 
         >>> OutputMeaning("logit", "clicked").column("clicked"), OutputMeaning("probability", "clicked").column("probability")
         ('clicked_logit', 'probability')
@@ -83,7 +83,7 @@ class OutputMeaning(DictMixin):
 
 
 def read_meanings(section: Mapping[str, Any], outputs: list[str]) -> dict[str, OutputMeaning]:
-    """Return the meaning of each of `outputs` from the section `scores` of a manifest; bundles made earlier have none."""
+    """Return the meaning of each of `outputs` from the section `scores` of a manifest; older bundles have none."""
     return {name: OutputMeaning.from_dict(section[name]) if name in section else OutputMeaning() for name in outputs}
 
 

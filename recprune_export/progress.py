@@ -70,9 +70,9 @@ def print_warning(text: str) -> None:
 def progress_bar(description: str, total: int | None, rows_per_step: float | None = None) -> Iterator[Advance]:
     """Show a bar inside the block; the yielded function advances it by one step and, unless empty, changes the text.
 
-    With `rows_per_step` the bar shows rows a second as well.
+    With `rows_per_step` the bar also shows rows per second.
 
-    Without a terminal nothing is shown, or inside `print_stages` lines with the seconds since the start.
+    Without a terminal nothing is shown, except inside `print_stages`: lines with the seconds since the start.
 
     >>> with quiet(), progress_bar("counting", total=2) as advance:
     ...     advance("")
@@ -82,7 +82,7 @@ def progress_bar(description: str, total: int | None, rows_per_step: float | Non
     console = Console(stderr=True)
     if _quiet.get():
         yield lambda text: None
-    elif console.is_terminal and sys.stderr.isatty():  # FORCE_COLOR makes a terminal of any log
+    elif console.is_terminal and sys.stderr.isatty():  # with FORCE_COLOR, rich treats every log as a terminal
         with _show_bar(console, description, total, rows_per_step) as advance:
             yield advance
     else:
@@ -125,18 +125,18 @@ def _show_bar(
 
 
 class _StageLines:
-    """A line on stderr at the start of each outermost stage, and for the stages inside it if there was none for a while."""
+    """Prints a line on stderr at the start of each outermost stage, and for inner stages if there was no line for some time."""
 
-    QUIET_SECONDS = 3.0  # after which a stage inside of another one, or a new text, gets a line
+    QUIET_SECONDS = 3.0  # after which an inner stage, or a new text, gets a line
     SAME_TEXT_SECONDS = 10.0  # after which a stage with the same text gets one
     REMINDER_SECONDS = (
-        2.5  # after which the running stage gets one again; later in a long stage, at a tenth of its time
+        2.5  # after which the running stage gets a line again; later in a long stage, after a tenth of its time so far
     )
     POLL_SECONDS = 0.25
 
     def __init__(self) -> None:
         self._last, self._began = float("-inf"), 0.0
-        self._texts: list[str] = []  # of the stages that are running, the innermost one last
+        self._texts: list[str] = []  # the running stages, the innermost last
         self._ended, self._reminder = threading.Event(), threading.Thread(target=self._remind, daemon=True)
 
     @contextmanager
@@ -186,7 +186,7 @@ _lines: ContextVar[_StageLines | None] = ContextVar("lines", default=None)
 
 @contextmanager
 def print_stages() -> Iterator[None]:
-    """Inside the block, stages are lines on stderr where that is no terminal, such as in the log of a CI job."""
+    """Inside the block, print stages as lines if stderr is not a terminal, such as in the log of a CI job."""
     lines = _StageLines()
     token = _lines.set(lines)
     try:

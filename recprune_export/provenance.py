@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_GIT = ("git", "-c", "core.fsmonitor=false")  # a command in the configuration of the repository is not run
+_GIT = ("git", "-c", "core.fsmonitor=false")  # do not run a command from the configuration of the repository
 
 
 def file_identity(path: Path) -> dict[str, Any]:
     """Return the path, the size in bytes and the SHA-256 of a file, by which it can be identified later.
 
-    Of a folder, these are of all files in it: the hash is that of a list of their hashes and names, as `sha256sum` writes it.
+    For a folder, they refer to all of its files: the hash is that of the list of their hashes and names, in the format of `sha256sum`.
     """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -59,7 +59,7 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the section `provenance` of a manifest; `model` and `data` are the `file_identity` of each input file, if any.
 
-    `baseline` names the bundle whose plan was applied to other weights, where there is one.
+    `baseline` names the bundle whose plan was applied to other weights, if any.
     """
     return {
         "command": list(command),

@@ -1,4 +1,4 @@
-"""The smallest change of a metric that a number of rows can show, known before the work that causes the change."""
+"""The smallest change of a metric that a number of rows can detect, estimated before the job."""
 
 from math import ceil
 
@@ -24,8 +24,8 @@ def expected_resolution(error: float, fraction: float = PAIRED_FRACTION) -> floa
     """Return the least half width that the interval of a change can be expected to have, in the unit of the metric.
 
     `error` is the standard error of the metric of the dense model on the rows that will judge. The change is measured on
-    the same rows before and after, where most of that error cancels: at least the fraction `fraction` stays, more where the
-    two models differ more.
+    the same rows before and after, where most of that error cancels: at least the fraction `fraction` remains, and more if the models
+    differ more.
 
     >>> round(expected_resolution(0.01), 6)
     0.000588

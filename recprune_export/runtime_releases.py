@@ -1,7 +1,6 @@
 """Releases of ONNX Runtime: the formats that each loads, and the limits that a user sets for a file.
 
-The tables are measured: `benchmarks/bench_releases.py` loads files of each kind in each release
-(docs/decisions/oldest-runtime.md).
+The tables were measured: `benchmarks/bench_releases.py` loads files of each kind in each release (docs/decisions/oldest-runtime.md).
 """
 
 from collections.abc import Mapping
@@ -28,15 +27,15 @@ RELEASE_OF_OPSET: Mapping[int, str] = {
 }
 RELEASE_OF_ML: Mapping[int, str] = {4: "1.17", 5: "1.18"}
 RELEASE_OF_IR: Mapping[int, str] = {9: "1.17", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24"}
-# Operators of com.microsoft that came later than OLDEST, in the form in which we write them.
+# Operators of com.microsoft that are newer than OLDEST, in the form that we write.
 RELEASE_OF_CONTRIB: Mapping[str, str] = {"GatherBlockQuantized": "1.23"}
 
 
 @dataclass(frozen=True)
 class RuntimeTarget:
-    """The ONNX operator set of a file, the oldest release that has to load it, and its operators.
+    """The ONNX operator set of a file, the oldest release that must load it, and its operators.
 
-    `operators` are "all", those of com.microsoft where they are faster, or "onnx", only standard operators.
+    `operators` is "all" (operators of com.microsoft where they are faster) or "onnx" (only standard operators).
 
     Raises `UsageError` for an operator set or a release that is not supported, and where the release is too old for the set.
 

@@ -22,14 +22,13 @@ class PruningSettings:
     """Options that decide which fields, rows and channels are removed.
 
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1).
-    `structured_fraction` is the fraction of it, in log space, that removed channels take; by default it is tried
-    (`pipeline/structured_fraction.py`); zeros take the remainder. `prune_fields` is how many whole fields are removed
-    first; `prune_rows` the fraction of all rows of tables that is replaced by shared ones, or "auto", after that.
-    `pruning_stages` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
-    squares after each. With `infer_rules`, operators without a channel rule get one by trial (`channels/rule_trials.py`).
-    With `max_bytes`, a size or a percentage of the dense file, widths and bits are chosen together within it, and
-    `sparsity` is not used. `max_microseconds`, which searches set, limits the predicted time of its lookups and matrix products
-    (`RequestTime`).
+    `structured_fraction` is the fraction of it, in log space, that removed channels contribute; by default it is found by trial
+    (`pipeline/structured_fraction.py`). Zeros contribute the remainder. `prune_fields` is the number of whole fields that are removed
+    first; `prune_rows` is the fraction of all rows of tables that shared rows then replace, or "auto". `pruning_stages` is the number of
+    stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least squares after each. With `infer_rules`,
+    operators without a channel rule get one by trial (`channels/rule_trials.py`). With `max_bytes`, a size or a percentage of the dense
+    file, widths and bits are chosen together within it, and `sparsity` is not used. `max_microseconds`, which searches set, limits the
+    predicted time of its lookups and matrix products (`RequestTime`).
     """
 
     sparsity: float = 0.7
@@ -88,7 +87,7 @@ class PruningSettings:
 
     @property
     def byte_limit(self) -> ByteLimit | None:
-        """The limit of the bytes of the file; None if the sparsity decides."""
+        """The limit of the bytes of the file; None if the sparsity determines the size."""
         return None if self.max_bytes is None else parse_byte_limit(self.max_bytes)
 
     @property
@@ -98,7 +97,7 @@ class PruningSettings:
 
     @property
     def rest_sparsity(self) -> float:
-        """The sparsity of everything but the tables."""
+        """The sparsity of all parameters outside tables."""
         return self.sparsity if self.hidden_sparsity is None else self.hidden_sparsity
 
     def at_stage(self, stage: int) -> Self:
@@ -117,19 +116,19 @@ class PruningSettings:
         return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, **first_only)
 
     def at_sparsity(self, sparsity: float) -> Self:
-        """Return the settings with one sparsity for tables and the rest."""
+        """Return the settings with the same sparsity for tables and other layers."""
         return replace(self, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
 
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How labels are read: `weight` is the column with the weights of rows, `missing_label` a value that stands for a missing label."""
+    """How labels are read: `weight` is the column with the weights of rows, `missing_label` the value that marks a missing label."""
 
     weight: str | None = None
     missing_label: str | None = None
 
     def refuse_for_histories(self) -> None:
-        """Raise `UsageError` if an option is given beside histories, whose label is the next item."""
+        """Raise `UsageError` if an option is given for histories, whose label is the next item."""
         for name, value in asdict(self).items():
             if value is not None:
                 raise UsageError(
@@ -142,9 +141,9 @@ DEFAULT_LABEL_SETTINGS = LabelSettings()
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The metrics of quality, by name; the first decides. Without any, those that are usual for the kinds of the labels.
+    """The metrics of quality, by name; the first decides. By default, the usual metrics for the kinds of the labels.
 
-    `group` is the column, or the input of the model, over whose values GAUC is a mean.
+    `group` is the column, or the input of the model, that defines the groups of GAUC.
     """
 
     metrics: tuple[str, ...] = ()
@@ -162,8 +161,8 @@ DEFAULT_EVALUATION_SETTINGS = EvaluationSettings()
 class SplitSettings:
     """The column by which rows are split into train, valid and test; without one they are split at random.
 
-    `split` holds a split name in each row, `split_by_time` a number or time, whose last shares are valid and test,
-    `split_by_user` a user, all of whose rows are on one side.
+    `split` contains the name of a split in each row; `split_by_time` a number or time, whose last fractions are valid and test;
+    `split_by_user` a user, all of whose rows are in one split.
     """
 
     split: str | None = None
@@ -186,8 +185,9 @@ class SplitSettings:
 class DataSettings:
     """How rows are read: separator and encoding of a CSV file, None if they are detected.
 
-    `allow_unknown` accepts rows of which nearly all ids are unknown to the model. `stream` keeps encoded rows in temporary files
-    instead of memory, None: where they are many; `readers` processes read them then, 0: a thread of this one does.
+    `allow_unknown` accepts rows even if nearly all of their ids are unknown to the model. `stream` keeps encoded rows in temporary files
+    instead of memory; None does so if there are many. `readers` is the number of processes that read these files; with 0, a thread of
+    this process does.
     """
 
     separator: str | None = None
@@ -202,7 +202,7 @@ DEFAULT_DATA_SETTINGS = DataSettings()
 
 @dataclass(frozen=True)
 class RowSettings:
-    """How rows are read: their labels, their split, the column over whose values metrics are means, and the file's format."""
+    """How rows are read: their labels, their metrics, their split, and the format of the file."""
 
     labels: LabelSettings = DEFAULT_LABEL_SETTINGS
     split: SplitSettings = SplitSettings()
@@ -244,15 +244,14 @@ class ExportSettings:
 
     `outputs` are the names of the outputs that are served, all by default; parts that only the others need are removed. Inputs named
     in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
-    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; a server may form or take batches of up to
-    `max_batch` rows. `license` is an SPDX expression.
-    `bad_ids` is the treatment of an id outside its table in the ONNX file: "unknown", the id of unknown values, or "error",
-    which refuses the whole request. With `padded` the file takes each input whose rows have different numbers of elements as
-    a matrix of so many columns, and not as the elements of all rows with their lengths or offsets. The file is in ONNX operator
-    set `opset`, is loaded by ONNX Runtime from release `runtime_min` on, and has "all" operators, those of com.microsoft where
-    they are faster, or those of "onnx" alone. `raw_inputs` adds a file that takes raw values; `vocabularies`, each INPUT=FILE,
-    are those of a model that `train` did not make. With `top_k` the bundle has `model.top_k.onnx`, whose answer is that many best
-    items; `item_ids` is a file with their ids, by the columns of the scores, and `exclude_seen` leaves out the items of the history.
+    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; a server may form or accept batches of up to `max_batch`
+    rows. `license` is an SPDX expression. `bad_ids` is the treatment of an id outside its table in the ONNX file: "unknown", the id of
+    unknown values, or "error", which refuses the whole request. With `padded` the file takes each input whose rows have different numbers
+    of elements as a matrix with this number of columns, instead of the elements of all rows with their lengths or offsets. The file is in
+    ONNX operator set `opset`, and ONNX Runtime loads it from release `runtime_min` on. `operators` is "all" (those of com.microsoft where
+    they are faster) or "onnx" (only standard operators). `raw_inputs` adds a file that takes raw values; `vocabularies`, each INPUT=FILE,
+    are for a model that `train` did not make. With `top_k` the bundle has `model.top_k.onnx`, which returns this number of best items;
+    `item_ids` is a file with their ids, in the order of the columns of scores, and `exclude_seen` leaves out the items of the history.
     The bundle keeps `calibration_rows` encoded training rows, without labels, from which `reapply` takes its statistics.
     """
 
@@ -306,7 +305,7 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """How many bits weights are stored in, and how much of the validation metric that may take.
+    """The number of bits in which weights are stored, and the allowed loss of the validation metric.
 
     `quantize` is "none", "fp16" (tables), "int8" (tables and linear layers) or "int4" (tables; layers in int8).
     """
@@ -327,7 +326,7 @@ class QuantizationSettings:
 class LatencySettings:
     """The batch sizes at which latency is measured and for which the ONNX file is optimized, and the number of threads.
 
-    `quick` measures at one of the batch sizes alone, and leaves out cold caches, cold starts and the report page.
+    `quick` measures only one of the batch sizes, and leaves out cold caches, cold starts and the report page.
     """
 
     latency_batch_sizes: tuple[int, ...] = (1, 32, 256, 1024)
@@ -343,12 +342,12 @@ class LatencySettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The quality or the speed that a search of the operating point reaches; without any the point is given.
+    """The quality or the speed that a search for the operating point must reach; without any the point is given.
 
     `max_drop` is the allowed drop of the metric, and `minimize` the quantity to minimize within it: "bytes" of the file, or "latency",
-    by the largest sparsity. `target_speedup` is the ratio to the dense model, `target_latency` lists times on this machine, such as
-    "0.5ms@256". `target_batch_sizes` are those whose mean speed-up has to reach the target, by default all that are measured.
-    `undecided` states whether trials pass or fail whose verdict the rows leave open.
+    for which the largest sparsity is searched. `target_speedup` is the ratio to the dense model, `target_latency` lists times on this
+    machine, such as "0.5ms@256". `target_batch_sizes` are the batch sizes whose mean speed-up must reach the target, by default all
+    measured ones. `undecided` states whether trials with an inconclusive verdict pass or fail.
     """
 
     max_drop: float | None = None
@@ -380,20 +379,20 @@ class SearchSettings:
 
     @property
     def latency_limits(self) -> tuple[LatencyLimit, ...]:
-        """The limits of the time of a request; none where speed is not limited."""
+        """The limits of the time of a request; empty if speed is not limited."""
         return () if self.target_latency is None else parse_latency_limits(self.target_latency)
 
     @property
     def has_speed_target(self) -> bool:
-        """Whether the artifact has to reach a speed."""
+        """Whether the artifact must reach a speed."""
         return self.target_speedup is not None or self.target_latency is not None
 
 
 @dataclass(frozen=True, init=False)
 class Settings:
-    """Options of `compress`, in one part for each stage; each is given by its own name.
+    """Options of `compress`, in one part for each stage; each option is a keyword.
 
-    Raises `UsageError` if an option is out of range, `TypeError` if there is none of its name.
+    Raises `UsageError` if an option is out of range, `TypeError` for an unknown option.
 
     >>> settings = Settings(sparsity=0.9, epochs=2, seed=1)
     >>> settings.pruning.sparsity, settings.finetuning.epochs, settings.seed
@@ -442,14 +441,14 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the result of `to_dict`, or the settings of a manifest, which hold more and may have former names.
+        """Read the result of `to_dict`, or the settings of a manifest, which contain further entries and may have former names.
 
         >>> Settings.from_dict({**Settings(sparsity=0.9).to_dict(), "command": []}) == Settings(sparsity=0.9)
         True
         """
         values = rename_former_options(values)
         if "minimize" not in values and values.get("max_drop") is not None:
-            values["minimize"] = "latency"  # before bytes could be searched, --max-drop searched the sparsity
+            values["minimize"] = "latency"  # in earlier releases, --max-drop always searched the sparsity
         options: dict[str, Any] = {name: values[name] for name in Settings()._options() if name in values}
         lists = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
         return cls(**{**options, **lists})
@@ -475,7 +474,7 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-# Names that options had in bundles of earlier releases; the score `auto` was the default one.
+# Names of options in bundles of earlier releases; the score `auto` was the default.
 _FORMER_NAMES = {
     "batches": "latency_batch_sizes",
     "licence": "license",
@@ -527,7 +526,7 @@ def parse_batch_sizes(text: str, option: str = "--latency-batch-sizes") -> tuple
 
 
 def parse_thread_counts(text: str) -> tuple[int, ...]:
-    """Parse a list of thread counts, in which `all` stands for every core of this process.
+    """Parse a list of thread counts, in which `all` means every core of this process.
 
     >>> parse_thread_counts("1,2,1")
     (1, 2)

@@ -46,8 +46,8 @@ class Shard:
     def select(self, items: Sequence[T]) -> tuple[T, ...]:
         """Return the items of this shard, in their order: every `count`-th from the `index`-th on.
 
-        All shards together have each item once, and their numbers of items differ by at most one. Neighbors go to different
-        shards, so that items whose cost rises along the list are shared fairly.
+        Each item is in exactly one shard, and the sizes of the shards differ by at most one. Neighboring items are in different shards,
+        so that work is balanced if costs increase along the list.
 
         >>> [Shard(index, 2).select("abcde") for index in (1, 2)]
         [('a', 'c', 'e'), ('b', 'd')]

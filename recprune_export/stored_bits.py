@@ -1,9 +1,9 @@
-"""Bits in which weights are stored: which weight has how many, the bytes that they take, and the rounding.
+"""Bits of stored weights: the bits of each weight, the bytes that they take, and the rounding.
 
-Needs no PyTorch, and imports nothing of the package. A table is stored by row: each row has a scale, and its numbers are
-levels times the scale. Scales lie on the grid 2^(k / 16), so that a scale is a code of one byte, counted from the largest
-scale of the table; in 8 bits, a table of one dimension has one scale for all rows. A layer W [inputs, outputs] is stored in the same
-way, with a row for each output.
+This module needs no PyTorch, and imports no other module of the package. A table is stored by row: each row has a scale, and its numbers
+are levels times the scale. Scales lie on the grid 2^(k / 16), so that a scale is a code of one byte, counted from the largest scale of
+the table; in 8 bits, a table of one dimension has one scale for all rows. A layer W [inputs, outputs] is stored likewise, with a row for
+each output.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ import numpy as np
 TABLE_BITS = (32, 16, 8, 4, 3, 2)
 LAYER_BITS = (32, 8, 4)
 
-# The largest level of a row. Whole levels are -L, ..., 0, ..., L. Levels that end in a half are -L, ..., -.5, .5, ..., L:
-# with so few of them an exact 0 costs more than it gives; a row of zeros has the scale 0.
-# 7 bits are stored in 8: those of integers that are multiplied.
+# The largest level of a row. Integer levels are -L, ..., 0, ..., L. Half-integer levels are -L, ..., -.5, .5, ..., L:
+# with so few levels an exact 0 costs more than it gains; a row of zeros has the scale 0. 7 bits, for integers that are
+# multiplied, are stored in 8.
 LEVELS: Mapping[int, float] = {8: 127.0, 7: 63.0, 4: 7.0, 3: 3.5, 2: 1.5}
-STEPS_PER_OCTAVE = 16  # of the grid of scales; a finer grid would cost more bytes than it would gain: table-formats
-# How many steps of the grid a scale may lie below that of the largest number of its row: the levels in between get finer
-# and the largest numbers are clipped.
+STEPS_PER_OCTAVE = 16  # of the grid of scales; a finer grid would cost more bytes than it would save: table-formats
+# The number of grid steps by which a scale may be below that of the largest number of its row: levels become finer and
+# the largest numbers are clipped.
 _SHRINKING: Mapping[int, tuple[int, ...]] = {8: (), 7: (), 4: (2, 4, 6, 8), 3: (2, 4, 6, 8, 11), 2: (3, 6, 9, 12, 15)}
-_SLACK = 1e-3  # of a step: a number that was rounded to the largest level gives the same scale again
+_SLACK = 1e-3  # of a step: a number that was rounded to the largest level must give the same scale again
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class StoredBits:
         return self.layers.get(name, self.other_layers)
 
     def with_weights(self, tables: Mapping[str, int], layers: Mapping[str, int]) -> Self:
-        """Return the bits of other weights; those of layers that are not listed stay."""
+        """Return the bits for other weights; `other_layers` is kept."""
         return type(self)(tables, layers, self.other_layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,8 +66,8 @@ class StoredBits:
 def count_weight_bytes(shape: tuple[int, int], bits: int, *, is_table: bool) -> int:
     """Return the bytes of a table [rows, dimensions] or layer [inputs, outputs] without bias, scales included.
 
-    They are those of the file, or more where a form with fewer is chosen. A weight is never larger in fewer bits: see
-    `effective_bits`. The nodes that read it, and the names, are not counted.
+    The file has as many bytes, or fewer if a smaller form is chosen. Fewer bits never take more bytes: see `effective_bits`. Nodes that
+    read the weight, and names, are not included.
 
     >>> count_weight_bytes((7000, 1), 8, is_table=True), count_weight_bytes((7000, 16), 3, is_table=True)
     (7001, 49000)
@@ -78,7 +78,7 @@ def count_weight_bytes(shape: tuple[int, int], bits: int, *, is_table: bool) -> 
 def effective_bits(shape: tuple[int, int], bits: int, *, is_table: bool) -> int:
     """Return the bits that a weight actually gets for `bits`: more if that takes no more bytes.
 
-    With few dimensions the scales and the padding of a row outweigh the bits.
+    With few dimensions the scales and the padding of a row take more than the saved bits.
 
     >>> effective_bits((7000, 3), 3, is_table=True), effective_bits((7000, 16), 3, is_table=True)
     (4, 3)
@@ -95,12 +95,12 @@ def _count_bytes(shape: tuple[int, int], bits: int, is_table: bool) -> int:
 
 
 def count_scales(rows: int, dimensions: int, bits: int) -> int:
-    """Return the number of scales of a matrix, which are its bytes: one for each row, or one for a single column in 8 bits."""
+    """Return the number of scales of a matrix, of one byte each: one for each row, or one for a single column in 8 bits."""
     return 1 if has_one_scale(dimensions, bits) else rows
 
 
 def has_one_scale(dimensions: int, bits: int) -> bool:
-    """Return whether all rows have one scale: where a row has one number, a separate scale would double the bytes."""
+    """Return whether all rows share one scale: if a row has one number, a separate scale would double the bytes."""
     return dimensions == 1 and bits == 8
 
 
@@ -112,9 +112,9 @@ def count_row_bytes(dimensions: int, bits: int) -> int:
 def fit_scales(rows: Any, bits: int, namespace: Any = np) -> Any:
     """Return the scale of each row of a matrix [N, D], float32 [N, 1]; 0 for a row of zeros, unless all rows have one scale.
 
-    The scale of 8 bits is that of the largest number of the row, rounded up to the grid; in fewer bits it is the one of a
-    few smaller ones with the smallest squared error. A matrix that `round_rows` returned has an exact scale, and gets it.
-    `rows` are an array of `namespace`, which is `numpy` or `torch`. Time: a few passes over the rows for each candidate.
+    In 8 bits, the scale is that of the largest number of the row, rounded up to the grid; in fewer bits it is the one with the smallest
+    squared error among this scale and a few smaller ones. For a matrix that `round_rows` returned, the result is its exact scale. `rows`
+    are an array of `namespace`, which is `numpy` or `torch`. Time: a few passes over the rows for each candidate.
     """
     xp, level = namespace, LEVELS[bits]
     largest = xp.amax(xp.abs(rows), 1)[:, None]
@@ -134,12 +134,12 @@ def fit_scales(rows: Any, bits: int, namespace: Any = np) -> Any:
 
 
 def round_rows(rows: Any, scales: Any, bits: int, namespace: Any = np) -> Any:
-    """Return the rows [N, D] as the file holds them: the nearest levels times the scales [N, 1]."""
+    """Return the rows [N, D] as the file stores them: the nearest levels times the scales [N, 1]."""
     return find_levels(rows, scales, bits, namespace) * scales
 
 
 def find_levels(rows: Any, scales: Any, bits: int, namespace: Any = np) -> Any:
-    """Return the nearest level of each number, [N, D], where the rows have the scales [N, 1]; scale 0: any level."""
+    """Return the nearest level of each number, [N, D], for rows with the scales [N, 1]; any level for scale 0."""
     xp, level = namespace, LEVELS[bits]
     values = rows / xp.where(scales > 0, scales, xp.ones_like(scales))
     return xp.clip(xp.round(values) if level == int(level) else xp.floor(values) + 0.5, -level, level)

@@ -1,7 +1,7 @@
-"""Text for terminals and logs: characters that steer a terminal or reorder a line are written out as escapes.
+"""Text for terminals and logs: characters that control a terminal or reorder a line are replaced by escapes. Names of tensors, files and
+columns come from untrusted files.
 
-Names of tensors, files and columns come from files of others. In GitHub Actions a line of a log may be a command as well
-(`workflow_commands.py`), which does not apply to text of this package.
+In GitHub Actions a line of a log may also be a command (`workflow_commands.py`).
 """
 
 import re
@@ -9,7 +9,7 @@ import unicodedata
 
 from recprune_export.workflow_commands import neutralize_commands, writes_github_log
 
-# The joiners belong to words of Persian and Indic scripts, and to emoji.
+# The joiners are part of words in Persian and Indic scripts, and of emoji.
 _JOINERS = "\u200c\u200d"
 # Controls of the terminal (Cc), of the direction of text and other invisible ones (Cf), and separators of lines (Zl, Zp).
 _STEERING = {"Cc", "Cf", "Zl", "Zp"}
@@ -17,7 +17,7 @@ _PLAIN = re.compile("[ -~\n\t]*")
 
 
 def escape_for_terminal(text: str) -> str:
-    r"""Return `text` as it may be printed: characters that steer a terminal are escapes, and in GitHub Actions no line is a command.
+    r"""Return printable `text`: characters that control a terminal are escaped, and in GitHub Actions no line is a command.
 
     >>> escape_for_terminal("a\x1b[2Jb"), escape_for_terminal("größe\n漢")
     ('a\\x1b[2Jb', 'größe\n漢')
@@ -27,7 +27,7 @@ def escape_for_terminal(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    r"""Return `text` with every character that steers a terminal or reorders a line as an escape; line breaks and tabs stay.
+    r"""Return `text` with every character that controls a terminal or reorders a line as an escape; line breaks and tabs are kept.
 
     >>> escape_controls("a\x1b[2Jb\u202ec")
     'a\\x1b[2Jb\\u202ec'
@@ -38,7 +38,7 @@ def escape_controls(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    r"""Return `text` as one line for any destination: line breaks and tabs are escapes as well.
+    r"""Return `text` as one line for any destination: line breaks and tabs are also escaped.
 
     >>> escape_line("user\nVerdict: holds")
     'user\\nVerdict: holds'

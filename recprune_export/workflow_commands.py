@@ -1,7 +1,7 @@
-"""Workflow commands of GitHub Actions: lines of a log that the runner obeys.
+"""Workflow commands of GitHub Actions: lines of a log that the runner executes. A line that begins with `::name parameters::message`
+annotates, masks or groups; `##[name]message` in a line is the older form.
 
-A line that begins with `::name parameters::message` annotates, masks or groups; one that holds `##[name]message` does in the older
-form. Untrusted text must be neither, and messages of this package are encoded as the runner decodes them.
+Untrusted text must not contain either, and messages of this package are encoded as the runner decodes them.
 """
 
 import os
@@ -16,7 +16,7 @@ def writes_github_log() -> bool:
 
 
 def neutralize_commands(text: str) -> str:
-    r"""Return text in which no line, wherever it is broken, is a command.
+    r"""Return text without commands, whatever its line breaks.
 
     >>> neutralize_commands("x\n::error::broken"), neutralize_commands("##[group]a")
     ('x\n:\\:error:\\:broken', '#\\#[group]a')

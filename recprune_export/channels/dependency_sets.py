@@ -1,13 +1,13 @@
 """Tags, and sets of tags: the data structures of the channel analysis.
 
-A *tag* stands for one index of one axis of one parameter. Two tags that can only be removed together are *tied*; the
-classes of tied tags are the channels. Each index of an axis depends on a *set* of tags: removing any of them removes
-the index (after flattening an outer product, index (i, j) is removed with i and with j). Sets are interned, so that a
-tensor of integers can hold one set for each element, and the operators of the graph can move it.
+A *tag* represents one index of one axis of one parameter. Two tags that can only be removed together are *tied*; the classes of tied tags
+are the channels. Each index of an axis depends on a *set* of tags: removing any of them removes the index (after flattening an outer
+product, index (i, j) is removed with i and with j). Sets are interned, so that a tensor of integers can hold one set for each element,
+and the operators of the graph can move it.
 
-A *field tag* stands for a whole field. An index may be removed with it, but it is never tied to one of several tags:
-where that would be necessary, it is frozen. An *optional tag* stands for an index that may be left out: where two sets
-have to be equal, the optional tag of one set stands for the tags that only the other set holds.
+A *field tag* represents a whole field. An index may be removed with it, but it is never tied to one of several tags: where that would be
+necessary, it is frozen. An *optional tag* represents an index that may be left out: where two sets must be equal, the optional tag of one
+set represents the tags that only the other set contains.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -280,7 +280,7 @@ class DependencySets:
         return True
 
     def _absorb_into_optional(self, one: frozenset[int], other: frozenset[int]) -> frozenset[int]:
-        """Make the newest optional tag in `one`, which fewest values hold, stand for the tags that only `other` has."""
+        """Make the newest optional tag in `one`, which the fewest values contain, represent the tags that only `other` has."""
         required, missing = one - self._optional_tags, other - one - self._optional_tags
         spare = (one - other) & self._optional_tags
         if not missing or not spare:

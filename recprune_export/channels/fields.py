@@ -1,7 +1,7 @@
 """Categorical fields of a program, found from the lookups of its inputs.
 
-A field is an input whose ids are looked up, or some columns of one. Columns that one lookup reads in the same rows of a
-table, such as a history, are values of one field; columns with different offsets are different fields.
+A field is an input whose ids are looked up, or some columns of one. Columns that one lookup reads from the same rows of a table, such as
+a history, are values of one field; columns with different offsets are different fields.
 """
 
 from collections.abc import Mapping, Sequence

@@ -27,10 +27,10 @@ def label_groups(
 ) -> tuple[Group, ...]:
     """Return the groups with a label each, all of them different.
 
-    A group of tables is called by the fields that are looked up in them. A group of hidden channels is called by the layers
-    that compute them: those before the matrix, where a projection was inserted, and those that read them, where no layer
-    computes them. A table has the name of its field where the field is a whole input and nothing else reads the table;
-    otherwise, and where two groups would have the same label, it has the name of its module.
+    A group of tables is named after the fields that are looked up in them. A group of hidden channels is named after the layers that
+    compute them: the layers before the matrix, if a projection was inserted, or the layers that read them, if no layer computes them. A
+    table has the name of its field if the field is a whole input and no other field reads the table; otherwise, or if two groups would
+    have the same label, it has the name of its module.
     """
     layers = _LayersOfGroups(module, groups, removed_by)
     names_by_field = _find_names_by_field(module, fields)
@@ -44,7 +44,7 @@ def label_groups(
 
 
 def name_layer(parameter: str) -> str:
-    """Return the module path of a layer's parameter; the name itself for one that is no layer's.
+    """Return the module path of a layer's parameter; the unchanged name for other parameters.
 
     >>> name_layer("mlp.0.weight"), name_layer("encoder.lstm.weight_ih_l0"), name_layer("cross.kernel")
     ('mlp.0', 'encoder.lstm', 'cross.kernel')
@@ -54,7 +54,7 @@ def name_layer(parameter: str) -> str:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Join different names, the last ones as a number where they are many or long.
+    """Join different names; if they are many or long, the last ones are replaced by their number.
 
     >>> join_names("abc"), join_names("abcd"), join_names("aab")
     ('a + b + c', 'a + b + 2 more', 'a + b')
@@ -74,7 +74,7 @@ def join_names(names: Iterable[str]) -> str:
 class _LayersOfGroups:
     """The parameters of each group, in the order of the graph: those that compute its channels, and those that read them.
 
-    `projected[group]` are the parameters that compute what an inserted matrix turns into the channels.
+    `projected[group]` are the parameters that compute the input of the matrix that was inserted before the channels.
     """
 
     def __init__(self, module: fx.GraphModule, groups: Sequence[Group], removed_by: Mapping[str, Any]) -> None:
@@ -145,9 +145,9 @@ def _describe(group: Group, tables: frozenset[str], layers: _LayersOfGroups, nam
 
 
 def _find_names_by_field(module: fx.GraphModule, fields: Fields) -> dict[str, str]:
-    """Return the field of each table that one whole input is looked up in, and that nothing else reads.
+    """Return the field of each table that is read only by lookups of one whole input.
 
-    A table that a rewrite has joined has no module, and the name of its field in any case.
+    A table that a rewrite has joined has no module, so it always has the name of its field.
     """
     names = {}
     for node in module.graph.nodes:
@@ -167,7 +167,7 @@ def _get_lookup_fields(fields: Fields, lookup: fx.Node) -> set[Field]:
 
 
 def _number_repeated(labels: Sequence[str]) -> list[str]:
-    """Return different labels: the second of two equal ones has a number.
+    """Return distinct labels: the second of two equal ones gets a number.
 
     >>> _number_repeated(["a", "b", "a"])
     ['a', 'b', 'a #2']

@@ -23,11 +23,10 @@ INFERRED = "recprune_inferred_rule"  # key in `node.meta`: an `InferredRule`, or
 
 @dataclass(frozen=True)
 class CarriedAxis:
-    """An axis whose index i, removed from these operands together, is the one index that the results lose.
+    """An axis that is carried: removing index i from all of these operands removes exactly index i from the results.
 
-    `operands` are pairs of a number among the node's tensor operands and an axis; `results` has the axis of each result, or
-    None for a result that stays as it is. The results are zero at index i where all operands are, and where one operand
-    of `zero_with` alone is.
+    `operands` are pairs of a number among the node's tensor operands and an axis; `results` has the axis of each result, or None for a
+    result that does not change. The results are zero at index i if all operands are, or if one operand of `zero_with` is.
     """
 
     operands: tuple[tuple[int, int], ...]
@@ -38,7 +37,7 @@ class CarriedAxis:
 
 @dataclass(frozen=True)
 class InferredRule(ToDictMixin):
-    """The axes that an operator carries from its operands to its results, found on `trials` comparisons without exception."""
+    """The axes that an operator carries from its operands to its results, confirmed by all of `trials` comparisons."""
 
     ENCODED = ("operator", "trials")
 
@@ -104,7 +103,7 @@ def _with_axis(tags: TensorTags, axis: int, removed_by: Tensor, zero: Tensor, co
 
 
 def list_inferred_rules(graph: fx.Graph) -> tuple[InferredRule, ...]:
-    """Return the inferred rules of a graph's nodes, one for each operator, with the fewest trials that any of its nodes had."""
+    """Return the inferred rules of a graph's nodes, one for each operator, with the smallest number of trials among its nodes."""
     rules: dict[str, InferredRule] = {}
     for node in graph.nodes:
         found = node.meta.get(INFERRED)

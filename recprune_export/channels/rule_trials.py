@@ -1,12 +1,12 @@
 """`infer_channel_rules`: find the effect of operators without a rule on channels by trial.
 
-An operator carries an axis from its operands to its results if it does not matter whether index i is removed before it
-or behind it. That is compared bit for bit in float64, on values of the user's rows and on drawn ones: of many magnitudes and
-signs, sorted, tied, and with one index that differs from all others (by size, NaN, infinity, zero, a repeated value), for
-the removal of single indices, of random sets, and for every width. One difference, or one error, and there is no rule.
+An operator carries an axis from its operands to its results if removing index i before it equals removing index i after it. This is
+compared bit for bit in float64, on values from the user's rows and on sampled ones: of many magnitudes and signs, sorted, tied, and with
+one index that differs from all others (in size, NaN, infinity, zero, a repeated value), for the removal of single indices, of random
+sets, and for every width. If there is one difference or error, there is no rule. No number of trials is a proof: an operator that treats
+a value specially is not detected if that value is never sampled.
 
-No number of trials proves an operator: one that waits for a value that was never drawn is not found out. The soundness check
-of the pruned program is made with inferred rules as with written ones.
+The soundness check of the pruned program runs with inferred rules as with written ones.
 """
 
 import itertools
@@ -28,8 +28,8 @@ from recprune_export.progress import track
 Operands = Sequence[Tensor]
 Kept = Tensor  # the indices of an axis that are not removed
 
-TRIAL_ROWS = 8  # of the user, whose values are tried
-WIDTHS = 96  # tried one by one; of a wider axis as many, evenly spaced
+TRIAL_ROWS = 8  # rows of the user whose values are tried
+WIDTHS = 96  # indices that are tried one by one; on a wider axis, evenly spaced
 RANDOM_SETS = 3  # of removed indices, for each draw
 MOST_PAIRINGS = 64  # of axes of several operands
 SCALES = (1e-3, 1.0, 1e3, 1e6)
@@ -42,14 +42,14 @@ _NOT_A_FUNCTION = (
 
 
 class _Differs(Exception):
-    """The operator is not one whose rule is inferred; the message says why."""
+    """No rule can be inferred for the operator; the message states the reason."""
 
 
 def infer_channel_rules(program: Program, request: Mapping[str, np.ndarray]) -> Program:
     """Return `program` with an inferred rule, or the reason for none, at every node whose operator has no rule.
 
-    `request` holds rows whose values are tried. Time: some hundred calls of the operator for each axis of its operands. The
-    rules follow from the graph and the rows alone.
+    `request` contains rows whose values are tried. Time: a few hundred calls of the operator for each axis of its operands. The rules
+    depend only on the graph and the rows.
     """
     nodes = [n for n in program.module.graph.nodes if n.op == "call_function" and n.target not in RULES]
     if not nodes:
@@ -113,7 +113,7 @@ def _infer(node: fx.Node, operands: Sequence[object]) -> InferredRule:
 
 
 def _require_function(target: object) -> None:
-    """Raise `_Differs` where the schema of an operator states that it is no function of its operands."""
+    """Raise `_Differs` if the schema of an operator states that it is not a pure function of its operands."""
     if not isinstance(target, OpOverload):
         raise _Differs("it is no operator with a schema")
     schema = target._schema
@@ -137,7 +137,7 @@ class _Operator:
         self.trials = 0
 
     def __call__(self, operands: Operands) -> tuple[Tensor, ...]:
-        """Return the results. Raises `_Differs` where two calls differ, an operand is changed or a result is no tensor."""
+        """Return the results. Raises `_Differs` if two calls differ, an operand is changed or a result is not a tensor."""
         first, second = self._call(operands), self._call(operands)
         if not _are_same(first, second):
             raise _Differs("two calls with the same operands differ")
@@ -150,7 +150,7 @@ class _Operator:
         with torch.no_grad():
             try:
                 result = self._node.target(*args, **kwargs)  # type: ignore[operator]
-            except Exception as error:  # whatever the user's code raises on values that it did not expect
+            except Exception as error:  # the user's code may raise any error for unexpected values
                 raise _Differs(f"it fails in a trial ({type(error).__name__})") from error
         if not _are_same(operands, copies):
             raise _Differs("it changes its operands")
@@ -168,7 +168,7 @@ class _Operator:
         return True
 
     def carries(self, axes: Sequence[CarriedAxis], operands: Operands, kept: Sequence[Kept]) -> bool:
-        """Return whether removing indices before the operator equals removing them behind it."""
+        """Return whether removing indices before the operator equals removing them after it."""
         self.trials += 1
         reduced, expected = list(operands), list(self(operands))
         for axis, indices in zip(axes, kept, strict=True):
@@ -181,7 +181,7 @@ class _Operator:
 
 
 def _are_same(left: Operands, right: Operands) -> bool:
-    """Return whether tensors are equal bit for bit, but for the sign of zero and the bits of NaN."""
+    """Return whether tensors are equal bit for bit, except the sign of zero and the bits of NaN."""
     return len(left) == len(right) and all(
         a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
         for a, b in zip(left, right, strict=True)
@@ -189,7 +189,7 @@ def _are_same(left: Operands, right: Operands) -> bool:
 
 
 def _list_places(operands: Operands, varies: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
-    """Return the axes that may hold channels, by number of the operand and axis."""
+    """Return the axes that may contain channels, by index of the operand and axis."""
     return [
         (number, axis)
         for number, operand in enumerate(operands)
@@ -201,7 +201,7 @@ def _list_places(operands: Operands, varies: Sequence[Sequence[bool]]) -> list[t
 def _find_axis(
     operator: _Operator, operands: Operands, varies: Sequence[Sequence[bool]], place: tuple[int, int]
 ) -> CarriedAxis | None:
-    """Return the carried axis that `place` belongs to, with the fewest other operands; None where it is not carried."""
+    """Return the carried axis that `place` belongs to, with the fewest other operands; None if it is not carried."""
     number, axis = place
     size = operands[number].shape[axis]
     others = [
@@ -229,7 +229,7 @@ def _find_axis(
 def _find_result_axes(
     operator: _Operator, operands: Operands, places: Sequence[tuple[int, int]], kept: Kept
 ) -> tuple[int | None, ...]:
-    """Return the axis of each result that shrinks where `kept` indices of `places` are left."""
+    """Return the axis of each result that shrinks if only the `kept` indices of `places` remain."""
     reduced = list(operands)
     for number, axis in places:
         reduced[number] = reduced[number].index_select(axis, kept)
@@ -262,7 +262,7 @@ def _holds_on_all(operator: _Operator, axis: CarriedAxis, draws: Sequence[Operan
 
 
 def _draw_kept(size: int, generator: torch.Generator) -> Iterator[Kept]:
-    """Yield sets of kept indices: all but the one that draws make different, that one alone, and random sets."""
+    """Yield sets of kept indices: all except the index at which draws differ, only that index, and random sets."""
     special = torch.arange(size) == different_index(size)
     yield (~special).nonzero().flatten()
     yield special.nonzero().flatten()
@@ -326,7 +326,7 @@ def _with_zeros(operator: _Operator, axis: CarriedAxis, draws: Sequence[Operands
 
 @dataclass(frozen=True)
 class _Draw:
-    """A way to draw the values of a floating-point operand like another one."""
+    """A method that samples the values of a floating-point operand like a given one."""
 
     seed: int
     values: Callable[[Tensor, torch.Generator], Tensor]
@@ -340,12 +340,12 @@ class _Draw:
 
 
 def _shuffle(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the same values at other places: which integers are valid is not known."""
+    """Return the same values in another order, because the valid integers are not known."""
     return values.flatten()[torch.randperm(values.numel(), generator=generator)].reshape(values.shape)
 
 
 def _draw_operands(operands: Operands) -> Iterator[list[Tensor]]:
-    """Yield operands of the same shapes with other values; no value of an integer operand that it does not have."""
+    """Yield operands of the same shapes with other values; integer operands keep their set of values."""
     yield from (_Draw(seed, values)(operands) for seed, values in enumerate(_list_distributions()))
     for number, operand in enumerate(operands):
         if operand.is_floating_point():

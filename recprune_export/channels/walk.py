@@ -21,7 +21,7 @@ from recprune_export.program.failures import FAILURES
 from recprune_export.program.nodes import find_source_line
 from recprune_export.program.operator_registry import OPERATORS, Facet
 
-NodeTags = TensorTags | tuple[TensorTags | None, ...] | None  # None: the value is no tensor
+NodeTags = TensorTags | tuple[TensorTags | None, ...] | None  # None: the value is not a tensor
 ChannelRule = Callable[["Walk", fx.Node], NodeTags]
 
 aten = torch.ops.aten
@@ -50,7 +50,7 @@ class Walk(fx.Interpreter):
     """An interpreter that runs a graph on a small batch and propagates tags along with the values.
 
     `preferred_axes` holds, by the name of a node, the axis along which to tie tags instead of the likeliest one.
-    `fields` get tags where their ids are looked up. It is no `ValueRecorder`, because rules compute tags during the run.
+    `fields` get tags where their ids are looked up. It is not a `ValueRecorder`, because rules compute tags during the run.
     """
 
     def __init__(
@@ -216,7 +216,8 @@ class Walk(fx.Interpreter):
             return self.make_untagged(value)
         try:
             return channel_rule(self, node)
-        except FAILURES as error:  # a form of the operator that the rule does not know: nothing of it is removed
+        # a form of the operator that the rule does not support: none of its channels are removed
+        except FAILURES as error:
             self._optional = {pair for pair in self._optional if pair[0] is not node}
             for described in inputs:
                 self._freeze_all(
@@ -295,7 +296,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def is_batch_size(size: Any) -> bool:
-    """Return whether a traced size is the batch itself, and not a product with it, which may shrink with its factors."""
+    """Return whether a traced size is the batch, and not a product with it, which may shrink with its factors."""
     return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
 
 
@@ -325,7 +326,7 @@ def _depends_on_request(ids: Any) -> bool:
 
 
 def _describe_trials(node: fx.Node) -> str:
-    """Return why trials found no rule, or how they are made."""
+    """Return the reason why trials found no rule, or a hint how to run trials."""
     found = node.meta.get(INFERRED)
     return (
         f", and none can be inferred: {found.reason}" if found is not None else "; --infer-rules looks for one by trial"

@@ -26,8 +26,8 @@ from recprune_export.number_formats import (
     format_speed,
 )
 
-MIN_ZEROED = 0.01  # of the dense parameters: fewer zeros are not worth a line
-MAX_PACKED = 256_000_000  # bytes of a file that is packed to count its bytes
+MIN_ZEROED = 0.01  # of the dense parameters: fewer zeros are not printed
+MAX_PACKED = 256_000_000  # the largest file that is packed to count its compressed bytes
 VERDICT_TEXTS = {verdict.words: verdict.text for verdict in Verdict}
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def print_result(
     advice: Sequence["Advice"] = (),
     baseline: Path | None = None,
 ) -> None:
-    """Print the size, speed and quality of a new bundle, all tables where `verbose`, and the next commands.
+    """Print the size, speed and quality of a new bundle, all tables if `verbose`, and the next commands.
 
-    `baseline` is the bundle with which `check` compares, where it is known.
+    `baseline` is the bundle with which `check` compares, if it is known.
     """
     from recprune_export.bundle._verify import read_manifest
 
@@ -153,7 +153,7 @@ def _count_packed_bytes(result: "CompressionResult") -> int | None:
 
 
 def _make_derived_table(models: Mapping[str, Any]) -> "Table":
-    """Return the times of the further ONNX files; `models` is the section of the manifest."""
+    """Return the times of the derived ONNX files; `models` is the section of the manifest."""
     batches = list(next(iter(models.values()))["latency"]["milliseconds"])
     headings = [f"batch {batch}, ms (ratio to model.onnx)" for batch in batches]
     table = make_table("Other ONNX files", "", "load, ms", *headings)
@@ -186,7 +186,7 @@ def _make_quality_table(result: "CompressionResult") -> "Table":
 
 
 def _print_rows(console: "Console", report: "SharedRowReport") -> None:
-    """Print the tables with and without shared rows, and the quality of requests with and without a rare id."""
+    """Print the number of tables with and without shared rows, and the quality of requests with and without a rare id."""
     tables = make_table("Tables in which rare ids share one row", "table", "ids from", "rows before", "rows")
     for table in report.tables:
         tables.add_row(table.table, ", ".join(table.inputs), f"{table.before:,}", f"{table.after:,}")

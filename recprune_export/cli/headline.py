@@ -33,7 +33,7 @@ def print_headline(result: "CompressionResult") -> None:
 
 
 def print_line(name: str, text: str, style: str = "") -> None:
-    """Print a name in color, then the text beside it."""
+    """Print a name in color, followed by the text."""
     from rich.text import Text
 
     line = Text.assemble((f"{name + ':' if name else '':{NAME_WIDTH}}", f"bold {style}"), escape_for_terminal(text))

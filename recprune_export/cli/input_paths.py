@@ -11,7 +11,7 @@ import click
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import BundleError, DataError, InputFileError, ModelFileError
 
-MAX_NEIGHBORS = 2000  # names of a folder that are compared
+MAX_NEIGHBORS = 2000  # the number of names in a folder that are compared
 
 
 class InputPath(click.Path):
@@ -32,10 +32,10 @@ class InputPath(click.Path):
 
 
 class DataPath(InputPath):
-    """A file or folder of rows, a glob, or the address of an object store such as s3://bucket/rows, which stays a string."""
+    """A file or folder of rows, a glob, or an address in an object store such as s3://bucket/rows, which is kept as a string."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a path, or an address as it is. Raises the error of this type for a path or glob without a file."""
+        """Return a path, or the unchanged address. Raises the error of this type for a path or glob without a file."""
         text = os.fsdecode(value)
         if "://" in text and not text.startswith("file://"):
             return text
@@ -46,7 +46,7 @@ class DataPath(InputPath):
 
 
 class NamedPath(InputPath):
-    """A name and a file that exists, NAME=FILE, which stays a string."""
+    """A name and an existing file, NAME=FILE, which is kept as a string."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the text. Raises the error of this type if its file does not exist."""

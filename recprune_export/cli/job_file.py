@@ -12,9 +12,9 @@ from recprune_export.cli.input_paths import InputPath
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import InputFileError
 
-# These run code or write outside the bundle. A job file may come from somebody else, so it contains them as comments.
+# These options run code or write outside the bundle. A job file may be untrusted, so it contains them as comments.
 COMMENTED = ("factory", "factory_args", "unsafe_unpickle", "mlflow", "shards")
-# These, a key, and the options of a single run are accepted on the command line only.
+# These options, a key, and the options of a single run are accepted only on the command line.
 COMMAND_LINE_ONLY = frozenset(
     {*COMMENTED, "sign", "config", "help", "output", "resume", "plan_only", "dry_run", "verbose", "as_json", "quiet"}
 )

@@ -68,7 +68,8 @@ def _make_cold_table(report: "LatencyReport") -> "Table":
     names = [name for name in report.backends if name.endswith("ONNX")]
     for name in names:
         table.add_row(name, *(f"{np.median(report.cold[batch][name]):.3f}" for batch in batches))
-    for name in names[:-1] if report.clock == "wall" else ():  # the wall clock of a busy machine supports no ratio
+    # wall-clock times of a busy machine do not support a ratio
+    for name in names[:-1] if report.clock == "wall" else ():
         table.add_row(f"{name} : {last}", *(format_ratio(report.cold_ratio(batch, name, last)) for batch in batches))
     return table
 

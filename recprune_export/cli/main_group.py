@@ -27,10 +27,11 @@ RESOURCE_MESSAGES = {
     "MemoryError": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
 }
-WHOLE_TOOL_COMMANDS = ("compress", "generate", "reapply", "refresh", "sweep", "train")  # which the runtime lacks
+# a package that the runtime lacks
+WHOLE_TOOL_COMMANDS = ("compress", "generate", "reapply", "refresh", "sweep", "train")
 AS_JSON = f"{__name__}.as_json"  # key in the metadata of the context
 INTERRUPTION = "Interrupted; no incomplete file was left."
-INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
+INTERRUPTED = 130  # the exit code of a shell for a program that Ctrl-C ended
 
 EPILOG = """\b
 Exit codes: 0 success; 1 a validation failed and nothing was written, or
@@ -93,7 +94,7 @@ class MainJobGroup(click.Group):
                 return super().invoke(ctx)
         except RecpruneError as error:
             self._end(ctx, error, str(error), error.exit_code)
-        except click.ClickException as error:  # whose sentence click prints itself
+        except click.ClickException as error:  # click prints the message of these errors
             print_json_error(ctx, error, error.format_message(), error.exit_code)
             error.message = escape_for_terminal(error.message)  # type: ignore[misc]
             raise

@@ -107,7 +107,7 @@ def undecided_option(command: F) -> F:
 
 
 def _check_metrics(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name that is that of no metric, before the modules of the job are imported."""
+    """Refuse an unknown name of a metric before the modules of the job are imported."""
     if names:
         from recprune_export.metrics.metric_catalogue import check_metric_names
 

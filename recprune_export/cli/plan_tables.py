@@ -1,4 +1,4 @@
-"""Tables of what a plan removes, and of what cannot be removed with the reasons."""
+"""Tables of the removed parts of a model, and of the parts that cannot be removed, with the reasons."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from recprune_export.channels.groups import FrozenAxis
     from recprune_export.pipeline.preview import Preview
 
-MAX_AXES = 4  # named for one reason
+MAX_AXES = 4  # the number of axes named for one reason
 
 
 def make_frozen_table(frozen: "Sequence[FrozenAxis]") -> "Table":
@@ -31,7 +31,8 @@ def make_frozen_table(frozen: "Sequence[FrozenAxis]") -> "Table":
 
 
 def print_preview(preview: "Preview", *, as_json: bool) -> None:
-    """Print what the main job would remove, what cannot be removed, and what is not known before the job runs."""
+    """Print the parts that the main job would remove, the parts that cannot be removed, and facts that are not known before the job
+    runs."""
     if as_json:
         return print_json(preview.to_dict())
     console = make_console()

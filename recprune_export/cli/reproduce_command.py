@@ -23,7 +23,7 @@ def reproduce_command(
 ) -> list[str]:
     """Return the arguments and options of the command of `arguments` that `command` also has.
 
-    Options at their default are left out, since both commands have the same default, as are the names in `without`.
+    Options at their default are left out, since both commands have the same default; the names in `without` are also left out.
     """
     common = {parameter.name for parameter in command.params} - COMMAND_ONLY - without
     words: list[str] = []

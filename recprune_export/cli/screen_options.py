@@ -40,7 +40,7 @@ def _enter(block: Callable[[], AbstractContextManager[None]]) -> Callable[[click
     """Return a callback that runs the rest of the command inside a block if the flag is given."""
 
     def callback(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-        if value:  # the root is closed at the end, also where the arguments of this command are wrong
+        if value:  # the root context closes at the end, even if the arguments of this command are wrong
             context.find_root().with_resource(block())
         return value
 

@@ -8,7 +8,7 @@ import unicodedata
 
 ERROR_HANDLER = "recprune_export_ascii"
 ASCII_CODEC = "recprune_export_ascii_stream"
-# Spellings by characters that Unicode does not decompose to ASCII.
+# Spellings of characters that Unicode does not decompose to ASCII.
 SPELLINGS = {
     "×": "x", "·": "*", "→": "->", "–": "-", "—": "-", "−": "-", "…": "...", "µ": "u", "±": "+-", "≤": "<=", "≥": ">=",
     "≈": "~", "•": "*", "✓": "ok", "✅": "[pass]", "❌": "[fail]", "❔": "[undecided]", "⏭": "[skipped]", "\ufe0f": "",

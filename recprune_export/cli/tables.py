@@ -1,4 +1,4 @@
-"""Functions with which all commands print: tables for people, JSON for programs."""
+"""Functions for the output of all commands: tables for people, JSON for programs."""
 
 import errno
 import functools
@@ -35,7 +35,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def make_table(title: str, *columns: str, texts: Collection[str] = ()) -> "Table":
-    """Return a table; its cells may hold names of others. The first column and those in `texts` are aligned to the left."""
+    """Return a table; its cells may contain untrusted names. The first column and those in `texts` are aligned to the left."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
@@ -61,7 +61,7 @@ P = ParamSpec("P")
 def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
     """Decorate a function that prints the result of finished work.
 
-    The files are already written and the verdict is known: a closed pipe ends the printing, and a full disk gives a warning.
+    The files are already written and the verdict is known: a closed pipe ends the output, and a full disk causes a warning.
     """
 
     @functools.wraps(function)
@@ -88,9 +88,9 @@ def make_console() -> "Console":
             texts = (escape_for_terminal(value) if isinstance(value, str) else value for value in objects)
             super().print(*texts, **options)
 
-    # Names of fields and paths are printed as they are, brackets and colons too.
+    # Names of fields and paths are printed unchanged, including brackets and colons.
     console = Console(markup=False, emoji=False, quiet=prints_errors_only())
-    # A pipe has no width; 80 columns would break the tables of a log.
+    # A pipe has no width; with 80 columns the tables of a log would be broken into lines.
     return console if console.is_terminal else Console(width=140, markup=False, emoji=False, quiet=console.quiet)
 
 
@@ -107,7 +107,7 @@ def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def print_verdict(findings: Sequence["DriftFinding"], sentence: str) -> None:
-    """Print what was judged of a plan, and the verdict on all of it."""
+    """Print the verdict on each measure of a plan, and the verdict on the plan."""
     console, table = make_console(), make_table("Is the plan still valid?", "measure", "verdict", "")
     table.columns[2].justify = "left"
     for finding in findings:
@@ -117,9 +117,8 @@ def print_verdict(findings: Sequence["DriftFinding"], sentence: str) -> None:
 
 
 def print_json(values: Any) -> None:
-    """Print the JSON that `encode` makes of `values`: in ASCII, null for numbers that are not finite.
-
-    A log of GitHub Actions finds no command in it.
+    """Print `values` as JSON: in ASCII, with null for numbers that are not finite, and without text that GitHub Actions would treat as a
+    command.
     """
     context = click.get_current_context(silent=True)
     if context is not None:

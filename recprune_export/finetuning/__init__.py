@@ -1,4 +1,4 @@
-"""Fine-tuning of a pruned program: distillation from the dense model, under masks that hold its zeros."""
+"""Fine-tuning of a pruned program: distillation from the dense model, with masks that keep its zeros."""
 
 import lazy_loader
 

@@ -83,7 +83,7 @@ class _MaskSchedule:
 class _InitialWeights:
     """The weights before training with all zeros of the target, and their metric. The program itself is not changed.
 
-    `served` shares the weights of `program`, and answers as the ONNX file will.
+    `served` shares the weights of `program`, and gives the answers of the later ONNX file.
 
     The masks are computed again when they are needed: the same weights give the same masks.
     """
@@ -105,7 +105,7 @@ class _InitialWeights:
         self._snapshot.restore(program.module)
 
     def restore(self) -> None:
-        """Give the program these weights."""
+        """Restore these weights in the program."""
         self._snapshot.restore(self._program.module)
         self._set_zeros()
 
@@ -132,9 +132,9 @@ def finetune(
     Returns None if `schedule.epochs` is 0: then the zeros are set at once. The same seed on the same machine gives the
     same weights.
 
-    Memory in addition to the weights, for tables with sparse updates: a byte a weight for the masks, and two moments for the rows
-    that batches look up, in whole pages; for other parameters also a gradient and two moments for each weight. The weights
-    to go back to lie in files (`WeightSnapshot`). Of several processes each holds its rows of long tables and of their moments.
+    Memory in addition to the weights: one byte per weight for the masks; for tables with sparse updates, two moments for the rows that
+    batches look up, in whole pages; for other parameters, a gradient and two moments for each weight. The weights that may be restored
+    are in files (`WeightSnapshot`). With several processes, each holds its rows of long tables and of their moments.
     """
     if schedule.epochs == 0:
         _MaskSchedule(student, tables, target, 0, curvature=curvature)
@@ -213,9 +213,9 @@ def _make_optimizers(student: Program, row_wise: frozenset[str], learning_rate: 
 
 
 def _make_sparse_adam(tables: Sequence[Tensor], learning_rate: float) -> torch.optim.SparseAdam:
-    """Return the optimizer with its moments at zero, in memory that the system provides page by page when a row is written.
+    """Return the optimizer with its moments at zero, in memory that the system allocates page by page when a row is written.
 
-    PyTorch would write the zeros of all rows.
+    PyTorch would write zeros to all rows.
     """
     optimizer = torch.optim.SparseAdam(list(tables), lr=learning_rate)
     for table in tables:

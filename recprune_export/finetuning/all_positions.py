@@ -1,4 +1,4 @@
-"""Programs that predict the next item at every position of a history, not only at the last one.
+"""Create programs that predict the next item at every position of a history, not only at the last one.
 
 A causal model has an answer at each position of a history, and computes most of it anyway, although only the last one is
 served. Training uses all of them (Kang and McAuley 2018, section 3.6): one history gives as many examples as it has items.
@@ -19,8 +19,8 @@ POSITIONS = "places"
 def make_all_positions_program(program: Program) -> Program | None:
     """Return a program with the same parameters that also takes `places`, int64 [N], and answers for each of them.
 
-    A place is row × L + position in histories [B, L]; every output has N instead of B on axis 0. None if the answer does
-    not come from the last position of a sequence alone, or a position depends on later ones: both are verified by running.
+    A place is row × L + position in histories [B, L]; every output has N instead of B on axis 0. None if the answer does not depend only
+    on the last position of a sequence, or if a position depends on later ones: both are verified by running the program.
     """
     copy = program.with_copied_graph()
     last = next((node for node in copy.module.graph.nodes if _selects_last(node) and _is_only_source(node)), None)
@@ -85,7 +85,8 @@ def _is_constant(node: fx.Node) -> bool:
 
 
 def _is_causal(program: Program, all_positions: Program, length: int) -> bool:
-    """Return whether the last positions answer as `program` does, and no position depends on later ones, by running both."""
+    """Return whether the answers at the last positions equal those of `program`, and no position depends on later ones, by running
+    both."""
     probe_rows = 3
     names = [i.name for i in program.signature.inputs]
     request, other_request = (sample_request_rows(program.signature, probe_rows, seed) for seed in (0, 1))

@@ -1,4 +1,4 @@
-"""How many batches give enough answers: a model that scores items at each position of a history gives many answers for one row."""
+"""Choose how many batches give enough answers: a model that scores items at each position of a history gives many answers for one row."""
 
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -9,7 +9,7 @@ from recprune_export.program.signature import Signature
 
 
 def count_answers_of_row(signature: Signature) -> int:
-    """Return how many rows of scores an answer holds for each row of a request: its axes between the batch and the last one.
+    """Return the number of rows of scores in an answer for each row of a request: its axes between the batch and the last one.
 
     >>> from recprune_export.program.signature import BATCH, Output
     >>> count_answers_of_row(Signature((), (Output("logit", "float32", (BATCH,)), Output("scores", "float32", (BATCH, 20, 1000)))))
@@ -19,9 +19,9 @@ def count_answers_of_row(signature: Signature) -> int:
 
 
 def take_answers(answers: int, batches: Iterable[Batch], of_row: int, *, divided: bool = False) -> Iterator[Batch]:
-    """Yield batches until they hold `answers` answers, `of_row` for each row of a request.
+    """Yield batches until they give `answers` answers, `of_row` for each row of a request.
 
-    `divided`: they are the shares of this process, and answers those of all processes.
+    With `divided`, batches are shares of this process, and the answers of all processes count.
     """
     for request, labels in batches:
         yield request, labels

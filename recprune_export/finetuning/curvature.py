@@ -61,10 +61,9 @@ def weight_curvature(
     """Return for each parameter the curvature at each weight, up to one common factor; of tables as an outer product.
 
     With `names` only those parameters are computed, with the same numbers. Time: a forward and a backward pass of each batch,
-    which goes no further back than to these parameters.
-    Frozen parameters are included: tuning does not change them, masks do. Memory: a number for each row of a table and for
-    each other weight; a table that is not only looked up has a gradient of its own size for each batch. Of several processes each
-    is given its share of every batch; squares are those of the gradients of whole batches.
+    which goes no further back than to these parameters. Frozen parameters are included: tuning does not change them, but masks do.
+    Memory: a number for each row of a table and for each other weight; a table that is not only looked up has a gradient of the same size
+    for each batch. With several processes, each is given its share of every batch; squares are those of the gradients of whole batches.
     """
     program.set_training(False)
     parameters = {name: p for name, p in program.parameters().items() if names is None or name in names}

@@ -1,4 +1,4 @@
-"""A student of several processes: long tables in shards, and batch-norms over the rows of all, while it is tuned."""
+"""A student in several processes: during tuning, long tables are in shards, and batch-norms use the rows of all processes."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +24,11 @@ Nodes = dict[fx.Node, tuple[Any, Any, Any]]
 
 @contextmanager
 def divided_student(programs: Sequence[Program], row_wise: Collection[str]) -> Iterator[frozenset[str]]:
-    """Hold the long ones of the `row_wise` tables in shards inside the block, and yield their names; whole again after it.
+    """Inside the block, hold the long `row_wise` tables in shards, and yield their names; restore whole tables after it.
 
-    `programs` are the student and programs that share its parameters. In the block this process holds its rows of these tables
-    alone; afterwards all processes hold whole ones, which lie in temporary files (`gather_table`). An error inside the block
-    leaves the programs unusable. In a run of one process nothing changes.
+    `programs` are the student and programs that share its parameters. Inside the block this process holds only its rows of these tables;
+    afterwards all processes hold whole tables, in temporary files (`gather_table`). An error inside the block leaves the programs
+    unusable. With one process nothing changes.
     """
     if not is_divided():
         yield frozenset()
@@ -55,7 +55,7 @@ def divided_student(programs: Sequence[Program], row_wise: Collection[str]) -> I
 
 
 def shard_curvature(curvature: Curvature | None, tables: Collection[str], program: Program) -> Curvature | None:
-    """Return the curvature of the rows of this process, where `program` holds `tables` in shards."""
+    """Return the curvature of the rows of this process for the `tables` that `program` holds in shards."""
     if curvature is None or not tables:
         return curvature
     return {name: _take(value, program.parameters()[name]) for name, value in curvature.items()}
@@ -116,7 +116,7 @@ def _divide_graph(program: Program, tables: Collection[str]) -> Nodes:
 def _restore_graph(program: Program, nodes: Nodes) -> None:
     for node, (target, args, kwargs) in nodes.items():
         node.target = target
-        if target is not aten.batch_norm.default:  # whose flag of training may have changed
+        if target is not aten.batch_norm.default:  # the training flag of these nodes may have changed
             node.args, node.kwargs = args, kwargs
     program.module.recompile()
 

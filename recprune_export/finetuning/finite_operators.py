@@ -1,4 +1,4 @@
-"""Programs that compute finite numbers from every request, as far as no number overflows."""
+"""Detect programs that compute finite numbers for every request, unless a number overflows."""
 
 import math
 from typing import Any
@@ -53,7 +53,7 @@ def gives_finite_values(program: Program) -> bool:
     An operator that is unknown here may compute a logarithm or the softmax of a row that is masked as a whole. A program
     with values in float16 is refused, because ordinary numbers overflow in it.
     """
-    parameters = program.parameters().keys()  # which are finite: loading a model checks it
+    parameters = program.parameters().keys()  # weights are finite: loading a model checks this
     nodes = program.module.graph.nodes
     if not all(_has_range_of_float32(node) and (node.op != "call_function" or _is_finite(node)) for node in nodes):
         return False

@@ -1,8 +1,8 @@
 """Detection of the rows of a random request that a model answers with finite numbers.
 
-A random request may never occur in practice: a history of padding alone, of which softmax or a mean gives NaN. Even if the
-model replaces such an answer afterwards, its gradients are NaN, and nothing can be learned from it. If every row has a NaN
-among its intermediate values, such as a logarithm that `where` leaves out, only the outputs decide.
+A random request may never occur in practice, such as a history of only padding, for which softmax or a mean gives NaN. Even if the model
+replaces such an answer afterwards, its gradients are NaN, and nothing can be learned from it. If every row has a NaN among its
+intermediate values, such as a logarithm that `where` leaves out, only the outputs decide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from recprune_export.program.recorder import ValueRecorder
 from recprune_export.program.signature import BATCH
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
-OVERFLOW_ROWS = 64  # numbers that overflow do so in most rows
+OVERFLOW_ROWS = 64  # overflow occurs in most rows or in none
 
 
 def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
     """Return for each row of a request whether no value that `program` computes from it is NaN, bool [B].
 
-    If that holds for no row, only the outputs count. Rows are only examined one by one where the sum of a value is NaN. Time:
-    a forward pass; of `OVERFLOW_ROWS` where no operator gives NaN for finite numbers.
+    If that holds for no row, only the outputs count. Rows are examined one by one only if the sum of a value is NaN. Time: a forward
+    pass; only on `OVERFLOW_ROWS` rows if no operator gives NaN for finite numbers.
     """
     chunk_rows = _choose_chunk_rows(program)
     inputs, outputs = program.signature.inputs, program.signature.outputs
@@ -57,7 +57,7 @@ def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _take_rows(program: Program, tensors: Sequence[Tensor], rows: slice) -> dict[str, Tensor]:
-    """Return the rows of a request by input; inputs without a batch are whole."""
+    """Return the rows of a request by input; inputs without a batch are complete."""
     inputs = program.signature.inputs
     return {i.name: t[rows] if i.shape[:1] == (BATCH,) else t for i, t in zip(inputs, tensors, strict=True)}
 

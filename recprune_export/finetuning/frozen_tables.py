@@ -1,4 +1,4 @@
-"""Tables that tuning leaves as they are: buffers of a program that shares everything else with the tuned one."""
+"""Tables that tuning does not change: buffers of a program that shares all other tensors with the tuned program."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from recprune_export.program.program import Program
 def freeze_tables(program: Program, names: Collection[str]) -> Program:
     """Return a program with the tensors of `program`, in which the parameters `names` are buffers outside its state.
 
-    So they have neither masks, gradients nor moments, and no snapshot is taken of them.
+    So they have no masks, gradients or moments, and are not part of snapshots.
     """
     frozen = program.with_copied_graph()
     for target in names:

@@ -1,10 +1,10 @@
 """Group lasso: training of a dense program in which whole channels shrink to zero before pruning.
 
-The loss has an additional term Σ λ·√n·‖w‖ over channels, with w all weights of the slices of a channel and n their number
-(Yuan and Lin 2006, "Model selection and estimation in regression with grouped variables", equation 2.1; for networks: Wen
-et al. 2016, "Learning Structured Sparsity in Deep Neural Networks", section 3). Each step of the optimizer is followed by
-the exact proximal operator of this term, one group after the other: block soft thresholding, w·max(0, 1 - t/‖w‖) (Parikh
-and Boyd 2014, "Proximal Algorithms", section 6.5.4). Thus channels become exactly zero.
+The loss has an additional term Σ λ·√n·‖w‖ over channels, where w are all weights of the slices of a channel and n is their number (Yuan
+and Lin 2006, "Model selection and estimation in regression with grouped variables", equation 2.1; for networks: Wen et al. 2016,
+"Learning Structured Sparsity in Deep Neural Networks", section 3). Each step of the optimizer is followed by the exact proximal operator
+of this term, one group after the other: block soft thresholding, w·max(0, 1 - t/‖w‖) (Parikh and Boyd 2014, "Proximal Algorithms",
+section 6.5.4). Thus channels become exactly zero.
 """
 
 import math

@@ -4,14 +4,14 @@ import numpy as np
 
 DENSE_IDS = (
     1 << 25
-)  # ids below are counted in an array with a place for each, larger ones and negative ones in sorted lists
+)  # smaller ids are counted in an array with an element for each, larger ones and negative ones in sorted lists
 PENDING_IDS = 1 << 20
 
 
 class IdCounts:
     """The number of occurrences of each id; counts of several parts of the rows can be added.
 
-    Memory: 8 bytes for each id up to the largest one that is below `DENSE_IDS`, 16 for each different one of the others.
+    Memory: 8 bytes for each id up to the largest one that is below `DENSE_IDS`, 16 for each distinct other id.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class IdCounts:
         np.add.at(self._dense, ids, 1)
 
     def look_up(self, ids: np.ndarray) -> np.ndarray:
-        """Return how often each of `ids` occurred, int64 of their shape.
+        """Return the number of occurrences of each of `ids`, int64 of the same shape.
 
         >>> counts = IdCounts()
         >>> counts.add(np.array([5, 7, 5, -1]))

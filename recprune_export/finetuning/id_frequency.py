@@ -1,4 +1,4 @@
-"""How many training rows have the ids of each test row, by which quality is divided into buckets."""
+"""Count the training rows with the ids of each test row, by which quality is divided into buckets."""
 
 from collections.abc import Iterator
 
@@ -17,10 +17,10 @@ from recprune_export.program.signature import Signature
 
 
 def count_id_frequencies(task: Task, signature: Signature) -> IdFrequencies | None:
-    """Return the frequencies of the rarest id of each test row, or for a ranking of its target.
+    """Return the frequency of the rarest id of each test row, or, for a ranking, of its target.
 
-    Only fields with one id for each row count. None without test rows or such fields. Memory: the counts of the ids, and a
-    batch of rows; the frequencies of many test rows are in a file.
+    Only fields with one id for each row count. None without test rows or such fields. Memory: the counts of the ids, and a batch of rows;
+    the frequencies of many test rows are in a file.
     """
     if isinstance(task, NextItems):
         counts = IdCounts()

@@ -1,4 +1,4 @@
-"""`KeptRequests`: the rows that a bundle keeps, as a task without labels; `keep_requests` chooses them."""
+"""`KeptRequests`: the rows that a bundle keeps, as a task without labels; `keep_requests` selects them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class KeptRequests(SampledRequests):
 
     `kept` are the rows of the calibration of an earlier job, in its order, so that the same weights have the same statistics;
     that order is the epoch of its `seed`.
-    `rules` is the signature of that job, with its rules for ids out of range and large numbers, which followed from all rows.
+    `rules` is the signature of that job, with its rules for ids out of range and large numbers, which were derived from all rows.
     """
 
     kept: Rows
@@ -46,11 +46,11 @@ class KeptRequests(SampledRequests):
         )
 
     def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
-        """Yield the rows in their order, whatever the seed."""
+        """Yield the rows in their order, for any seed."""
         return self._batches(None, divided=divided)
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
-        """Return the rows, shuffled but in the epoch of the job's seed."""
+        """Return the rows, shuffled except in the epoch of the job's seed."""
         steps = count_tuning_steps(len(self.kept), self.config.batch_size)
         return DistillationData(student, teacher, partial(take_steps, steps, self._batches), steps)
 
@@ -61,7 +61,7 @@ class KeptRequests(SampledRequests):
             yield to_tensors(rows.inputs), {}
 
     def _draw(self, count: int, seed: int) -> dict[str, Tensor]:
-        """Draw rows; some of them more than once where there are fewer."""
+        """Sample rows, with repetition if there are fewer."""
         number = len(self.kept)
         chosen = np.random.default_rng(seed).choice(number, count, replace=count > number)
         return to_tensors(self.kept.take(np.sort(chosen)).inputs)

@@ -16,8 +16,8 @@ def match_labels(
 ) -> dict[str, str]:
     """Return the label of each output that has one.
 
-    An output has the name of its label. Where none has, each label takes the first output left that fits its values: one
-    number for each row, or one for each of at most `MAX_CLASSES` classes. The next item is compared with a row of any length.
+    An output has the name of its label. If no output has, each label gets the first remaining output that fits its values: one number for
+    each row, or one for each of at most `MAX_CLASSES` classes. The next item can be compared with a row of any length.
 
     Raises `UsageError` if a label has no output, `DataError` if its values do not fit the output.
     """

@@ -24,14 +24,14 @@ from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 
 @dataclass(frozen=True)
 class NonZeroTarget:
-    """The numbers of parameters that may be non-zero, in the tables and in the rest."""
+    """The numbers of parameters that may be non-zero, in tables and in other layers."""
 
     tables: int
     rest: int
 
     @classmethod
     def from_sparsity(cls, dense: ParameterCounts, tables: float, rest: float) -> "NonZeroTarget":
-        """Return the target of a sparsity of the tables and of the rest of the dense parameters.
+        """Return the target for a sparsity of the tables and of the other dense parameters.
 
         >>> NonZeroTarget.from_sparsity(ParameterCounts(tables=100, rest=10), tables=0.75, rest=0.5)
         NonZeroTarget(tables=25, rest=5)
@@ -46,7 +46,7 @@ class NonZeroTarget:
 
 
 def count_parameters(program: Program, tables: frozenset[str]) -> tuple[int, int]:
-    """Return the numbers of parameters in the tables and in the rest, zeros and all shards included."""
+    """Return the numbers of parameters in tables and in other layers, including zeros and all shards."""
     sizes = {name: count_numbers(p) for name, p in program.parameters().items()}
     in_tables = sum(size for name, size in sizes.items() if name in tables)
     return in_tables, sum(sizes.values()) - in_tables
@@ -59,17 +59,14 @@ def compute_masks(
     target: NonZeroTarget,
     curvature: Curvature | None = None,
 ) -> dict[str, Tensor]:
-    """Return masks of the non-zero weights by parameter, so that tables and rest meet `target`; none if all weights may stay.
+    """Return masks of the non-zero weights by parameter, so that tables and other layers meet `target`; empty if all weights may be kept.
 
-    The weights of the tables, and of the rest, compete with each other: by the loss without each if the `curvature` is given,
-    else by magnitude relative to the root mean square of the tensor, since scales differ between layers. Vectors (biases,
-    gains) stay whole as long as the matrices suffice. Of equally important weights the first stay, by the order of the
-    parameters and then by position.
-
-    Of a table in shards each process returns the mask of its rows: histograms of all shards are added, so the numbers are exact.
-    There equally important weights stay by the order of the processes.
-
-    Time: linear in the weights, three passes. Memory: the masks, a byte a weight, and less than 10 MiB.
+    Weights are compared within the tables, and within the other layers: by the loss without each weight if the `curvature` is given,
+    otherwise by magnitude relative to the root mean square of the tensor, since scales differ between layers. Vectors (biases, gains) are
+    kept as long as the matrices suffice. Of equally important weights the first are kept, by the order of the parameters and then by
+    position. For a table in shards each process returns the mask of its rows: histograms of all shards are added, so the numbers are
+    exact. Equally important weights are then kept by the order of the processes. Time: linear in the weights, three passes. Memory: the
+    masks, one byte per weight, and less than 10 MiB.
     """
     masks: dict[str, Tensor] = {}
     parameters = program.parameters()
@@ -171,11 +168,11 @@ Chunks = Callable[[], Iterator[Tensor]]
 def find_threshold(chunks: Chunks, count: int, shards: Chunks | None = None) -> Threshold:
     """Return the threshold of the `count` largest numbers; `chunks` yields them, one-dimensional, float32, not negative.
 
-    `shards` yields those of this process, of numbers that are divided among all.
+    `shards` yields the numbers of this process, if they are divided among all processes.
 
-    Radix selection: the bits of such a float have its order as an integer. A histogram of the upper 16 bits finds those of
-    the threshold, and one of the lower 16 bits, of the few numbers that share the upper ones, finds the rest (Knuth 1998,
-    "The art of computer programming", volume 3, section 5.2.5). Time: two passes. Memory: two histograms and a chunk.
+    Radix selection: as integers, the bits of such floats have the same order. A histogram of the upper 16 bits finds those of the
+    threshold, and one of the lower 16 bits, of the few numbers with the same upper bits, finds the others (Knuth 1998, "The art of
+    computer programming", volume 3, section 5.2.5). Time: two passes. Memory: two histograms and a chunk.
     """
 
     def histogram(digits: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -199,7 +196,7 @@ def _count_digits(digits: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def _select_bin(histogram: np.ndarray, count: int) -> tuple[int, int]:
-    """Return the digit that the `count`-th largest has, and how many of that digit are among the `count` largest."""
+    """Return the digit of the `count`-th largest number, and how many numbers with that digit are among the `count` largest."""
     at_least = histogram[::-1].cumsum()[::-1]
     digit = int((at_least >= max(count, 1)).sum()) - 1 if at_least[0] else 0
     digit = max(digit, 0)
@@ -220,7 +217,7 @@ def apply_masks(program: Program, masks: Mapping[str, Tensor], sparse_tables: fr
                 for rows in row_chunks(parameter):
                     parameter[rows].masked_fill_(~masks[name][rows], 0.0)
             elif parameter.grad is not None:
-                touched = parameter.grad._indices()[0]  # may contain duplicates, which do no harm
+                touched = parameter.grad._indices()[0]  # may contain duplicates, which have no effect
                 parameter[touched] = parameter[touched].masked_fill_(~masks[name][touched], 0.0)
 
 

@@ -38,8 +38,8 @@ _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default
 class Objective:
     """The loss of one response.
 
-    `output_kinds[output]` is the kind of an output; `output_labels[output]` names the label that it predicts, if any.
-    `label_kinds` holds the kind of each label, `variances` that of each label of numbers, by which its squared error is divided.
+    `output_kinds[output]` is the kind of an output; `output_labels[output]` is the label that it predicts, if any. `label_kinds` has the
+    kind of each label, `variances` the variance of each numeric label, by which its squared error is divided.
     """
 
     output_kinds: Mapping[str, OutputKind]
@@ -56,8 +56,7 @@ class Objective:
     def supervised(self, student: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over labels of the loss against each, as a scalar.
 
-        The loss of a label is the mean over the rows where it is known, 0 without such rows, weighted where `labels` holds
-        `ROW_WEIGHTS`.
+        The loss of a label is the mean over the rows where it is known, 0 without such rows, weighted if `labels` contains `ROW_WEIGHTS`.
         """
         losses = [
             self._label_loss(name, student[name], labels[label], labels.get(ROW_WEIGHTS))
@@ -87,7 +86,7 @@ class Objective:
         return (1 - TEACHER_SHARE) * supervised + TEACHER_SHARE * self.distillation(student, teacher)
 
     def probe(self, response: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return a scalar whose gradient g with respect to any value has E[g gᵀ] the curvature of the loss there.
+        """Return a scalar whose gradient g with respect to any value satisfies: E[g gᵀ] is the curvature of the loss there.
 
         It needs no labels: random signs times the square root of the curvature at each output, or an item sampled from
         the softmax of the model (the Fisher information, by Monte Carlo: Martens 2020, "New insights", section 9.2).
@@ -183,7 +182,7 @@ def _describe_kind(label: str, kind: LabelKind, values: LabelValues) -> str:
 
 
 def _candidate_counts(program: Program) -> frozenset[int]:
-    """Return the numbers of rows of the tables, and of the ids that the inputs hold for each row of a request."""
+    """Return the numbers of rows of the tables, and the numbers of ids in the inputs for each row of a request."""
     tables = (node.args[0] for node in program.module.graph.nodes if node.target in _LOOKUPS)
     rows = (len(tensor_at(program.module, str(table.target))) for table in tables if table.op == "get_attr")
     ids = (i.shape[-1] for i in program.signature.inputs if i.ids and len(i.shape) > 1)

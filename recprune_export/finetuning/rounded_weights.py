@@ -1,8 +1,8 @@
-"""Fine-tuning that knows the rounding: a program that reads its weights as the ONNX file will store them.
+"""Quantization-aware fine-tuning: a program that reads its weights as the ONNX file will store them.
 
-The forward pass rounds every weight that has few bits; the backward pass takes the rounding for the identity, the
-straight-through estimator (Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons",
-section 3; quantization-aware training: Jacob et al. 2018, section 3).
+The forward pass rounds every weight that has few bits; the backward pass treats the rounding as the identity, the straight-through
+estimator (Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons", section 3; quantization-aware training:
+Jacob et al. 2018, section 3).
 """
 
 from collections.abc import Callable
@@ -40,14 +40,14 @@ def with_rounded_weights(program: Program, bits: StoredBits) -> Program:
 
 
 def _find_rounded_values(table: fx.Node) -> list[fx.Node]:
-    """Return the looked-up rows of a table, or the table itself where other operators read it too."""
+    """Return the looked-up rows of a table, or the whole table if other operators also read it."""
     readers = [reader for reader in table.users if reader.target is not aten.detach.default]
     all_lookups = all(r.target is aten.embedding.default and argument(r, "weight") is table for r in readers)
     return readers if all_lookups else [table]
 
 
 def _detach_single_column(graph: fx.Graph, table: fx.Node, weight: Tensor, bits: int) -> list[fx.Node]:
-    """Return a node with the whole table if all rows share one scale, which the looked-up rows do not determine; else none."""
+    """Return a node with the whole table if all rows share one scale, which the looked-up rows do not determine; otherwise nothing."""
     if not has_one_scale(weight.shape[1], bits):
         return []
     with graph.inserting_after(table):
@@ -57,7 +57,7 @@ def _detach_single_column(graph: fx.Graph, table: fx.Node, weight: Tensor, bits:
 def _insert_after(
     graph: fx.Graph, value: fx.Node, function: Callable[..., Tensor], bits: int, *operands: fx.Node
 ) -> None:
-    """Let all readers of `value` read the result of `function`, which is given `value`, `bits` and `operands`."""
+    """Make all readers of `value` read the result of `function`, which is called with `value`, `bits` and `operands`."""
     arguments: tuple[Any, ...] = (value, bits, *operands)
     with graph.inserting_after(value):
         new = graph.call_function(function, arguments)

@@ -1,8 +1,8 @@
 """Sparse updates of embedding tables: the cost of a step depends on the rows of its batch, not on the size of the table.
 
-The gradient of a table that is only looked up is zero in all rows but those of the batch. With its `sparse` argument
-`aten.embedding` returns these rows alone, and `SparseAdam` changes no other: the lazy variant of Adam, whose moments of a
-row change only with its weights.
+The gradient of a table that is only looked up is zero in all rows but those of the batch. With its `sparse` argument `aten.embedding`
+returns only these rows, and `SparseAdam` changes only these: the lazy variant of Adam, in which the moments of a row change only with its
+weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ TableLookups = Mapping[str, Sequence[fx.Node]]  # by table
 def find_sparse_update_tables(program: Program, batch_size: int) -> frozenset[str]:
     """Return the tables with at least `ROWS_PER_ID` rows for each id of a batch that are only used by lookups.
 
-    Sorting the rows of a batch costs more than it saves in shorter tables.
+    In shorter tables, sorting the rows of a batch costs more than it saves.
     """
     lookups = find_table_lookups(program)
     ids = _ids_per_request(program, lookups)
@@ -53,7 +53,7 @@ def sparse_gradients(program: Program, tables: frozenset[str]) -> Iterator[None]
     originals = [(node, node.args, node.kwargs) for node in lookups]
     for node in lookups:
         node.kwargs = {**node.kwargs, "sparse": True}
-        node.args = node.args[:4]  # `sparse` is the fifth
+        node.args = node.args[:4]  # `sparse` is the fifth argument
     program.module.recompile()
     try:
         yield

@@ -68,8 +68,8 @@ RANKING_DEFAULTS = FineTuningConfig(epochs=6, learning_rate=1e-2, batch_size=128
 class DistillationData:
     """The training data of a student: batches by the seed of an epoch, their number, and the teacher.
 
-    Of several processes each gets its share of every batch. `student` and `teacher` may be variants of the original programs with
-    the same parameters and other inputs.
+    With several processes, each gets its share of every batch. `student` and `teacher` may be variants of the original programs with the
+    same parameters and other inputs.
     """
 
     student: Program
@@ -80,7 +80,7 @@ class DistillationData:
     def loss(self, objective: Objective, batch: Batch) -> Tensor:
         """Return the loss of the student against labels and teacher on a batch, as a scalar.
 
-        Of several processes each has its share of the batch, and gets the loss of the whole.
+        With several processes, each has its share of the batch, and gets the loss of the whole batch.
         """
         request, labels = batch
         with torch.no_grad():
@@ -103,7 +103,8 @@ class Task(Protocol):
         ...
 
     def training_batches(self, seed: int, *, divided: bool = False) -> Iterator[Batch]:
-        """Yield the training rows once, in the form of the inputs of a program; `divided`: the share of this process of each batch."""
+        """Yield the training rows once, in the form of the inputs of a program; with `divided`, only the share of this process of each
+        batch."""
         ...
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
@@ -117,7 +118,7 @@ class Task(Protocol):
 
     @property
     def greater_is_better(self) -> bool:
-        """Whether more of the validation metric is better."""
+        """Whether larger values of the validation metric are better."""
         ...
 
     def validate(self, program: Program) -> float:
@@ -183,7 +184,7 @@ class _EvaluatedRows:
 
     @property
     def greater_is_better(self) -> bool:
-        """Whether more of the deciding metric is better."""
+        """Whether larger values of the deciding metric are better."""
         return self.deciding.metric.greater_is_better
 
     @cached_property
@@ -192,7 +193,7 @@ class _EvaluatedRows:
         return self.evaluator.notes({"valid": self.data.valid, "test": self.data.test})
 
     def validate(self, program: Program) -> float:
-        """Return the deciding metric on the validation rows; all processes of a run call it together, and answer a share each."""
+        """Return the deciding metric on the validation rows; all processes of a run call it together, and each evaluates a share."""
         predict = share_prediction(lambda request: run_program(program, request))
         return self.deciding.compute(self._observe(predict, self.data.valid))
 
@@ -364,7 +365,7 @@ class SampledRequests:
         return {name: tensor.numpy() for name, tensor in self._draw(count, seed).items()}
 
     def _draw(self, count: int, seed: int) -> dict[str, Tensor]:
-        """Draw rows with finite answers of the teacher; such rows replace all others.
+        """Sample rows with finite answers of the teacher; such rows replace all others.
 
         Raises `ModelError` if there are none.
         """
@@ -383,7 +384,7 @@ class SampledRequests:
 
 
 def count_tuning_steps(rows: int, batch_size: int) -> int:
-    """Return the number of batches of an epoch, without a last one of a single row, of which a batch-norm has no variance.
+    """Return the number of batches of an epoch, without a last batch of a single row, for which a batch-norm has no variance.
 
     >>> count_tuning_steps(18, 9), count_tuning_steps(19, 9), count_tuning_steps(20, 9), count_tuning_steps(1, 9)
     (2, 2, 3, 1)
@@ -407,11 +408,10 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
 def read_encoded(
     path: DataFile, encoder: Encoder | SequenceEncoder, settings: RowSettings = DEFAULT_ROW_SETTINGS
 ) -> ClickData | SequenceData:
-    """Read rows for a reference recommender with the encoder of its training, split as they were then.
+    """Read rows for a reference recommender with the encoder of its training, and the same split.
 
-    The label settings override those of the training.
-
-    Raises `UsageError` if a split is named, or label settings beside a history.
+    The label settings override those of the training. Raises `UsageError` if a split is named, or if label settings are given for
+    histories.
     """
     if settings.split.options:
         raise UsageError(
@@ -434,7 +434,7 @@ def read_arrays(
     settings: RowSettings = DEFAULT_ROW_SETTINGS,
     kinds: Mapping[str, LabelKind] | None = None,
 ) -> ArrayData:
-    """Read rows for a third-party model, by the names of its inputs; rows with NaN where it answers them.
+    """Read rows for a third-party model, by the names of its inputs; rows with NaN are kept if the model returns numbers for them.
 
     `kinds` are those of labels, if known.
     """
@@ -464,14 +464,14 @@ def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def _count_cuts(histories: Ragged) -> np.ndarray:
-    """Return at how many positions each history is cut in an epoch, int [users]."""
+    """Return the number of positions at which each history is cut in an epoch, int [users]."""
     return np.minimum(histories.lengths, CUTS)
 
 
 def _truncate_histories(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
     """Return a random prefix of each history and the item after it, 0 for the whole history.
 
-    Whole histories are included since serving requests are whole, and the teacher answers them too.
+    Whole histories are included because serving requests are whole, and the teacher can answer them.
     """
     ends = rng.integers(1, histories.lengths + 1)
     next_index = np.minimum(histories.offsets[:-1] + ends, len(histories.values) - 1)

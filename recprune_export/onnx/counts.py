@@ -28,9 +28,9 @@ _CHUNK = 1 << 20  # elements
 
 @dataclass(frozen=True)
 class WeightCount:
-    """The number of parameters, how many of them are not zero, and the bytes that store them.
+    """The number of parameters, the number of those that are not zero, and the bytes that store them.
 
-    The bytes are those of the numbers alone, without scales; None in counts that were recorded without them.
+    The bytes are those of the numbers, without scales; None in counts that were recorded without them.
     """
 
     parameters: int
@@ -67,7 +67,7 @@ class Counts(DictMixin):
 
 @dataclass(frozen=True)
 class ParameterFractions:
-    """Fractions of the dense parameters of the tables, of the rest, and of all."""
+    """Fractions of the dense parameters of the tables, of other layers, and of all."""
 
     tables: float
     rest: float
@@ -76,11 +76,11 @@ class ParameterFractions:
 
 @dataclass(frozen=True)
 class Reduction(ToDictMixin):
-    """Fractions of the dense model that the pruned model lacks.
+    """Fractions of the dense model that are removed or zero in the pruned model.
 
-    `removed`: parameters that are no longer in the file; `zeroed`: parameters that are in the file, but 0, which make it
-    neither smaller nor faster. `tables`, `rest` and `parameters` are both together, by which sparsity is counted.
-    `operations` and `bytes` are those of the file.
+    `removed`: parameters that are no longer in the file; `zeroed`: parameters that are in the file, but 0, which make it neither smaller
+    nor faster. `tables`, `rest` and `parameters` are the sums of both, by which sparsity is counted. `operations` and `bytes` are those
+    of the file.
     """
 
     tables: float

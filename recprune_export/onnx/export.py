@@ -85,7 +85,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
     RemoveUnusedNodesPass(),  # an unused node would seem to need every position
     fill_shapes,  # rewrites need known shapes
 )
-# Faster forms of the same graph: each is accepted only where its outputs and cost pass.
+# Faster forms of the same graph: each is accepted only if its outputs and cost pass the checks.
 REWRITES: tuple[Pass, ...] = (
     dft_to_matmul,
     hoist_gather,
@@ -143,8 +143,8 @@ DEFAULT_SERVING = ServingConfig()
 class OnnxFile:
     """An exported model: operator set, file of external weights if any, signature, report of the rewrites.
 
-    `bits`: those of its weights, by their names in the file, where they were planned. A file that is not `guarded` reads ids out of
-    range and large numbers as they are: it is the user's own.
+    `bits`: the planned bits of its weights, if any, by their names in the file. A file that is not `guarded` reads ids out of range and
+    large numbers unchanged: it is the user's file.
     """
 
     path: Path
@@ -175,15 +175,14 @@ def export_onnx(
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
     Weights of `external_threshold` bytes or more go to `<path>.data`. The file has no metadata about the source code of
-    the model. `rewrites` are tried in order; each is accepted where it gives the same outputs, costs no more for
-    `serving.batches`, and leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's
-    exporter, with corrections. Ids out of range and large numbers are treated according to the signature (`guard_inputs`).
-    Inputs in `serving.shared` have one row in the file, which all rows of a request share. The file holds all weights in
-    fp32; `bits` are planned for their quantization, by the names of the parameters. Tables of different bits are not fused,
-    and the file states the bits by the names of its weights.
+    the model. `rewrites` are tried in order; each is accepted if it gives the same outputs, costs no more for `serving.batches`, and
+    leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's exporter, with corrections. Ids out of range
+    and large numbers are treated according to the signature (`guard_inputs`). Inputs in `serving.shared` have one row in the file, which
+    all rows of a request share. The file holds all weights in fp32; `bits` are planned for their quantization, by the names of the
+    parameters. Tables of different bits are not fused, and the file states the bits by the names of its weights.
 
-    Raises `ExportError` if an operator has no ONNX form, or where an input and an output have one name, and
-    `UsageError` where `serving.shared` has a name that is not an input.
+    Raises `ExportError` if an operator has no ONNX form, or if an input and an output have the same name, and `UsageError` if
+    `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
     model = translate(program, serving.runtime.opset)

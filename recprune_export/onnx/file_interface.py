@@ -1,4 +1,4 @@
-"""The tensors in which a file takes jagged inputs: those of the model's own request, or a padded matrix for each input.
+"""The tensors in which a file takes jagged inputs: those of the model's request, or a padded matrix for each input.
 
 A program takes the elements and the lengths of each input (`program/requests/jagged_inputs.py`). A few nodes at the beginning of the
 file compute them from the inputs of the file.
@@ -49,8 +49,8 @@ def _rename(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | ir.Sym
 def add_file_interface(model: ir.Model, signature: Signature) -> None:
     """Replace the inputs of a graph that takes the tensors of a program by those that a file takes.
 
-    Before: two inputs for each jagged input, named as in `list_program_inputs`. After: the inputs of `list_file_inputs`. The
-    metadata of the file say how they hold the inputs.
+    Before: two inputs for each jagged input, named as in `list_program_inputs`. After: the inputs of `list_file_inputs`. The metadata of
+    the file describe how they contain the inputs.
     """
     if not has_jagged_inputs(signature):
         return

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 Dim = int | ir.SymbolicDim
-BITS = "bits"  # planned for a weight, in the `meta` of its value, which copies of a graph keep and files do not
+BITS = "bits"  # the planned bits of a weight, in the `meta` of its value, which copies of a graph keep and files do not
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
@@ -133,7 +133,7 @@ def copy_bits(source: ir.Value, target: ir.Value) -> ir.Value:
 
 
 def shorten_names(graph: ir.Graph, constants: str) -> None:
-    """Give short names to the values that nodes compute, but the outputs, and to initializers whose names begin with `constants`."""
+    """Give short names to the values that nodes compute, except the outputs, and to initializers whose names begin with `constants`."""
     renamed = [value for node in graph for value in node.outputs if not value.is_graph_output()]
     renamed += [v for v in list(graph.initializers.values()) if (v.name or "").startswith(constants)]
     taken = {v.name for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}

@@ -1,8 +1,7 @@
-"""Guards behind the inputs of a graph: ids out of range are replaced or refused, and large numbers are clipped.
+"""Guards after the inputs of a graph: ids out of range are replaced or refused, and large numbers are clipped.
 
-ONNX counts negative ids from the end of a table, so without a guard -1 is answered as the last row, and in tables that
-were fused an id reads the rows of another field. A guard takes two nodes, which cost less than a microsecond for one row
-(docs/decisions/bad-ids.md).
+ONNX counts negative ids from the end of a table, so without a guard -1 reads the last row, and in fused tables an id out of range reads
+the rows of another field. A guard takes two nodes, which cost less than a microsecond for one row (docs/decisions/bad-ids.md).
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ _CLIPPED_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8, ir.
 
 
 def guard_inputs(model: ir.Model, inputs: Sequence[Input]) -> int:
-    """Insert a guard behind each input with a rule (`Input.bad_ids`, `Input.number_limit`).
+    """Insert a guard after each input with a rule (`Input.bad_ids`, `Input.number_limit`).
 
     Before: x [batch, …] read by any nodes, ids from `low` to `high`, `bad` in place of others. After: all of them read
 
@@ -38,7 +37,7 @@ def guard_inputs(model: ir.Model, inputs: Sequence[Input]) -> int:
             result = nodes[-1].outputs[0]
             result.shape, result.type = value.shape, value.type
             replace_uses(value, result)
-            for node in nodes:  # they read the input itself
+            for node in nodes:  # they must still read the input
                 for position, operand in enumerate(node.inputs):
                     if operand is result:
                         node.replace_input_with(position, value)
@@ -125,7 +124,7 @@ class _Guard:
         self._value = self._add("Clip", self._value, self._constant("lowest", -limit), self._constant("highest", limit))
 
     def check_ids(self, ranges: Sequence[IdRange | None], bad_ids: Sequence[BadId]) -> None:
-        """Replace or refuse ids; columns without a range stay as they are, NaN in them included."""
+        """Replace or refuse ids; columns without a range are not changed, including NaN in them."""
         if self._is_float() or self._dtype in _CLIPPED_INTEGERS:
             self._check(ranges, bad_ids)
             return

@@ -1,7 +1,7 @@
-"""Tensors of a graph that are computed in chunks of rows and lie in an unnamed temporary file, mapped into memory.
+"""Tensors of a graph that are computed in chunks of rows and stored in an unnamed, memory-mapped temporary file.
 
-Pages of a file that were read or written leave memory when the system needs it, so a table that is made this way is no
-copy in memory. The file vanishes with the tensor.
+The system can reclaim pages of the file when memory is short, so such a table is not a copy in memory. The file is deleted with the
+tensor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ CHUNK_BYTES = 1 << 24  # of one chunk of rows
 def make_mapped_tensor(
     name: str, dtype: ir.DataType, shape: Sequence[int], make_chunks: Callable[[], Iterator[np.ndarray]]
 ) -> ir.LazyTensor:
-    """Return a tensor whose content is made at its first use, by `make_chunks`, which yields it chunk after chunk.
+    """Return a tensor whose content is computed at its first use, by `make_chunks`, which yields it in chunks.
 
     Time: that of the chunks, once. Memory: one chunk (see `write_map`).
     """
@@ -34,7 +34,7 @@ def make_mapped_tensor(
 def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
     """Write chunks to an unnamed temporary file and return its content as a map.
 
-    A small array is in memory, as is one for which no temporary file can be reserved.
+    A small array is in memory, and so is an array for which no temporary file can be reserved.
     """
     size = prod(shape) * dtype.itemsize
     if size <= CHUNK_BYTES:

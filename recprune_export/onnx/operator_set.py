@@ -7,9 +7,9 @@ from recprune_export.errors import ExportError
 
 
 def set_opset(model: ir.Model, version: int) -> None:
-    """Declare operator set `version` where every node means the same there; the outputs are compared afterwards.
+    """Declare operator set `version` if every node has the same meaning in it; the outputs are compared afterwards.
 
-    A node passes if the operator exists in the other set, with its attributes and as many inputs and outputs; the types of its
+    A node passes if the operator exists in the other set, with its attributes and the same number of inputs and outputs; the types of its
     values are checked by `onnx.checker` when the file is written. Raises `ExportError`, which names the operator.
     """
     current = model.opset_imports[""]

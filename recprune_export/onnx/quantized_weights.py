@@ -39,7 +39,7 @@ def parse_rows(description: str) -> RowFormat | None:
     return None if match is None else RowFormat(int(match[1]), int(match[2]), match[3])
 
 
-SCALE_FACTOR = "factor of the scales of rows"  # the `doc_string` of a constant that is no parameter
+SCALE_FACTOR = "factor of the scales of rows"  # the `doc_string` of a constant that is not a parameter
 _ROWS = re.compile(r"([23478]) bits, (\d+) numbers a row, scales in (.*)", re.DOTALL)
 
 

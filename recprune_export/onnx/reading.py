@@ -17,8 +17,8 @@ from recprune_export.onnx.inner_graphs import iterate_graphs, list_inner_graphs
 def read_model(path: Path) -> onnx.ModelProto:
     """Return the model without its external weights, after a check of their locations.
 
-    Raises `ModelFileError` if the file is not an ONNX model, where weights are outside its folder or shorter than
-    declared, or where names are not valid text.
+    Raises `ModelFileError` if the file is not an ONNX model, if weights are outside its folder or shorter than declared, or if names are
+    not valid text.
     """
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file: give a bundle or an .onnx file.")
@@ -142,7 +142,7 @@ _BITS = _list_bits()
 
 
 def _read_names(graph: onnx.GraphProto) -> None:
-    """Read every name: protobuf decodes names on access, and raises then, or returns the bytes of those that are no text.
+    """Read every name: protobuf decodes names on access, and then raises an error or returns the bytes of names that are not text.
 
     Raises `UnicodeError`.
     """

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from recprune_export.errors import ExportError
 
-# Bytes of all weights, from which on they lie in a file of their own (docs/decisions/external-weights.md).
+# If all weights take at least this number of bytes, they are in a separate file (docs/decisions/external-weights.md).
 EXTERNAL_THRESHOLD = 1 << 20
 INLINE = 1 << 10  # bytes of a tensor that stays in the graph: sizes and axes, which shape inference reads
 _IR_OF_TYPE = {ir.DataType.INT4: 10, ir.DataType.UINT4: 10}  # the first version of the format that has a type
@@ -17,8 +17,8 @@ ALIGNMENT = 1 << 12  # of a tensor in the file, the size of a page
 def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_THRESHOLD) -> Path | None:
     """Write `model` to `path`; return the file of external weights, used from `external_threshold` bytes on, or None.
 
-    Time: one pass over the weights. Memory: tensors are written from where they lie, one after the other; inline weights,
-    which are few bytes, are copied by protobuf.
+    Time: one pass over the weights. Memory: tensors are written one after the other, without a copy; inline weights, which are few bytes,
+    are copied by protobuf.
 
     Raises `ExportError` if the file does not pass onnx.checker.
     """
@@ -40,7 +40,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
 
 
 def save_with_weights_beside(model: ir.Model, path: Path) -> None:
-    """Write a graph whose external weights stay in their file, which lies in the folder of `path`.
+    """Write a graph whose external weights stay in their file, in the folder of `path`.
 
     Raises `ExportError` if the file does not pass onnx.checker.
     """

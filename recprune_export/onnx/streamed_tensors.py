@@ -13,7 +13,7 @@ from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 class StreamedTensor(ir.TensorProtocol):
     """A constant whose numbers are those of a streamed table; `tofile` writes them in chunks of rows."""
 
-    is_streamed = True  # passes take its numbers for unknown
+    is_streamed = True  # passes treat its numbers as unknown
 
     def __init__(self, table: StreamedTable, like: ir.TensorProtocol) -> None:
         self._table = table
@@ -58,7 +58,7 @@ class StreamedTensor(ir.TensorProtocol):
 
 
 def replace_streamed_tables(model: ir.Model) -> None:
-    """Let the constants of `model` that are streamed tables be written in chunks."""
+    """Make the constants of `model` that are streamed tables be written in chunks."""
     for value in model.graph.initializers.values():
         table = getattr(value.const_value, "raw", None)
         if isinstance(table, StreamedTable) and value.const_value is not None:

@@ -1,4 +1,4 @@
-"""Bits of weights in a graph: they follow each weight through the rewrites, which merge, scale and rename weights."""
+"""Planned bits of weights in a graph: they follow each weight through the rewrites, which merge, scale and rename weights."""
 
 from collections.abc import Mapping
 
@@ -13,8 +13,8 @@ from recprune_export.stored_bits import LAYER_BITS, StoredBits, effective_bits
 def plan_bits(model: ir.Model, bits: StoredBits, parameters: Mapping[str, np.ndarray]) -> None:
     """Write the bits of each weight into the graph of a program.
 
-    A weight has the name of its parameter, or it is the transpose of a parameter that is in the graph no more. Tables get
-    the bits that take as few bytes with their dimensions (`effective_bits`).
+    A weight has the name of its parameter, or is the transpose of a parameter that is no longer in the graph. Tables get the effective
+    bits for their dimensions (`effective_bits`).
     """
     named = dict(model.graph.initializers)
     for name, table_bits in bits.tables.items():

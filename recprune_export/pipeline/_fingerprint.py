@@ -1,6 +1,6 @@
-"""A digest of all that a pruned program depends on, by which a search or a resumed run recognizes earlier results.
+"""A digest of everything that determines a pruned program, by which a search or a resumed run recognizes earlier results.
 
-SHA-256 is computed by the CPU itself on servers of today: 1,350 MiB a CPU second, where BLAKE2b reads 740.
+Current server CPUs have instructions for SHA-256: 1,350 MiB per CPU second, where BLAKE2b reaches 740.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ def fingerprint(
 ) -> str:
     """Digest the model, the settings that a pruned program depends on, all rows, versions, and JSON values `extra`.
 
-    Batches and requests follow from the rows or from the signature, and from seeds, so none is drawn. Rows have the same digest
-    in memory and in files, for it is that of their content in order. Time: one reading of the weights and of the rows.
-    Memory: a batch of rows, and a chunk of rows of a tensor that is not contiguous.
+    Batches and requests follow from the rows or the signature, and from seeds, so they need not be sampled. Rows have the same digest in
+    memory and in files, since only their content and order count. Time: one reading of the weights and of the rows. Memory: a batch of
+    rows, and a chunk of rows of a tensor that is not contiguous.
     """
     digest = hashlib.sha256()
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}

@@ -1,4 +1,4 @@
-"""`prune`: remove fields, rows and channels and set zeros, in stages, each planned, applied, proved and fine-tuned."""
+"""`prune`: remove fields, rows and channels and set zeros, in stages; each stage is planned, applied, checked and fine-tuned."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -54,7 +54,8 @@ CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first
 
 @dataclass(frozen=True)
 class PrunedStage:
-    """A program that was pruned by a plan and fine-tuned, and how; `shared_row_proof` is the proof of shared rows, if any."""
+    """A program that was pruned by a plan and fine-tuned, with the results of both; `shared_row_proof` is the proof of shared rows, if
+    any."""
 
     program: Program
     analysis: Analysis
@@ -66,7 +67,7 @@ class PrunedStage:
 
 @dataclass(frozen=True)
 class PrunedModel:
-    """A program that went through one stage or several, and how many non-zeros it may keep."""
+    """A program after one or several stages, and the number of non-zeros that it may keep."""
 
     stages: tuple[PrunedStage, ...]
     target: NonZeroTarget
@@ -87,8 +88,8 @@ class PrunedModel:
 class SearchPrefix:
     """The work that does not depend on the operating point, for one seed: regularized training, and the fields to remove.
 
-    `rng_state` is the state of PyTorch's generator afterwards, so that the rest is the same as in a separate run. `candidates`
-    are those of plans within a number of bytes, None for a sparsity.
+    `rng_state` is the state of PyTorch's generator afterwards, so that later steps are the same as in a separate run. `candidates` are
+    those of plans with a byte limit; None for a sparsity.
     """
 
     regularized: RegularizedProgram | None
@@ -107,7 +108,7 @@ def run_search_prefix(
     prefix: SearchPrefix | None = None,
     serving: ServingConfig = DEFAULT_SERVING,
 ) -> SearchPrefix:
-    """Do the work that all trials of a search with the same seed share, but for that of an earlier `prefix`."""
+    """Do the work that all trials of a search with the same seed share, except parts in an earlier `prefix`."""
     if prefix is None:
         regularized = regularize_channels(program, finetuning, task, seed=seed)
         fields = plan_fields(regularized.program if regularized else program, pruning.prune_fields, task, seed)
@@ -132,17 +133,17 @@ def prune(
     serving: ServingConfig = DEFAULT_SERVING,
     projected: Program | None = None,
 ) -> PrunedModel:
-    """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
+    """Remove fields, rows and channels by a plan, check the result, then set zeros during fine-tuning; `program` is not changed.
 
     With several `pruning_stages` each stage removes a fraction of the channels and tunes for a fraction of the epochs; zeros are
     set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
     2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
-    `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity
-    or the bytes; the bytes of a plan are those of a file for `serving`. `projected` is the program for which a `plan` of one
-    stage was made, where it is there already.
+    `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings except the sparsity or the bytes; the
+    bytes of a plan are those of a file for `serving`. `projected` is the program for which a `plan` of one stage was made, if it already
+    exists.
 
-    Raises `UsageError` if more fields are to be removed than can be, or there are no rows to count ids on,
-    `PruningError` where the plan does not fit.
+    Raises `UsageError` if fewer fields can be removed than requested, or if there are no rows on which to count ids; `PruningError` if
+    the plan does not fit.
     """
     if plan is not None:
         check_beside_plan(pruning)
@@ -170,7 +171,7 @@ def prune(
 
 
 def check_beside_plan(pruning: PruningSettings) -> None:
-    """Raise `UsageError` where an option chooses fields or rows that a plan names itself."""
+    """Raise `UsageError` if an option chooses fields or rows that the plan already specifies."""
     if pruning.prune_fields:
         raise UsageError("A plan specifies the removed fields: leave out --prune-fields or --plan.")
     if pruning.prune_rows is not None:
@@ -204,9 +205,9 @@ def plan_all_stages(
 
 @dataclass(frozen=True)
 class _Context:
-    """Everything that stages share: the dense program, which is the teacher, its sizes, settings, rows, finished stages.
+    """The values that all stages share: the dense program, which is the teacher, its sizes, settings, rows and finished stages.
 
-    `candidates` of plans within a number of bytes are for the only stage of such a job.
+    `candidates` of plans with a byte limit are for the only stage of such a job.
     """
 
     dense: Program
@@ -222,9 +223,9 @@ class _Context:
 
 @dataclass(frozen=True)
 class _CutProgram:
-    """The `student` that remains after `plan`, before tuning, its tables, and the analysis of the program that was cut.
+    """The `student` after `plan` is applied, before tuning, its tables, and the analysis of the program that was pruned.
 
-    `frozen` are the tables of a model larger than memory, which tuning leaves as they are.
+    `frozen` are the tables of a model larger than memory, which tuning does not change.
     """
 
     student: Program
@@ -245,9 +246,9 @@ def _run_stage(
     target: NonZeroTarget | None = None,
     projected: Program | None = None,
 ) -> PrunedStage:
-    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set.
+    """Plan, prune and tune `start`, the program after the previous stage; without a `target` no zeros are set.
 
-    `projected` is `start` as a given `plan` was made for it, where it is there already.
+    `projected` is the form of `start` for which a given `plan` was made, if it already exists.
     """
     pruning, task = context.pruning, context.task
     checkpoint = context.checkpoints.load(f"stage-{number}")
@@ -263,7 +264,7 @@ def _run_stage(
         # The processes of a run may have different processors, which round differently.
         plan = call_on_main(partial(getattr, planned, "plan"))
         cut = _cut(context, start, plan, planned.program, refit=pruning.refit)
-        del planned  # its program may have tables that the dense model does not share
+        del planned  # its program may have tables that are not shared with the dense model
     else:
         cut = _cut(context, start, plan, projected, refit=pruning.refit and checkpoint is None)
     if checkpoint is not None:
@@ -280,9 +281,9 @@ def _run_stage(
 def _cut(
     context: _Context, start: Program, plan: Plan, projected: Program | None = None, *, refit: bool
 ) -> _CutProgram:
-    """Apply `plan` to `start`, prove the result, and refit its layers; `projected` is `start` as the plan was made for it.
+    """Apply `plan` to `start`, check the result, and refit its layers; `projected` is the form of `start` for which the plan was made.
 
-    Memory: the rotated tables beside the dense and the pruned ones, until the layers are refitted.
+    Memory: the dense, the rotated and the pruned tables, until the layers are refitted.
     """
     task, seed = context.task, context.seed
     without_fields = remove_fields(start, plan.fields)
@@ -314,13 +315,13 @@ def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarge
         raise UsageError(
             "This plan chooses bits for tables that are larger than memory: make the plan with --sparsity."
         )
-    if storage is not None:  # no zeros: they would cost quality, and save no bytes
+    if storage is not None:  # zeros would cost quality without saving bytes
         schedule = schedule_rounded(schedule, context.finetuning)
         weights = count_all_weights(student, tables)
         return finetune(student, teacher, task, tables, weights, schedule, bits=storage.bits)
     if target is None:
         target = count_all_weights(student, tables)
-    elif cut.frozen:  # removed dimensions are all of the sparsity of tables
+    elif cut.frozen:  # the sparsity of tables comes only from removed dimensions
         target = replace(target, tables=count_all_weights(student, tables).tables)
     curvature = estimate_curvature(student, cut.plan, tables, task, seed)
     return finetune(student, teacher, task, tables, target, schedule, curvature)
@@ -332,7 +333,7 @@ def count_all_weights(program: Program, tables: frozenset[str]) -> NonZeroTarget
 
 
 def schedule_rounded(schedule: Schedule, finetuning: FineTuningSettings) -> Schedule:
-    """Return the schedule for rounded weights without zeros; epochs and a learning rate that the user set stay."""
+    """Return the schedule for rounded weights without zeros; epochs and learning rate of the user are kept."""
     epochs, rate = schedule.epochs, schedule.learning_rate
     if finetuning.epochs is None:
         epochs = max(epochs, ROUNDED_EPOCHS)
@@ -387,7 +388,7 @@ def regularize_channels(
 
 
 def rotate_channels(program: Program, plan: Plan) -> Program:
-    """Return a program that answers as `program` does, in the channels that `plan` names."""
+    """Return a program with the same answers as `program`, in the rotated channels that `plan` refers to."""
     return _apply_transforms(insert_projections(program, plan.projection_plan), plan)
 
 
@@ -398,7 +399,7 @@ def _apply_transforms(projected: Program, plan: Plan) -> Program:
 def estimate_curvature(
     student: Program, plan: Plan, tables: frozenset[str], task: Task, seed: int = 0
 ) -> Curvature | None:
-    """Return the curvature that chooses zeros where output error chose channels; None for other scores, by magnitude."""
+    """Return the curvature that chooses zeros if output error chose channels; None for other scores, which use the magnitude."""
     if plan.score != OUTPUT_ERROR:
         return None
     data = task.distillation_data(student, student)
@@ -408,5 +409,5 @@ def estimate_curvature(
 
 
 def make_nonzero_target(dense: ParameterCounts, pruning: PruningSettings) -> NonZeroTarget:
-    """Return the number of non-zeros that tables and the rest may keep."""
+    """Return the number of non-zeros that tables and other layers may keep."""
     return NonZeroTarget.from_sparsity(dense, pruning.table_sparsity, pruning.rest_sparsity)

@@ -51,11 +51,11 @@ class QuantizedExport:
         return replace(float_tolerances, absolute=float_tolerances.absolute + self.quantized.tolerance)
 
     def golden(self, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer the golden request with the quantized file itself, not with the program that it was made of."""
+        """Answer the golden request with the quantized file, not with the program from which it was made."""
         return run(make_session(self.file.path, 1), request)
 
     def notes(self) -> tuple[str, ...]:
-        """Return sentences: which weights got more bits again, and at which batch sizes the file is slower."""
+        """Return sentences on weights that were reverted to more bits, and on batch sizes at which the file is slower."""
         notes = []
         if self.quantized.relaxations:
             notes.append(f"Reverted to more bits to keep quality: {'; '.join(self.quantized.relaxations)}.")
@@ -92,8 +92,8 @@ def quantize_export(
 ) -> QuantizedExport | None:
     """Quantize `file` into `folder`, in its planned bits where it has any; None if it has none and `quantization` is "none".
 
-    Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests
-    of `batches` rows; there are only those that `runtime` loads, and those of `chosen` are not timed again.
+    Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests of `batches`
+    rows. Only forms that `runtime` loads are used, and those in `chosen` are not timed again.
 
     Raises `ExportError` if the file cannot be written.
     """
@@ -115,7 +115,7 @@ def quantize_export(
 
 
 def make_calibration_requests(signature: Signature, task: Task, seed: int = 0) -> list[RequestArrays]:
-    """Return training rows as the file takes them, in pieces, for a piece has one row of each shared input."""
+    """Return training rows as inputs of the file, in pieces, because a piece has one row of each shared input."""
     pieces: list[RequestArrays] = []
     for request, _ in task.training_batches(seed):
         arrays = {name: tensor.numpy() for name, tensor in request.items()}
@@ -128,7 +128,7 @@ def make_calibration_requests(signature: Signature, task: Task, seed: int = 0) -
 
 
 def _make_judge(signature: Signature, task: Task, limit: float) -> Judge:
-    """Judge by the metric if rows can be scored one by one, else by the error; NaN and infinity are kept in both cases."""
+    """Judge by the metric if rows can be scored one by one, otherwise by the error; NaN and infinity are kept in both cases."""
     edges = list(make_edge_requests(signature).values())
     if isinstance(task, SampledRequests) or any(spec.shared for spec in signature.inputs):
         sampled = squeeze_shared_inputs(task.requests(CALIBRATION_ROWS, seed=3), signature)

@@ -1,6 +1,6 @@
-"""Plan again, with less predicted time, where the file of a plan within `--max-bytes` is slower than the same model in PyTorch.
+"""Plan again, with less predicted time, if the file of a plan within `--max-bytes` is slower than the same model in PyTorch.
 
-Tables of few bits save bytes and cost time. A faster plan has more bits and fewer dimensions in as many bytes.
+Tables of few bits save bytes and cost time. A faster plan has more bits and fewer dimensions in the same number of bytes.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from recprune_export.pruning.storage_plan import StoragePlan
 from recprune_export.settings import Settings
 
 MAX_RETRIES = 3
-FASTER, FASTEST = 0.75, 0.2  # of the predicted time of a plan: the most and the least that the next one may take
+FASTER, FASTEST = 0.75, 0.2  # of the predicted time of a plan: the largest and the smallest limit for the next plan
 
 
 class SlowPlan(SlowerThanPyTorch):
-    """The file of a plan within a number of bytes is slower than PyTorch; `storage` is that of the plan."""
+    """The file of a plan with a byte limit is slower than PyTorch; `storage` is that of the plan."""
 
     def __init__(self, error: SlowerThanPyTorch, storage: StoragePlan) -> None:
         super().__init__(error.finding, error.ratio, error.excess)
@@ -26,7 +26,7 @@ class SlowPlan(SlowerThanPyTorch):
 
     @property
     def next_limit(self) -> float:
-        """The predicted µs that the next plan may take: at least as much less as the file is slower than PyTorch."""
+        """The predicted µs that the next plan may take: reduced at least by the factor by which the file is slower than PyTorch."""
         time = self.storage.point.microseconds
         return max(FASTEST * time, min(FASTER * time, time - self.excess * self.storage.rows))
 
@@ -34,12 +34,12 @@ class SlowPlan(SlowerThanPyTorch):
 def run_until_fast(
     run: Callable[[Settings, StageCheckpoints], Outcome], settings: Settings, checkpoints: StageCheckpoints
 ) -> tuple[Outcome, tuple[str, ...]]:
-    """Return the outcome of `run`, and a note where the first plans were too slow. The whole job runs once for each plan.
+    """Return the outcome of `run`, and a note if the first plans were too slow. The whole job runs once for each plan.
 
     `run` raises `SlowPlan` if another plan may be faster. Finished stages in `checkpoints` are those of the first plan.
 
-    Raises `SlowerThanPyTorch` if no plan is fast enough, with the attempts, and `TooLittleTime` if the settings already limit
-    the predicted time and no plan takes as little.
+    Raises `SlowerThanPyTorch` if no plan is fast enough, with the attempts, and `TooLittleTime` if the settings already limit the
+    predicted time and no plan is as fast.
     """
     slow: list[SlowPlan] = []
     while True:

@@ -36,11 +36,11 @@ from recprune_export.validation.latency.speedup import find_speedup
 
 @dataclass(frozen=True)
 class InputSources:
-    """The command, model and rows that a bundle is made of, as the manifest records them.
+    """The command, model and rows from which a bundle is made, as recorded in the manifest.
 
-    `model_file` and `data_file` are results of `file_identity`; by the former `refresh` finds the dense model.
-    `training_seed` and `labels` are those of the dense model, where they are known. `baseline` names the bundle whose plan was
-    applied again, with the checksum of its manifest.
+    `model_file` and `data_file` are results of `file_identity`; `refresh` finds the dense model by the former. `training_seed` and
+    `labels` are those of the dense model, if they are known. `baseline` names the bundle whose plan was applied again, with the checksum
+    of its manifest.
     """
 
     command: Sequence[str] = ()
@@ -60,9 +60,9 @@ class InputSources:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """The search that chose the operating point of a job, as the manifest states it.
+    """The search that chose the operating point of a job, as recorded in the manifest.
 
-    `settings` are those by which `refresh` searches again, and `trials` the trials of the metric as plain JSON values.
+    `settings` are those with which `refresh` repeats the search, and `trials` the trials of the metric as plain JSON values.
     """
 
     settings: Settings
@@ -160,7 +160,7 @@ def find_meanings(outcome: Outcome, task: Task, labels: Mapping[str, LabelValues
 
 
 def list_metrics(task: Task) -> list[str]:
-    """Return the names of the metrics that are measured, the deciding one first; none without labels."""
+    """Return the names of the measured metrics, the deciding one first; empty without labels."""
     return [m.name for m in task.evaluator.metrics] if isinstance(task, LabeledRows | NextItems) else []
 
 
@@ -174,7 +174,7 @@ def summarize_latency(measurements: Measurements) -> dict[str, Any]:
 
 
 def get_sizes(task: Task) -> SplitSizes | None:
-    """Return how many rows of a task are for training, validation and testing; None if it has none."""
+    """Return the numbers of rows of a task for training, validation and testing; None if it has no rows."""
     return task.data.sizes if isinstance(task, LabeledRows | NextItems) else None
 
 

@@ -1,4 +1,4 @@
-"""The pages of a bundle for people, from its manifest and the names of its files."""
+"""The README and the report page of a bundle, from its manifest and the names of its files."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""`plan_within_bytes`: choose widths and bits together, so that the file has at most so many bytes and loses least."""
+"""`plan_within_bytes`: choose widths and bits together, with the least predicted loss for a file within a byte limit."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +28,11 @@ from recprune_export.validation.edge_requests import squeeze_shared_inputs
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
 Request = Mapping[str, Tensor]
-CURVE = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # the limits of the points beside the chosen one, as multiples of it
-ATTEMPTS = 4  # exports that measure the bytes beside the weights
+CURVE = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # the limits of the points next to the chosen one, as multiples of it
+ATTEMPTS = 4  # exports that measure the bytes in addition to the weights
 MIN_USED = 0.98  # of the limit, below which another attempt is made
 FIRST_OVERHEAD = 8_000  # bytes of a file next to its weights, before the first export
-CALIBRATION_ROWS = 16  # of the file that is only counted
+CALIBRATION_ROWS = 16  # the name of the file whose bytes are counted
 MARGIN = 0.002  # of the limit: names and small constants of the tuned file may differ from those of the measured one
 
 
@@ -53,9 +53,9 @@ def plan_within_bytes(
 ) -> PlannedProgram:
     """Choose the widths and bits of least predicted loss within `max_bytes`, for the candidate that loses least.
 
-    The file of a plan is written as for `serving`, untuned, with rows of `request` to quantize it, so that its bytes are counted
-    and not estimated; where they exceed the limit, or leave much of it, the plan is made again. Plans are predicted to take at
-    most `max_microseconds` for lookups and matrix products.
+    The file of a plan is written as for `serving`, untuned, with rows of `request` to quantize it, so that its bytes are counted and not
+    estimated; if they exceed the limit, or are far below it, the plan is made again. The predicted time of a plan for lookups and matrix
+    products is at most `max_microseconds`.
 
     Raises `TooFewBytes` if no plan has so few bytes, `TooLittleTime` if none of them is as fast.
     """
@@ -67,7 +67,7 @@ def plan_within_bytes(
     for _, number in sorted((_loss_of(c.choices.allocate(start, slowest)), n) for n, c in enumerate(candidates)):
         candidate = candidates[number]
         if best is not None and _loss_of(candidate.choices.allocate(limit, slowest)) >= best.allocation.loss:
-            continue  # not even without any bytes beside the weights
+            continue  # not even with only the bytes of the weights
         for counted in _count_plans(candidate, limit, start, slowest, request, serving):
             smallest = counted.bytes if smallest is None else min(smallest, counted.bytes)
             if counted.bytes <= limit and (best is None or counted.allocation.loss < best.allocation.loss):
@@ -90,15 +90,16 @@ def _loss_of(allocation: Allocation | None) -> float:
 def _count_plans(
     candidate: Candidate, limit: int, start: int, slowest: float, request: Request, serving: ServingConfig
 ) -> Iterator["_Counted"]:
-    """Yield plans of a candidate with their counted bytes, until one has nearly `limit` of them, at most `ATTEMPTS`.
+    """Yield plans of a candidate with their counted bytes, until one has nearly `limit` bytes; at most `ATTEMPTS` plans.
 
-    The bytes in addition to the weights depend on the plan, so the bytes of weights are bracketed by plans that fit and do not fit.
+    The bytes in addition to the weights depend on the plan, so the bytes of weights are bracketed between plans that fit and plans that
+    do not.
     """
     fitting, exceeding, weights = 0, limit, start
     before: Allocation | None = None
     for _ in range(ATTEMPTS):
         allocation = candidate.choices.allocate(weights, slowest)
-        if allocation is None:  # no plan has weights of so few bytes, or none of them is as fast
+        if allocation is None:  # no plan has weights with so few bytes, or none of them is fast enough
             fitting, weights = weights, (weights + exceeding) // 2
             continue
         if allocation == before:
@@ -141,7 +142,7 @@ def count_file_bytes(candidate: Candidate, allocation: Allocation, request: Requ
 def _time_nothing(
     subgraph: ir.Model, name: str | tuple[str, ...], forms: Sequence[str], requests: RequestCycles
 ) -> dict[str, dict[int, float]]:
-    """Return times by which products of integers, whose nodes take more bytes, are chosen in any case."""
+    """Return times for which integer products, whose nodes take more bytes, are always chosen."""
     return {form: dict.fromkeys(requests, 2.0 if form == FP32 else 1.0) for form in (FP32, *forms)}
 
 
@@ -154,7 +155,7 @@ def _get_bits(allocation: Allocation) -> StoredBits:
 
 
 def _with_storage(chosen: _Counted, max_bytes: int, slowest: float) -> Plan:
-    """Return the plan of the chosen allocation with its bits, and with the points of the curve around it, as fast as it has to be."""
+    """Return the plan of the chosen allocation with its bits, and with the neighboring points of the curve within the same time limit."""
     candidate, allocation = chosen.candidate, chosen.allocation
     overhead = chosen.bytes - allocation.bytes
     points = []

@@ -19,19 +19,19 @@ from recprune_export.program.requests.random_requests import RequestArrays
 from recprune_export.program.signature import BATCH, Input, Signature
 
 TRIED_ROWS = 8
-MARGIN = 1000.0  # times the largest number of the rows: no number of traffic reaches the limit
+MARGIN = 1000.0  # times the largest number of the rows: numbers of traffic do not reach the limit
 WITHOUT_ROWS = 1e12  # beyond timestamps in milliseconds
-RESERVE = 10.0  # outputs are finite at so many times the limit, since the pruned program is another one
+RESERVE = 10.0  # outputs must be finite at this multiple of the limit, since the pruned program differs
 
 
 def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
     """Return `program` with the rules of `Input.bad_ids` and `Input.number_limit` in its signature.
 
     `bad_ids` is "unknown" or "error". The limit of numbers is a power of ten at least `MARGIN` times the largest number of
-    the rows, or `WITHOUT_ROWS`; it is lowered where the outputs would not be finite, though not below 10 times the
-    largest number. An input in which the model itself returns infinity with finite numbers has no limit.
+    the rows, or `WITHOUT_ROWS`; it is lowered if the outputs would not be finite, but not below 10 times the largest number. There is no
+    limit for an input if the model returns infinity for finite numbers of it.
 
-    Rows that a bundle keeps come with the rules that followed from all rows.
+    Rows that a bundle keeps come with the rules that were derived from all rows.
 
     Raises `ModelError` for an input without a row for each row of the request.
     """
@@ -48,7 +48,7 @@ def with_input_rules(program: Program, task: Task, bad_ids: str) -> Program:
 
 
 def copy_rules(signature: Signature, other: Signature) -> Signature:
-    """Return `signature` with the rules of another one of the same inputs."""
+    """Return `signature` with the rules of another signature with the same inputs."""
     pairs = zip(signature.inputs, other.inputs, strict=True)
     inputs = (replace(i, bad_ids=given.bad_ids, number_limit=given.number_limit) for i, given in pairs)
     return replace(signature, inputs=tuple(inputs))
@@ -104,7 +104,7 @@ def _largest(values: np.ndarray, spec: Input) -> float:
 
 
 def _stays_finite(program: Program, request: RequestArrays, spec: Input, number: float) -> bool:
-    """Return whether numbers of the size `number` leave those answers finite that are finite without them."""
+    """Return whether answers that are finite without large numbers stay finite with numbers of the size `number`."""
     before = run_program(program, request)
     with np.errstate(over="ignore"):
         for tried in _replace_numbers(request[spec.name], spec, number):
@@ -115,7 +115,7 @@ def _stays_finite(program: Program, request: RequestArrays, spec: Input, number:
 
 
 def _run_on_numbers(program: Program, request: RequestArrays, spec: Input) -> Mapping[str, np.ndarray]:
-    """Return the outputs to numbers beyond those of the example. Raises `ModelError` if the model has none."""
+    """Return the outputs for numbers beyond those of the example. Raises `ModelError` if the model fails on them."""
     try:
         return run_program(program, request)
     except FAILURES as error:
@@ -132,7 +132,7 @@ def _is_as_finite(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def _replace_numbers(values: np.ndarray, spec: Input, number: float) -> Iterator[np.ndarray]:
-    """Yield the input with large numbers in all places, of either sign, and with one in each row."""
+    """Yield the input with large numbers in all positions, of either sign, and with one in each row."""
     is_number = np.ones(values.shape, dtype=bool)
     for column, pair in enumerate(spec.ids):
         is_number[..., column] = pair is None

@@ -129,7 +129,7 @@ class CompressionResult:
     sizes: SplitSizes | None = None
 
     def __str__(self) -> str:
-        """The key figures, the warnings and the place of the bundle, a line each."""
+        """The key figures, the warnings and the path of the bundle, in one line each."""
         figures = {
             "Size": describe_size(self.manifest),
             "Speed": describe_speed(self.manifest),
@@ -140,11 +140,11 @@ class CompressionResult:
         return "\n".join([*lines, f"Bundle:  {self.target}"])
 
     def __repr__(self) -> str:
-        """The same in an interpreter: all fields together have thousands of lines."""
+        """The same in an interpreter, since all fields together have thousands of lines."""
         return str(self)
 
     def _repr_html_(self) -> str:
-        """The same for notebooks, with a link to the report page where there is one."""
+        """The same for notebooks, with a link to the report page, if any."""
         rows = [line.partition(":") for line in str(self).splitlines()]
         cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text.strip())}</td></tr>" for name, _, text in rows)
         page = self.target / REPORT
@@ -173,19 +173,19 @@ def compress_program(
     derive: Sequence[DeriveModel] = (),
     onnx_file: Path | None = None,
 ) -> CompressionResult:
-    """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
+    """Prune, fine-tune, export and validate `program`; write a bundle to `target`, completely or not at all.
 
     Without a `task` the pruned program is tuned towards the outputs of `program` on requests sampled from its signature.
     `origin` is recorded in the manifest as the source of the model and the rows. `sign` makes the signature of the manifest;
     `leading_notes` come before other notes. With `resume`, it continues after the finished stages of an earlier, killed run
-    on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
-    `search` is what the manifest states of that search, whose settings are others than the chosen ones. `derive` makes further
-    ONNX files from `model.onnx`. `onnx_file` is the ONNX file from which `program` was made, the dense model of all figures.
+    on the same model, rows and settings. `search_prefix` is the finished work of a search for the sparsity (see `prune`). `search` is the
+    entry of the manifest on that search, whose settings differ from the chosen ones. `derive` makes derived ONNX files from `model.onnx`.
+    `onnx_file` is the ONNX file from which `program` was made, the dense model of all figures.
 
     Raises `UsageError` if nothing can be written to `target`, its disk is too full, or another process writes there,
-    `ModelError` where the dense model returns NaN for rows of the data, `PruningError` where the plan does not fit or the
-    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail; a plan within --max-bytes whose
-    file is slower than PyTorch is first made again, with less predicted time.
+    `ModelError` if the dense model returns NaN for rows of the data, `PruningError` if the plan does not fit or the soundness check
+    fails, `ExportError`, and `ValidationFailed` if parity or latency fail; a plan within --max-bytes whose file is slower than PyTorch is
+    first made again, with less predicted time.
     """
     settings = settle_settings(program, settings)
     task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
@@ -232,9 +232,10 @@ def compress_program(
 
 
 def prepare_program(program: Program, target: Path, settings: Settings, task: Task) -> Program:
-    """Return `program` with the rules of its inputs, after all checks that need no work."""
+    """Return `program` with the rules of its inputs, after all checks that take no time."""
     check_space(program, target if settings.export.keep_dense else None)
-    program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
+    # a wrong name is reported before the job, not after it
+    program.signature.with_shared(settings.export.shared_inputs)
     refuse_foreign_operators(program)
     check_no_nan(program, task)
     return with_input_rules(program, task, settings.export.bad_ids)
@@ -251,10 +252,10 @@ def run_stages(
     folder: Path,
     onnx_file: Path | None = None,
 ) -> Outcome:
-    """Prune, export to `folder` and measure. Of several processes all prune, and only the first one does the rest of the job.
+    """Prune, export to `folder` and measure. With several processes, all prune, and only the first one does the other steps.
 
-    Raises `SlowPlan` if the file of a plan within --max-bytes is slower than the same model in PyTorch, `SlowerThanPyTorch` where
-    that of another one is.
+    Raises `SlowPlan` if the file of a plan within --max-bytes is slower than the same model in PyTorch, `SlowerThanPyTorch` if the file
+    of another plan is.
     """
     pruned = prune(
         program, settings.pruning, settings.finetuning, task,
@@ -281,7 +282,7 @@ def _export_and_measure(
     exported = export_and_quantize(program, pruned, settings, task, folder, forms, onnx_file)
     requirements = check_requirements(exported.pruned.path, settings.export.runtime)
     storage = pruned.stages[-1].plan.storage
-    if plan is None or plan.projected is None:  # reapplied bits give the bytes that they give, and a note
+    if plan is None or plan.projected is None:  # with reapplied bits, a file beyond the limit causes only a note
         check_byte_limit(exported.pruned.bytes, storage)
     try:
         measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
@@ -295,7 +296,8 @@ def _export_and_measure(
 def open_checkpoints(
     program: Program, settings: Settings, task: Task, plan: GivenPlan | None, target: Path, *, resume: bool | None
 ) -> StageCheckpoints:
-    """Open the folder for finished stages next to `target`; with `resume` those of an equal run stay in it, with None there is none."""
+    """Open the folder for finished stages next to `target`; with `resume` those of an equal run are kept; with None there is no
+    folder."""
     if resume is None:
         return NO_CHECKPOINTS
     extra = None if plan is None else plan.plan.to_dict()
@@ -316,7 +318,8 @@ def export_and_quantize(
     chosen: QuantizationPlan | None = None,
     onnx_file: Path | None = None,
 ) -> ExportedModels:
-    """Write both models to `folder`, the pruned model in fewer bits if the settings require it, in the forms `chosen` before.
+    """Write both models to `folder`; the pruned model has fewer bits if the settings require it, in the previously `chosen` forms, if
+    any.
 
     `onnx_file` is the ONNX file from which `program` was made.
     """
@@ -348,7 +351,7 @@ def collect_bundle_files(
     extra: Mapping[str, bytes],
     scratch: Path,
 ) -> dict[str, Content]:
-    """Return every file of the bundle but the manifest: models, samples, files for servers, and pages for people."""
+    """Return every file of the bundle except the manifest: models, samples, files for servers, the README and the report page."""
     pruned, exported = outcome.pruned, outcome.exported
     signature = exported.pruned.signature
     golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), signature)
@@ -381,7 +384,7 @@ def collect_bundle_files(
 
 
 def check_space(program: Program, target: Path | None) -> None:
-    """Raise `UsageError` if the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
+    """Raise `UsageError` if the disk of temporary files, or the disk of `target`, has no room for `program`."""
     size = sum(p.nbytes for p in program.module.parameters())
     targets = () if target is None else (target,)
     needs = dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size)
@@ -389,7 +392,7 @@ def check_space(program: Program, target: Path | None) -> None:
 
 
 def check_no_nan(program: Program, task: Task) -> None:
-    """Raise `ModelError` if the dense model returns NaN for rows of the data: nothing can be tuned towards that."""
+    """Raise `ModelError` if the dense model returns NaN for rows of the data: tuning towards NaN is impossible."""
     if isinstance(task, SampledRequests):  # sampled requests may not occur in traffic
         return
     for name, values in run_program(program, task.requests(PARITY_ROWS, seed=0)).items():

@@ -1,4 +1,4 @@
-"""Make the further ONNX files of a bundle from `model.onnx`, and hold each to its outputs."""
+"""Make the derived ONNX files of a bundle from `model.onnx`, and compare the outputs of each."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,9 +24,9 @@ from recprune_export.settings import ExportSettings, Settings
 def choose_derived_models(
     export: ExportSettings, encoder: Encoder | SequenceEncoder | None, signature: Signature
 ) -> tuple[DeriveModel, ...]:
-    """Return the steps that make the further files of a bundle; `signature` is that of the program, with its rules for bad ids.
+    """Return the steps that make the derived files of a bundle; `signature` is that of the program, with its rules for bad ids.
 
-    Raises `UsageError` and `DataError` if a file cannot be made of this model.
+    Raises `UsageError` or `DataError` if a file cannot be made for this model.
     """
     steps = list(_choose_raw_inputs(export, encoder, signature))
     if export.top_k is not None:
@@ -64,10 +64,10 @@ def derive_models(
     settings: Settings,
     folder: Path,
 ) -> tuple[ValidatedModel, ...]:
-    """Take each of `steps` on the pruned file, with rows of `task`, and validate its result.
+    """Run each of `steps` on the pruned file, with rows of `task`, and validate its result.
 
-    Raises `ExportError` if a file needs a later runtime than the settings allow, and `ValidationFailed` if one answers
-    otherwise than `model.onnx`.
+    Raises `ExportError` if a file needs a later runtime than the settings allow, and `ValidationFailed` if the answers of one differ from
+    those of `model.onnx`.
     """
     if not steps:
         return ()

@@ -72,7 +72,7 @@ class Measurements:
 
     @property
     def reduction(self) -> Reduction:
-        """By how much the pruned file is smaller."""
+        """The reduction of parameters and bytes in the pruned file."""
         return reduction(self.counts["dense"], self.counts["pruned"])
 
 
@@ -106,7 +106,7 @@ def evaluate_exports(
 def count_dense(program: Program, file: OnnxFile) -> Counts:
     """Count the file of the dense `program`.
 
-    A user's own file may compute sizes at run time, behind which ONNX infers no shapes: its operations are those of the program.
+    A user's ONNX file may compute sizes at run time, after which ONNX infers no shapes: its operations are then counted in the program.
     """
     counts = count(file.path)
     if file.guarded:
@@ -117,7 +117,7 @@ def count_dense(program: Program, file: OnnxFile) -> Counts:
 
 
 def choose_measured_batches(latency: LatencySettings) -> tuple[int, ...]:
-    """Return the batch sizes at which latency is measured: with `latency.quick` that of the headline alone.
+    """Return the batch sizes at which latency is measured: with `latency.quick` only that of the headline.
 
     >>> choose_measured_batches(LatencySettings((1, 256, 1024), quick=True))
     (256,)
@@ -135,9 +135,9 @@ def validate_latency(
     *,
     seed: int,
 ) -> LatencyReport:
-    """Time both models in PyTorch and in ONNX Runtime interleaved; of PyTorch a rough ratio suffices.
+    """Time both models in PyTorch and in ONNX Runtime, interleaved; a rough ratio to PyTorch suffices.
 
-    Raises `SlowerThanPyTorch` if pruned ONNX is slower than pruned PyTorch beyond doubt.
+    Raises `SlowerThanPyTorch` if pruned ONNX is significantly slower than pruned PyTorch.
     """
     threads = latency.threads
     with torch_threads(threads):
@@ -161,7 +161,7 @@ def validate_latency(
 
 
 def judge_against_pytorch(report: LatencyReport) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return sentences on batch sizes at which pruned ONNX is slower than pruned PyTorch, and at which it may be."""
+    """Return sentences on batch sizes at which pruned ONNX is, or may be, slower than pruned PyTorch."""
     sentences: dict[Verdict, list[str]] = {Verdict.FAILS: [], Verdict.UNDECIDED: []}
     for batch in report.samples:
         ratio = report.ratio(batch, PRUNED_ONNX, PRUNED_TORCH)

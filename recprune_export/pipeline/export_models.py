@@ -44,7 +44,7 @@ PARITY_ROWS = 512
 
 @dataclass(frozen=True)
 class ExportedModels:
-    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each output, as in a test set.
+    """The ONNX files of both models; `row_wise` is `pruned` with one row of every input for each output row, as in a test set.
 
     `parity` is that of the pruned file in fp32. After quantization `pruned` is the quantized file.
     """
@@ -63,7 +63,7 @@ class ExportedModels:
         return replace(self, pruned=quantized.file, row_wise=row_wise, quantization=quantized)
 
     def golden(self, program: Program, request: RequestArrays) -> RequestArrays:
-        """Return the output for a golden request: that of `program`, or of the file where it has fewer bits."""
+        """Return the output for a golden request: that of `program`, or of the file if its weights have fewer bits."""
         if self.quantization is not None:
             return self.quantization.golden(request)
         signature = self.pruned.signature
@@ -71,7 +71,7 @@ class ExportedModels:
 
     @property
     def tolerances(self) -> Tolerances:
-        """The tolerances within which another machine gives the golden outputs."""
+        """The tolerances of the golden outputs on other machines."""
         tolerances = self.parity.tolerances
         return tolerances if self.quantization is None else self.quantization.tolerances(tolerances)
 
@@ -86,7 +86,7 @@ def export_models(
 ) -> ExportedModels:
     """Write both models to `folder` and compare each with PyTorch: the dense model is the baseline of every figure.
 
-    `onnx_file` is the ONNX file from which `program` was made: it is the dense model itself.
+    `onnx_file` is the ONNX file from which `program` was made; it then is the dense model.
 
     Raises `ExportError`, and `ValidationFailed` if an output differs.
     """
@@ -102,15 +102,15 @@ def export_models(
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
         validate_parity(program, dense, task, model="dense")
     row_wise = file
-    if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
+    if serving.shared:  # rows of a test set share no inputs; parity compares both files with the same program
         row_wise = export_onnx(pruned.program, folder / "row_wise.onnx", serving=plain)
     return ExportedModels(dense, file, row_wise, parity)
 
 
 def copy_onnx_file(path: Path, signature: Signature, target: Path) -> OnnxFile:
-    """Copy a user's ONNX file to `target`, as it is; weights in other files are written into one beside it.
+    """Copy a user's ONNX file to `target` unchanged; weights in other files are written into one file next to it.
 
-    It has no guards, so that requests are changed by the rules of `signature` before it gets them.
+    It has no guards, so the rules of `signature` are applied to requests first.
     """
     model = read_model(path)
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -141,7 +141,7 @@ def validate_parity(
 ) -> ParityReport:
     """Compare the ONNX file of a program with it on test rows, sampled rows and edge rows, and on `ids` one by one.
 
-    Where they differ, the tolerances grow by the measured rounding error of the program itself.
+    If they differ, the tolerances are increased by the measured rounding error of the program.
 
     Raises `ValidationFailed` with the first difference.
     """
@@ -164,7 +164,7 @@ def validate_parity(
     if not report.passed:
         answers = {label: by_program(request) for label, request in requests.items()}
         full = {label: as_read(request) for label, request in requests.items()}
-        # Numbers far beyond those of traffic may leave nothing but rounding of their differences.
+        # Differences of numbers far beyond those of traffic may consist only of rounding errors.
         far = full.pop(INFINITE_NUMBERS, None)
         allowed = widen_tolerances(program, answers, full, report.tolerances)
         of_far = allowed
@@ -187,7 +187,7 @@ def validate_parity(
 
 
 def make_predictor(file: OnnxFile) -> AnswerFunction:
-    """Return a function that answers requests from a file in ONNX Runtime, by the rules of its signature."""
+    """Return a function that runs requests on a file in ONNX Runtime, after the rules of its signature."""
     session = make_session(file.path, torch.get_num_threads())
     if file.guarded:
         return lambda request: run(session, request)

@@ -1,10 +1,10 @@
 """Measure the rounding error of a program in float32, by which two exact implementations of it may differ.
 
-Deep stacks of norms, differences of large numbers and exponents of them lose more than a fixed tolerance allows. PyTorch
-and ONNX Runtime then both lose that much, each in its own order of summing, and neither is wrong (Higham 2002, "Accuracy
-and stability of numerical algorithms", section 1.7: a condition number times the unit roundoff). Of few rows the error of
-PyTorch alone may be small by chance: there runs in float64 whose operands are rounded at random count as well (Vignes 1993,
-"A stochastic arithmetic for reliable scientific computation", section 3).
+Deep stacks of norms, differences of large numbers and their exponentials lose more precision than a fixed tolerance allows. PyTorch and
+ONNX Runtime then have equally large errors, because they sum in different orders, and neither is wrong (Higham 2002, "Accuracy and
+stability of numerical algorithms", section 1.7: a condition number times the unit roundoff). For few rows the error of PyTorch may be
+small by chance; then runs in float64 with randomly rounded operands are also used (Vignes 1993, "A stochastic arithmetic for reliable
+scientific computation", section 3).
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.parity import NamedOutputs, Tolerances
 
-TWO_WAYS = 4.0  # two ways to sum are off by as much each, and one may be unluckier than the other
+TWO_WAYS = 4.0  # both orders of summation have such errors, and one may be larger by chance
 MOST = 100.0  # times the usual tolerance: beyond it, the outputs are meaningless
 ROUNDED_RUNS, UNIT_ROUNDOFF = 4, 2.0**-24
-ROUNDINGS = 64  # of the partial sums behind a value; their errors add up like random ones
-MOST_IF_INFINITE = 1e9  # of numbers that are clipped to far beyond those of traffic
+ROUNDINGS = 64  # of the partial sums of a value; their errors add up like random ones
+MOST_IF_INFINITE = 1e9  # runs for numbers that are clipped to values far beyond those of traffic
 
 
 def widen_tolerances(
@@ -37,8 +37,9 @@ def widen_tolerances(
 ) -> Tolerances:
     """Return `tolerances`, wider by the rounding error of `program` on these requests, at most `most` times as wide.
 
-    `answers` are those of `program` in float32, `requests` have a row for each, in full; both under the same labels. With
-    `rounded_runs` the error is the largest of PyTorch's and of so many runs in float64 with values rounded at random.
+    `answers` are those of `program` in float32, `requests` have a complete row for each answer; both have the same keys. With
+    `rounded_runs` the error is the largest of PyTorch's error and the errors of this number of runs in float64 with randomly rounded
+    values.
     """
     error = max(
         (
@@ -81,7 +82,8 @@ def _largest_error(actual: np.ndarray, expected: np.ndarray, tolerances: Toleran
 
 
 class _RoundedInterpreter(Float64Interpreter):
-    """Runs a program in float64, with each value and weight off by up to that of `ROUNDINGS` sums in float32, at random."""
+    """Runs a program in float64 and changes each value and weight at random, by up to the rounding error of `ROUNDINGS` sums in
+    float32."""
 
     def __init__(self, program: Program, seed: int) -> None:
         super().__init__(program)

@@ -1,4 +1,4 @@
-"""`GivenPlan`: a plan that was made before the job, with what is there already."""
+"""`GivenPlan`: a plan that was made before the job, with results that already exist."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from recprune_export.quantization.quantization_plan import QuantizationPlan
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """A plan that the job applies and does not make.
+    """A plan that the job applies instead of making one.
 
-    `projected` is the dense program as a `plan` of one stage was made for it: fields and rows removed, projections inserted.
-    `quantization` are the forms of weights of an earlier file of the plan.
+    `projected` is the form of the dense program for which a `plan` of one stage was made: fields and rows removed, projections inserted.
+    `quantization` contains the forms of weights in an earlier file of the plan.
     """
 
     plan: Plan

@@ -10,7 +10,7 @@ from recprune_export.settings import Settings
 
 
 def infer_missing_rules(loaded: LoadedModel, task: Task, settings: Settings) -> LoadedModel:
-    """Return the model with inferred channel rules where it has no written ones, if `settings` ask for that.
+    """Return the model with inferred channel rules for operators without a written one, if `settings` request this.
 
     Raises `UsageError` for a model that is larger than memory.
     """

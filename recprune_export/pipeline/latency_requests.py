@@ -1,4 +1,4 @@
-"""Requests of test rows: on them the forms of weights are timed, and the sparsities of a search for a speed-up."""
+"""Requests made of test rows, on which the forms of weights and the trials of a search for a speed-up are timed."""
 
 from collections.abc import Sequence
 

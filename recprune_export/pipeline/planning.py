@@ -82,16 +82,16 @@ def plan_pruning(
     candidates: Sequence[Candidate] | None = None,
     serving: ServingConfig = DEFAULT_SERVING,
 ) -> PlannedProgram:
-    """Choose fields and rows to remove, score the channels of the rest, and make a plan within the budget.
+    """Choose fields and rows to remove, score the remaining channels, and make a plan within the budget.
 
-    With `pruning.max_bytes` widths and bits are chosen together (`plan_within_bytes`), for a file that is served as `serving`
-    says; `candidates` are those of an earlier `make_byte_candidates`, with the same rows, fields and seed.
+    With `pruning.max_bytes` widths and bits are chosen together (`plan_within_bytes`), for a file that is served under the conditions in
+    `serving`; `candidates` are those of an earlier `make_byte_candidates`, with the same rows, fields and seed.
 
     Sparsity is a fraction of the sizes of `dense`, by default those of `program`. `fields` are those of an earlier
-    `plan_fields`. `last_stage` are the settings of the last stage, where this is an earlier one.
+    `plan_fields`. `last_stage` are the settings of the last stage, if this is an earlier one.
 
-    Raises `PruningError` if nothing can be pruned, `UsageError` if more fields are to be removed than can be, or where
-    no plan is small enough or fast enough.
+    Raises `PruningError` if nothing can be pruned, `UsageError` if fewer fields can be removed than requested, or if no plan is small
+    enough or fast enough.
     """
     projects = pruning.score == OUTPUT_ERROR
     max_bytes = None if pruning.byte_limit is None else resolve_byte_limit(program, pruning.byte_limit)
@@ -125,11 +125,10 @@ def make_byte_candidates(
     seed: int = 0,
     serving: ServingConfig = DEFAULT_SERVING,
 ) -> tuple[Candidate, ...]:
-    """Return the candidates of every plan of `program` within a number of bytes, without `fields` and the rows to remove.
+    """Return the candidates for all plans of `program` with a byte limit, without `fields` and the rows to remove.
 
-    Times are predicted for the headline's batch size among those of `serving`.
-
-    Raises `PruningError` if nothing can be pruned or have fewer bits.
+    Times are predicted for the batch size of the headline among those of `serving`. Raises `PruningError` if nothing can be pruned or
+    stored in fewer bits.
     """
     program = remove_fields(program, fields).program
     program = share_planned_rows(program, plan_rows(program, pruning.prune_rows, task, seed), task, seed)
@@ -139,10 +138,10 @@ def make_byte_candidates(
 def _make_candidates(
     program: Program, pruning: PruningSettings, task: Task, seed: int, serving: ServingConfig
 ) -> tuple[Candidate, ...]:
-    """Return the candidates; if the model will be tuned, losses that tuning makes up for count less.
+    """Return the candidates; if the model will be tuned, losses that tuning recovers count less.
 
-    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them, and `PruningError` if nothing can
-    be pruned or have fewer bits.
+    Raises `ModelError` for weights in half or double precision, for which there is no form with fewer bits, and `PruningError` if nothing
+    can be pruned or stored in fewer bits.
     """
     for name, parameter in program.parameters().items():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
@@ -176,11 +175,11 @@ def _plan_with_least_loss(
     dense: ParameterCounts,
     last_stage: PruningSettings,
 ) -> PlannedProgram:
-    """Plan with a projection per long table where that loses far less, for these matrices cost time in serving.
+    """Plan with a projection per long table if that loses far less, since these matrices cost time in serving.
 
-    Then with the structured fraction that loses least together with the zeros. Zeros come in the last stage, so every
-    stage chooses the fraction that is best for the sparsity of the last one: channels that an earlier stage removes at a
-    sparsity where removal costs nothing yet cannot be given back for zeros by a later one.
+    Then choose the structured fraction that loses least together with the zeros. Zeros are set in the last stage, so every stage chooses
+    the fraction that is best for the sparsity of the last stage: an earlier stage may remove channels because this costs nothing at its
+    sparsity, and a later stage cannot restore them in exchange for zeros.
     """
     projected, inputs = project_tables(program), make_score_inputs(program, task, seed)
     chosen = _score_and_plan(projected, pruning, inputs, dense)
@@ -235,7 +234,7 @@ def make_budget(pruning: PruningSettings) -> Budget:
         fractions = dict.fromkeys(
             ("table_structured_fraction", "rest_structured_fraction"), pruning.structured_fraction
         )
-    # Tables are not pruned if the user requests this, but may be narrowed in a trial of only the rest.
+    # Tables are not pruned if the user requests this, but a trial of only other layers may narrow them.
     keep_tables = pruning.table_sparsity == 0.0
     return Budget(
         pruning.table_sparsity,
@@ -263,7 +262,7 @@ def plan_rows(
 ) -> tuple[RowPlan, ...]:
     """Choose the ids that share a row: a `fraction` of all rows, or none for None.
 
-    Raises `UsageError` if there are no rows to count ids on, `PruningError` if every table needs its rows.
+    Raises `UsageError` if there are no rows on which to count ids, `PruningError` if no table can share rows.
     """
     if fraction is None:
         return ()
@@ -285,7 +284,7 @@ def remove_fields_and_rows(program: Program, plan: Plan, task: Task, seed: int =
 
 
 def share_planned_rows(program: Program, rows: Sequence[RowPlan], task: Task, seed: int = 0) -> Program:
-    """Return `program` with the shared rows of the plan, weighted by the training rows; sampled requests weigh nothing."""
+    """Return `program` with the shared rows of the plan, weighted by the ids of training rows; sampled requests have no weight."""
     if not rows or isinstance(task, SampledRequests):
         return share_rows(program, rows, {})
     tables = find_planned_tables(program, rows)
@@ -323,7 +322,7 @@ def read_calibration_batches(task: Task, seed: int) -> list[Batch]:
 
 
 def _make_score_loss(objective: Objective) -> LossFunction:
-    """Return the loss for scores: by labels where there are any, else the size of the answer, which a zeroed channel changes."""
+    """Return the loss for scores: the loss against labels, or without labels the size of the answer, which a zeroed channel changes."""
 
     def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if labels and objective.output_labels:

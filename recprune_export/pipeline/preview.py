@@ -1,4 +1,4 @@
-"""`preview_program`: what the main job would remove, planned on the same rows, without applying it."""
+"""`preview_program`: plan what the main job would remove, on the same rows, without applying the plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from recprune_export.settings import Settings
 
 @dataclass(frozen=True)
 class GroupPreview(ToDictMixin):
-    """The width of a group before and after; `kept` is None where a search decides it."""
+    """The width of a group before and after; `kept` is None if a search decides it."""
 
     group: str
     label: str
@@ -33,11 +33,10 @@ class GroupPreview(ToDictMixin):
 
 @dataclass(frozen=True)
 class Preview(ToDictMixin):
-    """What the job would remove, and what it cannot know before it runs (`unknown`, in sentences).
+    """What the job would remove, and what is not known before it runs (`unknown`, in sentences).
 
-    `dense` and `pruned` count parameters; `zeroed` of the latter are set to zero. Bytes are those of the weights, or of the
-    whole file where `--max-bytes` plans them. `table_rows` has the numbers of rows before and after, by table. All that a
-    search decides is None.
+    `dense` and `pruned` count parameters; `zeroed` of the latter are set to zero. Bytes are those of the weights, or of the whole file
+    with `--max-bytes`. `table_rows` has the numbers of rows before and after, by table. Values that a search decides are None.
     """
 
     widths: tuple[GroupPreview, ...]
@@ -55,12 +54,11 @@ class Preview(ToDictMixin):
 
 
 def preview_program(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Preview:
-    """Plan the first stage of the job and apply nothing; with a `plan`, find out what that removes.
+    """Plan the first stage of the job without applying it; with a `plan`, find out what this plan removes.
 
-    The plan is the one that the job makes: the same rows, scores and seed. Where a search decides the operating point, there is
-    no plan, and widths after it are None.
-
-    Raises `PruningError` where nothing can be pruned or the plan does not fit, and the errors of `plan_pruning`.
+    The plan is the one that the job makes, from the same rows, scores and seed. If a search decides the operating point, there is no
+    plan, and later widths are None. Raises `PruningError` if nothing can be pruned or the plan does not fit, and the errors of
+    `plan_pruning`.
     """
     counter = ParameterCounter(program)
     dense = counter.sizes()
@@ -113,7 +111,7 @@ def _is_searched(settings: Settings) -> bool:
 
 
 def _describe_unknown(settings: Settings, plan: Plan | None) -> Iterator[str]:
-    """Yield a sentence on each thing that the job decides or measures later."""
+    """Yield a sentence on each value that the job decides or measures later."""
     search, stages = settings.search, settings.pruning.pruning_stages if plan is None else len(plan.stages)
     if plan is None and _is_searched(settings):
         options: Sequence[tuple[str, object]] = (

@@ -28,12 +28,12 @@ class QualityVerdict(ToDictMixin):
 
     @property
     def warning(self) -> str | None:
-        """The sentence where the loss is, or may be, larger than allowed."""
+        """The sentence if the loss is, or may be, larger than allowed."""
         return None if self.verdict is Verdict.HOLDS else self.sentence
 
 
 def find_usual_allowance(change: MetricChange) -> float:
-    """Return how much a metric may lose without a warning, in its unit.
+    """Return the loss of a metric that causes no warning, in its unit.
 
     >>> find_usual_allowance(MetricChange("mean auc", 0.8, 0.7, -0.2, 0.0, 0.01))
     0.002

@@ -4,7 +4,7 @@
     .bundle.work/NAME.pt         weights, and the state of PyTorch's generator after them
     .bundle.work/NAME.json       plain values, and the SHA-256 of NAME.pt: written last, so that a checkpoint with it is whole
 
-Nothing in it is unpickled. A damaged checkpoint counts as none.
+Nothing in it is unpickled. A damaged checkpoint is ignored.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ KEY = "work.json"
 class StageCheckpoint:
     """A finished stage of an earlier run: plain values, and the tensors of a module by name.
 
-    Of several processes the first one has the tensors, and gives them to the others.
+    With several processes, the first one has the tensors, and sends them to the others.
     """
 
     values: Mapping[str, Any]
@@ -54,14 +54,15 @@ class StageCheckpoint:
 
 @dataclass(frozen=True)
 class StageCheckpoints:
-    """Checkpoints by name in a folder; without a folder nothing is saved or loaded. Of several processes the first one has the folder."""
+    """Checkpoints by name in a folder; without a folder nothing is saved or loaded. With several processes, only the first one has the
+    folder."""
 
     folder: Path | None = None
     key: str = ""
 
     @classmethod
     def open(cls, folder: Path, key: str, *, resume: bool) -> Self:
-        """Open the folder of a run; checkpoints of a run with another key, or of any without `resume`, are removed."""
+        """Open the folder of a run; checkpoints of a run with another key are removed; without `resume`, all are."""
         earlier_key = _read_key(folder)
         if resume and earlier_key != key:
             reason = "none was saved" if earlier_key is None else "its model, settings, rows or versions differ"
@@ -108,7 +109,8 @@ class StageCheckpoints:
             _write(self.folder / KEY, json.dumps({"key": self.key}).encode())
             weights = self.folder / f"{name}.pt"
             partial = weights.with_suffix(".part")
-            with partial.open("wb") as file:  # a path would be written by C++, whose error does not contain the reason
+            # given a path, C++ would write the file, and its error does not contain the reason
+            with partial.open("wb") as file:
                 torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, file)
             digest = _sync_and_rename(partial, weights)
             _write(
@@ -121,7 +123,7 @@ class StageCheckpoints:
             print_warning(f"{title} could not be saved in {self.folder} ({reason}): --resume would start before it.")
 
     def _remove_failed(self, name: str) -> None:
-        """Remove the files of a checkpoint that was not finished: they take the space that the bundle needs."""
+        """Remove the files of an incomplete checkpoint, because the bundle needs their space."""
         assert self.folder is not None
         for suffix in (".json", ".pt", ".part"):
             with contextlib.suppress(OSError):
@@ -182,7 +184,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync_and_rename(partial: Path, path: Path) -> str:
-    """Bring a file to the disk and then to its name; return its SHA-256."""
+    """Flush a file to the disk and rename it; return its SHA-256."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()

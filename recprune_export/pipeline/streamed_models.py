@@ -7,7 +7,7 @@ from recprune_export.settings import Settings
 
 
 def settle_settings(program: Program, settings: Settings) -> Settings:
-    """Return the settings of a job on `program`: without zeros and without a dense file in the bundle, if its tables are streamed.
+    """Return the settings of a job on `program`: if its tables are streamed, without zeros and without a dense file in the bundle.
 
     Raises `UsageError` for an option that would need a whole table, or a second copy of it.
     """
@@ -18,7 +18,7 @@ def settle_settings(program: Program, settings: Settings) -> Settings:
 
 
 def refuse_streamed(program: Program, work: str) -> None:
-    """Raise `UsageError` for `work` that makes whole tables, or their gradients, where those of `program` are streamed."""
+    """Raise `UsageError` if the tables of `program` are streamed, because `work` needs whole tables or their gradients."""
     if find_streamed_tables(program.module):
         raise UsageError(f"{work} does not support models larger than memory: use a machine with more memory.")
 

@@ -1,8 +1,8 @@
-"""Choose how much of a sparsity is removed channels and how much zeros, by trial, for no prediction compares the two.
+"""Choose by trial how much of a sparsity comes from removed channels and how much from zeros, since no prediction compares the two.
 
-Where few directions matter, removal of the others costs nothing, and makes the model smaller and faster. Where the rank
-is high (the items of a sequential recommender, its narrow heads) the same number of unstructured zeros loses less. Tables
-and the rest are tried separately, by the loss of the outputs on calibration data before fine-tuning.
+If few directions matter, removing the others costs nothing, and makes the model smaller and faster. If the rank is high (the items of a
+sequential recommender, its narrow heads), the same number of unstructured zeros loses less. Tables and other layers are tried separately,
+by the loss of the outputs on calibration data before fine-tuning.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,11 +33,12 @@ from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 
 TABLE_FRACTIONS = (TABLE_STRUCTURED_FRACTION, 0.65, 0.5, 0.35, 0.2)
 REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
-# Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
-TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # of the loss, that is left at most
-MIN_RISE = 1.1  # of the lowest loss so far; smaller rises are those of calibration data
+# Fewer removed channels make a slower model. In tables this affects only lookups, in other layers all arithmetic.
+TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # the largest fraction of the loss that may remain
+MIN_RISE = 1.1  # of the lowest loss so far; smaller increases are noise of calibration data
 REFIT_BATCHES = 4
-MAX_ANSWER_BYTES = 1 << 26  # scores of all items of a large catalog are computed again for each trial
+# larger outputs, such as scores of all items of a large catalog, are computed again for each trial
+MAX_ANSWER_BYTES = 1 << 26
 
 Answers = Mapping[str, Tensor]  # by the name of the output
 
@@ -45,9 +46,9 @@ Answers = Mapping[str, Tensor]  # by the name of the output
 def choose_structured_fractions(
     compute_loss: Callable[[Budget], float], budget: Budget, negligible_loss: float
 ) -> Budget:
-    """Return the budget with the fractions that lose least, tables and the rest each tried with the other dense.
+    """Return the budget with the fractions that lose least; tables are tried with other layers dense, and vice versa.
 
-    `compute_loss` returns the loss of a budget; a loss up to `negligible_loss` counts as none.
+    `compute_loss` returns the loss of a budget; a loss up to `negligible_loss` counts as zero.
     """
     tables, rest = budget.table_structured_fraction, budget.rest_structured_fraction
     if budget.tables:
@@ -70,7 +71,8 @@ def choose_structured_fractions(
 
 
 def restrict_to_prunable(budget: Budget, program: Program) -> Budget:
-    """Return `budget` with sparsity 0 for tables or the rest where no channel can be removed, so that no fraction matters."""
+    """Return `budget` with sparsity 0 for tables or other layers without a removable channel, for which no fraction needs to be
+    chosen."""
     analysis = program.analysis
     groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
     prunable = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
@@ -84,10 +86,10 @@ def restrict_to_prunable(budget: Budget, program: Program) -> Budget:
 def choose_fraction(
     fractions: Sequence[float], compute_loss: Callable[[float], float], max_loss_ratio: float, negligible_loss: float
 ) -> float:
-    """Return the last of the falling `fractions` at which the loss still fell to `max_loss_ratio` of the best before.
+    """Return the last of the decreasing `fractions` whose loss is at most `max_loss_ratio` of the lowest loss before it.
 
-    The search ends at a loss of `negligible_loss`, and where the loss rises again: fewer removed channels cost less and less,
-    more zeros more and more.
+    The search ends at a loss of `negligible_loss`, and when the loss increases again: with decreasing fractions, removed channels cost
+    less and zeros cost more.
 
     >>> losses = {0.8: 3.0, 0.65: 2.9, 0.5: 1.0, 0.35: 0.9}
     >>> [choose_fraction(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
@@ -111,10 +113,10 @@ class StructuredFractionTrial:
     """Prunes by a budget, sets the remaining zeros, and measures the distance of the outputs from the dense ones.
 
     Results that do not depend on the budget are computed once: the outputs of the dense program, if they are not larger than
-    `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
-    the dense program, two of the pruned model and a backward pass, besides the fits of the layers; its memory is that of the
-    tables that its budget changes, once rotated and once narrowed. Of a program that answers at each position of a history, so
-    many batches are used as have an answer for each row of `batches`. Of several processes each answers its share of every batch.
+    `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs immediately. Its time is that of one forward pass of the
+    dense program, two of the pruned model and a backward pass, in addition to the fits of the layers. Its memory is that of the tables
+    that its budget changes, once rotated and once narrowed. For a program that answers at each position of a history, only as many
+    batches are used as give one answer for each row of `batches`. With several processes, each answers its share of every batch.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ class StructuredFractionTrial:
         return self._distance(student) - self._dense_loss
 
     def _apply_plan(self, plan: Plan, unchanged: frozenset[str]) -> Program:
-        """Return the refitted program, which shares the `unchanged` tables with the dense model where the plan narrows none."""
+        """Return the refitted program, which shares the `unchanged` tables with the dense model if the plan narrows no table."""
         original = apply_transforms(self._program, self._rotatable, plan.transforms)
         student = apply_plan(original, plan, shared=unchanged)
         if self._refit:
@@ -177,7 +179,7 @@ class StructuredFractionTrial:
 
 
 class _DenseAnswers:
-    """The outputs of the dense program for each batch, computed once where they need little memory, else each time."""
+    """The outputs of the dense program for each batch, computed once if they need little memory, otherwise each time."""
 
     def __init__(self, program: Program, batches: Sequence[Batch]) -> None:
         self._program, self._batches = program, batches
@@ -196,7 +198,7 @@ class _DenseAnswers:
 
 
 def _find_parameters_with_zeros(student: Program, tables: frozenset[str], target: NonZeroTarget) -> frozenset[str]:
-    """Return the parameters of the parts, tables or rest, that have more than their target of non-zeros."""
+    """Return the parameters of the part (tables or other layers) that has more non-zeros than its target."""
     in_tables, in_rest = count_parameters(student, tables)
     names = frozenset(student.parameters())
     return (tables if in_tables > target.tables else frozenset()) | (

@@ -229,7 +229,7 @@ def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> 
 
 
 def _stack_to_cat(module: fx.GraphModule) -> None:
-    """Rewrite `stack(xs, d)`, or `cat` of unsqueezed `xs`, whose axes d and d+1 are then merged, as `cat(xs, d)`."""
+    """Rewrite `stack(xs, d)`, or `cat` of unsqueezed `xs`, as `cat(xs, d)` if axes d and d+1 of the result are then merged."""
     for node in list(module.graph.nodes):
         if node.target not in _FLATTENING or not isinstance(arguments(node)[0], fx.Node):
             continue

@@ -193,7 +193,7 @@ class _Tracer(fx.Interpreter):
         return ElementOrigin(element.expand(numbers.shape), numbers)
 
     def _steps(self, node: fx.Node, input_first: bool) -> list[tuple[StepKind, Tensor]] | None:
-        """Return the steps of an operator on one traced operand and constants, or None for an operator that has none."""
+        """Return the steps of an operator on one traced operand and constants, or None for an operator without steps."""
         operands = [self.env[x] if isinstance(x, fx.Node) else x for x in arguments(node)]
         kind = _ARITHMETIC[node.target]
         if kind == "clamp":
@@ -210,7 +210,7 @@ class _Tracer(fx.Interpreter):
             return [("add", -constant)] if minuend else [("multiply", torch.tensor(-1)), ("add", constant)]
         traced = self.env[arguments(node)[0 if input_first else 1]]
         if traced.is_floating_point() and kind != "add":
-            return None  # a fraction is no id
+            return None  # a fraction is not an id
         if kind == "shift right":
             return [("floor divide", 2**constant)] if input_first else None
         if kind in ("add", "multiply"):

@@ -1,4 +1,4 @@
-"""Integer arithmetic between an input and the table in which its ids are looked up, and its implications for the input.
+"""Integer arithmetic between an input and the table in which its ids are looked up, and the valid ids that follow for the input.
 
 A quotient-remainder embedding looks up `id // 4` and `id % 4`; positions are `length - arange(n)`. Each operator with a
 constant is a step, and the range of valid rows is followed backwards through the steps.
@@ -14,12 +14,12 @@ from torch import Tensor
 
 StepKind = Literal["add", "multiply", "divide", "floor divide", "remainder", "at least", "at most"]
 Step = tuple[StepKind, float]
-Bounds = tuple[float, float]  # lowest and highest value, inclusive; infinite where there is none
+Bounds = tuple[float, float]  # lowest and highest value, inclusive; infinite if unbounded
 
 
 @dataclass
 class StepChains:
-    """The chains of steps that elements went through, each with a number; 0 is the empty one."""
+    """The chains of steps applied to elements, each with a number; 0 is the empty chain."""
 
     chains: list[tuple[Step, ...]] = field(default_factory=lambda: [()])
     _numbers: dict[tuple[Step, ...], int] = field(default_factory=lambda: {(): 0})
@@ -28,7 +28,7 @@ class StepChains:
         return self.chains[number]
 
     def extend(self, numbers: Tensor, kind: StepKind, constant: Tensor) -> Tensor:
-        """Return the numbers of the chains that have one more step, each with its own constant, broadcast."""
+        """Return the numbers of the chains extended by one step, each with a separate constant, broadcast."""
         before, constants = torch.broadcast_tensors(numbers, constant.to(torch.float64))
         pairs, inverse = torch.stack([before.double().flatten(), constants.flatten()]).unique(
             dim=1, return_inverse=True
@@ -46,7 +46,7 @@ class StepChains:
 def find_valid_values(chain: Iterable[Step], bounds: Bounds) -> Bounds | None:
     """Return integers, from the lowest to the highest, that `chain` maps into `bounds`; None if there are none.
 
-    Every value in the result is mapped into the bounds; of `remainder` and of fractions there may be more.
+    Every value in the result is mapped into the bounds; for `remainder` and for fractions there may be further ones.
 
     >>> find_valid_values([("floor divide", 4.0)], (0, 24)), find_valid_values([("remainder", 4.0)], (0, 3))
     ((0, 99), (-inf, inf))

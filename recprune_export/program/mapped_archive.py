@@ -1,4 +1,4 @@
-"""Weights of a `.pt2` program that stay in their file: memory maps in place of the copies that torch.export makes."""
+"""Keep the weights of a `.pt2` program in their file: memory maps replace the copies that torch.export makes."""
 
 import json
 import struct
@@ -13,10 +13,10 @@ _LOCAL_HEADER = 30  # bytes, before the name of a record and its extra field, wh
 
 
 def share_stored_weights(exported: torch.export.ExportedProgram, path: Path) -> None:
-    """Make the parameters of `exported`, which was loaded from `path`, use the bytes in the file where these are equal.
+    """Make the parameters of `exported`, which was loaded from `path`, use the bytes in the file if these are equal.
 
-    Time: one comparison of the weights. Memory: afterwards none for them; writes to a parameter are not written to
-    the file. Parameters that the file holds in another way, such as as a part of another, stay as they are.
+    Time: one comparison of the weights. Memory: none for the weights afterwards; writes to a parameter are not written to the file.
+    Parameters that the file stores in another way, such as a part of another parameter, are not changed.
     """
     stored = dict(_map_weights(path))
     for name, parameter in exported.state_dict.items():
@@ -53,7 +53,7 @@ def _map_weights(path: Path) -> Iterator[tuple[str, torch.UntypedStorage]]:
         config = next((entry for entry in archive.namelist() if entry.partition("/")[2] == _CONFIG), None)
         if config is None:
             return
-        # Another release of torch may write another layout, from which weights are loaded, but not mapped.
+        # Another release of torch may write another layout; its weights are loaded, but not mapped.
         for name, weight in json.loads(archive.read(config)).get("config", {}).items():
             content = records.get(f"data/weights/{weight.get('path_name')}")
             if content is not None:

@@ -42,7 +42,7 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
     return visited
 
 
-# Code that calls the user's, and generated code.
+# Code that calls the user's code, and generated code.
 _CALLERS = tuple(str(Path(__file__).parent / folder) for folder in ("capture", "requests"))
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), *_CALLERS, contextlib.__file__, "<")
 

@@ -1,7 +1,7 @@
 """`OPERATORS`, the registry of the rules of operators, by facet.
 
-A rule is defined in the package that applies it, and registered here under its facet and `OpOverload`. No package has to
-import a later one for it, and one table shows the rules that an operator lacks (docs/operators.md).
+A rule is defined in the package that applies it, and registered here under its facet and `OpOverload`. So no package has to import a
+later one, and one table shows the missing rules of each operator (docs/operators.md).
 """
 
 from collections.abc import Callable, Iterator, Mapping

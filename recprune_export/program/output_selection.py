@@ -1,4 +1,4 @@
-"""The outputs of a program that are served; parts that only the others need are removed, including inputs."""
+"""Select the outputs of a program that are served; parts that only other outputs need are removed, including inputs."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from recprune_export.program.requests.jagged_inputs import has_jagged_inputs
 
 
 def select_outputs(program: Program, names: Sequence[str]) -> Program:
-    """Return the program that computes the outputs `names` alone, in their order in the signature; all outputs for none.
+    """Return the program that computes only the outputs `names`, in their order in the signature; all outputs for an empty list.
 
     Operators that only other outputs need are removed, as are inputs that only they read, with a note.
 
@@ -42,7 +42,7 @@ def select_outputs(program: Program, names: Sequence[str]) -> Program:
     signature = replace(
         program.signature, inputs=inputs, outputs=tuple(output for output in outputs if output.name in names)
     )
-    module = fx.GraphModule(copy.module, copy.module.graph)  # holds only the tensors that the graph reads
+    module = fx.GraphModule(copy.module, copy.module.graph)  # contains only the tensors that the graph reads
     note = (describe_unread_inputs(dropped, "by no chosen output"),) if dropped else ()
     return Program(module, signature, (*program.notes, *note))
 
@@ -63,7 +63,7 @@ def describe_unread_inputs(names: Collection[str], reader: str) -> str:
 def keep_outputs(module: fx.GraphModule, kept: Sequence[bool], *, all_inputs: bool = False) -> list[int]:
     """Remove the outputs that are not `kept`, and the parts that only they need, in place; return the positions of the remaining inputs.
 
-    An input that no output reads stays, as the model was written to take it, and with `all_inputs` every one.
+    An input that no output reads is kept, because the model was written to accept it; with `all_inputs` every input is kept.
     """
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     values = list(output.args[0])

@@ -14,8 +14,8 @@ class PausedRun(fx.Interpreter):
     """One run of an unchanged program on one request, which pauses at requested nodes, in the order of the graph.
 
     Each node runs once, and at a pause only the values that later nodes read are in memory, and those of `outputs` that were
-    not asked for yet. So the whole costs one forward pass, however often it pauses. A weight that is changed in place while the
-    run is paused counts from there on.
+    not asked for yet. So the run costs one forward pass, however often it pauses. A weight that is changed in place during a pause is
+    used from there on.
     """
 
     def __init__(self, program: Program, request: Mapping[str, Tensor], outputs: Collection[str] = ()) -> None:
@@ -39,7 +39,7 @@ class PausedRun(fx.Interpreter):
     def call_inputs(self, calls: Sequence[str]) -> list[Tensor]:
         """Return the argument `input` of each of `calls`, none of which has run; the run continues to the first of them.
 
-        Where there are several calls, the nodes between them run with the present weights, and run again later on.
+        If there are several calls, the nodes between them run with the present weights, and run again later.
         """
         self._run_before(min(self._positions[name] for name in calls))
         sources = [argument(self._nodes[self._positions[name]], "input") for name in calls]

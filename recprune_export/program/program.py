@@ -62,7 +62,7 @@ class Program:
     @cached_property
     def analysis(self) -> "Analysis":
         """The channels of the program; they depend on the graph, not on the values of the parameters."""
-        from recprune_export.channels.analysis import analyze  # comes later in the order of imports
+        from recprune_export.channels.analysis import analyze  # a later package in the order of imports
 
         return analyze(self)
 
@@ -81,12 +81,12 @@ class Program:
         return self._with_known_analysis(type(self)(self.module, signature, self.notes))
 
     def with_copied_graph(self) -> Self:
-        """Return a program that shares the parameters but has its own copy of the graph."""
+        """Return a program that shares the parameters but has a copy of the graph."""
         graph = copy.deepcopy(self.module.graph)
         return type(self)(fx.GraphModule(self.module, graph), self.signature, self.notes)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Return a program with its own copy of the graph, and `tensors` in place of those of the same names; others are shared."""
+        """Return a program with a copy of the graph, in which `tensors` replace those of the same names; others are shared."""
         program = self.with_copied_graph()
         for target, tensor in tensors.items():
             owner, _, name = target.rpartition(".")
@@ -94,11 +94,11 @@ class Program:
         return self._with_known_analysis(program)
 
     def with_copied_parameters(self) -> Self:
-        """Return a program that has its own copy of the graph and of the parameters."""
+        """Return a program that has copies of the graph and of the parameters."""
         return self._with_known_analysis(type(self)(copy.deepcopy(self.module), self.signature, self.notes))
 
     def _with_known_analysis(self, program: Self) -> Self:
-        """Return a program of the same channels with the analysis of this one, where that was computed."""
+        """Return a program with the same channels and the analysis of this one, if that was computed."""
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
@@ -129,7 +129,7 @@ class Program:
     def save(self, path: Path) -> None:
         """Write a `.pt2` file that `load` and `torch.export.load` read. Memory: a copy of the largest tensor.
 
-        A file at `path` is replaced when the new one is complete, since the weights of a loaded program lie in it.
+        A file at `path` is replaced when the new one is complete, since a loaded program may map its weights.
         """
         extra = {SIGNATURE_FILE: json.dumps(self.signature.to_dict())}
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -205,9 +205,9 @@ def sample_request_rows(signature: Signature, batch: int, seed: int = 0) -> dict
 
 
 def _sample_distinct_sizes(signature: Signature) -> tuple[Tensor, ...]:
-    """Return a request of which the batch and the numbers of elements differ: `torch.export` may equate equal ones.
+    """Return a request whose batch size and numbers of elements differ, because `torch.export` may equate equal sizes.
 
-    Where rows are too short for that, all of them have the most elements: it takes 0 and 1 for constants.
+    If rows are too short for this, all of them have the most elements, because it treats 0 and 1 as constants.
     """
     tried, least_batch = 64, 3
     for seed in range(tried):

@@ -27,11 +27,11 @@ from recprune_export.program.requests.jagged_inputs import list_program_inputs
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 LARGEST_BATCH = 1 << 30
-# Batch sizes for operators whose behavior depends on the batch size: the condition has to hold for all sizes, or, as where
-# a convolution chooses its kernel, the shapes have to be the same for other sizes.
+# Batch sizes for operators whose behavior depends on the batch size: the condition must hold for all sizes, or the
+# shapes must be the same for other sizes, as when a convolution chooses its kernel.
 HINT, OTHER_HINTS = 3, (2, 1009)
 TRIED_BATCHES = (*range(1, 66), 1009, LARGEST_BATCH - 1)
-# Numbers of the elements of jagged inputs: distinct, so that none of them is equated with the batch or another one.
+# Numbers of elements of jagged inputs: distinct, so that none is equated with the batch size or with another one.
 ELEMENT_HINTS = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 TRIED_ELEMENTS = (1, 2, 5, 64, 1009, LARGEST_BATCH - 1)
 
@@ -65,7 +65,7 @@ class _Sizes:
             sizes[name] = size
             symbols.append(symbol)
         mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, export=True)
-        mode.cache_enabled = False  # a hit takes longer than the operator itself on the small shapes of a graph
+        mode.cache_enabled = False  # a cache hit takes longer than running the operator on the small shapes of a graph
         return cls(mode, environment, symbols[0], frozenset(symbols), sizes)
 
     def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:

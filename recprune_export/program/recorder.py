@@ -35,9 +35,9 @@ class _LastNodeRan(Exception):
 class ValueRecorder(fx.Interpreter):
     """An interpreter that runs a program unchanged and records the values of `nodes`, by name, or of all nodes.
 
-    `summarize` reduces each value before it is recorded, so that the value itself can be freed. With `keep_gradients`
-    the outputs can be differentiated with respect to every recorded value, even one that depends on frozen weights
-    alone. With `stop_early` no node after the last of `nodes` runs, and there are no answers.
+    `summarize` reduces each value before it is recorded, so that the value can be freed. With `keep_gradients` the outputs can be
+    differentiated with respect to every recorded value, even one that depends only on frozen weights. With `stop_early` no node after the
+    last of `nodes` runs, and there are no answers.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ MULTIPLIED_BITS = 7  # of a layer that is stored in 8 bits: its integers may be 
 def round_table_rows(rows: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
     """Return rows of a table, [..., D], as they are stored in `bits` bits with a scale for each row.
 
-    Where all rows have one scale, it is that of the whole `table`, by default of the rows. Time: a few passes over the rows,
-    and one over such a table. A row of zeros stays zero.
+    If all rows share one scale, it is that of the whole `table`, by default that of the rows. Time: a few passes over the rows, and one
+    over such a table. A row of zeros stays zero.
     """
     if bits >= 32:
         return rows

@@ -1,4 +1,4 @@
-"""Rows of a tensor in chunks, so that intermediate results of a whole table never have the table's size."""
+"""Rows of a tensor in chunks, so that intermediate results never have the size of a whole table."""
 
 from collections.abc import Iterator
 from types import EllipsisType
@@ -11,7 +11,7 @@ CHUNK_ELEMENTS = 1 << 18  # the operands of a chunk fit in the caches of a core
 
 
 def row_chunks(tensor: Tensor, elements: int = CHUNK_ELEMENTS) -> Iterator[slice | EllipsisType]:
-    """Yield slices of axis 0 of at most `elements` numbers each, but at least one row; of a scalar the whole.
+    """Yield slices of axis 0 of at most `elements` numbers each, but at least one row; a scalar is one chunk.
 
     >>> import torch
     >>> list(row_chunks(torch.zeros(5, 3), elements=6))

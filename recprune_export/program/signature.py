@@ -10,7 +10,7 @@ from recprune_export.errors import UsageError
 
 BATCH = "batch"
 
-Axis = int | str  # a size, or BATCH; of an output also a term such as "12*batch"
+Axis = int | str  # a size, or BATCH; for an output also a term such as "12*batch"
 IdRange = tuple[int, int]  # lowest and highest valid id, both inclusive
 BadId = int | str | None  # the replacement of an id out of range: an id, or ERROR; None without ids
 ERROR = "error"  # a request with such an id is refused
@@ -21,17 +21,16 @@ LENGTHS, OFFSETS, OFFSETS_AND_END = "lengths", "offsets", "offsets and end"
 
 @dataclass(frozen=True)
 class Jagged(DictMixin):
-    """How a file takes an input whose rows have different numbers of elements, such as the ids of an `EmbeddingBag`.
+    """The form in which a file takes an input whose rows have different numbers of elements, such as the ids of an `EmbeddingBag`.
 
-    `counts` are the least and the most elements of a row in requests that are drawn; a row of traffic may have more.
-    `present` names the input that determines the elements of a row: the input itself, or the ids whose weights it contains.
+    `counts` are the smallest and the largest number of elements of a row in sampled requests; a row of traffic may have more. `present`
+    names the input that determines the elements of a row: the input itself, or the ids whose weights it contains.
 
     The file takes the elements of all rows one after another in the tensor `values`, and the ends of the rows in the tensor
     `rows`, of dtype `rows_dtype`. Its `form` is "lengths", the number of elements of each row; "offsets", the position of
-    its first one; or "offsets and end", with the number of all elements behind the last. Inputs of the same `rows` tensor lie
-    there one after another, or, where it is `stacked`, on axis 0 before the batch (on axis 1 behind it with `keys_last`);
-    those of the same `values` one after another. A `padded` input is one matrix in the file as well, with -1 (NaN for numbers)
-    where a row has no element.
+    its first one; or "offsets and end", followed by the number of all elements. Inputs with the same `rows` tensor follow one another in
+    it, or, if it is `stacked`, are on axis 0 before the batch (on axis 1 after the batch with `keys_last`); inputs with the same `values`
+    tensor follow one another. A `padded` input is a matrix in the file too, with -1 (NaN for numbers) where a row has no element.
     """
 
     counts: tuple[int, int]
@@ -53,14 +52,14 @@ class Input(DictMixin):
     element, or one range for each index of the last axis (a matrix whose columns are fields); a column
     that is not used as ids has the range `None`. A `shared` input has one row, for all candidates of a request.
 
-    `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ;
-    `observed_columns` those of each column of a matrix of integers, where columns differ.
+    `observed` holds the lowest and the highest number, ids excluded, in the example request, if they differ; `observed_columns` those of
+    each column of a matrix of integers, if columns differ.
 
-    `bad_ids` is, for each range, the replacement of an id outside it in the exported graph: an id, or the request
-    is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
-    `number_limit` is read as it is.
+    `bad_ids` states, for each range, what the exported graph does with an id outside it: replace it by this id, or refuse the request.
+    Numbers beyond ±`number_limit` are clipped to ±`number_limit`; NaN stays NaN. An input without `bad_ids` and `number_limit` is read
+    unchanged.
 
-    A `jagged` input has rows with different numbers of elements (`jagged_inputs.py`): `shape` is that of drawn requests.
+    A `jagged` input has rows with different numbers of elements (`jagged_inputs.py`): `shape` is that of sampled requests.
     """
 
     name: str
@@ -99,7 +98,7 @@ class Signature(DictMixin):
     def with_shared(self, names: Sequence[str]) -> Self:
         """Return the signature in which the named inputs have one row, shared by all rows of the other inputs.
 
-        Raises `UsageError` for a name that is no input, and where no input would keep a row for each candidate.
+        Raises `UsageError` for an unknown input, and if no input would keep a row for each candidate.
 
         >>> user, item = Input("user", "int64", (BATCH,)), Input("item", "int64", (BATCH,))
         >>> [i.shape for i in Signature((user, item), ()).with_shared(["user"]).inputs]

@@ -41,7 +41,7 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class FieldPlan(DictMixin):
-    """The removed fields by name; `importance[field]` is the measured rise of the loss without the field, if any."""
+    """The removed fields by name; `importance[field]` is the measured increase of the loss without the field, if any."""
 
     removed: tuple[str, ...] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
@@ -55,8 +55,8 @@ class Plan(DictMixin):
     """The channels to keep in each group, and the score by which they were chosen.
 
     The groups are those of the program without the removed `fields`, then without the rows removed by `rows`, after its
-    `projection_plan`. `storage` states the bits of the weights, where they were chosen together with the channels.
-    `next_stage` is the plan for the result of this one, after fine-tuning.
+    `projection_plan`. `storage` states the bits of the weights, if they were chosen together with the channels. `next_stage` is the plan
+    for the result of this one, after fine-tuning.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
@@ -90,7 +90,7 @@ class Plan(DictMixin):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a plan from JSON. Raises `InputFileError` if the file is no plan."""
+        """Read a plan from JSON. Raises `InputFileError` if the file is not a plan."""
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
@@ -132,7 +132,7 @@ class Plan(DictMixin):
 
 @dataclass(frozen=True)
 class PlannedProgram:
-    """A plan, and the `program` whose channels it names: fields and rows removed, projections inserted, not yet rotated."""
+    """A plan, and the `program` whose channels it refers to: fields and rows removed, projections inserted, not yet rotated."""
 
     plan: Plan
     program: Program

@@ -1,4 +1,4 @@
-"""The plan of a bundle on new weights of the same model."""
+"""Apply the plan of a bundle to new weights of the same model."""
 
 import lazy_loader
 

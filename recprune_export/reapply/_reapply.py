@@ -52,14 +52,14 @@ from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.verdicts import HOLDS, DriftFinding
 from recprune_export.settings import DEFAULT_ROW_SETTINGS, RowSettings, Settings
 
-KEPT_ROWS_BYTES = 1 << 30  # of the unpacked file of kept rows, at most
+KEPT_ROWS_BYTES = 1 << 30  # the largest size of the unpacked file of kept rows
 
 
 @dataclass(frozen=True)
 class ReappliedPlan(ToDictMixin):
     """The new bundle, and whether the plan of `baseline` still holds for its weights.
 
-    `undecided` is the verdict as which claims count that cannot be told.
+    `undecided` is the verdict that counts for inconclusive claims.
     """
 
     ENCODED = ("baseline", "target", "verdict", "sentence", "findings", "check")
@@ -77,18 +77,18 @@ class ReappliedPlan(ToDictMixin):
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict of all measures together that could be judged; `SKIPPED` where there is none."""
+        """The verdict on all measures that could be judged; `SKIPPED` if there is none."""
         verdicts = {finding.verdict for finding in self.findings}
         return Verdict.SKIPPED if verdicts == {Verdict.SKIPPED} else combine_verdicts(verdicts, self.undecided)
 
     @property
     def holds(self) -> bool | None:
-        """Whether the plan holds; None where that cannot be told, or was not judged."""
+        """Whether the plan holds; None if this is inconclusive or was not judged."""
         return HOLDS.get(self.verdict)
 
     @property
     def sentence(self) -> str:
-        """The verdict in a sentence, with the measures that failed or could not be told."""
+        """The verdict in a sentence, with the measures that failed or are inconclusive."""
         plan = f"plan of {self.baseline}"
         failed, open_measures = (
             ", ".join(finding.measure for finding in self.findings if finding.verdict is verdict)
@@ -109,7 +109,7 @@ class ReappliedPlan(ToDictMixin):
         return shlex.join(["recprune-export", "check", self.target, "--against", str(self.baseline)])
 
     def raise_verdict(self) -> None:
-        """Raise `ValidationFailed` where the plan does not hold, and `Undecided` where that cannot be told."""
+        """Raise `ValidationFailed` if the plan does not hold, and `Undecided` if this is inconclusive."""
         if self.verdict is Verdict.FAILS:
             raise ValidationFailed(
                 f"{self.sentence} {self.target} was written; compress the new model to plan it anew."
@@ -139,18 +139,18 @@ def reapply(
 ) -> ReappliedPlan:
     """Apply the plan of `bundle`, packed or not, to `model`, new weights of the same model, and write a bundle to `target`.
 
-    Fields, rows, widths and bits are those of the plan; channels, rotations, zeros and scales are chosen anew for the new weights, by the
-    functions of the main job. Statistics come from `data`, else from the rows that the bundle keeps (`calibration_rows`), else, for a
-    bundle that was made without rows, from drawn requests.
+    Fields, rows, widths and bits are those of the plan; the functions of the main job choose channels, rotations, zeros and scales again
+    for the new weights. Statistics come from `data`, or from the rows that the bundle keeps (`calibration_rows`), or, for a bundle that
+    was made without rows, from sampled requests.
 
     - `source`: the keywords of `load_program` for `model`.
-    - `row_settings`: how rows are read and split, where that differs from the rows of the bundle.
-    - `epochs`: of fine-tuning, none by default. `quick`: as in `LatencySettings`.
-    - `max_drop`: of the metric, by which the new artifact may lie further below its dense model than the old one.
-    - `undecided`: the verdict as which claims count that these rows cannot tell.
+    - `row_settings`: how rows are read and split, if this differs from the rows of the bundle.
+    - `epochs`: the epochs of fine-tuning, 0 by default. `quick`: as in `LatencySettings`.
+    - `max_drop`: how much more of the metric the new artifact may lose against its dense model than the old one.
+    - `undecided`: the verdict that counts for inconclusive claims.
 
-    Raises `UsageError` where the model is another one, where there are no rows for the statistics, or where the plan has several stages;
-    `BundleError`, the errors of `load_program` for `model`, and those of `compress`.
+    Raises `UsageError` if the architecture of the model differs, if there are no rows for the statistics, or if the plan has several
+    stages; `BundleError`, the errors of `load_program` for `model`, and those of `compress`.
     """
     signer = None if sign is None else read_private_key(sign)
     if target.resolve() == bundle.resolve():
@@ -186,7 +186,8 @@ def reapply(
 
 
 def _require_one_stage(opened: OpenBundle) -> Plan:
-    """Return the plan. Raises `UsageError` for several stages: the later ones were planned for weights tuned in between."""
+    """Return the plan. Raises `UsageError` for several stages, because later stages were planned for weights that were tuned in
+    between."""
     first, *later = opened.plan.stages
     if later:
         raise UsageError(
@@ -197,7 +198,7 @@ def _require_one_stage(opened: OpenBundle) -> Plan:
 
 
 def _make_settings(settings: Settings, *, epochs: int, quick: bool, has_rows: bool) -> Settings:
-    """Return the settings of a bundle for a job by its plan: without a search, and without what the plan says itself."""
+    """Return the settings of a bundle for a job with its plan: without a search, and without options that the plan replaces."""
     planned = {"prune_fields": 0, "prune_rows": None, "max_bytes": None, "max_microseconds": None, "regularize": 0.0}
     searches = ("max_drop", "target_speedup", "target_latency", "target_batch_sizes", "undecided")
     evaluated = {} if has_rows else {"metrics": (), "group": None}
@@ -205,7 +206,7 @@ def _make_settings(settings: Settings, *, epochs: int, quick: bool, has_rows: bo
 
 
 def _make_notes(opened: OpenBundle) -> tuple[str, ...]:
-    """Return sentences on what the plan is, and on what was left out."""
+    """Return sentences about the plan, and about parts of the job that were left out."""
     note = f"The plan is that of {opened.manifest.name}: its widths and bits, on new weights."
     if not opened.settings.finetuning.regularize:
         return (note,)
@@ -213,7 +214,7 @@ def _make_notes(opened: OpenBundle) -> tuple[str, ...]:
 
 
 def _project(opened: OpenBundle, plan: Plan, program: Program, task: Task, model: Path) -> Program:
-    """Return the new model as the plan was made for it. Raises `UsageError` where it has another architecture."""
+    """Return the new model in the form for which the plan was made. Raises `UsageError` if it has another architecture."""
     try:
         smaller = remove_fields_and_rows(program, plan, task, opened.settings.seed)
         projected = insert_projections(smaller, plan.projection_plan)
@@ -225,7 +226,7 @@ def _project(opened: OpenBundle, plan: Plan, program: Program, task: Task, model
 
 
 def _refuse(opened: OpenBundle, model: Path, difference: str | None) -> None:
-    """Raise `UsageError` where the new model is another one than that of the bundle."""
+    """Raise `UsageError` because the new model differs from that of the bundle."""
     if difference is not None:
         raise UsageError(
             f"{model} is another model than that of {opened.path}: {difference}. A plan belongs to one architecture: compress the new "
@@ -236,7 +237,7 @@ def _refuse(opened: OpenBundle, model: Path, difference: str | None) -> None:
 def _make_task(
     opened: OpenBundle, loaded: LoadedModel, data: DataFile | None, labels: Sequence[str], settings: Settings
 ) -> Task:
-    """Return the rows of the statistics. Raises `UsageError` where there are none, or those of the bundle do not suffice."""
+    """Return the rows for the statistics. Raises `UsageError` if there are none, or if those of the bundle do not suffice."""
     if data is not None:
         names = tuple(labels) if loaded.checkpoint is not None else opened.labels(tuple(labels))
         return make_task(loaded, data, names, settings)
@@ -266,7 +267,8 @@ def _read_kept_rows(opened: OpenBundle, loaded: LoadedModel, sampled: SampledReq
         raise UsageError(
             f"The new model encodes values in another way than that of {opened.path}, whose rows are encoded already: give --data."
         )
-    recorded = opened.label_kinds  # the curvature of the loss depends on the kinds of the labels, though none are kept
+    # the curvature of the loss depends on the kinds of the labels, although no labels are kept
+    recorded = opened.label_kinds
     values = {label: LabelValues(fixed=kind) for label, kind in recorded.items()}
     return KeptRequests(
         sampled.teacher,
@@ -279,7 +281,7 @@ def _read_kept_rows(opened: OpenBundle, loaded: LoadedModel, sampled: SampledReq
 
 
 def _check_kept_rows(opened: OpenBundle, loaded: LoadedModel) -> Rows:
-    """Return the rows of the bundle. Raises `DataError` where they do not fit the inputs."""
+    """Return the rows of the bundle. Raises `DataError` if they do not fit the inputs."""
     path = opened.folder / CALIBRATION
     arrays = read_npz(path, KEPT_ROWS_BYTES)
     specs = [make_array_spec(i, i.ids) for i in loaded.program.signature.inputs]
@@ -289,22 +291,22 @@ def _check_kept_rows(opened: OpenBundle, loaded: LoadedModel) -> Rows:
 
 
 def _renew_plan(opened: OpenBundle, plan: Plan, projected: Program, task: Task) -> tuple[Plan, DriftFinding]:
-    """Return the plan for the new weights, and whether other widths would lose less."""
+    """Return the plan for the new weights, and the measure of whether other widths would lose less."""
     inputs = make_score_inputs(projected, task, opened.settings.seed)
     rankings = rank_channels(plan.score, inputs)
     finding = judge_widths(plan, rankings, inputs, make_budget(opened.settings.pruning))
-    # The processes of a run may have different processors, which round differently.
+    # Processes may run on different processors, which round differently.
     return call_on_main(partial(renew_plan, plan, projected, rankings)), finding
 
 
 def _read_forms(opened: OpenBundle) -> QuantizationPlan | None:
-    """Return the forms of the quantized weights of a bundle; None where it has none."""
+    """Return the forms of the quantized weights of a bundle; None if it has none."""
     section = opened.manifest.quantisation
     return QuantizationPlan.from_dict(section) if section else None
 
 
 def _judge_quality(opened: OpenBundle, result: CompressionResult, max_drop: float) -> tuple[DriftFinding, ...]:
-    """Judge the distance of the new artifact from its dense model by that of the old one; nothing without labels."""
+    """Compare the loss of the new artifact against its dense model with that of the old artifact; return nothing without labels."""
     if not result.manifest.change:
         return ()
     change = MetricChange.from_dict(result.manifest.change)

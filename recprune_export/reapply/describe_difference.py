@@ -1,4 +1,4 @@
-"""The first difference between the model of a bundle and another one, in words; None for other weights of the same model."""
+"""Describe the first difference between the model of a bundle and another one; None for other weights of the same model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from recprune_export.pruning.plan import Plan
 
 
 def compare_signatures(one: Signature, other: Signature) -> str | None:
-    """Return the first difference of the inputs and outputs, but for rules and figures that follow from rows or the example."""
+    """Return the first difference of the inputs and outputs, except rules and figures that follow from rows or the example."""
     return _compare_lists("input", one.inputs, other.inputs) or _compare_lists("output", one.outputs, other.outputs)
 
 
@@ -59,10 +59,10 @@ def _describe_jagged(spec: Input) -> str:
 
 
 def compare_architectures(pruned: Program, plan: Plan, projected: Program) -> str | None:
-    """Return how `projected`, the other model after the projections of `plan`, differs from that of which `plan` made `pruned`.
+    """Return how `projected`, the other model after the projections of `plan`, differs from the model that `plan` pruned to `pruned`.
 
-    The plan of one stage is applied as it is, without rotations, and its result compared with `pruned` operator by operator, so that no
-    bundle has to hold the graph of its dense model.
+    The plan of one stage is applied unchanged, but without rotations, and its result is compared with `pruned` operator by operator, so
+    that a bundle need not contain the graph of its dense model.
     """
     widths = {group.name: group.width for group in projected.analysis.groups}
     for group in plan.groups:
@@ -74,7 +74,7 @@ def compare_architectures(pruned: Program, plan: Plan, projected: Program) -> st
 
 
 def _compare_graphs(one: Program, other: Program) -> str | None:
-    """Return the first difference of operators, their order, operands and constants, and of shapes of tensors."""
+    """Return the first difference in operators, their order, operands and constants, and in shapes of tensors."""
     for before, after in zip_longest(_describe_nodes(one), _describe_nodes(other)):
         if before is None or after is None:
             node, owner = (after[0], "the new model") if before is None else (before[0], "the bundle")
@@ -86,7 +86,7 @@ def _compare_graphs(one: Program, other: Program) -> str | None:
 
 
 def _describe_nodes(program: Program) -> Iterator[tuple[fx.Node, tuple[Any, ...]]]:
-    """Yield each node with what it computes, without names: those of a loaded program may be others."""
+    """Yield each node with its operator and arguments, without names, which may differ in a loaded program."""
     numbers: dict[fx.Node, int] = {}
     for number, node in enumerate(program.module.graph.nodes):
         numbers[node] = number
@@ -99,7 +99,7 @@ def _describe_nodes(program: Program) -> Iterator[tuple[fx.Node, tuple[Any, ...]
 
 
 def _bind_arguments(node: fx.Node) -> dict[str, Any]:
-    """Return all arguments by name, those at their default as well, which `torch.export.save` leaves out."""
+    """Return all arguments by name, including defaults, which `torch.export.save` leaves out."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return {**{str(place): value for place, value in enumerate(node.args)}, **node.kwargs}
@@ -107,7 +107,7 @@ def _bind_arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _number_nodes(value: Any, numbers: dict[fx.Node, int]) -> Any:
-    """Return arguments as comparable values, with the place of each node in the graph."""
+    """Return arguments as comparable values, with the position of each node in the graph."""
     if isinstance(value, fx.Node):
         return "node", numbers[value]
     if isinstance(value, dict):

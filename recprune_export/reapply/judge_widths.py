@@ -1,4 +1,4 @@
-"""Judge whether other widths of as many parameters would lose less on new weights."""
+"""Judge whether other widths with the same number of parameters would lose less for new weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,14 +18,14 @@ from recprune_export.refresh.plan_regret import compute_loss
 from recprune_export.refresh.verdicts import DriftFinding
 
 MEASURE = "widths"
-NAMED = 3  # groups in the sentence
+NAMED = 3  # the number of groups in the sentence
 
 
 def judge_widths(plan: Plan, rankings: Mapping[str, Ranking], inputs: ScoreInputs, budget: Budget) -> DriftFinding:
-    """Judge the claim that a plan of one stage loses little more on new weights than the best widths of as many parameters.
+    """Judge the claim that, for new weights, a plan of one stage loses little more than the best widths with as many parameters.
 
-    The `rankings` are those of the new weights, of the program in `inputs`, which has the projections of the plan. `budget` says how
-    widths are rounded. The interval is that of the scatter over parts of the rows.
+    The `rankings` are those of the new weights, for the program in `inputs`, which has the projections of the plan. `budget` states how
+    widths are rounded. The interval follows from the variation over parts of the rows.
     """
     if plan.score != OUTPUT_ERROR:
         text = f"By the score '{plan.score}' all groups of a kind keep the same fraction, whatever the weights."
@@ -48,7 +48,7 @@ def judge_widths(plan: Plan, rankings: Mapping[str, Ranking], inputs: ScoreInput
 def _allocate_as_many(
     plan: Plan, rankings: Mapping[str, Ranking], inputs: ScoreInputs, budget: Budget
 ) -> Mapping[str, int]:
-    """Return the widths of least loss with as many parameters in the tables and in the rest as those of the plan."""
+    """Return the widths of least loss with as many parameters as the plan, separately in tables and in other layers."""
     counter = ParameterCounter(inputs.program)
     sizes = counter.sizes(plan.removed(inputs.program.analysis))
     limits = {"embedding": ParameterLimit(sizes.tables, sizes.tables), "hidden": ParameterLimit(sizes.rest, sizes.rest)}
@@ -62,7 +62,7 @@ def _measure_on_folds(
     rankings: Mapping[str, Ranking],
     inputs: ScoreInputs,
 ) -> list[float]:
-    """Return on each part of the rows by how much more the channels of `widths` lose than those of `others`."""
+    """Return, for each part of the rows, the loss of the channels of `widths` minus that of the channels of `others`."""
     groups = {name: inputs.program.analysis.group(name) for name in changed}
     pairs = {
         name: [make_group_plan(group, rankings[name], of[name]) for of in (widths, others)]

@@ -18,7 +18,7 @@ aten = torch.ops.aten
     aten.new_full.default,
 )
 def filled(walk: Walk, node: fx.Node) -> NodeTags:
-    """`zeros([B, D])`: B is the batch, D gets tags of its own."""
+    """`zeros([B, D])`: B is the batch, D gets new tags."""
     value = walk.env[node]
     removed_by = tuple(
         torch.zeros(size, dtype=torch.int64) if fixed else walk.make_axis_tags(node, axis, size)
@@ -40,5 +40,5 @@ def filled_like(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.sym_size.int)
 def size(walk: Walk, node: fx.Node) -> NodeTags:
-    """`sym_size(x, 0)`: a number, no tensor."""
+    """`sym_size(x, 0)`: a number, not a tensor."""
     return None

@@ -112,7 +112,7 @@ def concatenate(walk: Walk, node: fx.Node) -> NodeTags:
 def _join_axes(walk: Walk, node: fx.Node, axis: int) -> TensorTags | None:
     """Return the tags of `cat` where only the joined axis has tags, or None if the elements have to be looked at.
 
-    The time is linear in the joined indices; elements would be as many times more as the other axes have indices.
+    The time is linear in the joined indices; with elements, it would be multiplied by the sizes of the other axes.
     """
     operands = [walk.tags(source) for source in arguments(node)[0]]
     if node.target is not aten.cat.default or not all(

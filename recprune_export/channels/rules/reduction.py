@@ -149,8 +149,8 @@ def _with_untagged_axis(tags: TensorTags, axis: int, shape: Sequence[int]) -> Te
 def softmax(walk: Walk, node: fx.Node) -> NodeTags:
     """`softmax(x: B×E, 1)`: e may be removed if it is the same for every request when masked: the sum still includes it.
 
-    The result is neither zero nor the same for every request. Fields are frozen, and so are learned logits, each of
-    which matters much and saves one parameter.
+    The result is neither zero nor the same for every request. Fields are frozen, and so are learned logits, because removing one matters
+    much and saves only one parameter.
     """
     tags = walk.tags(node.args[0])
     assert tags is not None

@@ -22,6 +22,6 @@ def completion(shell: str) -> None:
     completion_class = get_completion_class(shell)
     assert completion_class is not None  # one of `SHELLS`
     variable = f"_{PROGRAM.replace('-', '_')}_complete".upper()
-    # `source` itself first asks bash for its version, which may not be installed where the script is written.
+    # `source` first asks bash for its version, which may not be installed on the machine that writes the script.
     complete = completion_class(main, {}, PROGRAM, variable)
     click.echo(complete.source_template % complete.source_vars())

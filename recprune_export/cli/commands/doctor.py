@@ -36,7 +36,7 @@ def doctor(output: Path, run: bool, as_json: bool) -> None:
     """
     from recprune_export.diagnostics import diagnose
 
-    # `rich`, which draws the stage, may be what is missing.
+    # `rich`, which draws the stage, may be the missing package.
     with show_status("Checking the environment") if find_spec("rich") else nullcontext():
         diagnosis = diagnose(output, run=run)
     print_diagnosis(diagnosis, as_json=as_json)
@@ -45,7 +45,7 @@ def doctor(output: Path, run: bool, as_json: bool) -> None:
 
 @prints_after_work
 def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool) -> None:
-    """Print a line for each finding, plain, for `rich` itself may be missing; under `--quiet` only those that are not ok."""
+    """Print a plain line for each finding, since `rich` may be missing; with `--quiet` only findings that are not ok."""
     if as_json:
         return print_json(diagnosis.to_dict())
     colors = {"ok": "green", "warning": "yellow", "missing": "red"}

@@ -1,4 +1,4 @@
-"""`pack`: a bundle as one file."""
+"""`pack`: pack a bundle into one file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`reapply`: the plan of a bundle on new weights of the same model."""
+"""`reapply`: apply the plan of a bundle to new weights of the same model."""
 
 import sys
 from pathlib import Path

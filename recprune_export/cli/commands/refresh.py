@@ -179,7 +179,7 @@ def print_drift_report(report: "DriftReport") -> None:
 
 @prints_after_work
 def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
-    """Print the report and, where the model was compressed again, the new bundle and its manifest."""
+    """Print the report and, if the model was compressed again, the new bundle and its manifest."""
     from recprune_export.bundle._verify import read_manifest
 
     new = {} if result is None else {"output": result.target, "manifest": read_manifest(result.target).to_dict()}

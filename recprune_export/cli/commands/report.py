@@ -77,7 +77,7 @@ def report(
 
 
 def print_comparison(figures: "PairFigures") -> None:
-    """Print the key figures of two bundles, and what keeps them from being compared."""
+    """Print the key figures of two bundles, and the reasons why some cannot be compared."""
     a, b = figures.a, figures.b
     table = make_table(f"A: {a.name}; B: {b.name}", "", "A", "B")
     for name, read in _list_rows(figures).items():
@@ -94,7 +94,7 @@ def print_comparison(figures: "PairFigures") -> None:
 
 
 def _list_rows(figures: "PairFigures") -> dict[str, Callable[["SideFigures"], str | None]]:
-    """Return how each row is read from a bundle, by the row's name."""
+    """Return the function that reads each row of the table from a bundle, by the name of the row."""
     metric, at_batch = figures.a.metric or figures.b.metric, f"batch {figures.batch}"
     return {
         "model.onnx": lambda side: _format(format_bytes, side.bytes),

@@ -1,4 +1,4 @@
-"""`split`: a file for each tower of a two-tower model, with an index of its items."""
+"""`split`: write a file for each tower of a two-tower model, and an index of its items."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ def split(
 
 @prints_after_work
 def print_split(bundle: Path, result: "SplitResult", *, as_json: bool) -> None:
-    """Print the towers, how they meet, and the index compared with that of the dense model."""
+    """Print the towers, the operator that combines them, and the index compared with that of the dense model."""
     towers = result.towers
     if as_json:
         values = {"bundle": bundle, "output": result.target, "towers": dict(towers), "notes": result.notes}

@@ -1,4 +1,4 @@
-"""JSON schema of what each command prints; `python -m recprune_export.cli.json_output.output_schemas FOLDER` writes them."""
+"""JSON schemas of the outputs of each command; `python -m recprune_export.cli.json_output.output_schemas FOLDER` writes them."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from recprune_export.bundle.manifest.manifest_schema import DIALECT, Untitled
 from recprune_export.cli.json_output import bundle_outputs, common_keys, job_outputs
 
-# By command, each output that it may print.
+# The outputs that each command may print.
 OUTPUTS: Mapping[str, tuple[type, ...]] = {
     "check": (bundle_outputs.CheckOutput, bundle_outputs.CalibrationOutput),
     "compress": (job_outputs.CompressOutput, job_outputs.DryRunOutput),

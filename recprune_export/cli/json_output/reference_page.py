@@ -32,7 +32,7 @@ fails is a result, not an error: its exit code is 1, or 5 where it cannot be tol
 
 
 def format_reference_page() -> str:
-    """Return the page: for each command its outputs, and for each key its type and its meaning."""
+    """Return the page: the outputs of each command, and the type and the meaning of each key."""
     lines = [HEAD, *_format_output(make_output_schema("verify"), "ErrorOutput")]
     for command, outputs in OUTPUTS.items():
         schema = make_output_schema(command)
@@ -63,7 +63,7 @@ def _list_keys(parts: Mapping[str, Any], described: Mapping[str, Any], prefix: s
 
 
 def _describe_type(parts: Mapping[str, Any], value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None, str]:
-    """Return the type of a value in words, the object that it holds, if there is one, and how its keys are reached."""
+    """Return the type of a value in words, the object that it contains, if any, and the path to its keys."""
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         known = next((words for end, words in DESCRIBED_ONCE.items() if name.endswith(end)), None)

@@ -3,14 +3,14 @@
 # Seconds on the reference machine; on others in proportion to the cost of a node.
 PIECE = 7.4e-9  # a copy of one contiguous block of memory, of any length
 STEP = 0.035e-9  # a vectorized operation on one element
-MISS = 40e-9  # a lookup of a row in a table that no cache holds, one after the other
+MISS = 40e-9  # a lookup of a row in an uncached table, one after the other
 OVERLAPPED = 20e-9  # the same, many of them at once: lookups-by-gathernd
 PRODUCT = 0.17e-6  # the start of one of many small products
 ACTIVATIONS = 90e9  # bytes per second between operators
 LARGE_ACTIVATIONS, MEMORY = (
     4 << 20,
     25e9,
-)  # bytes of an operator that stay in a cache of the core; bytes per second of others
+)  # bytes of an operator that stay in a cache of the core; bytes per second beyond them
 FEED = 0.7e-6  # one more input or output
 NEAR = 1 << 20  # bytes of all tables together that stay in the cache with everything else
 
@@ -18,7 +18,7 @@ NEAR = 1 << 20  # bytes of all tables together that stay in the cache with every
 LANES = 16  # columns of the blocks in which products are computed
 OTHERS = 0.9  # nodes, the start of an operator without a rule
 PACKED_COLUMNS, MAX_COLUMNS = 128, 1024  # of the blocks of a product: of packed weights, and the most of others
-PAGES, PAGE_BYTES = 1536, 4096  # of memory, whose addresses the processor holds: wide-products-unpacked
+PAGES, PAGE_BYTES = 1536, 4096  # of memory, the number of TLB entries of the processor: wide-products-unpacked
 UNCACHED_PAGE = 12.0  # pieces for each row of each block of columns, where the result has more pages
 JOINED = 0.25  # of a piece, for a copy in a loop without index lookups
 OPERAND = 11.0  # pieces for each operand of a Concat, of any size

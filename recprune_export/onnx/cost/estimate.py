@@ -1,11 +1,10 @@
 """The cost of a request, only from the graph: operations, bytes, the floor of the machine, and an estimate.
 
 The *floor* is a lower bound for this graph on this machine: a call of a session and the start of each node at their least
-measured times, and the multiply-adds of all matrix products at the best measured rate, or the bytes that must be read
-(weights, rows of tables, the request and its answer) at the best measured memory bandwidth, whichever takes longer (the
-roofline of Williams, Waterman and Patterson 2009). Values between operators cost nothing: a perfect runtime would keep
-them in registers. Values that depend only on constants are
-computed once, at load, and count as constants. An *estimate* adds the overhead of ONNX Runtime's operators; it decides
+measured times, and the multiply-adds of all matrix products at the best measured rate, or the bytes that must be read (weights, rows of
+tables, the request and its answer) at the best measured memory bandwidth, whichever is longer (the roofline of Williams, Waterman and
+Patterson 2009). Values between operators cost nothing: a perfect runtime would keep them in registers. Values that depend only on
+constants are computed once, at load, and count as constants. An *estimate* adds the overhead of ONNX Runtime's operators; it decides
 between two forms of one graph.
 """
 
@@ -87,7 +86,7 @@ class NodeCost:
 
     @property
     def runs(self) -> bool:
-        """Whether a request starts it: not a node that is computed at load or fused into the product that reads it."""
+        """Whether the node runs for each request: not if it is computed at load or fused into the product that reads it."""
         return self.workload.nodes > 0.0
 
 
@@ -95,7 +94,7 @@ class NodeCost:
 class Cost:
     """The cost of one request of `batch` rows. `operations`: multiply-adds of matrix products; bytes as in the file's types.
 
-    A product with a matrix of integers is a sum in another form, and has no operations.
+    A product with a matrix of integers is a sum in another form, and counts no operations.
     """
 
     batch: int

@@ -103,7 +103,7 @@ def _measure_bandwidth(size: int, threads: int, call: float) -> float:
 
 
 def _time_fastest(run: Callable[[np.ndarray], object], x: np.ndarray) -> float:
-    """Return the shortest of many calls, in seconds: disturbances only make a call longer."""
+    """Return the shortest time of many calls, in seconds: disturbances can only lengthen a call."""
     best, deadline, calls = float("inf"), time.perf_counter() + SECONDS, 0
     while calls < 5 or time.perf_counter() < deadline:
         start = time.perf_counter()

@@ -47,7 +47,7 @@ class OperatorWorkload:
     `operations`: multiply-adds of matrix products; `calls`: products that are computed one by one. `weights`: bytes of
     constants to read. `activations`: other bytes read and written. `steps`: evaluations of a function or comparisons, in
     units of one cheap vectorized operation on one element. `pieces`: contiguous blocks of memory that are copied one by
-    one. `lookups`: rows read at random from a table, one after the other; `overlapped`: many at once.
+    one. `lookups`: rows read at random positions of a table, one after the other; `overlapped`: many at once.
     """
 
     operations: int = 0

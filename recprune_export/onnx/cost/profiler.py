@@ -55,8 +55,8 @@ class Profile(ToDictMixin):
 def profile_model(path: Path, request: Mapping[str, np.ndarray], batch: int, machine: Machine) -> Profile:
     """Answer a request repeatedly with the profiler on, with as many threads as `machine` has.
 
-    The nodes are those that run: ONNX Runtime fuses a linear layer and its activation, for example. Raises `ExportError`
-    where it cannot load the file.
+    The nodes are those that run: ONNX Runtime fuses a linear layer and its activation, for example. Raises `ExportError` if it cannot
+    load the file.
     """
     with tempfile.TemporaryDirectory() as scratch:
         optimized = Path(scratch) / "optimized.onnx"
@@ -80,7 +80,7 @@ def profile_model(path: Path, request: Mapping[str, np.ndarray], batch: int, mac
 
 
 def _name_nodes(path: Path, scratch: Path) -> Path:
-    """Return the path itself where all nodes have unique names, which identify their times; else that of a named copy."""
+    """Return the path if all nodes have unique names, which identify their times; otherwise that of a copy with unique names."""
     model = onnx.load(path, load_external_data=False)
     names = [node.name for node in model.graph.node]
     if all(names) and len(set(names)) == len(names):

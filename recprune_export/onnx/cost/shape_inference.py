@@ -8,7 +8,7 @@ import onnx
 from recprune_export.program.requests.jagged_inputs import ELEMENTS
 from recprune_export.program.signature import BATCH
 
-LARGE = 1 << 10  # bytes; smaller tensors may be sizes or axes, which shape inference has to read
+LARGE = 1 << 10  # bytes; smaller tensors may be sizes or axes, which shape inference must read
 ELEMENTS_OF_ROW = 3  # of a jagged input, by which costs are estimated
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -68,7 +68,7 @@ def _choose_size(name: str, batch: int) -> int:
     [10, 30, 11, 31]
     """
     if name.endswith(ELEMENTS):
-        return ELEMENTS_OF_ROW * batch + 1  # no multiple, which would be mistaken for a term of the batch
+        return ELEMENTS_OF_ROW * batch + 1  # not a multiple, which would be mistaken for a term of the batch
     match = _TERM.fullmatch(name)
     return batch if match is None else int(match[1] or 1) * batch + int(match[2] or 0)
 
@@ -96,7 +96,7 @@ def _fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 
 def _fix_known_shapes(model: onnx.ModelProto, batch: int) -> Iterator[onnx.ValueInfoProto]:
-    """Yield the stated shapes of computed values: ONNX infers none behind operators such as a Range over the batch."""
+    """Yield the recorded shapes of computed values: ONNX infers none after operators such as a Range over the batch."""
     for stated in model.graph.value_info:
         dims = stated.type.tensor_type.shape.dim
         known = stated.type.tensor_type.HasField("shape") and all(

@@ -1,10 +1,9 @@
 """Checked rewrites: each runs on a copy, which is accepted if it gives the same outputs and costs no more.
 
-Same answers: on every probe each number differs by at most `TOLERANCE` of the largest of its output. Cost: by the
-estimate of `onnx.cost` for each requested batch size, of which one may cost up to `MAX_SLOWDOWN` more, or
-`MAX_SLOWDOWN_FRACTION` of the average gain, if all cost less on average; `benchmarks/bench_cost_model.py` compares
-estimates with measurements. Measuring each rewrite at export instead would take minutes, and give another graph at
-every run.
+Equal outputs: on every probe each number differs by at most `TOLERANCE` of the largest number of its output. Cost: by the estimate of
+`onnx.cost` for each requested batch size. If the average cost falls, one batch size may cost up to `MAX_SLOWDOWN` more, or
+`MAX_SLOWDOWN_FRACTION` of the average gain; `benchmarks/bench_cost_model.py` compares estimates with measurements. Measuring each rewrite
+at export instead would take minutes, and give another graph at every run.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -99,7 +98,7 @@ class Rewrite(ToDictMixin):
 
 @dataclass(frozen=True)
 class NonzeroLimits:
-    """The largest number of non-zero parameters of a graph, in tables and in the rest; None for no limit."""
+    """The largest number of non-zero parameters of a graph, in tables and in other layers; None for no limit."""
 
     tables: int | None = None
     rest: int | None = None
@@ -179,11 +178,11 @@ def _count_dequantizing_nodes(model: ir.Model) -> int:
 
 
 def _select_places(selective: SelectivePass, current: _Candidate) -> tuple[str, ...]:
-    """Skip one place after the other where that is cheaper; return all places if no selection is cheaper than none."""
+    """Skip one place after the other as long as that is cheaper; return all places if no selection is cheaper than the original graph."""
     costs_before = current.costs()
 
     def compute_cost(places: Collection[str]) -> tuple[float, float]:
-        """Return by how much the worst ratio exceeds the allowed one, and the mean ratio."""
+        """Return the excess of the worst ratio over the allowed one, and the mean ratio."""
         costs_after = current.apply_pass(selective.only(places))[0].costs() if places else costs_before
         ratios = [costs_after[batch] / costs_before[batch] for batch in costs_before]
         return max(_allowed_ratio(ratios), *ratios) - _allowed_ratio(ratios), sum(ratios) / len(ratios)
@@ -223,7 +222,7 @@ def _allowed_ratio(ratios: Collection[float]) -> float:
 
 
 def _describe_excess(limits: NonzeroLimits, before: ir.Model, after: ir.Model) -> str:
-    """Return a sentence if tables or rest exceed their limit of non-zeros and have grown, else an empty string."""
+    """Return a sentence if tables or other layers exceed their limit of non-zeros and have grown; otherwise an empty string."""
     if limits == NO_LIMITS:
         return ""
     counts_before, counts_after = count_weights(before), count_weights(after)

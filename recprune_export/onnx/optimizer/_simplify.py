@@ -20,7 +20,7 @@ from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import MatchResult, RewriteRule, rewrite
 from onnxscript.rewriter.rules import common
 
-ROUNDS = 2  # a folded constant may enable a rule, and a rule another constant
+ROUNDS = 2  # a folded constant may enable a rule, and a rule may create another constant
 
 # In the order of onnxscript.rewriter, without the rules for x + 0, x - 0, x · 1 and x / 1: they treat a constant below
 # 1e-8 as 0, and would remove the epsilon of a division.
@@ -92,8 +92,7 @@ def simplify(model: ir.Model) -> None:
 def _copy_rules(rules: Sequence[RewriteRule]) -> Sequence[RewriteRule]:
     """Return copies of rules, since a rule refers to the last graph that it matched, and so to all of its weights.
 
-    The graph that `torch.onnx.export` matched earlier in this process is not copied: it may be large, and hold tensors
-    without data.
+    The graph that `torch.onnx.export` matched earlier in this process is not copied: it may be large, and contain tensors without data.
     """
     holders = [part for rule in rules for part in (rule, *vars(rule).values()) if hasattr(part, "__dict__")]
     matched = [
@@ -106,7 +105,7 @@ def _copy_rules(rules: Sequence[RewriteRule]) -> Sequence[RewriteRule]:
 
 
 def _find_applicable_rules(model: ir.Model) -> Sequence[RewriteRule]:
-    """Return the rules, without the one that matches pairs of Slices, in quadratic time, where none slice one value."""
+    """Return the rules; the rule that matches pairs of Slices in quadratic time is left out if no value is sliced twice."""
     sliced = [node.inputs[0] for graph in model.graphs() for node in graph if node.op_type == "Slice"]
     if len(set(sliced)) < len(sliced):
         return RULES

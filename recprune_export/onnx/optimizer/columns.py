@@ -22,10 +22,10 @@ EXACT_IN_FLOAT = 1 << 24  # integers below are exact in float32
 
 @dataclass(frozen=True)
 class ColumnSource:
-    """One number for each row: column `index` of `source` [batch, n], or `source` itself [batch], where index is None.
+    """One number for each row: column `index` of `source` [batch, n], or the vector `source` [batch], if the index is None.
 
-    `is_integer`: whether it was cast to an integer on the way; `through_float`: whether integers were cast to a
-    floating-point type, which is exact only below `EXACT_IN_FLOAT`.
+    `is_integer`: whether it was cast to an integer; `through_float`: whether integers were cast to a floating-point type, which is exact
+    only below `EXACT_IN_FLOAT`.
     """
 
     source: ir.Value

@@ -62,7 +62,7 @@ class Linear:
 
     @property
     def owns_weight(self) -> bool:
-        """Whether the layer is the only consumer of W, which then may change without a second copy in the file."""
+        """Whether the layer is the only consumer of W, so that W may change without a second copy in the file."""
         return len(list(self.weight.uses())) == 1
 
 
@@ -129,7 +129,7 @@ def _match_bias_add(product: ir.Node, outputs: int) -> tuple[ir.Value | None, ir
 def replace_weights(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: np.ndarray | None) -> ir.Value:
     """Replace W [inputs, outputs] and b of a layer; return its result.
 
-    A MatMul without b that gets one becomes a Gemm where its operand has two axes, else a MatMul and an Add.
+    A MatMul without b that gets one becomes a Gemm if its operand has two axes, otherwise a MatMul and an Add.
     """
     weight = add_initializer(
         graph, f"{layer.weight.name}_folded", _to_float32(matrix.T if layer.transposed else matrix)

@@ -21,7 +21,7 @@ def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Seque
     """Return a function that answers a request, given as arrays in the order of the graph's inputs.
 
     Time: milliseconds, for tables of any size. Memory: weights are not copied, except into the layout of the kernels of
-    products. Raises `ExportError` if ONNX Runtime cannot load the graph, as does the function where it cannot run the
+    products. Raises `ExportError` if ONNX Runtime cannot load the graph; the returned function raises it if ONNX Runtime cannot run the
     request.
     """
     import onnxruntime
@@ -35,7 +35,7 @@ def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Seque
     options.log_severity_level = 4  # a graph that does not run is an expected result, not an error of the user
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    for name, value in values.items():  # the session would copy them otherwise
+    for name, value in values.items():  # otherwise the session would copy them
         options.add_initializer(name, value)
     session = load_session(weightless.model.SerializeToString(), options, "the graph")
     names = [i.name for i in session.get_inputs() if i.name not in tables]
@@ -67,7 +67,7 @@ def _find_long_tables(model: ir.Model) -> list[str]:
 
 
 def _make_inputs(graph: onnx.GraphProto, tables: Collection[str]) -> None:
-    """Make inputs of the graph of some initializers, which a request then holds."""
+    """Turn some initializers into inputs of the graph, which are then part of each request."""
     for tensor in [tensor for tensor in graph.initializer if tensor.name in tables]:
         graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         graph.initializer.remove(tensor)

@@ -1,7 +1,7 @@
 """External weights that a session reads from a shared map, if the process may not allocate a private map.
 
-ONNX Runtime maps external weights so that it could write to them, and such a map counts under the limit of data segments
-(`ulimit -d`) with all of its bytes. A map that nobody can write to does not count.
+ONNX Runtime maps external weights as writable memory, and all bytes of such a map count toward the limit of data segments (`ulimit -d`).
+A read-only map does not count.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ from recprune_export.onnx.reading import find_weight_files, read_tensor
 if TYPE_CHECKING:
     import onnxruntime
 
-_SHARE = 0.25  # of the data segment that is left, which one session may take with its weights
+_SHARE = 0.25  # the fraction of the remaining data segment that one session may use for its weights
 _LEAST = 1 << 20  # bytes of a weight that is mapped
 
 
 def map_initializers(path: Path, options: "onnxruntime.SessionOptions") -> list[Any]:
-    """Let a session of the file `path` read its large weights from maps, if the limit of data segments requires it.
+    """Make a session of the file `path` read its large weights from maps, if the limit of data segments requires it.
 
-    Return objects that must live as long as the session. A file that cannot be read is left to ONNX Runtime, which reports the error.
+    Return objects that must live as long as the session. ONNX Runtime reports the error for a file that cannot be read.
     """
     left = read_data_limit()
     if left is None or not path.is_file():

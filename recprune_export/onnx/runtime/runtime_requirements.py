@@ -64,7 +64,7 @@ def read_requirements(model: onnx.ModelProto) -> RuntimeRequirements:
 
 
 def check_requirements(path: Path, target: RuntimeTarget) -> RuntimeRequirements:
-    """Return the requirements of a written file. Raises `ExportError` if that is later than the release of `target`."""
+    """Return the requirements of a written file. Raises `ExportError` if they are later than the release of `target`."""
     needed = read_requirements(onnx.load(path, load_external_data=False))
     if target.release is not None and Version(needed.onnxruntime) > Version(target.release):
         raise ExportError(

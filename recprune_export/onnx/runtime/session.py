@@ -154,8 +154,8 @@ def run_silently(
 def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the inputs of a model from a request, with the number of rows that the model takes.
 
-    A model may take one row of an input that all candidates share: it gets the first. Another may take a row for each
-    candidate: the single row is repeated for all candidates. Raises `UsageError` if an input is missing.
+    If the model takes one row of an input that all candidates share, it gets the first row. If it takes a row for each candidate, a
+    single row is repeated for all candidates. Raises `UsageError` if an input is missing.
     """
     inputs = session.get_inputs()
     signature = _read_jagged(session)
@@ -176,10 +176,10 @@ def _read_jagged(session: "onnxruntime.InferenceSession") -> Signature | None:
 
 
 def _pack_jagged_inputs(signature: Signature, request: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Return a request in which jagged inputs are as the file takes them: matrices of rows are packed or padded."""
+    """Return a request with jagged inputs in the form of the file: matrices of rows are packed or padded."""
     first = signature.inputs[0]
     if first.name not in request or request[first.name].ndim != len(first.shape):
-        return request  # in the form of the file already
+        return request  # already in the form of the file
     return {**request, **to_file_arrays(signature, request)}
 
 

@@ -1,4 +1,4 @@
-"""`split`: a bundle of two towers with a file for each, the vectors of items and an index of them."""
+"""`split`: write a bundle with a file for each of two towers, the vectors of items and an index of them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Vectors of the rows of a file, by one tower of a bundle."""
+"""Compute the vectors of the rows of a file with one tower of a bundle."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

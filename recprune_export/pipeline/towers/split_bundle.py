@@ -51,14 +51,14 @@ from recprune_export.validation.parity import NamedOutputs, ParityReport, Tolera
 
 VECTORS, IDS, INDEX = "items.npy", "item_ids.npy", "items.faiss"
 DRAWN_ROWS = 256
-UNIT = 1e-3  # a vector whose length differs from 1 by less is normalized
+UNIT = 1e-3  # vectors whose length differs from 1 by less count as normalized
 
 
 @dataclass(frozen=True)
 class ItemSource:
-    """Files with rows of raw values: items with their ids in `id_column` (the first by default), and users that are searched for.
+    """Files with rows of raw values: items with their ids in `id_column` (the first by default), and users whose best items are searched.
 
-    `k`: how many best items the recall of the index counts. Without `index`, only the vectors are written.
+    `k`: the number of best items for the recall of the index. Without `index`, only the vectors are written.
     """
 
     items: Path
@@ -96,19 +96,19 @@ def split_bundle(
     source: ItemSource | None = None,
     user_input: str | None = None,
 ) -> SplitResult:
-    """Write `bundle` to `target`, by default in its own place, with `user.onnx` and `item.onnx`; whole or not at all.
+    """Write `bundle` to `target`, by default in place, with `user.onnx` and `item.onnx`; completely or not at all.
 
-    With the items of `source` it has their vectors and an index as well. The user's tower is that of `user_input`, else that of shared
-    inputs, else that of the first input. The bundle that is written has no signature.
+    With the items of `source` it also has their vectors and an index. The user's tower is that of `user_input`, otherwise that of shared
+    inputs, otherwise that of the first input. The new bundle has no signature.
 
-    Raises `ModelError` with the reason where the model cannot be split, `ValidationFailed` if the towers together do not give
-    the outputs of the model, `BundleError`, `DataError` and `UsageError`.
+    Raises `ModelError` with the reason if the model cannot be split, `ValidationFailed` if the towers together do not give the outputs of
+    the model, `BundleError`, `DataError` and `UsageError`.
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     check_models(bundle, manifest)
     if source is not None and source.index:
-        import_faiss()  # a missing library is named before the work
+        import_faiss()  # a missing library is reported before the job starts
     with reject_invalid_sections(bundle):
         signature = Signature.from_dict(manifest.signature)
         settings = Settings.from_dict(manifest.settings)
@@ -160,7 +160,7 @@ def split_bundle(
 
 
 def _describe_left_out(manifest: Manifest) -> tuple[str, ...]:
-    """Return a note where a bundle has vectors of items, which are those of its former towers."""
+    """Return a note if a bundle has vectors of items, since they belong to its former towers."""
     left_out = [name for name in (VECTORS, IDS, INDEX) if name in manifest.files]
     if not left_out:
         return ()
@@ -168,7 +168,7 @@ def _describe_left_out(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _open_source(bundle: Path, manifest: Manifest, signature: Signature, tolerances: Tolerances) -> SourceModel:
-    """Return the model of a bundle, with its golden rows and drawn ones as the rows of traffic."""
+    """Return the model of a bundle, with its golden rows and sampled ones as the rows of traffic."""
     data = bundle / f"{MODEL}.data"
     file = OnnxFile(bundle / MODEL, manifest.opset, data if data.exists() else None, signature)
     session = make_session(bundle / MODEL, 1)
@@ -243,7 +243,7 @@ def _read_items(bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSourc
 def _index(
     bundle: Path, manifest: Manifest, pair: _Pair, items: ItemVectors, source: ItemSource, folder: Path
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the entry on the index of the items, with that of the dense model where the bundle has it, and notes."""
+    """Return the entry on the index of the items, with that of the dense model if the bundle has it, and notes."""
     k = min(source.k, len(items.ids))
     users, notes = _read_users(bundle, manifest, pair, source)
     with show_status("Indexing items"):
@@ -261,7 +261,7 @@ def _index(
 def _read_users(
     bundle: Path, manifest: Manifest, pair: _Pair, source: ItemSource
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the vectors of users to search for, those of the file of users, else of requests drawn from the signature, and notes."""
+    """Return the vectors of users for the search, from the file of users or from requests sampled from the signature, and notes."""
     if source.users is not None:
         vectors, notes = read_vectors_of_rows(bundle, manifest, pair.user, source.users, source.reading)
         return vectors[:: max(1, len(vectors) // DRAWN_ROWS)][:DRAWN_ROWS], notes
@@ -301,7 +301,7 @@ def _index_dense(
 
 
 def _keep_files(bundle: Path, manifest: Manifest) -> dict[str, Content]:
-    """Return the files of a bundle that stay; copies of the model for a server stay hard links."""
+    """Return the files of a bundle that are kept; copies of the model for a server remain hard links."""
     names = [name for name in manifest.files if name not in (VECTORS, IDS, INDEX)]
     originals = {manifest.files[name].sha256: name for name in reversed(names) if not name.startswith("triton/")}
     files: dict[str, Content] = {}

@@ -97,9 +97,9 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     """Capture the computation of `module` on the example request `args`, `kwargs`.
 
     The batch is axis 0 of the example's tensors, of any size; it becomes symbolic. Requests may be nested
-    tuples, lists and dicts of tensors, dataclasses, and classes that PyTorch's pytree knows: the program takes the tensors
-    flat, each under the name that it has in the module. Rows may have different numbers of elements, as in a
-    KeyedJaggedTensor, or with a tensor of offsets: see `jagged_inputs.py`.
+    tuples, lists and dicts of tensors, dataclasses, and classes that PyTorch's pytree knows: the program takes the tensors flat, each
+    under its name in the module. Rows may have different numbers of elements, as in a KeyedJaggedTensor, or with a tensor of offsets: see
+    `jagged_inputs.py`.
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed.
     """
@@ -124,7 +124,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 
 def _capture_past_refusals(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-    """Capture a module; where it decides by values only whether to refuse a request, without that decision."""
+    """Capture a module; branches on values that only refuse requests are left out."""
     try:
         return _capture_request(module, args, kwargs)
     except CaptureError:
@@ -155,7 +155,7 @@ def _capture_flat(module: nn.Module, tree: RequestTree) -> Program:
 def _capture_rows(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str] | None = None
 ) -> Program:
-    """Capture a module of which each tensor of the request has the batch on axis 0; `names` are those of its inputs."""
+    """Capture a module if each tensor of its request has the batch on axis 0; `names` are those of its inputs."""
     example = with_unambiguous_batch_size(module, (args, kwargs))
     exported = export_module(module, *example)
     with explain_failures("The transformation of the captured graph", CaptureError, REPORT):
@@ -168,7 +168,7 @@ def _capture_rows(
 
 
 def _capture_jagged(module: nn.Module, example: JaggedExample) -> Program:
-    """Capture a module of which rows of the request have different numbers of elements."""
+    """Capture a module if rows of its request have different numbers of elements."""
     layout = example.layout
     flat = JaggedModule(module, layout)
     widths = {size for tensor in module.state_dict().values() if isinstance(tensor, Tensor) for size in tensor.shape}
@@ -223,11 +223,11 @@ class _Captured:
         return answers
 
     def among(self, answers: Sequence[Tensor]) -> list[Tensor]:
-        """Return those of the model's outputs that the program gives."""
+        """Return those of the model's outputs that the program returns."""
         return [answers[position] for position in self.outputs]
 
     def matches(self, actual: Sequence[Tensor], expected: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
-        """Return whether the program's outputs are the model's, up to rounding; `whole` are those to the whole example."""
+        """Return whether the program's outputs equal the model's, up to rounding; `whole` are those for the whole example."""
         return half_outputs_match(actual, expected, whole) if self.half else outputs_match(actual, expected)
 
 
@@ -324,7 +324,7 @@ def _keep_served(
 ) -> tuple[list[int], list[int], tuple[str, ...]]:
     """Leave out the outputs without a row for each row of the request, and inputs that only they read, if not `all_inputs`.
 
-    Returns the positions of the outputs and inputs that stay, and the notes. Where no output has such rows, all stay.
+    Returns the positions of the outputs and inputs that are kept, and the notes. If no output has such rows, all are kept.
     """
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     reasons = [describe_unserved(name, value.meta["val"]) for name, value in zip(outputs, output.args[0], strict=True)]
@@ -417,7 +417,7 @@ def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:
 def _example_of(
     exported: torch.export.ExportedProgram, module: fx.GraphModule, read: Sequence[int]
 ) -> tuple[Tensor, ...]:
-    """Return the request of the capture, or ones where it was not saved: 1 is a valid id and a valid length.
+    """Return the request of the capture, or ones if it was not saved: 1 is a valid id and a valid length.
 
     `read` are the positions of the inputs of `module` among the tensors of the request.
     """

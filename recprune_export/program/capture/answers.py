@@ -1,8 +1,8 @@
 """The outputs of a module as plain containers of tensors, without values that a graph cannot return.
 
-`torch.export` returns tensors in dicts, lists, tuples and classes that are registered as pytrees. The answer of a Hugging
-Face model holds a cache of keys and values with its scores, of a class that is not: it is for a later call of the same
-module, and no file can hold it.
+`torch.export` returns tensors in dicts, lists, tuples and classes that are registered as pytrees. The answer of a Hugging Face model
+contains, with its scores, a cache of keys and values, whose class is not registered: the cache is for a later call of the same module,
+and a file cannot contain it.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ def _is_cache_class(kind: Any) -> bool:
 
 
 def find_cached_leaves(spec: Any) -> list[bool]:
-    """Return for each leaf of the output of an exported program whether it is part of a cache of transformers."""
+    """Return whether each leaf of the output of an exported program is part of a cache of transformers."""
     if spec.is_leaf():
         return [False]
     leaves = [leaf for child in spec.children() for leaf in find_cached_leaves(child)]
@@ -52,7 +52,7 @@ def _entries(value: Any) -> list[tuple[str, Any]] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether `torch.export` returns a value as it is."""
+    """Return whether `torch.export` returns a value unchanged."""
     if _is_leaf(value) or type(value) in (dict, list, tuple):
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
         return all(map(_is_plain, parts))
@@ -82,7 +82,7 @@ def _to_plain(value: Any, path: str, left_out: dict[str, str]) -> Any:
 def return_plain_answers(
     module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[dict[str, str]]:
-    """Make `module` return plain containers inside the block, where its answer to the example request has others.
+    """Make `module` return plain containers inside the block, if its answer to the example request has others.
 
     Yields the parts of the answer that are left out, with their classes.
     """

@@ -40,7 +40,7 @@ def export_module(
 ) -> torch.export.ExportedProgram:
     """Export `module` with the batch, axis 0 of the example's tensors, symbolic.
 
-    `shapes` are those of `args` where more sizes vary: each has a name.
+    `shapes` are those of `args` if more sizes vary; each such size has a name.
 
     Raises `CaptureError` with the line of the model's source at which `torch.export` failed, and the change to make.
     """
@@ -249,10 +249,10 @@ def disable_attention_fastpath() -> Iterator[None]:
 def skip_slow_bookkeeping() -> Iterator[None]:
     """Make `torch.export` and `ExportedProgram.module` faster for graphs of many lookups inside the block.
 
-    The cache of shapes costs more than it saves: each column `ids[:, i]` is a view with an offset of its own, so neither the
-    column nor the lookup by it is in the cache, and writing an entry makes each result a second time. The test whether a
-    submodule is another call of one, a regular expression for each pair of siblings, becomes a comparison of strings. Both
-    are private names of PyTorch; a release without them is as slow as it is.
+    The cache of shapes costs more than it saves: each column `ids[:, i]` is a view with a separate offset, so neither the column nor the
+    lookup by it is in the cache, and writing an entry computes each result a second time. The test for repeated calls of a submodule, a
+    regular expression for each pair of siblings, becomes a comparison of strings. Both are private names of PyTorch; with a release
+    without them, the export is just slower.
     """
     with contextlib.ExitStack() as stack:
         if hasattr(torch._dynamo.config, "fake_tensor_cache_enabled"):
@@ -337,7 +337,7 @@ def _explain(error: Exception, line: str) -> str:
 
 
 def _without_fake_implementation(error: BaseException) -> str | None:
-    """Return the operator of another library that `torch.export` cannot run on shapes alone; None for other errors."""
+    """Return the operator of another library that has no implementation for fake tensors; None for other errors."""
     if isinstance(error, UnsupportedOperatorException):
         return str(error.func._schema.name) if isinstance(error.func, torch._ops.OpOverload) else str(error.func)
     found = _NO_FAKE.search(str(error))

@@ -21,7 +21,7 @@ Path = Sequence[Any]
 
 
 def list_leaf_paths(spec: Any) -> list[Path]:
-    """Return the path of each leaf; numbers take the place of keys in classes that numbers cannot be put in."""
+    """Return the path of each leaf; in classes that cannot be constructed from numbers, indices replace the keys."""
     try:
         tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     except Exception:  # any error of a class that checks its arguments
@@ -49,7 +49,7 @@ def _are_names(context: Any, count: int) -> bool:
 
 
 def name_leaves(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return a name for each tensor of a request: the last step of its path where these are unique words, else the path.
+    """Return a name for each tensor of a request: the last step of its path if these steps are unique words, otherwise the path.
 
     >>> name_leaves([("features", "_user"), ("features", "_item")])
     ['user', 'item']
@@ -58,7 +58,7 @@ def name_leaves(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
-    """Remove the placeholders that are no tensors; return the paths of the others."""
+    """Remove the placeholders that are not tensors; return the paths of the others."""
     tensor_paths = []
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     for node, path in zip(placeholders, paths, strict=True):
@@ -77,7 +77,7 @@ def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path
 
 
 def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
-    """Remove the outputs that are no tensors; return the paths of the others."""
+    """Remove the outputs that are not tensors; return the paths of the others."""
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     values = output.args[0]
     pairs = [(value, path) for value, path in zip(values, paths, strict=True) if _is_tensor(value)]
@@ -126,7 +126,7 @@ def output_names(paths: list[Path]) -> list[str]:
 
 
 def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
-    """Return the last component of each path where these are unique words, else the whole paths.
+    """Return the last component of each path if these components are unique words, otherwise the whole paths.
 
     >>> _unique([["request", "user"], ["request", "item"]]), _unique([["0"], ["1"]], "output")
     (['user', 'item'], ['output_0', 'output_1'])
@@ -145,7 +145,8 @@ def make_signature(
     example: Sequence[Tensor],
     known_shapes: Sequence[tuple[Axis, ...]] | None = None,
 ) -> Signature:
-    """Return names, dtypes, shapes and valid ids; `known_shapes` are those of inputs of which more than the batch varies."""
+    """Return names, dtypes, shapes and valid ids; `known_shapes` are those of inputs with further variable sizes in addition to the
+    batch."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     if known_shapes is None:
@@ -182,7 +183,7 @@ def with_observed(signature: Signature, tensors: Sequence[Tensor]) -> Signature:
 
 
 def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
-    """Return the range of the numbers that are no ids; None if it holds no information, as for a constant float."""
+    """Return the range of the numbers that are not ids; None if it carries no information, as for a constant float."""
     columns = [column for column, pair in enumerate(ids) if pair is None] if ids else slice(None)
     numbers = values[..., columns] if isinstance(columns, list) else values
     if values.dtype == torch.bool or not numbers.numel() or not bool(numbers.isfinite().all()):
@@ -192,7 +193,7 @@ def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, flo
 
 
 def _observed_columns(values: Tensor) -> tuple[tuple[float, float], ...]:
-    """Return the range of each column of a matrix of integers, where columns differ: each may be a field of its own."""
+    """Return the range of each column of a matrix of integers, if columns differ, since each may be a separate field."""
     if values.ndim != 2 or values.is_floating_point() or values.dtype == torch.bool or not values.numel():
         return ()
     ranges = list(zip(values.amin(0).tolist(), values.amax(0).tolist(), strict=True))

@@ -1,7 +1,7 @@
 """Side effects of a request: writes to weights and state, random numbers, statistics of the request.
 
-A file answers every request by itself and alike. Writes that does not change outputs are dropped, writes of always the same values
-are made once, and anything else is refused with the line of the user's code.
+A file processes every request independently and in the same way. Writes that do not change outputs are dropped, writes of always the same
+values are made once, and all others are refused with the line of the user's code.
 """
 
 import operator
@@ -26,7 +26,7 @@ _COUNTERS = "num_batches_tracked"  # of batch-norms, which no output depends on
 def inference_mode(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
     """Switch dropout and batch-norms of a program that was exported in train mode to inference inside the block.
 
-    Yields the note on them. Batch-norms without running statistics stay; `refuse_batch_statistics` refuses them.
+    Yields the note on them. Batch-norms without running statistics are not changed; `refuse_batch_statistics` refuses them.
     """
     switched = [
         (node, 2 if node.target in _DROPOUTS else 5)
@@ -129,8 +129,8 @@ def drop_unread_writes(module: fx.GraphModule) -> tuple[str, ...]:
 def fold_writes(module: fx.GraphModule) -> tuple[str, ...]:
     """Make writes of always the same values once, and drop those that no output reads, in place; return the notes.
 
-    `module` is functional but for a `copy_` of each new value into its state, as decompositions leave it. The user's tensors
-    are not changed. Raises `CaptureError` if an answer depends on state that requests change.
+    `module` is functional except for a `copy_` of each new value into its state, as after decompositions. The user's tensors are not
+    changed. Raises `CaptureError` if an answer depends on state that requests change.
     """
     notes = []
     for node in [node for node in module.graph.nodes if node.target is aten.copy_.default]:

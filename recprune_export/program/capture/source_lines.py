@@ -26,7 +26,7 @@ def find_user_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def keep_lines(module: fx.GraphModule) -> Iterator[None]:
-    """Let another capture of a captured module take the lines of the user's code from its nodes, inside the block."""
+    """Inside the block, another capture of a captured module takes the lines of the user's code from its nodes."""
     generated = module.forward
 
     @functools.wraps(generated)

@@ -2,8 +2,8 @@
 
 Attention heads are often folded into the batch and separated again: `cat(x.split(16, 2), 0)`, later
 `cat(y.split(B, 0), 2)`. The number of chunks is ⌈3·B / B⌉, and torch.export cannot prove that it is three for every B.
-Slices need no such proof. Nor does a single chunk, as `x.chunk(1)` or `x.split(1024)` give in models that process a
-batch in chunks, or with ghost batch-norm, when the batch is small.
+Slices need no such proof. Neither does a single chunk, as from `x.chunk(1)` or `x.split(1024)` in models that process a batch in chunks,
+or with ghost batch-norm, when the batch is small.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ class SplitBatchMode(TorchFunctionMode):
 
 
 def _chunks(*args: Any, chunks: int | None = None, dim: int = 0, **_: Any) -> tuple[Tensor, ...] | None:
-    """Return the chunks of a tensor whose symbolic size along the axis their number divides for every batch, else None."""
+    """Return the chunks of a tensor if their number divides its symbolic size along the axis for every batch; otherwise None."""
     tensor, *rest = args
     count = rest[0] if rest else chunks
     axis = rest[1] if len(rest) > 1 else dim

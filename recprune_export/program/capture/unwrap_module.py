@@ -1,4 +1,4 @@
-"""The module inside a wrapper that computes nothing itself: torch.compile, DataParallel, averaged weights."""
+"""Find the module inside a wrapper without computations: torch.compile, DataParallel, averaged weights."""
 
 import inspect
 from typing import Any
@@ -25,7 +25,7 @@ def unwrap_module(module: nn.Module) -> nn.Module:
 def _find_inner(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.DataParallel | DistributedDataParallel | AveragedModel):
         return module.module
-    # The classes of torch.compile and of Lightning Fabric are imported by nobody who does not use them.
+    # The classes of torch.compile and of Lightning Fabric are not imported unless they are used.
     name = f"{type(module).__module__}.{type(module).__name__}"
     if name == "torch._dynamo.eval_frame.OptimizedModule":
         return _get_module(module, "_orig_mod")

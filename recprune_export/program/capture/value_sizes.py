@@ -1,4 +1,4 @@
-"""Sizes that depend on the values of a request, which no later stage can prune or prove."""
+"""Refuse sizes that depend on the values of a request, which later stages can neither prune nor check."""
 
 import sympy
 import torch

@@ -1,4 +1,4 @@
-"""The check of the weights of a model that was read: every number is finite, and none is declared that is not stored."""
+"""Check the weights of a loaded model: every number is finite, and every declared number is stored."""
 
 from collections.abc import Iterator
 from pathlib import Path

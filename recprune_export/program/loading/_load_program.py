@@ -83,10 +83,10 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file.
+    """The content of a model file: its program, its checkpoint if `train` wrote it, and the kind of file. The notes of the program begin
+    with the choices in the file, and the changes of names.
 
-    The notes of the program begin with the choices in the file, and the changes of names. `onnx` is the ONNX file itself if it
-    takes and returns the tensors of the program: the pruned file is compared with it.
+    `onnx` is the ONNX file, if its inputs and outputs are those of the program: the pruned file is compared with it.
     """
 
     program: Program
@@ -229,7 +229,7 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
 
 
 def _describe_precision(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[str]:
-    """Say where the file has fewer bits for weights than the module computes with."""
+    """Describe the weights that have fewer bits in the file than in the computation of the module."""
     dtypes = {state[n].dtype for n, p in module.named_parameters() if n in state and state[n].dtype != p.dtype}
     if dtypes:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -245,7 +245,7 @@ def _load_exported(path: Path) -> LoadedModel:
 def load_archive(path: Path) -> Program:
     """Load a `.pt2` program that any tool wrote, after `check_archive` has ensured that no code in it can run.
 
-    Raises `ModelFileError` for an unsafe or damaged file, and `CaptureError` for a program whose batch cannot be freed.
+    Raises `ModelFileError` for an unsafe or damaged file, and `CaptureError` for a program whose batch size cannot be made variable.
     """
     records = check_archive(path)
     try:

@@ -46,13 +46,14 @@ def detect_model_kind(path: Path) -> ModelKind:
         if head.lstrip().startswith(b"{") and _is_index(path):
             return ModelKind.SHARDED
     if head[:1] in _TEXT_PICKLE:
-        # Protocols 0 and 1 have no mark at their begin, and many a text can be read as one: its content has to have tensors.
+        # Protocols 0 and 1 have no signature, and some texts can be read as such pickles: the content must have
+        # tensors.
         with suppress(Exception):  # read_inert raises many unrelated classes for other data than pickles
             if (kind := _detect_tensors(path)) is not None:
                 return kind
     if tarfile.is_tarfile(path):
         return _detect_tar(path)
-    # A damaged file is known by its name alone.
+    # A damaged file is recognized only by its name.
     return ModelKind.ONNX if path.suffix == ".onnx" or (head[0] == 0x08 and _is_onnx(path)) else ModelKind.OTHER
 
 
@@ -95,7 +96,7 @@ def _detect_tar(path: Path) -> ModelKind:
     try:
         with tarfile.open(path, "r:") as archive:
             names = [entry.name for _, entry in zip(_OLD_TORCH_MEMBERS, archive, strict=False)]
-    except tarfile.TarError:  # it is compressed, as PyTorch never wrote it
+    except tarfile.TarError:  # it is compressed, which PyTorch never does
         return ModelKind.TAR
     return ModelKind.OLD_TORCH_TAR if set(names) == _OLD_TORCH_MEMBERS else ModelKind.TAR
 

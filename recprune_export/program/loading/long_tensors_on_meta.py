@@ -1,4 +1,4 @@
-"""Making a module without its long tables, which a checkpoint larger than memory gives afterwards."""
+"""Create a module without its long tables, which a checkpoint larger than memory provides afterwards."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_RANDOM = frozenset({torch.empty, torch.rand, torch.randn})  # numbers that mean nothing before training
+_RANDOM = frozenset({torch.empty, torch.rand, torch.randn})  # functions that create random or uninitialized numbers
 _FILLED = frozenset({torch.zeros, torch.ones, torch.full})
 _LEAST_FILLED = 1 << 26  # bytes; shorter ones may be constants of the model
 
 
 class LongTensorsOnMeta(TorchFunctionMode):
-    """Inside the block new tensors of `least_bytes` or more, to be filled at random, have no numbers; others are as usual.
+    """Inside the block, new tensors of at least `least_bytes` that would be filled at random have no storage; others are created as
+    usual.
 
     Constants that a module computes keep their values, unlike under `torch.device("meta")`.
     """

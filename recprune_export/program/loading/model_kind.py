@@ -1,4 +1,4 @@
-"""The kinds of a model file or folder, and of a folder by the names in it; PyTorch is not imported for that."""
+"""The kinds of model files and folders; the kind of a folder is found by the names in it, without importing PyTorch."""
 
 from enum import Enum
 from pathlib import Path
@@ -80,7 +80,7 @@ def list_model_files(folder: Path) -> list[str]:
 
 
 def find_mlflow_file(folder: Path) -> Path | None:
-    """Return the model file of an MLflow folder, as `mlflow.pytorch` writes it; None if it holds a model of another library."""
+    """Return the model file of an MLflow folder, as `mlflow.pytorch` writes it; None if it contains a model of another library."""
     data = folder / "data"
     names = (folder / "state_dict.pth", data / "model.pt2", data / "model.pth", data / "model.pt")
     return next((path for path in names if path.is_file()), None)

@@ -21,7 +21,7 @@ from recprune_export.program.streamed_tables.streamed_table import (
 
 
 def must_stream(weights: StoredWeights) -> bool:
-    """Return whether tensors have to stay in their files: a job on all of them takes more than the available memory."""
+    """Return whether tensors must stay in their files, because a job on all of them would need more than the available memory."""
     if weights.stream is None:
         return False
     tensors = [leaf for leaf in pytree.tree_leaves(weights.content) if isinstance(leaf, Tensor)]
@@ -29,9 +29,9 @@ def must_stream(weights: StoredWeights) -> bool:
 
 
 def assign_weights(module: nn.Module, state: Mapping[str, Tensor], expected: ExpectedTensors, source: str) -> None:
-    """Give `module` the tensors of `state` in place of its own, in the precision of its own; tied ones stay one.
+    """Replace the tensors of `module` by those of `state`, in the precision of the former; tied tensors stay tied.
 
-    Raises `ModelFileError` for a tensor of the module that neither `state` nor the factory gives numbers.
+    Raises `ModelFileError` for a tensor of the module that has values neither in `state` nor from the factory.
     """
     own = {name: tensor for name, tensor in expected.tensors.items() if name in state}
     tensors = {name: state[name].detach().to(tensor.dtype) for name, tensor in own.items()}
@@ -54,7 +54,7 @@ def assign_weights(module: nn.Module, state: Mapping[str, Tensor], expected: Exp
 
 
 def settle_streamed_tables(program: Program) -> Program:
-    """Return the program with its streamed tables in memory where something else than a lookup reads them; with a note.
+    """Return the program with those streamed tables in memory that are read by other operators than lookups; with a note.
 
     Raises `ModelError` if such a table does not fit into memory.
     """

@@ -1,4 +1,4 @@
-"""Keep the logs of PyTorch off the screen where its errors and warnings are reported in another way."""
+"""Suppress the logs of PyTorch where its errors and warnings are reported in another way."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`--unsafe-unpickle`: the module in a pickle, which runs whatever code the file holds."""
+"""`--unsafe-unpickle`: load the module in a pickle, which runs any code in the file."""
 
 import pickle
 from collections.abc import Iterator, Mapping
@@ -30,10 +30,9 @@ def refuse_to_unpickle(path: Path) -> ModelFileError:
 
 
 def unpickle_module(path: Path, key: str | None) -> nn.Module:
-    """Unpickle a file and return the module in it, itself or in a dict. This runs whatever code the file holds.
+    """Unpickle a file and return the module in it, itself or in a dict. This runs any code in the file.
 
-    Raises `ModelFileError` if it cannot be unpickled or holds no module, `UsageError` if it holds several and `key`
-    chooses none.
+    Raises `ModelFileError` if it cannot be unpickled or contains no module, `UsageError` if it contains several and `key` selects none.
     """
     with current_directory_importable():
         try:

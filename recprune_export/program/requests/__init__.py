@@ -1,4 +1,4 @@
-"""Requests of a program: their example, their tensors in any container, rows of different lengths, drawn and valid ones."""
+"""Requests of a program: the example, tensors in any container, rows of different lengths, random and valid requests."""
 
 import lazy_loader
 

@@ -62,7 +62,7 @@ def order_kwargs(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise `CaptureError` if the model itself fails on the example or answers no tensor, or the example has no batch."""
+    """Raise `CaptureError` if the model fails on the example or returns no tensor, or if the example has no batch."""
     find_batch_size((args, dict(kwargs)))
     try:
         with torch.no_grad():
@@ -89,7 +89,7 @@ def half_outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor], who
 
     `whole` are the model's outputs for the whole example, which show the size of each output.
     """
-    allowed = 0.1  # of the size of an output; bfloat16 rounds each of many layers by .004
+    allowed = 0.1  # relative to the size of an output; bfloat16 rounds by .004 in each of many layers
     return len(actual) == len(expected) and all(
         a.shape == e.shape and (not e.is_floating_point() or largest_difference(a, e, like) <= allowed)
         for a, e, like in zip(actual, expected, whole, strict=True)

@@ -24,10 +24,10 @@ class PreparedRequest:
 
 
 def match_precision(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PreparedRequest:
-    """Return the request in the precision of the weights, where the model answers that one alone.
+    """Return the request in the precision of the weights if the model accepts only this precision.
 
-    A request of NumPy is in float64, and one for a model in bfloat16 or float16 usually in float32. Where a model in half precision
-    answers neither, because an operator has no such form on CPU, a copy of it in float32 is returned.
+    A request made with NumPy is in float64, and one for a model in bfloat16 or float16 is usually in float32. If a model in half
+    precision accepts neither, because an operator has no such form on CPU, a copy of it in float32 is returned.
     """
     given = PreparedRequest(module, args, dict(kwargs))
     weights = Counter(p.dtype for p in module.parameters() if p.is_floating_point())

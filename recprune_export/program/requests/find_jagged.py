@@ -1,4 +1,4 @@
-"""Search for the tensors of a request with the lengths or offsets of rows, and for the tensors that they divide.
+"""Search a request for the tensors with lengths or offsets of rows, and for the tensors that they divide.
 
 Classes of TorchRec define them. In other requests they are detected: if the numbers of a tensor match the size of another one,
 the model is run on rows in another order and of other lengths, and its outputs for each row must not change.
@@ -97,7 +97,7 @@ def find_jagged(module: nn.Module, tree: RequestTree) -> JaggedExample | None:
         try:
             if (found := _try(module, layout, more)) is not None:
                 return found
-        except Exception:  # any error of the user's code: the tensors mean something else
+        except Exception:  # any error of the user's code: the interpretation is wrong
             continue
     return None
 
@@ -126,9 +126,10 @@ def _make_layout(tree: RequestTree, partitions: Sequence[Partition]) -> JaggedLa
 
 
 def _with_single_keys(layout: JaggedLayout) -> list[JaggedLayout]:
-    """Return the layout in which keys with one element in each row of the example have one in each row of every request.
+    """Return the layout in which keys with one element in each row of the example have one in each row of every request; None if there
+    are no such keys.
 
-    Nothing where there are none: a model may take such a key, as the item that is scored, for a tensor of the batch.
+    A model may treat such a key, like the item to score, as a tensor with the batch on axis 0.
     """
     counts = layout.example_counts()
     parts = tuple(
@@ -141,7 +142,7 @@ def _with_single_keys(layout: JaggedLayout) -> list[JaggedLayout]:
 
 
 def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample | None:
-    """Return the example where the model answers each row as it does beside other rows; None if it does not.
+    """Return the example if the answer for each row does not depend on other rows; otherwise None.
 
     Raises the errors of the model.
     """
@@ -171,14 +172,14 @@ def _try(module: nn.Module, layout: JaggedLayout, more: bool) -> JaggedExample |
         if not pairs or not outputs_match([other for _, other in pairs], [one for one, _ in pairs]):
             return None
     if varied != set(leaders):
-        return None  # with one element in each row the tensors may as well have one for each row
+        return None  # with one element in each row, the tensors could also have one element for each row
     empty = {name for name in leaders if _answers_empty(called, example, name)}
     counts = {name: (0 if name in empty else max(low, 1), high) for name, (low, high) in counts.items()}
     return replace(example, layout=layout.with_counts(counts))
 
 
 def _answers_empty(called: JaggedModule, example: JaggedExample, name: str) -> bool:
-    """Return whether the model answers finite numbers to a row without elements."""
+    """Return whether the model returns finite numbers for a row without elements."""
     rows = example.draw(TRIED_ROWS, 0)
     for spec in example.layout.inputs():
         if spec.jagged is not None and spec.jagged.present == name:
@@ -230,7 +231,7 @@ def _read_torchrec(tree: RequestTree, leaves: range, keys: tuple[str, ...]) -> P
 
 
 def _list_hypotheses(tree: RequestTree) -> Iterator[tuple[Partition, ...]]:
-    """Yield possible interpretations of the tensors, first those that explain all tensors; at most a few."""
+    """Yield a few possible interpretations of the tensors, first those that explain all tensors."""
     candidates = _list_candidates(tree)
     combined = [
         (size, tuple(part for group in groups for part in group))
@@ -321,7 +322,7 @@ def _pair_weights(tree: RequestTree, leaves: Sequence[int], parts: Sequence[Part
 
 
 def _match_all(candidates: Sequence[tuple[Partition, ...]]) -> list[tuple[Partition, ...]]:
-    """Return for each form one reading in which every tensor of ends divides a separate tensor: the next one that it fits.
+    """Return for each form one interpretation in which every tensor of row ends divides a separate tensor: the next one that it fits.
 
     The tensors with the fewest choices choose first.
     """

@@ -1,4 +1,4 @@
-"""Rules of an exported graph for ids out of range and for large numbers, on arrays: the graph applies them itself."""
+"""Apply to arrays the rules of an exported graph for ids out of range and for large numbers, which the graph applies to its inputs."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +13,8 @@ from recprune_export.program.signature import ERROR, BadId, Input, Signature
 def with_bad_ids(signature: Signature, rule: str, unknown: Mapping[str, int] | None = None) -> Signature:
     """Return the signature in which `rule`, "unknown" or "error", decides about ids out of range.
 
-    Under "unknown" such an id becomes the id that `unknown` names for the input, else the one that the signature already
-    names, else the lowest valid id of its range.
+    With "unknown", such an id becomes the id in `unknown` for the input, or else the one in the signature, or else the lowest valid id of
+    its range.
 
     >>> user = Input("user", "int64", ("batch",), ((0, 9),))
     >>> with_bad_ids(Signature((user,), ()), "unknown").inputs[0].bad_ids
@@ -42,7 +42,7 @@ def _choose_bad_ids(spec: Input, rule: str, unknown: int | None) -> tuple[BadId,
 def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -> RequestArrays:
     """Return `request` as the exported graph reads it: ids out of range replaced, large numbers clipped.
 
-    Ids that the graph refuses stay as they are, and so do absent elements of jagged inputs.
+    Ids that the graph refuses and absent elements of jagged inputs are not changed.
 
     >>> user = Input("user", "int64", ("batch",), ((0, 9),), bad_ids=(0,))
     >>> apply_input_rules({"user": np.array([-1, 5, 10])}, Signature((user,), ()))["user"].tolist()
@@ -52,7 +52,8 @@ def apply_input_rules(request: Mapping[str, np.ndarray], signature: Signature) -
 
 
 def find_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
-    """Return where `values` holds an id outside its range, as booleans of the same shape; NaN is outside, an absent one is not."""
+    """Return where `values` holds an id outside its range, as booleans of the same shape; NaN counts as outside, absent elements do
+    not."""
     outside = np.zeros(values.shape, dtype=bool)
     by_column = outside.reshape(*values.shape[:-1], -1) if len(spec.ids) > 1 else outside[..., None]
     numbers = values if len(spec.ids) > 1 else values[..., None]

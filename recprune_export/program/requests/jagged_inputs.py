@@ -1,10 +1,10 @@
-"""Inputs whose rows have different numbers of elements: as a matrix, as a program takes them, and as a file takes them.
+"""Inputs whose rows have different numbers of elements: as a matrix, as inputs of a program, and as inputs of a file.
 
-Code that selects, repeats or draws rows sees a matrix for such an input, [rows, most, ...], as for every other one: absent
-elements are negative, or NaN in an input of floats. The other two forms are made of it:
+For code that selects, repeats or draws rows, such an input is a matrix, [rows, most, ...], like every other input: absent elements are
+negative, or NaN in an input of floats. The other two forms are made from it:
 
 - a program takes two tensors for each input, the elements of all rows one after another, and the number in each row;
-- a file takes the tensors that the model itself takes (`Jagged`), such as the values and the lengths of all keys of a
+- a file takes the tensors that the original model takes (`Jagged`), such as the values and the lengths of all keys of a
   KeyedJaggedTensor.
 
 >>> from recprune_export.program.signature import BATCH, Jagged
@@ -35,7 +35,7 @@ LENGTHS_SUFFIX, ELEMENTS = "_lengths", "_elements"
 
 @dataclass(frozen=True)
 class FileInput:
-    """One tensor that a file takes: `members` are the inputs that it holds; of the ends of rows `is_rows` is true."""
+    """One tensor that a file takes: `members` are the inputs that it contains; `is_rows` is true for lengths and offsets."""
 
     name: str
     dtype: str
@@ -50,7 +50,7 @@ def has_jagged_inputs(signature: Signature) -> bool:
 
 
 def is_packed(spec: Input) -> bool:
-    """Return whether the file takes an input in other tensors than a matrix of its name."""
+    """Return whether the file takes an input as other tensors than a matrix with the name of the input."""
     return spec.jagged is not None and not spec.jagged.padded
 
 
@@ -106,7 +106,7 @@ def list_file_inputs(signature: Signature) -> list[FileInput]:
 
 
 def make_file_signature(signature: Signature) -> Signature:
-    """Return the signature of a file alone: the tensors that it takes, with the ids that are valid for all their inputs."""
+    """Return the signature of a file: the tensors that it takes, with the ids that are valid for all of their inputs."""
     inputs = []
     for spec in list_file_inputs(signature):
         if spec.members[0].jagged is None:
@@ -196,7 +196,7 @@ def _to_file_array(spec: FileInput, request: Mapping[str, np.ndarray]) -> np.nda
 
 
 def pad_matrix(values: np.ndarray, width: int, present: np.ndarray) -> np.ndarray:
-    """Return a matrix of `width` columns; elements beyond it are lost only where they are absent."""
+    """Return a matrix of `width` columns; only absent elements may be beyond it."""
     if values.shape[1] < width:
         missing = np.full((len(values), width - values.shape[1], *values.shape[2:]), absent_value(values.dtype))
         return np.concatenate([values, missing.astype(values.dtype)], axis=1)

@@ -1,7 +1,7 @@
-"""Requests of a module whose rows have different numbers of elements, and a module that takes each input on its own.
+"""Requests of a module whose rows have different numbers of elements, and a module that takes each input separately.
 
-A `Partition` describes the rows of a request: a tensor of lengths or offsets, and the tensors that it divides. `JaggedModule`
-takes the elements and the lengths of each input on its own, and makes the model's tensors of them.
+A `Partition` describes the rows of a request: a tensor of lengths or offsets, and the tensors that it divides. `JaggedModule` takes the
+elements and the lengths of each input separately, and makes the model's tensors from them.
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ class Partition:
     same way. `copies` are leaves with the same information in another form, by their number. The keys are on axis 0 of `stacked` rows,
     on axis 1 with `keys_last`.
 
-    `single` are the numbers of the keys that have one element in each row, always: a model may count on it. They are inputs
-    without lengths. With `stacked_values` all keys are, and lie on axis 0 of `values`.
+    `single` are the indices of the keys that always have one element in each row, because a model may rely on it. They are inputs without
+    lengths. With `stacked_values` this applies to all keys, which are on axis 0 of `values`.
     """
 
     rows: int
@@ -49,7 +49,7 @@ class Partition:
     stacked_values: bool = False
 
     def batch(self, tree: RequestTree) -> int:
-        """Return the number of rows of the example; 0 where it is no integer."""
+        """Return the number of rows of the example; 0 if it is not an integer."""
         ends = tree.leaves[self.rows]
         if self.keys_last:
             ends = ends.T
@@ -61,7 +61,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class JaggedLayout:
-    """The partitions of a request; other leaves have the batch on axis 0, or none."""
+    """The partitions of a request; other leaves have the batch on axis 0, or no batch."""
 
     tree: RequestTree
     partitions: tuple[Partition, ...]
@@ -115,7 +115,7 @@ class JaggedLayout:
         return tuple(inputs)
 
     def _numbers(self, part: Partition, leaf: int) -> list[int]:
-        """Return the numbers of the keys whose elements a leaf holds; none for the ends of rows."""
+        """Return the indices of the keys whose elements a leaf contains; empty for lengths and offsets."""
         if leaf not in (*part.values, *part.weights):
             return []
         siblings = part.values if leaf in part.values else part.weights
@@ -193,7 +193,7 @@ class JaggedLayout:
         return rows
 
     def select(self, rows: Rows, chosen: Tensor) -> Rows:
-        """Return some rows; tensors without a batch are whole."""
+        """Return some rows; tensors without a batch are complete."""
         inputs = {i.name: i for i in self.inputs()}
         return {name: value[chosen] if inputs[name].shape[:1] == (BATCH,) else value for name, value in rows.items()}
 

@@ -15,8 +15,8 @@ NumberSampler = Callable[[Input, tuple[int, ...]], np.ndarray]
 def sample_request(signature: Signature, batch: int, seed: int) -> RequestArrays:
     """Return `batch` rows: ids uniform in their ranges, flags uniform, other integers in the example request's range.
 
-    Floating-point numbers are normal; where the example's range is known they have its moments and are clipped to it.
-    Rows of jagged inputs have numbers of elements that are uniform between the least and the most.
+    Floating-point numbers are normal; if the example's range is known, they have its moments and are clipped to it. The numbers of
+    elements in rows of jagged inputs are uniform between the smallest and the largest.
     """
     rng = np.random.default_rng(seed)
 

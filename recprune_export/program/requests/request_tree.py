@@ -1,8 +1,8 @@
 """The request of a module as a tree: its tensors, flat, each under a clear name, and the way back to the module's arguments.
 
-Any class that PyTorch's pytree knows may hold the tensors, such as a KeyedJaggedTensor or a TensorDict. A dataclass that it
-does not know is registered. `FlatModule` takes the tensors alone, so that no class is built of anything but tensors: many
-check what they are built from.
+Any class that PyTorch's pytree knows may hold the tensors, such as a KeyedJaggedTensor or a TensorDict. An unknown dataclass is
+registered. `FlatModule` takes only the tensors, so that classes are constructed only from tensors, because many classes check their
+arguments.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ _PLAIN = frozenset({tuple, list, dict})
 
 @dataclass(frozen=True)
 class RequestTree:
-    """An example request: `leaves` in the order of `spec`; `paths[n]` leads to leaf n, from the parameter's name on."""
+    """An example request: `leaves` in the order of `spec`; `paths[n]` is the path to leaf n, which begins with the name of the
+    parameter."""
 
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
@@ -44,7 +45,7 @@ class RequestTree:
 
     @property
     def tensors(self) -> list[int]:
-        """The numbers of the leaves that are tensors."""
+        """The indices of the leaves that are tensors."""
         return [number for number, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)]
 
     @property
@@ -95,7 +96,7 @@ def list_nodes(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
 
 
 def register_dataclasses(request: Any) -> None:
-    """Register the dataclasses of a request, at any depth, whose fields PyTorch would take for no tensors.
+    """Register the dataclasses of a request, at any depth, whose fields PyTorch would not treat as tensors.
 
     Raises `CaptureError` for another class that holds tensors and is not registered.
     """

@@ -1,4 +1,4 @@
-"""A request that a program answers, for analyses that have to run it once."""
+"""A request that a program accepts, for analyses that must run it once."""
 
 from collections.abc import Iterator
 
@@ -18,9 +18,9 @@ DRAWS = 8
 
 
 def find_valid_request(program: Program, batch: int) -> tuple[Tensor, ...]:
-    """Return a request of `batch` rows that `program` answers: drawn, else of lowest values, ones or zeros.
+    """Return a request of `batch` rows that `program` accepts: a random one, or else one of lowest values, ones or zeros.
 
-    Raises `ModelError` with the line of the user's code where it answers none of these.
+    Raises `ModelError` with the line of the user's code if it accepts none of these.
     """
     first: Exception | None = None
     for tensors in _candidates(program, batch):

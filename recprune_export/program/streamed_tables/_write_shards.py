@@ -1,4 +1,4 @@
-"""`write_shards`: the weights of a program as a folder of torch.distributed.checkpoint, for those who train them further."""
+"""`write_shards`: write the weights of a program as a folder of torch.distributed.checkpoint, for further training."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ SHARD_BYTES = 1 << 28
 
 
 def check_shards_folder(folder: Path) -> None:
-    """Raise `UsageError` if `folder` is there already and not empty: shards of another model would lie among the new ones."""
+    """Raise `UsageError` if `folder` exists and is not empty, since it would then mix shards of two models."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"{folder} already exists: remove it, or give another folder for --shards.")
 
@@ -27,7 +27,7 @@ def check_shards_folder(folder: Path) -> None:
 def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write tensors to `folder` in shards of rows, each of at most 256 MiB and in a separate file.
 
-    `torch.distributed.checkpoint.load` gives them to any number of processes, in any division. Memory: one shard.
+    `torch.distributed.checkpoint.load` loads them in any number of processes, with any sharding. Memory: one shard.
 
     Raises `UsageError` if the disk is too full, and the error of `check_shards_folder`.
     """
@@ -35,7 +35,7 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     check_free_space({folder: sum(tensor.nbytes for tensor in tensors.values())}, "the checkpoint in shards")
     writer = dcp.FileSystemWriter(folder, single_file_per_rank=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this is one process, which it is
+        warnings.simplefilter("ignore")  # the warning that there is only one process, which is correct
         dcp.save(dict(tensors), storage_writer=writer, planner=_RowShards(flatten_state_dict=False), no_dist=True)
 
 

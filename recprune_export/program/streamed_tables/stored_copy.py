@@ -1,4 +1,4 @@
-"""`store_tables`: the streamed tables of a program, once they are small enough, as maps of temporary files."""
+"""`store_tables`: write the streamed tables of a program, when they are small enough, to memory-mapped temporary files."""
 
 import mmap
 
@@ -17,7 +17,7 @@ _CHUNK_ELEMENTS = 1 << 20
 
 
 def store_tables(program: Program) -> Program:
-    """Return a program whose streamed tables are in temporary files without a name, which vanish with it.
+    """Return a program whose streamed tables are in unnamed temporary files, which are deleted with it.
 
     Time: one read of the sources of the tables. Memory: a chunk of rows; pages of the maps leave memory when the
     system needs it.

@@ -13,7 +13,7 @@ from recprune_export.errors import ModelFileError
 from recprune_export.mapped_pages import limit_mapped_pages, register_map
 from recprune_export.program.streamed_tables.table_rows import TableRows
 
-_LOOKUPS = 1 << 12  # after which mapped pages are counted; one fault maps up to 64 KiB
+_LOOKUPS = 1 << 12  # the number of lookups after which mapped pages are counted; one fault maps up to 64 KiB
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class StoredPart:
 
 
 class StoredParts(TableRows):
-    """The rows of a table that is made up by parts, each number once.
+    """The rows of a table that consists of parts, each number in exactly one part.
 
-    Slices are read from the files. Ids are looked up in maps of them that no process can write to, which count neither as
-    memory nor under a limit of data segments; the pages that lookups leave behind are given back (`mapped_pages.py`).
+    Slices are read from the files. Ids are looked up in read-only maps of the files, which count neither as memory nor toward a limit of
+    data segments; the pages that lookups map are released (`mapped_pages.py`).
     """
 
     def __init__(self, name: str, shape: tuple[int, int], dtype: torch.dtype, parts: Sequence[StoredPart]) -> None:

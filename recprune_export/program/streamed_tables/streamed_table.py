@@ -1,4 +1,4 @@
-"""`StreamedTable`: a parameter whose numbers stay in files; operators that need rows alone read these rows."""
+"""`StreamedTable`: a parameter whose numbers stay in files; operators that need only some rows read these rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from recprune_export.program.streamed_tables.table_rows import TableRows
 
 aten = torch.ops.aten
 
-_SLICE_BYTES = 1 << 26  # up to which a slice of all rows is taken for a chunk of them
+_SLICE_BYTES = 1 << 26  # up to this size, a slice of all rows counts as a chunk of rows
 
 
 class StreamedTable(Tensor):
@@ -25,7 +25,7 @@ class StreamedTable(Tensor):
     A lookup and a slice of rows give tensors in memory; other columns, another order of them and another precision give
     streamed tables. An operator that needs all rows reads them where they fit into memory (`fits_in_memory`).
 
-    Raises `ModelError`, from any other operator, where the table does not fit.
+    Raises `ModelError`, from any other operator, if the table does not fit.
     """
 
     rows: TableRows
@@ -98,7 +98,7 @@ def _keep(table: StreamedTable, *_: Any, **__: Any) -> Any:
 
 
 def _look_up(table: Any, ids: Tensor, *_: Any, **__: Any) -> Any:
-    """`embedding(table, ids)`; padding and gradients play no part in the values."""
+    """`embedding(table, ids)`; padding and gradients do not affect the values."""
     return _gather(table, ids)
 
 
@@ -107,7 +107,7 @@ def _gather(table: Any, ids: Any) -> Any:
         return NotImplemented
     flat = ids.reshape(-1).long()
     if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < len(table)):
-        raise IndexError("index out of range in self")  # as torch says it
+        raise IndexError("index out of range in self")  # the message of torch
     return table.rows.gather(flat).reshape(*ids.shape, table.shape[1])
 
 

@@ -16,11 +16,11 @@ class TableRows(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:
-        """Return the rows from `start` to before `stop`, [stop - start, columns], in memory of their own."""
+        """Return the rows from `start` to before `stop`, [stop - start, columns], in newly allocated memory."""
 
     @abstractmethod
     def gather(self, ids: Tensor) -> Tensor:
-        """Return the rows of `ids`, [n] of int64 within the table, as [n, columns], in memory of their own."""
+        """Return the rows of `ids`, [n] of int64 within the table, as [n, columns], in newly allocated memory."""
 
     def select_columns(self, columns: Tensor) -> "TableRows":
         """Return the rows of the columns `columns`, [n] of int64."""

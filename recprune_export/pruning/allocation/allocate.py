@@ -1,4 +1,4 @@
-"""Allocation of widths under the budgets of tables and rest, as a knapsack problem that is solved greedily.
+"""Allocation of widths under the budgets of tables and of other layers, as a knapsack problem that is solved greedily.
 
 Each group's loss over its width is made convex first, so that removing channels in the order of loss per saved
 parameter is optimal up to one step (the continuous knapsack: Dantzig 1957), as long as the parameters saved by a channel
@@ -32,10 +32,10 @@ def allocate_widths(
     *,
     keep_tables: bool = False,
 ) -> dict[str, int]:
-    """Return widths at which the tables meet limits["embedding"] and the rest meets limits["hidden"].
+    """Return widths at which the tables meet limits["embedding"] and the other layers meet limits["hidden"].
 
-    Where that is impossible, every group concerned has the minimum width, 1. To shrink the rest, tables may become
-    narrower as well, since layers read them, unless `keep_tables`. `counter` counts the parameters of `program`.
+    If this is impossible, every group concerned has the minimum width, 1. To shrink the other layers, tables may also become narrower,
+    since layers read them, unless `keep_tables`. `counter` counts the parameters of `program`.
 
     Takes O(S + N log G) time and O(S) memory, for S slices of channels, N steps (at most 127 for each group) and G groups
     whose prices do not depend on each other; a step of a group on which k prices depend may add O(k log G).
@@ -72,7 +72,7 @@ def allocate_widths(
 
 @dataclass(frozen=True)
 class ParameterLimit:
-    """Numbers of parameters of the tables, or of the rest, after pruning: the `target`, and the `maximum` allowed."""
+    """Numbers of parameters of the tables, or of the other layers, after pruning: the `target`, and the `maximum` allowed."""
 
     target: float
     maximum: float
@@ -201,7 +201,7 @@ class ApproximateCounts:
             self._lengths[indices.parameter][indices.axis] += self._count_remaining(indices) - number
 
     def parameters_per_channel(self, group: str, in_tables: bool) -> float:
-        """Return the number of parameters that one channel of a group holds in tables, or the rest, at current widths."""
+        """Return the number of parameters of one channel of a group in tables, or in other layers, at current widths."""
         return sum(number for name, number in self.count_by_parameter(group) if (name in self._tables) == in_tables)
 
     def count_by_parameter(self, group: str) -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Budgets of parameters, and plans that meet them in the tables and in the rest."""
+"""Budgets of parameters, and plans that meet them in tables and in other layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ AllocationStrategy = Literal["loss", "uniform"]
 
 @dataclass(frozen=True)
 class Budget:
-    """The target sparsity: the fraction of the dense parameters to remove, in tables and in the rest.
+    """The target sparsity: the fraction of the dense parameters to remove, in tables and in other layers. `table_structured_fraction` and
+    `rest_structured_fraction` are the fractions, in log space, that removal of channels contributes at first; zeros contribute the
+    remainder.
 
-    `table_structured_fraction` and `rest_structured_fraction` are the fractions, in log space, that removal of channels
-    contributes at first; zeros contribute the remainder: in tables they cost little, because most rows are rare; in the
-    rest they do not make the model faster. Hidden widths of at least twice `width_multiple` are multiples of it. With
-    `keep_tables` no table loses dimensions to make the layers after it smaller.
+    In tables zeros cost little, because most rows are rare; in other layers they do not make the model faster. Hidden widths of at least
+    twice `width_multiple` are multiples of it. With `keep_tables` no table loses dimensions to make the layers after it smaller.
     """
 
     tables: float
@@ -41,7 +41,7 @@ class Budget:
     keep_tables: bool = False
 
     def limits(self, dense: ParameterCounts) -> dict[str, ParameterLimit]:
-        """Return the numbers of parameters in tables and in the rest after channels are removed, by the kind of group."""
+        """Return the numbers of parameters in tables and in other layers after channels are removed, by the kind of group."""
         return {
             "embedding": _limit(self.tables, self.table_structured_fraction, dense.tables),
             "hidden": _limit(self.rest, self.rest_structured_fraction, dense.rest),
@@ -74,9 +74,9 @@ def make_plan(
 ) -> Plan:
     """Make a plan that keeps the best channels of each group, as many as the budget allows.
 
-    The widths of the embedding groups are set to meet the tables' budget, then those of the hidden groups to meet the
-    rest's. With `strategy` "loss", channels are removed in the order of loss per saved parameter; with "uniform", every
-    group of a kind keeps the same share. `dense` are the sizes that sparsity refers to, by default those of `program`.
+    The widths of the embedding groups are set to meet the budget of tables, then those of the hidden groups to meet the budget of other
+    layers. With `strategy` "loss", channels are removed in the order of loss per saved parameter; with "uniform", every group of a kind
+    keeps the same fraction. `dense` are the sizes that sparsity refers to, by default those of `program`.
     """
     model = ParameterCounter(program)
     dense = dense or model.sizes()

@@ -28,12 +28,10 @@ def make_group_plan(group: Group, ranking: Ranking, width: int, *, turned: bool 
 
 
 def renew_plan(plan: Plan, program: Program, rankings: Mapping[str, Ranking]) -> Plan:
-    """Return the plan of one stage for other weights: fields, rows, widths and bits stay, channels and rotations follow `rankings`.
+    """Return the plan of one stage for other weights: fields, rows, widths and bits are kept, channels and rotations follow `rankings`.
+    `program` has the new weights, in the form for which the plan was made: fields and rows removed, projections inserted.
 
-    `program` has the new weights, and is as the plan was made for it: fields and rows removed, projections inserted. The same
-    rankings give the same plan.
-
-    Raises `PruningError` where the plan was made for another architecture.
+    The same rankings give the same plan. Raises `PruningError` if the plan was made for another architecture.
     """
     plan.removed(program.analysis)
     groups = (

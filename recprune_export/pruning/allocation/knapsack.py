@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_FRONTIER = 1 << 14  # plans that are remembered; beyond it bytes are counted in coarser units
+MAX_FRONTIER = 1 << 14  # the largest number of plans that are kept; beyond it, bytes are counted in coarser units
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The number of the chosen option of each item, their total bytes and loss, and by how much the loss may be above the least."""
+    """The index of the chosen option of each item, their total bytes and loss, and the largest possible excess over the least loss."""
 
     options: tuple[int, ...]
     bytes: int
@@ -21,10 +21,10 @@ class Choice:
 def choose_options(items: Sequence[tuple[np.ndarray, np.ndarray]], budget: int) -> Choice | None:
     """Return the choice of least loss whose bytes are within `budget`; None if no choice is.
 
-    An item is the bytes and the losses of its options, each [options]. Items are added one by one, and of all choices so far
-    those are kept that no other beats in both bytes and loss (dynamic programming with dominance: Kellerer et al. 2004,
-    "Knapsack Problems", section 11.5). The result is exact unless more than `MAX_FRONTIER` remain: then they are thinned out
-    to one for each unit of bytes, so that the loss may be above the least. Takes O(items · options · frontier · log) time.
+    An item is the bytes and the losses of its options, each [options]. Items are added one by one, and only choices are kept that no
+    other choice beats in both bytes and loss (dynamic programming with dominance: Kellerer et al. 2004, "Knapsack Problems", section
+    11.5). The result is exact unless more than `MAX_FRONTIER` remain: then only one for each unit of bytes is kept, so that the loss may
+    be above the least. Takes O(items · options · frontier · log) time.
 
     >>> small, large = (np.array([1, 4]), np.array([5.0, 1.0])), (np.array([2, 3]), np.array([3.0, 0.0]))
     >>> choose_options([small, large], 5).options

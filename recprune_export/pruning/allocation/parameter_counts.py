@@ -1,4 +1,4 @@
-"""Numbers of parameters in the tables and in the rest after channels are removed."""
+"""Numbers of parameters in tables and in other layers after channels are removed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from recprune_export.program.program import Program
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters in the embedding tables, and in everything else."""
+    """Parameters in the embedding tables, and all other parameters."""
 
     tables: int
     rest: int

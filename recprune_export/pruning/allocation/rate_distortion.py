@@ -1,15 +1,14 @@
-"""Dimensions and bits chosen together: the least predicted loss within a budget of bytes, and of time where that is limited.
+"""Dimensions and bits chosen together: the least predicted loss within a budget of bytes, and of time if that is limited.
 
 Every group has options, a width and the bits of its tables, and every layer has its bits; all losses are in units of the
-expected loss, so that a dimension, a hidden unit and a bit have one price, the loss for each byte. A plan of least loss
-minimizes loss + λ · bytes for some price λ (Everett 1963, "Generalized Lagrange multiplier method"; bits by rate and
-distortion: Shoham and Gersho 1988). For each λ the options are chosen one group after the other until none changes, because
-the bytes of a layer depend on the widths on both sides of it. Then the tables' options are chosen again, by an exact knapsack, within
-the bytes that hidden widths leave. The Lagrangian estimates the least loss of any plan within the budget.
+expected loss, so that dimensions, hidden units and bits are compared by one price, the loss per byte. A plan of least loss minimizes loss
++ λ · bytes for some price λ (Everett 1963, "Generalized Lagrange multiplier method"; bits by rate and distortion: Shoham and Gersho
+1988). For each λ the options are chosen one group after the other until none changes, because the bytes of a layer depend on the widths
+on both sides of it. Then the tables' options are chosen again, by an exact knapsack, within the bytes that hidden widths leave. The
+Lagrangian estimates the least loss of any plan within the budget.
 
-Of plans whose losses are nearly equal the fastest is taken: single options are changed as long as that saves time, keeps to the
-bytes, and adds no more than `TIED_LOSS_FRACTION` to the loss. Faster plans minimize loss + λ · bytes + μ · time at ever higher
-prices μ of time.
+Among plans with nearly equal losses the fastest is chosen: single options are changed as long as that saves time, keeps to the bytes, and
+adds no more than `TIED_LOSS_FRACTION` to the loss. Faster plans minimize loss + λ · bytes + μ · time at increasing prices μ of time.
 """
 
 import math
@@ -30,7 +29,7 @@ STEPS = 40  # of the bisection of λ
 MAX_SWEEPS = 30  # over all groups at one λ
 TIME_PRICE_STEP = 4.0  # ratio of the price of time of a plan to that of the one before
 TIME_PRICE_STEPS = 6  # of the bisection between two of these prices
-FIRST_TIME_PRICE = 0.01  # of the loss of a plan for its time
+FIRST_TIME_PRICE = 0.01  # of the price of time, from the loss and the time of a plan
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,14 @@ class RateDistortion:
 
     @property
     def can_choose(self) -> bool:
-        """Whether any weight may have another width or other bits."""
+        """Whether any weight has a choice of width or bits."""
         return bool(self._options or self._layer_losses)
 
     def allocate(self, budget: int, max_microseconds: float = math.inf) -> Allocation | None:
         """Return the allocation of least predicted loss whose weights have at most `budget` bytes; None if none has.
 
-        Where the time is limited, the price of time is bisected for plans that take at most `max_microseconds`, and the time
-        that one leaves is spent on less loss; None if no plan is as fast. Takes O(λ steps · sweeps · options) time for each price.
+        If the time is limited, the price of time is bisected for plans that take at most `max_microseconds`, and remaining time is used
+        to reduce the loss; None if no plan is fast enough. Takes O(λ steps · sweeps · options) time for each price.
         """
         estimate, too_low = None, 0.0
         for state in self._list_states(budget):
@@ -94,7 +93,7 @@ class RateDistortion:
         return None
 
     def _refine(self, state: "_State", low: float, budget: int, max_microseconds: float) -> "_State":
-        """Return a plan of less loss than `state`, which is fast enough; at the price `low` none is."""
+        """Return a plan with less loss than `state`, which is fast enough; no plan at the price `low` is."""
         high = state.time_price
         state.spend_time(budget, max_microseconds)
         for _ in range(TIME_PRICE_STEPS):
@@ -176,7 +175,7 @@ class RateDistortion:
         return state
 
     def _fill(self, state: "_State", budget: int, time_price: float) -> None:
-        """Spend the bytes that are left: an exact choice of the tables' options, then the best single changes."""
+        """Use the remaining bytes: an exact choice of the tables' options, then the best single changes."""
         state.choose_tables(budget, time_price)
         while state.improve(budget, time_price):
             pass
@@ -203,15 +202,15 @@ class _State:
         self.time_price, self.estimate = 0.0, 0.0
 
     def _bytes_of_elements(self, name: str) -> float:
-        """Return the bytes of one element of a parameter that is no table of a group."""
+        """Return the bytes of one element of a parameter that is not a table of a group."""
         return 0.0 if name in self._problem._in_groups else self.layer_bits.get(name, 32) / 8
 
     def _time_of_elements(self, name: str) -> float:
-        """Return the microseconds of one element of a parameter that is no table of a group."""
+        """Return the microseconds of one element of a parameter that is not a table of a group."""
         return 0.0 if name in self._problem._in_groups else self._problem.time.predict_element(name)
 
     def costs(self, name: str) -> _Costs:
-        """Return the costs of the options of a group, with the other widths as they are."""
+        """Return the costs of the options of a group, with the other widths unchanged."""
         options = self._problem._options[name]
         if not options.is_group:
             return _Costs(options.table_bytes, options.losses, options.microseconds)
@@ -310,7 +309,7 @@ class _State:
             pass
 
     def save_time(self, budget: int) -> None:
-        """Change single options as long as that saves time within the budget and adds next to nothing to the loss."""
+        """Change single options as long as that saves time within the budget and adds almost nothing to the loss."""
         most = self.loss() * (1.0 + TIED_LOSS_FRACTION) + TIED_LOSS
         while self._save_time_once(budget, most):
             pass

@@ -23,7 +23,7 @@ class RequestTime:
     def predict_table(self, table: str, shape: tuple[int, int], bits: int, *, shares_lookup: bool = False) -> float:
         """Return the microseconds of the reads of a table [rows, dimensions]: lookups by its bits, and products in fp32.
 
-        A table that `shares_lookup` of another one, with which it is fused, has no start of its own.
+        A table that `shares_lookup` with another one, with which it is fused, has no separate start.
         """
         start, lookup, number = LOOKUP_TIMES[effective_bits(shape, bits, is_table=True)]
         lookups = self.rows * self.reads.lookups.get(table, 0.0)
@@ -33,5 +33,6 @@ class RequestTime:
         return (0.0 if shares_lookup else start) + lookups * (lookup + number * shape[1]) + products
 
     def predict_element(self, weight: str) -> float:
-        """Return the microseconds of one element of a matrix in all products: those of a multiplication, whatever its bits."""
+        """Return the microseconds of one element of a matrix in all products: the time of its multiplications, which does not depend on
+        its bits."""
         return self.rows * self.reads.products.get(weight, 0.0) / MULTIPLICATIONS_PER_MICROSECOND

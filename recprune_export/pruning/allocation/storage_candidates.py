@@ -1,4 +1,4 @@
-"""Candidates of a plan within a number of bytes: a program with projections, and the choices of its widths and bits."""
+"""Candidates for a plan with a byte limit: a program with projections, and the choices of its widths and bits."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,11 +49,11 @@ READ_BATCHES = 4  # for the statistics of weights
 
 @dataclass(frozen=True)
 class RemainingLoss:
-    """The fractions of predicted losses that are left after fine-tuning, compared with that of removed embedding dimensions.
+    """The fractions of predicted losses that remain after fine-tuning, relative to removed embedding dimensions.
 
-    Removed hidden units and rounding cost much less then than before. A table of which all rows are multiplied, as scores of
-    items are, has a gradient for each row in each step: there removed dimensions cost less too, and rounding hardly less.
-    Without tuning all are 1.
+    Fine-tuning recovers much of the loss of removed hidden units and of rounding. If all rows of a table are multiplied, as for scores of
+    items, each row has a gradient in each step: then removed dimensions also cost less, and rounding hardly less. Without tuning all are
+    1.
     """
 
     hidden: float = 1.0
@@ -62,11 +62,11 @@ class RemainingLoss:
     multiplied_rounding: float = 1.0
 
     def get_rounding(self, reads: TableReads) -> float:
-        """Return the fraction of rounding that is left of a table."""
+        """Return the fraction of the rounding loss of a table that remains."""
         return self.multiplied_rounding if reads.is_multiplied else self.rounding
 
     def get_removal(self, tables: Sequence[TableReads]) -> float:
-        """Return the fraction that is left of the dimensions of tables, or without tables of hidden units."""
+        """Return the fraction of the removal loss that remains, for dimensions of tables or, without tables, for hidden units."""
         if not tables:
             return self.hidden
         return self.multiplied_dimensions if any(reads.is_multiplied for reads in tables) else 1.0
@@ -106,7 +106,7 @@ def make_candidates(
     remaining: RemainingLoss = TUNED,
     rows: int = DEFAULT_ROWS,
 ) -> list[Candidate]:
-    """Return the choices of the program with the projections that are always made, and with one for each table as well.
+    """Return the choices for the program with the projections that are always made, and with an additional one for each table.
 
     Times are predicted for a request of `rows` rows.
 
@@ -176,7 +176,7 @@ def _make_group_options(
 def _make_options_of_whole_tables(
     program: Program, reads: WeightReads, remaining: RemainingLoss, time: RequestTime
 ) -> Iterator[GroupOptions]:
-    """Yield the options of tables none of whose dimensions can be removed: their bits."""
+    """Yield the options of tables whose dimensions cannot be removed: their bits."""
     for name, table_reads in reads.tables.items():
         if not is_narrowed(program, name):
             rounding = predict_whole_table_losses(name, table_reads).scaled(remaining.get_rounding(table_reads))

@@ -1,4 +1,4 @@
-"""The options of each group: its widths, and with them the bits of its tables."""
+"""The options of each group: its widths, combined with the bits of its tables."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,8 @@ class GroupOptions:
     """The options of one group, none of which another beats in bytes of tables, loss and time at the same width.
 
     `widths`, `losses`, `table_bytes`, `microseconds` and `turned` have one element for each option, as have the bits of each
-    table; the time is that of the reads of tables. A table whose dimensions are no channels has options as well, under its
-    own name and without widths.
+    table; the time is that of the reads of tables. A table whose dimensions are not channels also has options, under its name and without
+    widths.
     """
 
     name: str
@@ -60,7 +60,7 @@ def is_narrowed(program: Program, table: str) -> bool:
 
 
 def choose_widths(width: int, rounding: Callable[[int], int], *, has_tables: bool) -> list[int]:
-    """Return the widths to choose from: at most 64, of tables fewer, because their losses take longer to predict.
+    """Return the widths to choose from: at most 64, and fewer with tables, because their losses take longer to predict.
 
     >>> choose_widths(24, lambda width: width, has_tables=True)
     [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24]
@@ -113,7 +113,7 @@ def make_group_options(
 def _split_small(
     program: Program, roundings: Sequence[TableRounding]
 ) -> tuple[list[TableRounding], list[TableRounding]]:
-    """Return the large tables, and those that have too few elements for bits of their own."""
+    """Return the large tables, and those that have too few elements for separate bits."""
     parameters = program.parameters()
     total = sum(p.numel() for name, p in parameters.items() if name in program.analysis.tables)  # no remaps of ids
     small = [r for r in roundings if parameters[r.table].numel() < SMALL_TABLE_FRACTION * total]
@@ -184,7 +184,7 @@ def _add(one: _Combination, other: _Combination) -> _Combination:
 
 
 def _remove_beaten(combinations: Sequence[_Combination]) -> list[_Combination]:
-    """Return those that no other beats, by rising bytes. Time: O(given · returned)."""
+    """Return the combinations that no other beats, by increasing bytes. Time: O(given · returned)."""
     kept: list[_Combination] = []
     for c in sorted(combinations, key=lambda c: (c.bytes, c.loss, c.microseconds)):
         if not any(k.loss <= c.loss and k.microseconds <= c.microseconds for k in kept):

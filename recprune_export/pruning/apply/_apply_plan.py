@@ -15,12 +15,11 @@ from recprune_export.pruning.plan import Plan
 
 
 def apply_plan(program: Program, plan: Plan, *, shared: frozenset[str] = frozenset()) -> Program:
-    """Return a smaller program with its own parameters; `program` is not changed.
+    """Return a smaller program with separate parameters; `program` is not changed.
 
-    Those in `shared` of which nothing is removed lie in the memory of the original, and must not be changed in place.
-    Parameters are sliced once, operators that name sizes get the new ones, and shapes are propagated, which checks
-    each of them. An input that is no longer looked up is kept, and ignored. The same plan gives the same program, bit
-    for bit.
+    Parameters in `shared` from which nothing is removed share the memory of the original, and must not be changed in place. Parameters
+    are sliced once, operators that name sizes get the new ones, and shapes are propagated, which checks each of them. An input that is no
+    longer looked up is kept, and ignored. The same plan gives the same program, bit for bit.
     """
     masked = MaskedValues(program, plan)
     resizing = GraphResizer(program, plan.removed(program.analysis), masked)

@@ -50,8 +50,8 @@ class Float64Interpreter(fx.Interpreter):
     """An interpreter that runs a program in float64, regardless of the dtypes in its graph, with zeros under a `mask`.
 
     Of tables only the rows that a request looks up are converted, so memory does not depend on their length.
-    With `keep_values`, `values` holds the value of each node. It is no `ValueRecorder`, because it changes dtypes and
-    weights during the run.
+    With `keep_values`, `values` holds the value of each node. It is not a `ValueRecorder`, because it changes dtypes and weights during
+    the run.
     """
 
     def __init__(self, program: Program, mask: Mask | None = None, *, keep_values: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Resize rules of operators that normalize over an axis: they still include the removed channels, with their masked values.
 
-Masking requires this: to normalize over the remaining channels alone would change the function.
+Masking requires this: normalizing over only the remaining channels would change the function.
 """
 
 import math
@@ -55,7 +55,7 @@ def rms_norm(resizing: GraphResizer, node: fx.Node) -> fx.Node:
 def softmax(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`softmax(x, axis)`: the sum still includes the removed indices, with their masked values."""
     source, axis, *rest = arguments(node)
-    axis = axis % max(len(get_shape(source)), 1)  # a scalar has no axis, and yet a softmax
+    axis = axis % max(len(get_shape(source)), 1)  # a scalar has no axis, but softmax accepts it
     remaining = resizing.find_remaining_indices(source, axis)
     if remaining is None:
         return resizing.copy(node)

@@ -19,7 +19,7 @@ from recprune_export.pruning.plan import Plan
 
 TOLERANCE = 1e-9  # of the largest output, in float64; a wrong channel gives a far larger error
 BATCHES = (1, 6)
-ROUNDINGS = 4.0  # of several sums at once, each in an unlucky direction
+ROUNDINGS = 4.0  # of several sums at the same time, each in the worst direction
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
 
 
 def _measure_rounding(program: Program, pruned: Program, names: Sequence[str]) -> float:
-    """Return by how much the outputs change where each number of the named buffers changes by the rounding of float32."""
+    """Return the change of the outputs if each number of the named buffers changes by the rounding error of float32."""
     generator = torch.Generator().manual_seed(0)
     buffers = dict(pruned.module.named_buffers())
     changed: dict[str, Tensor] = {}

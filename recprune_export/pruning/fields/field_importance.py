@@ -1,4 +1,4 @@
-"""Importance of each field: the rise of the loss without it."""
+"""Importance of each field: the increase of the loss without it."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ from recprune_export.pruning.importance.scores.score_inputs import LossFunction
 def field_importance(
     program: Program, channels: Sequence[Channel], batches: Sequence[Batch], loss: LossFunction
 ) -> list[float]:
-    """Return the mean rise of the loss over `batches` when each of `channels`, which stand for fields, is masked.
+    """Return the mean increase of the loss over `batches` when each of `channels`, which represent fields, is masked.
 
-    All lookups of the field's ids are replaced by zero, which equals its removal; so this is no estimate, but takes one
-    forward pass for each field and batch. It is the ablation of one feature (Breiman 2001, "Random Forests", section 10,
-    with zeros in place of the permutation). A harmful field has a negative importance.
+    All lookups of the field's ids are replaced by zero, which equals its removal. So this is exact, but takes one forward pass for each
+    field and batch. It is the ablation of one feature (Breiman 2001, "Random Forests", section 10, with zeros in place of the
+    permutation). A harmful field has a negative importance.
     """
     dense = _mean_loss(program, Mask(), batches, loss)
     return [

@@ -81,7 +81,7 @@ def with_fields(program: Program, together: Collection[str] = ()) -> Program:
 
 
 def field_channels(analysis: Analysis) -> tuple[Channel, ...]:
-    """Return the channels that stand for fields."""
+    """Return the channels that represent fields."""
     return next((group.channels for group in analysis.groups if group.kind == "field"), ())
 
 

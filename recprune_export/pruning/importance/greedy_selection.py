@@ -51,7 +51,7 @@ class _Residual:
         self._variance = covariance.diagonal().clone()
         self._floor = negligible * float(self._variance.max().clamp_min(1e-30))
         self._remaining = torch.ones(len(covariance), dtype=torch.bool)
-        # The vectors c and w of the channels since the last update, one a column.
+        # The vectors c and w of the channels since the last update, one per column.
         self._c, self._w = covariance.new_empty(len(covariance), block), covariance.new_empty(len(covariance), block)
         self._pending = 0
         self._compute_product()

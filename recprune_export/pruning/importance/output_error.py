@@ -1,9 +1,8 @@
 """Ranking of channels by the error of the outputs without them, after a rotation where that is allowed.
 
-A group whose axis may be rotated is rotated, so that few channels hold most of the signal (`rotation`); channels that
-only linear layers read are selected so that these layers, refitted, lose least (`greedy_selection`); in any other group
-the loss of each channel is E[x²]·E[g²], the Fisher information of its absence (Theis et al. 2018, "Faster gaze
-prediction", section 2.2).
+A group whose axis may be rotated is rotated, so that few channels contain most of the signal (`rotation`); channels that only linear
+layers read are selected so that these layers, after a refit, lose least (`greedy_selection`); in any other group the loss of each channel
+is E[x²]·E[g²], the Fisher information of its absence (Theis et al. 2018, "Faster gaze prediction", section 2.2).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +34,7 @@ def rank_by_output_error(
 ) -> dict[str, Ranking]:
     """Rank the channels of every group; losses are in units of the expected loss, and comparable across groups.
 
-    Groups in `computed` have their ranking already. Time and memory: see `gather_moments`, and O(D³) for a group of D.
+    Groups in `computed` already have a ranking. Time and memory: see `gather_moments`, and O(D³) for a group of D.
     """
     statistics = gather_group_statistics(program, batches, probe, seed, skipped=computed.keys())
     rankings = {name: rank_group(s.moments, s.rotatable, s.consumers) for name, s in statistics.items()}
@@ -62,7 +61,7 @@ def gather_group_statistics(
     *,
     skipped: Collection[str] = (),
 ) -> dict[str, GroupStatistics]:
-    """Return the statistics of all groups that a value of the graph holds, but those in `skipped`."""
+    """Return the statistics of all groups that a value of the graph contains, except those in `skipped`."""
     rotatable = find_rotatable_groups(program).rotatable
     consumers = find_consumer_sites(program)
     sites = {name: _sites(name, rotatable, consumers) for name in consumers if name not in skipped}

@@ -1,10 +1,10 @@
 """Predicted loss of outputs when weights are rounded to few bits.
 
 An error e in a looked-up row of a table loses, to second order, eᵀ M e, with M the second moment of the outputs' gradients
-at the lookup: the formula by which the loss of a removed dimension is predicted, so that both can be compared. Where a
-group may be rotated, its kept dimensions are turned by a random orthogonal matrix before they are rounded: after balanced
-truncation the first dimensions hold most of the variance, and the scale of a row suits none of them (incoherence
-processing: Chee et al. 2023, "QuIP", section 3; random Hadamard transforms: Ashkboos et al. 2024, "QuaRot").
+at the lookup: the same formula predicts the loss of a removed dimension, so that both can be compared. Where a group may be rotated, its
+kept dimensions are turned by a random orthogonal matrix before they are rounded: after balanced truncation the first dimensions contain
+most of the variance, and the scale of a row suits none of them (incoherence processing: Chee et al. 2023, "QuIP", section 3; random
+Hadamard transforms: Ashkboos et al. 2024, "QuaRot").
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from recprune_export.stored_bits import LAYER_BITS, TABLE_BITS
 
 @dataclass(frozen=True)
 class TableRounding:
-    """Predicted losses of one table by its bits, at each width of its group, [widths]; and with turned dimensions."""
+    """Predicted losses of one table by its bits, at each width of its group, [widths], without and with turned dimensions."""
 
     table: str
     unturned: Mapping[int, Tensor]
@@ -56,7 +56,7 @@ def predict_table_losses(
     for width in widths:
         columns = list(ranking.order[:width])
         part = read.keep(columns)
-        # A plan that keeps all dimensions leaves them as they are, unless it turns them.
+        # A plan that keeps all dimensions does not change them, unless it turns them.
         unturned_part = original if width == group.width else part
         turn = turn_matrix(width) if can_turn and width > 1 else None
         for bits in TABLE_BITS:
@@ -71,7 +71,7 @@ def predict_table_losses(
 
 
 def predict_whole_table_losses(table: str, reads: TableReads) -> TableRounding:
-    """Return the predicted loss of a table whose dimensions cannot be removed, as it is."""
+    """Return the predicted loss of rounding a table whose dimensions cannot be removed."""
     kept = _Kept(reads.rows[:, None], reads.multiplied_rows[:, None], reads.gradients[None], reads.operands[None])
     losses = {bits: torch.tensor([kept.loss(bits, None)]) for bits in TABLE_BITS}
     return TableRounding(table, losses, losses)

@@ -14,7 +14,7 @@ from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import SCORES
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
-SHARES = (2, 4, 8)  # one of so many channels is kept
+SHARES = (2, 4, 8)  # one of this number of channels is kept
 
 
 @dataclass(frozen=True)

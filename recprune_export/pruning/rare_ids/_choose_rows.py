@@ -18,7 +18,7 @@ IdCounts = Mapping[str, np.ndarray]  # table -> how often each of its ids is loo
 
 
 def count_ids(program: Program, tables: Iterable[PrunableTable], requests: Iterable[Mapping[str, Tensor]]) -> IdCounts:
-    """Count how often each id of each table is looked up; of several processes each has its share of the requests."""
+    """Count how often each id of each table is looked up; with several processes, each has its share of the requests."""
     tables = list(tables)
     counts = {table.name: torch.zeros(table.rows, dtype=torch.int64) for table in tables}
     read = IdReader(program, tables)
@@ -34,8 +34,7 @@ def choose_rows(tables: Iterable[PrunableTable], counts: IdCounts, fraction: Row
 
     A number is the fraction of the rows of all tables to remove, the least frequent first. With "auto", each table
     loses the rarest ids that together make `RARE_LOOKUP_FRACTION` of its lookups. Of equally frequent ids the highest is
-    removed first, because vocabularies number frequent values first. A table is not pruned where the remap is larger
-    than the removed rows.
+    removed first, because vocabularies number frequent values first. A table is not pruned if the remap is larger than the removed rows.
     """
     tables = list(tables)
     rare = _rarest(tables, counts, fraction) if fraction != "auto" else {t.name: _negligible(t, counts) for t in tables}

@@ -110,7 +110,7 @@ def _inputs_of_ids(user: fx.Node, table: fx.Node) -> list[str]:
 
 
 def _is_one_index(indices: Sequence[Any]) -> bool:
-    """Return whether an index selects whole rows, and is no mask."""
+    """Return whether an index selects whole rows and is not a mask."""
     value = indices[0].meta.get("val") if len(indices) == 1 and isinstance(indices[0], fx.Node) else None
     return isinstance(value, Tensor) and value.dtype != torch.bool
 

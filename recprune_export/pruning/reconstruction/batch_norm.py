@@ -1,4 +1,4 @@
-"""Recalibration of a pruned program's batch-norm statistics, kept where it brings the program nearer to the dense model."""
+"""Recalibration of a pruned program's batch-norm statistics, kept if it brings the program closer to the dense model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -50,8 +50,8 @@ def reconstruct_layers(
     recalibrated in the same order, where that improves them.
 
     The time is that of one forward pass of each program on `batches`, and for a layer of K inputs and M outputs that is called
-    with N rows, O(N K (K + M) + K³). In memory are the values of both programs that are live at one layer, for all batches. Of several
-    processes each takes its share of every batch, and the sums of all are added in float64.
+    with N rows, O(N K (K + M) + K³). Memory: the values of both programs that are live at one layer, for all batches. With several
+    processes, each takes its share of every batch, and the sums of all are added in float64.
     """
     removed = make_mask(dense.analysis, plan.removed(dense.analysis)).slices
     pairs, norms = _find_pairs(dense, pruned), _find_norms(dense, pruned)
@@ -81,7 +81,7 @@ def _find_pairs(dense: Program, pruned: Program) -> dict[str, tuple[_LinearCalls
 
 
 def _find_norms(dense: Program, pruned: Program) -> dict[str, BatchNormCall]:
-    """Return the batch-norms of the dense program that the pruned model has as well, by the name of their call there."""
+    """Return the batch-norms of the dense program that also exist in the pruned model, by the name of their call there."""
     norms = find_batch_norms(dense)
     return {norm.call: norms[name] for name, norm in find_batch_norms(pruned).items() if name in norms}
 

@@ -1,4 +1,4 @@
-"""Runs of a dense and a pruned program side by side: the outputs of a layer in the one, its inputs in the other."""
+"""Runs of a dense and a pruned program side by side: the outputs of a layer in the former, its inputs in the latter."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

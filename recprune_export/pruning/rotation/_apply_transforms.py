@@ -17,7 +17,7 @@ from recprune_export.pruning.rotation.transform import Transform
 
 TOLERANCE = 1e-5  # of the largest output, for weights that are rounded to float32
 EXACT_TOLERANCE = 1e-7  # for weights in float64
-MOST_ROUNDING = 1e-3  # a model that magnifies rounding by more has no answers to speak of
+MOST_ROUNDING = 1e-3  # the answers of a model that magnifies rounding by more are meaningless
 
 
 def apply_transforms(
@@ -28,10 +28,10 @@ def apply_transforms(
     Other tensors are shared with `program`. Time: a product with a matrix for each row of the tables. Memory: the transformed
     tensors once, and a chunk of rows in float64.
 
-    Where the outputs differ by more than 1e-5, the weights are transformed in float64 as well: if the outputs are equal then,
-    rounding of weights to float32 made the difference.
+    If the outputs differ by more than 1e-5, the weights are also transformed in float64: if the outputs are then equal, the rounding of
+    weights to float32 caused the difference.
 
-    Raises `PruningError` if a group may not be transformed, or where the outputs differ.
+    Raises `PruningError` if a group may not be transformed, or if the outputs differ.
     """
     if not transforms:
         return program

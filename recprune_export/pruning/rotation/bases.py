@@ -68,7 +68,7 @@ def _truncation_losses(basis: Tensor, moments: Moments) -> Tensor:
 
 
 def _factorize(matrix: Tensor) -> Tensor:
-    """Return L of L Lᵀ, D×D. Gradients are multiplied in float32: where that made an eigenvalue negative, a ridge is added."""
+    """Return L of L Lᵀ, D×D. Gradients are multiplied in float32: if this made an eigenvalue negative, a ridge is added."""
     for ridge_fraction in (0.0, 1e-7, 1e-6, 1e-5):  # of the sum of the eigenvalues
         ridge = ridge_fraction * matrix.trace() * torch.eye(len(matrix), dtype=matrix.dtype)
         root, failed = torch.linalg.cholesky_ex(matrix + ridge)

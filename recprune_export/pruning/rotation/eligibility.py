@@ -1,14 +1,13 @@
-"""Eligibility of groups for rotation: the axis of a group has to be vector-like in all values that have it.
+"""Eligibility of groups for rotation: the axis of a group must be vector-like in all values that have it.
 
 A value is *vector-like* along a group's axis when x ↦ Aᵀx may be applied to it and its readers can undo it: linear
 layers, products and sums over other axes. An elementwise product of two vector-like values is *quadratic*: it may only be
-summed over the axis with equal weights, which gives an inner product (FM's ½(Σ²-Σ²) consists of such sums). A value that
-was expanded along the axis is *uniform*, and may scale the others. Any other value (after a ReLU, a gain by channel, a
-normalization) has no form, and the group is not rotated.
+summed over the axis with equal weights, which gives an inner product (FM's ½(Σ²-Σ²) consists of such sums). A value that was expanded
+along the axis is *uniform*, and may scale the others. Any other value (after a ReLU, a gain by channel, a normalization) has no form, and
+the group is not rotated.
 
-The two factors of an inner product, or a value and its weight, lie on opposite *sides*: one is transformed by A, the
-other by A⁻ᵀ. Where both sides are the same tensor (FM, dot products of all pairs of fields, a shared table), A has to be
-orthogonal.
+The two factors of an inner product, or a value and its weight, are on opposite *sides*: one is transformed by A, the other by A⁻ᵀ. If
+both sides are the same tensor (FM, dot products of all pairs of fields, a shared table), A must be orthogonal.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The two sides of inner products, as a union-find structure that holds for each pair whether both lie on one side."""
+"""The two sides of inner products, as a union-find structure that stores for each pair whether both are on the same side."""
 
 from collections.abc import Hashable
 
@@ -21,11 +21,11 @@ class SignedUnionFind:
         self._contradicted: set[Hashable] = set()  # roots
 
     def same(self, one: Hashable, other: Hashable) -> None:
-        """State that both lie on one side."""
+        """State that both are on the same side."""
         self._relate(one, other, 1)
 
     def opposite(self, one: Hashable, other: Hashable) -> None:
-        """State that both lie on opposite sides; for a value and itself this is a contradiction."""
+        """State that both are on opposite sides; for equal values this is a contradiction."""
         self._relate(one, other, -1)
 
     def between(self, one: Hashable, other: Hashable) -> int | None:

@@ -160,7 +160,7 @@ def _project(program: Program) -> tuple[tuple[Projection, ...], Program]:
 
 
 def _projections_of_frozen_tables(program: Program, insertions: _Insertions) -> list[Projection]:
-    """Return a projection for each lookup in a table without removable dimensions, where it makes the table rotatable."""
+    """Return a projection for each lookup in a table without removable dimensions, if it makes the table rotatable."""
     analysis = program.analysis
     grouped = {axis for group in analysis.groups for axis in group.axes()}
     readers: dict[str, list[fx.Node]] = {}

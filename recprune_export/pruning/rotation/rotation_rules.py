@@ -26,7 +26,7 @@ def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
     for group in tracing.axes(node):
         carriers = carriers_by_group.get(group, [])
         if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
-            tracing.start_at_weight(node, group, carriers[0])  # rows of a table that is no `nn.Embedding`
+            tracing.start_at_weight(node, group, carriers[0])  # rows of a table that is not an `nn.Embedding`
         elif carriers:
             tracing.follow_operands(node, group, carriers)
         elif _is_zero(node):
@@ -84,7 +84,7 @@ rotation_rule(*DATA_MOVEMENT_OPERATORS.difference(_STRETCHING), *_SCALING, *_ALO
 
 @rotation_rule(aten.sym_size.int)
 def _read_size(tracing: RotationWalk, node: fx.Node) -> None:
-    """Allow it for every group: a size does not depend on values."""
+    """Allow rotation for every group: a size does not depend on values."""
 
 
 @rotation_rule(

@@ -174,7 +174,7 @@ def find_tensor_operands(node: fx.Node) -> list[fx.Node]:
 
 
 def rule_out_all(tracing: RotationWalk, node: fx.Node, reason: str = "does not treat all directions alike") -> None:
-    """Rule out every group that an operator or its operands carry: the rule of operators that have none."""
+    """Rule out every group that an operator or its operands carry: the rule for operators without one."""
     for source in (node, *node.all_input_nodes):
         for group in tracing.axes(source):
             tracing.rule_out(group, node, reason)

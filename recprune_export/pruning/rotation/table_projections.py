@@ -2,10 +2,9 @@
 
 Fields that are combined in inner products, sums or elementwise products have to keep the same dimensions of their
 tables, as many as the most demanding of them needs. An identity matrix after the lookup separates a table from the
-others: it may be transformed by any invertible matrix and truncated to its own width, and the matrix with it (mixed
-dimensions with projections: Ginart et al. 2021, "Mixed dimension embeddings", section 3). Tables that the same ids look
-up (the weights and the vectors of a factorization machine, the two tables of a NeuMF) are joined first, because they hold
-overlapping information.
+others: it may be transformed by any invertible matrix and truncated to a separate width, together with the matrix (mixed dimensions with
+projections: Ginart et al. 2021, "Mixed dimension embeddings", section 3). Tables that the same ids look up (the weights and the vectors
+of a factorization machine, the two tables of a NeuMF) are joined first, because they contain overlapping information.
 """
 
 from collections.abc import Iterator, Sequence

@@ -74,7 +74,7 @@ def _axes_of_groups(program: Program) -> dict[fx.Node, dict[str, int]]:
 
 
 def _axes(node: fx.Node, removed_by: Any, group_names: Mapping[int, str], widths: Mapping[str, int]) -> dict[str, int]:
-    """Return the groups of which a value holds all channels on one axis, with the axis."""
+    """Return the groups whose channels are all on one axis of a value, with the axis."""
     if removed_by is None or not isinstance(node.meta.get("val"), Tensor):
         return {}
     group_axes: dict[str, int] = {}

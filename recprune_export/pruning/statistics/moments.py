@@ -41,9 +41,8 @@ class Moments:
 
     `values` is E[x xᵀ] of the channels, `covariance` the same without the mean, `gradients` E[Σ g gᵀ] of the outputs'
     gradients, summed over the positions of one request: tr(values · gradients) estimates the channels' effect on one
-    output. Several sites are pooled, each scaled so that values and gradients have equal weight; on the dual side values
-    count as gradients and gradients as values, because they transform as such. `sizes` is E[x xᵀ] of side +1 alone,
-    unscaled.
+    output. Several sites are pooled, each scaled so that values and gradients have equal weight; on the dual side values count as
+    gradients and gradients as values, because they transform in this way. `sizes` is E[x xᵀ] only of side +1, unscaled.
     """
 
     values: Tensor
@@ -61,10 +60,10 @@ def gather_moments(
 ) -> dict[str, Moments]:
     """Return the moments of each group at its `sites`, from one forward and backward pass per batch.
 
-    For each site of width D, N rows take N · D² multiplications, for the upper triangles alone, and D² of memory. Values
-    are multiplied in float64, because the covariance is a difference, and may be almost singular; gradients in float32, each
-    batch scaled by its largest one, and the batches are added in float64. Of several processes each takes its share of every batch,
-    and the sums of all are added in float64.
+    For each site of width D, N rows take N · D² multiplications, for the upper triangles only, and D² of memory. Values are multiplied in
+    float64, because the covariance is a difference, and may be almost singular; gradients in float32, each batch scaled by its largest
+    one, and the batches are added in float64. With several processes, each takes its share of every batch, and the sums of all are added
+    in float64.
     """
     totals = _MomentSums(program, sites)
     generator = torch.Generator().manual_seed(seed)
@@ -135,7 +134,7 @@ class _MomentSums:
                 self._accumulate(self.sums[name, site], site.axis, positions, value.detach(), gradient)
 
     def add_other_processes(self) -> None:
-        """Add the sums of other processes, which take other rows of the batches."""
+        """Add the sums of other processes, which process other rows of the batches."""
         sums = list(self.sums.values())
         sum_tensors([matrix for s in sums for matrix in (s.values, s.total, s.gradients)])
         self.rows = sum_integer(self.rows)

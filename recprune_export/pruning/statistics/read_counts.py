@@ -18,7 +18,7 @@ _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """By the name of a matrix: the rows of it that one row of a request looks up, and the rows that it is multiplied by."""
+    """By the name of a matrix: for one row of a request, the rows that are looked up in it, and the rows that are multiplied by it."""
 
     lookups: Mapping[str, float]
     products: Mapping[str, float]

@@ -22,18 +22,17 @@ from recprune_export.pruning.statistics.moments import CurvatureProbe, add_produ
 aten = torch.ops.aten
 
 SAMPLED_ROWS = 2048  # of the lookups of a table
-MAX_SQUARES = 1 << 22  # squared gradients of products that are in memory at once
+MAX_SQUARES = 1 << 22  # squared gradients of products that are in memory at the same time
 
 
 @dataclass(frozen=True)
 class TableReads:
     """Statistics of the reads of one table of D dimensions.
 
-    `rows` [n, D] are looked-up rows, drawn in proportion to their squared gradients: frequent ids are among them often,
-    padding that a mask hides is not. `gradients` [D, D] is E[Σ g gᵀ] of the outputs' gradients at the lookups, summed over
-    the lookups of one request. For products of all rows with an operand h, `multiplied_rows` [n, D] are rows drawn in
-    proportion to the squared gradients of their products, none without products, and `operands` [D, D] is E[Σ |g|² h hᵀ],
-    with g the gradients of the products of one h with all rows.
+    `rows` [n, D] are looked-up rows, sampled in proportion to their squared gradients: frequent ids are sampled often, masked padding is
+    not. `gradients` [D, D] is E[Σ g gᵀ] of the outputs' gradients at the lookups, summed over the lookups of one request. For products of
+    all rows with an operand h, `multiplied_rows` [n, D] are rows drawn in proportion to the squared gradients of their products, none
+    without products, and `operands` [D, D] is E[Σ |g|² h hᵀ], with g the gradients of the products of one h with all rows.
     """
 
     rows: Tensor
@@ -227,7 +226,7 @@ class _Sums:
 
 
 def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw `SAMPLED_ROWS` positions in proportion to their weights, [n], by systematic sampling; none if all weights are 0."""
+    """Sample `SAMPLED_ROWS` positions in proportion to their weights, [n], by systematic sampling; none if all weights are 0."""
     if not weights.any():
         return torch.zeros(0, dtype=torch.long)
     shares = (weights / weights.sum()).cumsum(0)

@@ -23,9 +23,9 @@ def _clamp(model: ir.Model, places: Collection[str]) -> int:
     """Raise masked scores to 80 below the largest of their row.
 
     Before: `Softmax(z)`, z a sum with a mask, or scores of which a mask replaces some. After:
-    `Softmax(Max(z, ReduceMax(z) - 80))`, whose results differ by 2e-35. ONNX Runtime's exp takes 9 times as long where
-    its results are subnormal, as they are below -87, however far: with half of the positions masked, a softmax over 50
-    positions takes 5.4 ns for each score, and .6 without masked ones.
+    `Softmax(Max(z, ReduceMax(z) - 80))`, whose results differ by 2e-35. ONNX Runtime's exp takes 9 times as long if its results are
+    subnormal, as for all numbers below -87: with half of the positions masked, a softmax over 50 positions takes 5.4 ns for each score,
+    and .6 ns without masked positions.
 
     Returns the number of changed places.
     """

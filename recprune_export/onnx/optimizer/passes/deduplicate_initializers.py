@@ -14,10 +14,10 @@ _FIRST = 256  # elements; most different constants differ there
 def deduplicate_initializers(model: ir.Model) -> None:
     """Replace each constant by an earlier one of the same type, shape and bytes.
 
-    Streamed tables stay.
+    Streamed tables are not changed.
 
-    Time: reads a constant only where another has its type, shape and first elements. Memory: two chunks. (The pass of
-    onnx-ir holds the bytes of all constants.)
+    Time: a constant is read only if another one has the same type, shape and first elements. Memory: two chunks. (The pass of onnx-ir
+    holds the bytes of all constants.)
     """
     for graph in model.graphs():
         candidates: dict[Hashable, list[ir.Value]] = {}

@@ -27,10 +27,10 @@ def dft_to_matmul(model: ir.Model) -> int:
     """Multiply by the matrix of a Fourier transform.
 
     Before: `DFT(x, N, axis)` of x [..., L, ..., 1 or 2], real or complex, forward or inverse, one-sided or not, of known L and
-    N up to `MAX_DFT_LENGTH`. After: `MatMul(T, [re x; im x])`, from which the real and the imaginary part are split; parts that
-    were joined or are taken apart again are used as they are, and a factor before or behind the transform is multiplied into T.
-    T is computed from integers once, when ONNX Runtime loads the model: it is structure, not a parameter. ONNX Runtime 1.32
-    takes 110 ns for each element of a transform, unless the length is a power of 2.
+    N up to `MAX_DFT_LENGTH`. After: `MatMul(T, [re x; im x])`, from which the real and the imaginary part are split; parts that were
+    joined before or are split afterwards are used directly, and a factor before or after the transform is multiplied into T. T is
+    computed from integers once, when ONNX Runtime loads the model: it is structure, not a parameter. ONNX Runtime 1.32 takes 110 ns for
+    each element of a transform, unless the length is a power of 2.
 
     Returns the number of replaced transforms.
     """
@@ -98,7 +98,7 @@ def _replace(graph: ir.Graph, transform: _Transform) -> None:
     joined = parts[0] if len(parts) == 1 else new.add("Concat", *parts, axis=axis)
     matrix = _make_matrix(transform, len(parts), scale, new)
     behind = (get_dims(source) or [])[axis + 1 : -1]
-    before = [0] * axis  # sizes that stay
+    before = [0] * axis  # sizes that do not change
     rows = (1 if transform.is_real else 2) * transform.results
     places = [*before, rows, *(size if isinstance(size, int) else -1 for size in behind)]
     if _multiply(behind) == 1:  # one product for all rows
@@ -152,7 +152,7 @@ def _match_factor(node: ir.Node | None) -> tuple[ir.Value, float] | None:
 
 
 def _find_parts(source: ir.Value, new: NewNodes) -> list[ir.Value]:
-    """Return the real part of a value [..., 1 or 2], and the imaginary one where it has one, without the last axis."""
+    """Return the real part of a value [..., 1 or 2], and the imaginary part if it has one, without the last axis."""
     sizes = get_dims(source)
     assert sizes is not None
     last = len(sizes) - 1
@@ -178,7 +178,7 @@ def _find_parts(source: ir.Value, new: NewNodes) -> list[ir.Value]:
 
 
 def _take_parts(whole: ir.Value, parts: Sequence[ir.Value], columns: Sequence[ir.Value], rank: int) -> None:
-    """Let the readers of a part of `whole` [..., 1 or 2] read it directly: `parts` [...], `columns` [..., 1]."""
+    """Make the readers of a part of `whole` [..., 1 or 2] read it directly: `parts` [...], `columns` [..., 1]."""
     ends = ([-1], [rank - 1])
     for user, place in list(whole.uses()):
         if place:
@@ -211,7 +211,7 @@ def _replace_column(value: ir.Value, column: ir.Value, ends: Sequence[Sequence[i
 
 
 def _add_integers(new: NewNodes, part: str, numbers: np.ndarray) -> ir.Value:
-    """Return integers as floats: stored so, they do not count as parameters."""
+    """Return integers as floats: constants stored as integers do not count as parameters."""
     return new.add("Cast", new.constant(part, numbers, np.int16), to=ir.DataType.FLOAT.value)
 
 
@@ -224,7 +224,7 @@ def _make_matrix(transform: _Transform, parts: int, scale: float, new: NewNodes)
     n = transform.length
     m, k = np.arange(transform.results)[:, None], np.arange(transform.bins)[None, :]
     counts = np.where(k < n, 1, 0)  # of a longer operand the first N are read
-    if transform.is_real:  # a bin stands for itself and for its conjugate
+    if transform.is_real:  # a bin represents itself and its conjugate
         counts = np.where((k == 0) | (2 * k == n), 1, 2)
     factor = new.constant("factor", scale / n if transform.is_inverse else scale, np.float32)
     weight = new.add("Mul", _add_integers(new, "counts", counts), factor)

@@ -1,4 +1,4 @@
-"""Attention whose heads read the same keys and values, so that none of them is transposed."""
+"""Attention whose heads read the same keys and values, so that no transpose is needed."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def _find(model: ir.Model) -> Sequence[str]:
 
 
 def _fold(model: ir.Model, places: Collection[str]) -> int:
-    """Let all heads of an attention read the same keys and the same values, with the queries in one product.
+    """Make all heads of an attention read the same keys and the same values, with the queries in one product.
 
     A head is `softmax((x·Wq + bq)·(y·Wk + bk)ᵀ·s + mask)·(z·Wv + bv)`, and the layer Wo, bo on all heads
     together; x [B, M, ·], y and z [B, L, ·], mask the same for all heads. Before: `MatMul(Softmax(MatMul(q, kᵀ) + mask), v)`
@@ -90,10 +90,9 @@ def _fold(model: ir.Model, places: Collection[str]) -> int:
     times z, and the layer `Wv·Wo`, `bv·Wo + bo`, with A = s·Wq·Wkᵀ and c = s·bq·Wkᵀ.
 
     Terms that are the same for all keys of a query do not change a softmax, and the weights of its positions have the sum
-    1, so this is exact. Nothing is transposed but y, which ONNX Runtime fuses into the product. Where heads are so narrow
-    that A and Wv·Wo would have more parameters than before, they read the keys and values of all heads instead, and A
-    holds zeros in place of the other heads'. A product of two weights has the fewer of their planned bits; weights with
-    less than 8 stay.
+    1, so this is exact. Only y is transposed, which ONNX Runtime fuses into the product. If heads are so narrow that A and Wv·Wo would
+    have more parameters than before, they read the keys and values of all heads instead, and A has zeros for the other heads. A product
+    of two weights has the smaller of their planned bits; weights with less than 8 are not changed.
 
     Returns the number of attentions.
     """
@@ -144,7 +143,7 @@ def _has_static_sequence(value: ir.Value) -> bool:
 
 
 def _path(node: ir.Node) -> int:
-    """Return the place of the operand that holds the scores, in an operator between scores and weights."""
+    """Return the position of the operand with the scores, in an operator between scores and weights."""
     if node.op_type == "Where":
         return 1
     products = [place for place, value in enumerate(node.inputs) if find_producer(value, "MatMul")]
@@ -168,7 +167,7 @@ def _match_chain(softmax: ir.Node) -> tuple[ir.Node, ...] | None:
 
 
 def _is_alike_for_heads(node: ir.Node) -> bool:
-    """Return whether an operator does the same to all heads, and a constant that is added to all keys changes no weight."""
+    """Return whether an operator does the same for all heads, and adding a constant to all keys does not change the weights."""
     path = _path(node)
     others = [value for place, value in enumerate(node.inputs) if place != path]
     if node.op_type in ("Mul", "Div"):

@@ -45,15 +45,13 @@ def fuse_tables(model: ir.Model) -> int:
     """Fuse tables of one width whose rows are concatenated.
 
     Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_FUSED_TABLES`, all Tₖ with D dimensions and
-    the same planned bits, each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the
-    rows of the Tₖ below each other; one matrix of ids [batch, n], with one cast; and
-    `Gather(T, Where(ids < rows, ids + offsets, rows of T))` instead of the n operands. An id that is too large for its
-    table is refused, as before. Where the inputs are guarded (`input_guards.py`), that test is left out; guards that
-    replace ids by 0 in vectors become one for the matrix [n, batch],
-    `Transpose(Add(Where(Less(Clip(ids, 0), rows), Clip(ids, 0), 0), offsets))`. Remaps,
-    `Gather(Tₖ, Gather(rₖ, iₖ))`, become one remap as well, with the identity for fields without one. Other Concats of the
-    same lookups, in any order, and consumers of a single one select from the result; other lookups in these tables have
-    the offset added to their ids.
+    the same planned bits, each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the concatenated rows
+    of the Tₖ; one matrix of ids [batch, n], with one cast; and `Gather(T, Where(ids < rows, ids + offsets, rows of T))` instead of the n
+    operands. An id that is too large for its table is refused, as before. If the inputs are guarded (`input_guards.py`), that test is
+    left out; guards that replace ids by 0 in vectors become one for the matrix [n, batch], `Transpose(Add(Where(Less(Clip(ids, 0), rows),
+    Clip(ids, 0), 0), offsets))`. Remaps, `Gather(Tₖ, Gather(rₖ, iₖ))`, become one remap as well, with the identity for fields without
+    one. Other Concats of the same lookups, in any order, and consumers of a single one select from the result; other lookups in these
+    tables have the offset added to their ids.
 
     Returns the number of fused tables.
     """

@@ -20,10 +20,10 @@ def _gather_to_gathernd(model: ir.Model, places: Collection[str]) -> int:
     """Look rows up by GatherND, which computes all addresses before it copies the first row.
 
     Before: `Gather(T, ids)` along axis 0, T constant, ids of int64 (GatherND takes no others) from the request. After:
-    `GatherND(T, Unsqueeze(ids, -1))`, which refuses the same ids. Gather divides twice between two rows, too long for a
-    CPU to prefetch the next row; GatherND waits for many together. Rows outside the caches take three fifths of the
-    time where the last cache is small (benchmarks/bench_lookups.py), others no less, and the new axis costs a node: a
-    table that fits in a cache stays as it is. `gathernd_to_gather` is the inverse.
+    `GatherND(T, Unsqueeze(ids, -1))`, which refuses the same ids. Gather performs two divisions between rows, which takes too long for a
+    CPU to prefetch the next row; GatherND waits for many rows at once. On machines with a small last-level cache, rows outside the caches
+    take three fifths of the time (benchmarks/bench_lookups.py). Other rows are no faster, and the new axis costs a node: a table that
+    fits in a cache is not changed. `gathernd_to_gather` is the inverse.
 
     Returns the number of rewritten lookups.
     """

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, find_upstream_nodes, get_rank
 
-Axes = Sequence[int | None]  # for each operand the axis of which one position is needed; None: all of it is read
+Axes = Sequence[int | None]  # for each operand, the axis on which one position is needed; None: all of it is read
 Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every position
 
 _POINTWISE = (
@@ -32,9 +32,8 @@ class _Use:
 def hoist_gather(model: ir.Model) -> int:
     """Move the selection of one position towards the inputs, as far as possible.
 
-    Before: `Gather(x, i, axis)` with one constant i, and x computed by operators that treat the positions of that axis
-    alike. After: these operators compute position i alone; a Slice selects it where all positions are needed. The
-    selected values are the same.
+    Before: `Gather(x, i, axis)` with one constant i, and x computed by operators that treat the positions of that axis independently.
+    After: these operators compute only position i; a Slice selects it where all positions are needed. The selected values are the same.
 
     Time: in proportion to the nodes, and for each selection to those on which it depends. Returns the number of operators
     that compute less.
@@ -70,8 +69,8 @@ class _SelectionMover:
 
     def __init__(self, graph: ir.Graph, selection: ir.Node, axis: int, position: int) -> None:
         self._graph, self._selection, self._axis, self._position = graph, selection, axis, position
-        self._axis_of_use: dict[_Use, int] = {_Use(selection, 0): axis}  # of operands of which one position is read
-        self._axis_of: dict[ir.Value, int] = {}  # of values that shrink to one position
+        self._axis_of_use: dict[_Use, int] = {_Use(selection, 0): axis}  # operands of which one position is read
+        self._axis_of: dict[ir.Value, int] = {}  # values that shrink to one position
         self._slices: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def apply(self, upstream: Sequence[ir.Node]) -> int:

@@ -1,4 +1,4 @@
-"""Layer norms of sums in a form that ONNX Runtime leaves as it is."""
+"""Layer norms of sums in a form that ONNX Runtime does not fuse."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,9 @@ def layer_norm_of_sum_by_rows(model: ir.Model) -> int:
     """Add and normalize sequences as rows of two axes.
 
     Before: `LayerNormalization(Add(x, y), scale, bias)` of x and y [batch, L, D]. After: `Reshape(LayerNormalization(Add(x, y),
-    scale, bias), [-1, L, D])` of x and y [batch · L, D], which are views, or what was one already; views of views are merged. ONNX
-    Runtime 1.32 fuses an Add and a norm of three axes into SkipLayerNormalization, whose kernel takes 2.5 to 4 times as long as
-    both; with two axes it does not. A Reshape copies nothing.
+    scale, bias), [-1, L, D])` of x and y [batch · L, D], which are views or the values before an existing view; views of views are
+    merged. ONNX Runtime 1.32 fuses an Add and a norm of three axes into SkipLayerNormalization, whose kernel takes 2.5 to 4 times as long
+    as both; with two axes it does not. A Reshape copies nothing.
 
     Returns the number of changed norms.
     """

@@ -65,7 +65,7 @@ def _flatten(graph: ir.Graph, layer: Linear, flat_operands: dict[ir.Value, ir.Va
 
 
 def _flatten_bias(graph: ir.Graph, layer: Linear) -> ir.Value:
-    """Return the bias with one axis, as a Gemm takes it: that of an Add may be [1, 1, O]."""
+    """Return the bias with one axis, as required by Gemm: that of an Add may be [1, 1, O]."""
     bias = layer.bias
     assert bias is not None
     array = get_constant_array(bias)

@@ -12,9 +12,9 @@ def merge_tables_of_same_ids(model: ir.Model) -> int:
     """Look up two vectors of an id at once.
 
     Before: `Gather(T, ids)` and `Gather(U, ids)`, T [N, D] and U [N, E] of one type, read by nothing else, such as the
-    first-order weights and the embeddings of DeepFM. Tables with planned bits stay, for the numbers of a row would share a
-    scale that suits neither. After: one table [N, D + E], one Gather, followed by a Split. A
-    cache miss costs the same for a row of any length.
+    first-order weights and the embeddings of DeepFM. Tables with planned bits are not merged, because the numbers of a row would share a
+    scale that suits neither table. After: one table [N, D + E], one Gather, followed by a Split. A cache miss costs the same for a row of
+    any length.
 
     Returns the number of merged tables.
     """

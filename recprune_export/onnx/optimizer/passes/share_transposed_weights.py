@@ -29,7 +29,7 @@ def share_transposed_weights(model: ir.Model) -> None:
             for node in [user for user, position in copy.uses() if _is_right_operand(user, position)]:
                 _read_original(graph, node, original)
             if not copy.uses():
-                # It may be a copy of an earlier weight as well, and be removed already.
+                # It may also be a copy of an earlier weight that is already removed.
                 graph.initializers.pop(copy.name, None)  # type: ignore[arg-type]
 
 

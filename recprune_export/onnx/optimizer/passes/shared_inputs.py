@@ -1,7 +1,7 @@
 """Values that all candidates of a request share, computed once.
 
-A request contains many candidates to score for one user in one context: the user's inputs, and values that depend
-on them alone, are the same in each row.
+A request contains many candidates to score for one user in one context: the user's inputs, and values that depend only on them, are the
+same in each row.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, m
 def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
     """Reduce some inputs to one row, which all rows of a request share.
 
-    Before: every input has the batch on axis 0, or holds the elements of all rows, and rows are answered independently. After:
-    the inputs at the positions `shared` have size 1 there, and so has every value that depends only on them. Where such a
-    value is combined with a row for each candidate, it is broadcast by the operator that reads both, or repeated just before
-    it. A linear layer on a Concat of both kinds is split into two layers, the shared one computed once:
-    `Gemm(Concat(u, v), W, b)` becomes `Gemm(v, W_v, Gemm(u, W_u, b))`. The outputs keep their shapes.
+    Before: every input has the batch on axis 0, or contains the elements of all rows, and the answer for each row is independent of the
+    others. After: the inputs at the positions `shared` have size 1 there, and so has every value that depends only on them. Where such a
+    value is combined with a row for each candidate, it is broadcast by the operator that reads both, or repeated just before it. A linear
+    layer on a Concat of both kinds is split into two layers, the shared one computed once: `Gemm(Concat(u, v), W, b)` becomes `Gemm(v,
+    W_v, Gemm(u, W_u, b))`. The outputs keep their shapes.
 
     Returns the number of nodes that are computed once.
     """
@@ -123,7 +123,7 @@ class _SharedGraph:
             new.append(ir.node("Expand", [value, new[-1].outputs[0]]))
             repeated = new[-1].outputs[0]
             repeated.name, repeated.type, repeated.shape = f"{value.name}_repeated", value.type, ir.Shape(shape or [])
-            self._graph.insert_before(self._graph[0], new)  # sorted when all is in place
+            self._graph.insert_before(self._graph[0], new)  # nodes are sorted when all are inserted
             self._repeated[value] = repeated
         return self._repeated[value]
 

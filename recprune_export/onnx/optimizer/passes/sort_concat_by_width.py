@@ -16,7 +16,7 @@ def sort_concat_by_width(model: ir.Model) -> int:
 
     Before: `Gemm(Concat(…), W)`, also through a view, where lookups in tables of one width are not adjacent. After: the
     same operands, lookups of one width adjacent, the widest first, other operands last; the rows of W in the new order.
-    Concats with other consumers stay.
+    Concats with other consumers are not changed.
 
     Returns the number of sorted Concats.
     """

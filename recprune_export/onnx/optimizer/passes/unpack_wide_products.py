@@ -25,10 +25,10 @@ def unpack_wide_products(model: ir.Model) -> int:
 
     Before: `Add(MatMul(x, W), b)`, x [batch, ..., inputs] of three axes or more, W [inputs, outputs] or the transpose of a table, of few
     inputs and many outputs. After: `MatMul(Pad(x, 1), Unsqueeze(Concat(W, b)))`, without Pad and Concat where there is no b.
-    Values that depend only on weights are computed once, when ONNX Runtime loads the model. ONNX Runtime 1.32 packs constant weights
-    of two axes in blocks of 128 columns, and writes the result block by block, each time through all rows. These lie in more
-    pages of memory than the processor keeps addresses for. Other weights have blocks of up to 1024 columns. A sum with b would
-    be another pass over the result.
+    Values that depend only on weights are computed once, when ONNX Runtime loads the model. ONNX Runtime 1.32 packs constant weights of
+    two axes in blocks of 128 columns, and writes the result block by block, each time through all rows. The rows are in more pages of
+    memory than the TLB of the processor has entries. Other weights have blocks of up to 1024 columns. A sum with b would be another pass
+    over the result.
 
     Returns the number of changed products.
     """
@@ -66,7 +66,7 @@ def pack_wide_products(model: ir.Model) -> int:
 
 
 def _find_wide_products(graph: ir.Graph) -> Iterator[Linear]:
-    """Yield the layers of few inputs and many outputs: with weights of their own, and those that multiply a table."""
+    """Yield the layers of few inputs and many outputs: those with separate weights, and those that multiply a table."""
     found = {layer.node: layer for node in graph if (layer := match_linear(node))}
     for value in graph.initializers.values():
         if value.const_value is not None and get_rank(value) == 2 and value.dtype == ir.DataType.FLOAT:

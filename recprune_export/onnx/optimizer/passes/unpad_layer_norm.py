@@ -49,18 +49,18 @@ def _find(model: ir.Model) -> Sequence[str]:
 
 
 def _unpad(model: ir.Model, places: Collection[str]) -> int:
-    """Compute norms over n channels, of which all but m are zero, from the m channels alone.
+    """Compute norms over n channels, of which all but m are zero, only from the m channels.
 
     Before: `Slice(LayerNormalization(Pad(x, n - m zeros), g, b), 0, m)`. After: `u = x·Q`, `d = u / sqrt(Σu²/n + ε)`, and
-    the layer `d·Q·diag(g) + b`, folded into the linear layers that read the result where nothing else does and their planned
-    bits are at least 8; Q itself is not folded into weights with zeros, which it would fill.
+    the layer `d·Q·diag(g) + b`, folded into the linear layers that read the result, if nothing else does and their planned bits are at
+    least 8; Q itself is not folded into weights with zeros, which it would fill.
 
     The variance of the n channels is Σx²/n - (Σx/n)² = xᵀ·(I - 1·1ᵀ/n)·x / n, and x minus the mean, without the removed
     channels, is (I - 1·1ᵀ/n)·x. Q = I - c·1·1ᵀ with c = (1 - sqrt(1 - m/n)) / m is the square root of that matrix, since
     (I - c·1·1ᵀ)² = I - (2·c - c²·m)·1·1ᵀ. So the variance is |Q·x|²/n, a sum of squares, which loses nothing to
-    cancellation, and the norm is Q·(Q·x) divided by its root. Q and the matrix of ones that sums are structure, not
-    parameters: the file has the operators that make them, and ONNX Runtime computes them once, when it loads the model.
-    Time: O(m²) for each row, instead of a kernel on n channels between two copies.
+    cancellation, and the norm is Q·(Q·x) divided by its root. Q and the summing matrix of ones are structure, not parameters: the file
+    contains the operators that create them, and ONNX Runtime computes them once, when it loads the model. Time: O(m²) for each row,
+    instead of a kernel on n channels between two copies.
 
     Returns the number of norms.
     """
@@ -160,7 +160,7 @@ def _replace(graph: ir.Graph, norm: _PaddedNorm) -> None:
 
 
 def _find_readers(value: ir.Value) -> list[Linear]:
-    """Return the linear layers that read a value, or positions of it; none where anything else reads it, or one has few bits."""
+    """Return the linear layers that read a value, or positions of it; none if other nodes read it, or if a layer has few bits."""
     readers: list[Linear] = []
     for user, place in value.uses():
         layer = match_linear(user)
@@ -179,13 +179,13 @@ def _find_readers(value: ir.Value) -> list[Linear]:
 
 
 def _leaves_channels(node: ir.Node) -> bool:
-    """Return whether a Slice leaves the last axis whole."""
+    """Return whether a Slice does not change the last axis."""
     rank, axes = get_rank(node.outputs[0]), get_constant_integers(node.inputs[3]) if len(node.inputs) > 3 else None
     return rank is not None and axes is not None and all(axis % rank != rank - 1 for axis in axes)
 
 
 def _fold_into(graph: ir.Graph, readers: Sequence[Linear], matrix: np.ndarray, shift: np.ndarray) -> None:
-    """Let layers read x where they read x·matrix + shift."""
+    """Make layers read x instead of x·matrix + shift."""
     for layer in readers:
         before, moved = layer.vector(), shift @ layer.matrix()
         vector = before if not moved.any() else moved + (0.0 if before is None else before)

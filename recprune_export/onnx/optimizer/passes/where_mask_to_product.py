@@ -25,9 +25,9 @@ def where_mask_to_product(model: ir.Model) -> int:
 
     Before: `Where(f(k), 0, low)`, f of And, Or and Not with constants, k one Boolean value of the request, such as which
     items of a history are known, and low a finite number. After: `Add(m1, Mul(Cast(Not(k)), m0 - m1))` with the masks m1
-    and m0 of a k that is all true and all false, which are stored as Boolean. Each position depends on k only where k
-    stands, so this is exact; where the mask of a true k masks more than that of a false one, nothing is changed. Where
-    takes ten times as long as a product for each element.
+    and m0 of a k that is all true and all false, which are stored as Boolean. Each position either depends on k or is constant, so this
+    is exact. If the mask for a true k masks more than that for a false one, nothing is changed. Where takes ten times as long as a
+    product for each element.
 
     Returns the number of masks.
     """

@@ -2,8 +2,7 @@
 
 Recommenders are often deployed with vectors that were computed beforehand: graph recommenders store propagated tables, others
 the features of their items, as buffers or as plain tensors. These take as much memory as tables, and their dimensions can be
-pruned like those of tables. A model that was frozen as a whole for deployment does not tell which of its weights must not
-change.
+pruned like those of tables. If a whole model was frozen for deployment, its flags do not show which weights must not change.
 """
 
 import torch
@@ -38,7 +37,7 @@ def constants_to_parameters(module: fx.GraphModule) -> None:
 
 
 def unfreeze_if_all_frozen(module: fx.GraphModule) -> None:
-    """Set `requires_grad` of all parameters where none has it, in place; the tensors are still the user's model's."""
+    """Set `requires_grad` of all parameters, in place, if none has it; the tensors are still those of the user's model."""
     parameters = dict(module.named_parameters())
     if any(parameter.requires_grad for parameter in parameters.values()):
         return

@@ -1,7 +1,7 @@
 """Decompositions of operators into simpler ones, so that analyses of the graph need fewer rules.
 
 An in-place write to a slice, `x[:, 2:4] = y`, is captured as a `slice_scatter`; its decomposition is a `cat` of the
-unchanged slices and y, so that each slice has channels of its own.
+unchanged slices and y, so that each slice has separate channels.
 """
 
 import operator
@@ -92,7 +92,7 @@ def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _overwritten_in_steps(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, positions: range) -> fx.Node:
-    """`x[..., ::2] = y`, as in rotary position embeddings: `cat` of the unchanged elements and y, then reordered."""
+    """`x[..., ::2] = y`, as in rotary position embeddings: the `cat` of the unchanged elements and y, reordered."""
     unchanged = [position for position in range(_value(x).shape[axis]) if position not in positions]
     order = torch.tensor([*unchanged, *positions]).argsort()
     rest = graph.call_function(aten.index_select.default, (x, axis, _constant(graph, torch.tensor(unchanged))))

@@ -19,7 +19,7 @@ MOST_COMPARED_EDGES = 512
 
 
 def count_ends(graph: fx.Graph, ends: fx.Node, length: fx.Node | int) -> fx.Node:
-    """Return for each of the elements 0 to `length` - 1 how many of `ends`, integers from 0 to `length`, are no larger."""
+    """Return for each of the elements 0 to `length` - 1 the number of `ends`, integers from 0 to `length`, that are not larger."""
     call = graph.call_function
     ends = call(aten.to.dtype, (ends, torch.int64))
     size = length + 1 if isinstance(length, int) else call(operator.add, (length, 1))
@@ -29,7 +29,7 @@ def count_ends(graph: fx.Graph, ends: fx.Node, length: fx.Node | int) -> fx.Node
 
 
 def repeated_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`repeat_interleave(x: B×D, n: B, 0, output_size=E)` is a lookup: row e is the first one whose elements end behind e."""
+    """`repeat_interleave(x: B×D, n: B, 0, output_size=E)` is a lookup: row e is the first one whose elements end after e."""
     repeats, size = argument(node, "repeats"), argument(node, "output_size")
     x = argument(node, "self") if node.target is aten.repeat_interleave.self_Tensor else None
     axis = 0 if x is None else argument(node, "dim") if x.meta["val"].ndim > 1 else 0

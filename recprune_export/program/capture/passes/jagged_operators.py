@@ -26,7 +26,7 @@ _TO_JAGGED, _TO_PADDED = "dense_to_jagged", "jagged_to_padded_dense"
 # Forms of _TO_PADDED for one axis of offsets: values, offsets, the number of steps, and the padding where it is not 0.
 _TO_PADDED_OF_ONE_AXIS = ("jagged_1d_to_dense", "jagged_2d_to_dense")
 _CUMSUMS = ("asynchronous_complete_cumsum", "asynchronous_inclusive_cumsum", "asynchronous_exclusive_cumsum")
-# Operators that compute each index of axis 0 from the same index of their operands alone.
+# Operators that compute each index of axis 0 only from the same index of their operands.
 _BY_ELEMENT = frozenset(
     {
         aten.linear.default, aten.mm.default, aten.matmul.default, aten.addmm.default, aten.layer_norm.default,
@@ -47,7 +47,7 @@ def replace_jagged_operators(module: fx.GraphModule) -> bool:
     """Replace fbgemm's operators on jagged tensors, in place; return whether there were any.
 
     New nodes have no shapes: `recapture` the graph. Raises `CaptureError` if elements are mixed between `dense_to_jagged` and
-    `jagged_to_padded_dense`: their number is no size of a graph.
+    `jagged_to_padded_dense`: their number is not a size of the graph.
     """
     for node in [node for node in module.graph.nodes if _name(node) in _TO_PADDED_OF_ONE_AXIS]:
         _use_general_form(module.graph, node)
@@ -124,7 +124,7 @@ def _steps(node: fx.Node) -> int | None:
 
 
 def _keep_padded(graph: fx.Graph, nodes: list[fx.Node], steps: int | None) -> None:
-    """Replace the elements of the rows of each x: B×L×D by all steps, B·L×D, where each reader works on an element alone."""
+    """Replace the elements of the rows of each x: B×L×D by all steps, B·L×D, if each reader processes elements separately."""
     elements = [user for node in nodes for user in node.users if arguments(user)[1] == 0]
     region = list(_list_region(elements))
     ends = [user for inner in (*elements, *region) for user in inner.users if _name(user) == _TO_PADDED]

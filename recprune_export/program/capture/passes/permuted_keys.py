@@ -12,9 +12,9 @@ aten = torch.ops.aten
 
 
 def replace_permuted_keys(runs: RunsOnRequests, node: fx.Node, find_joined: Callable[[fx.Node], list[fx.Node]]) -> bool:
-    """Replace the permutation of keys that a node is, where the elements of each key are known; return whether it was.
+    """Replace a node that permutes keys, if the elements of each key are known; return whether it was replaced.
 
-    `find_joined` gives the tensors that a node joins. Lengths: [keys, rows], values and weights: the elements of all keys.
+    `find_joined` returns the tensors that a node joins. Lengths: [keys, rows], values and weights: the elements of all keys.
     """
     if operator_name(node) != "fbgemm::permute_2D_sparse_data":
         return False

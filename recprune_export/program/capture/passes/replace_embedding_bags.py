@@ -36,7 +36,7 @@ class _Bag:
 
 
 def replace_embedding_bags(module: fx.GraphModule) -> bool:
-    """Replace each `EmbeddingBag` of which only the pooled rows are used, in place; return whether there was one.
+    """Replace each `EmbeddingBag` if only its pooled rows are used, in place; return whether there was one.
 
     New nodes have no shapes: `recapture` the graph.
     """

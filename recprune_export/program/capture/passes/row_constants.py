@@ -12,7 +12,7 @@ aten = torch.ops.aten
 
 
 def evaluate_for_batch_size(node: fx.Node, rows: int) -> Any:
-    """Return the value of a node for a request of `rows` rows, or None if it depends on more of the request."""
+    """Return the value of a node for a request of `rows` rows, or None if it depends on other properties of the request."""
     values: dict[fx.Node, Any] = {}
 
     def compute(source: fx.Node) -> Any:

@@ -1,4 +1,4 @@
-"""Operators that have as many rows as the lengths of a request sum up to: the number is that of the elements they divide."""
+"""Operators whose number of rows is the sum of lengths in a request, which is the number of elements that the lengths divide."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Elements = Mapping[fx.Node, fx.Node]  # the elements of an input, by the node of
 
 
 def state_output_size(runs: RunsOnRequests, node: fx.Node, elements: Elements) -> None:
-    """State the number of rows of a `repeat_interleave` by the lengths of inputs: that of their elements."""
+    """Set the number of rows of a `repeat_interleave` by lengths of inputs: the number of their elements."""
     if node.target not in REPEATS or argument(node, "output_size") is not None:
         return
     repeats = argument(node, "repeats")

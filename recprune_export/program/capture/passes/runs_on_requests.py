@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 
 class RunsOnRequests:
-    """The value of every node of a graph on each of `requests`, the tensors that it takes; nodes made by `call` included."""
+    """The value of every node of a graph on each of `requests`, the tensors that it takes; including nodes created by `call`."""
 
     def __init__(self, module: fx.GraphModule, requests: Sequence[Sequence[Tensor]]) -> None:
         self._graph = module.graph
@@ -27,11 +27,11 @@ class RunsOnRequests:
         return [len(value) if isinstance(value, Tensor) and value.ndim else -1 for value in values]
 
     def numbers(self, value: Any) -> list[int]:
-        """Return an integer, or the one that a node computes, in each run."""
+        """Return an integer, or the integer that a node computes, in each run."""
         return [int(run[value] if isinstance(value, fx.Node) else value) for run in self.runs]
 
     def equal(self, node: fx.Node, others: Sequence[fx.Node]) -> bool:
-        """Return whether a tensor holds the numbers of other ones, one after another, in each run."""
+        """Return whether a tensor equals the concatenation of other tensors in each run."""
         return all(
             torch.equal(run[node].long(), torch.cat([run[other].long() for other in others])) for run in self.runs
         )

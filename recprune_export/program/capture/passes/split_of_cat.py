@@ -36,7 +36,7 @@ _LOOKUPS: dict[Any, int] = {aten.embedding.default: 1, aten.index_select.default
 def replace_split_of_cat(
     module: fx.GraphModule, requests: Sequence[Sequence[Tensor]], lengths: Mapping[int, int]
 ) -> bool:
-    """Replace parts of joined tensors, taken by sizes that the request holds, by what was joined; return whether any may be.
+    """Replace parts of joined tensors, selected by sizes from the request, by the tensors that were joined; return whether any may be.
 
     `requests` are tensors that the graph takes; the ends of a part have to be those of joined tensors in each of them.
     `lengths` leads from the position of each input of lengths to that of its elements. New nodes have no shapes: `recapture` the
@@ -86,7 +86,7 @@ class _Joined:
         self._parts: dict[fx.Node, list[fx.Node]] = {}
 
     def replace_part(self, node: fx.Node) -> None:
-        """Replace a part of joined tensors by those that it consists of, where it does."""
+        """Replace a part of joined tensors by the tensors that it consists of, if possible."""
         source = arguments(arguments(node)[0])[0] if node.target not in _SLICES else arguments(node)[0]
         parts = self.parts(source)
         bounds = self._bounds(node, source)
@@ -102,7 +102,7 @@ class _Joined:
         node.replace_all_uses_with(new)
 
     def parts(self, node: fx.Node) -> list[fx.Node]:
-        """Return the tensors that a node joins; the node alone where it joins none."""
+        """Return the tensors that a node joins; only the node if it joins none."""
         if node not in self._parts:
             self._parts[node] = self._find_parts(node)
         return self._parts[node]
@@ -129,7 +129,7 @@ class _Joined:
         return made
 
     def _find_divided(self, node: fx.Node) -> list[int]:
-        """Return the positions of the operands of which each index of axis 0 belongs to that of the result alone."""
+        """Return the positions of the operands whose indices of axis 0 each affect only the same index of the result."""
         operands = {n: arg for n, arg in enumerate(node.args) if isinstance(arg, fx.Node)}
         tensors = {n: arg for n, arg in operands.items() if isinstance(self.runs.runs[0].get(arg), Tensor)}
         if node.target in _LOOKUPS:

@@ -1,7 +1,7 @@
 """Conversion of a graph that computes in half precision, or under autocast, to float32.
 
-ONNX Runtime on CPU has few operators in bfloat16 and float16, and the proofs of a pruning need more digits. A file in fewer
-bits is the task of `--quantize fp16`.
+ONNX Runtime on CPU has few operators in bfloat16 and float16, and the checks of pruning need more digits. `--quantize fp16` writes a file
+with fewer bits.
 """
 
 from typing import Any

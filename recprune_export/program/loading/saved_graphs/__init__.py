@@ -1,4 +1,4 @@
-"""Programs of saved graphs: `.pt2` archives, those of a fixed batch, and TorchScript."""
+"""Programs from saved graphs: `.pt2` archives, including those with a fixed batch size, and TorchScript."""
 
 import lazy_loader
 

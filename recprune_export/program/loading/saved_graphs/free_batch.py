@@ -1,7 +1,7 @@
-"""Programs of a fixed batch: captured again with a free one.
+"""Programs with a fixed batch size are captured again with a variable one.
 
-The sizes in the graph are freed first (`list_freed`). The result is compared with the fixed program on several requests, so
-that a number that only happens to be the batch size is never taken for it unnoticed.
+The sizes in the graph are freed first (`list_freed`). The result is compared with the fixed program on several requests, so that a number
+that equals the batch size only by chance is never mistaken for it unnoticed.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ _CHUNKS = 3  # requests of the fixed size that are compared with one request of 
 
 
 def convert_exported(exported: torch.export.ExportedProgram) -> Program:
-    """Convert an `ExportedProgram`, whose batch may be fixed, with a note.
+    """Convert an `ExportedProgram`, whose batch size may be fixed, with a note.
 
-    Raises `CaptureError` if the graph answers one batch size only.
+    Raises `CaptureError` if the graph accepts only one batch size.
     """
     user_inputs = set(exported.graph_signature.user_inputs)
     values = [n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder" and n.name in user_inputs]
@@ -79,7 +79,7 @@ def _make_example(
 
 
 def _compare(program: Program, fixed: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]], rows: int) -> None:
-    """Raise `CaptureError` if one request of several times `rows` rows is answered in another way than its parts."""
+    """Raise `CaptureError` if the answers to a request of several times `rows` rows differ from those to its parts."""
     signature = program.signature
     request = sample_request_tensors(signature, _CHUNKS * rows)
     with torch.no_grad():

@@ -22,9 +22,9 @@ _NEW: dict[Any, int] = {
     ),
     **dict.fromkeys((_ATEN.zeros.default, _ATEN.ones.default, _ATEN.full.default, _ATEN.empty.memory_format), 0),
 }
-_FACTOR = 2  # how many times the rows the graph is run on
+_FACTOR = 2  # the graph is run on this multiple of the rows
 _Choose = Callable[[Sequence[int]], Sequence[int]]
-# Which of the positions in a new tensor's sizes that are equal to the number of rows is taken for the batch.
+# The position, among the sizes of a new tensor that equal the number of rows, that is taken as the batch.
 _CHOICES: tuple[_Choose, ...] = (
     lambda positions: (),
     lambda positions: positions[:1],
@@ -77,8 +77,8 @@ def scale_view(
 def _group_axes(before: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
     """Yield the ranges of axes of a tensor and of its view that hold the same elements, from the left.
 
-    An axis of one could belong to either neighbor. New ones belong to the left; one of the tensor to the left where the axes
-    behind it are merged, and to the right where they are split, as attention does with its heads.
+    An axis of size 1 could belong to either neighbor. A new one belongs to the left. One of the tensor belongs to the left if the
+    following axes are merged, and to the right if they are split, as attention does with its heads.
     """
     start = first = 0
     while start < len(before) or first < len(sizes):

@@ -1,9 +1,8 @@
 """TorchScript, converted by PyTorch's converter (`TS2EPConverter`) after a check that its code can only compute.
 
-A TorchScript archive holds code in a subset of Python, which PyTorch compiles and runs in an interpreter of its own. That
-interpreter has operators that read and write files, and runs `__setstate__` while it loads; and it reads as many numbers of
-a storage as are declared. So an archive is refused unless its code uses nothing but operators on tensors, and its storages
-have the declared sizes.
+A TorchScript archive holds code in a subset of Python, which PyTorch compiles and runs in a separate interpreter. That interpreter has
+operators that read and write files, runs `__setstate__` while loading, and reads as many numbers of a storage as are declared. So an
+archive is refused unless its code uses only operators on tensors, and its storages have the declared sizes.
 """
 
 import ast
@@ -72,7 +71,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
 def convert_torchscript(module: torch.jit.ScriptModule, args: Sequence[Any], kwargs: dict[str, Any]) -> Program:
     """Convert TorchScript to a program with PyTorch's converter, with a note.
 
-    Raises `CaptureError` if the converter cannot, or the program answers in another way.
+    Raises `CaptureError` if the converter fails, or if the answers of the program differ.
     """
     from torch._export.converter import TS2EPConverter
 
@@ -112,7 +111,7 @@ def convert_torchscript(module: torch.jit.ScriptModule, args: Sequence[Any], kwa
 
 
 def _restore_parameters(converted: nn.Module, module: torch.jit.ScriptModule) -> None:
-    """Make parameters again of those that the converter took for buffers."""
+    """Restore the parameters that the converter turned into buffers."""
     for name, _ in module.named_parameters():
         path, _, last = name.rpartition(".")
         with contextlib.suppress(AttributeError):  # an unused parameter is not there
@@ -186,7 +185,7 @@ def _is_harmless(names: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the notices of deprecation and the logs of the converter off the screen inside the block."""
+    """Suppress the deprecation warnings and the logs of the converter inside the block."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

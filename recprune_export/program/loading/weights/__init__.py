@@ -1,4 +1,4 @@
-"""State dicts of model files: readers that execute nothing, and the names by which a module takes the weights."""
+"""State dicts of model files: readers that execute nothing, and the matching of names with those of a module."""
 
 import lazy_loader
 

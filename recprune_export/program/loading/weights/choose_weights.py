@@ -25,7 +25,7 @@ from recprune_export.program.streamed_tables.streamed_table import StreamedTable
 
 @dataclass(frozen=True)
 class ChosenWeights:
-    """Tensors under the names of a module, and a sentence on each thing that was done to find them."""
+    """Tensors under the names of a module, and a sentence on each change that was needed to find them."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -49,8 +49,7 @@ class _Candidate:
 def choose_weights(content: Any, expected: ExpectedTensors, source: str, module: str, key: str | None) -> ChosenWeights:
     """Return the weights in `content`, the content of the file `source`, that fit the module that `module` names.
 
-    Raises `ModelFileError` if no state dict fits, and `UsageError` if several do and `key` names none, or nothing
-    has that key.
+    Raises `ModelFileError` if no state dict fits, and `UsageError` if several do and `key` selects none, or if no entry has that key.
     """
     if key is not None:
         content = _select(content, key, source)
@@ -74,7 +73,7 @@ def choose_weights(content: Any, expected: ExpectedTensors, source: str, module:
             f"{source} contains several state dicts that fit {module}: choose one with {_list_keys([c.key for c in different])}."
         )
     tensors = certain[0].tensors
-    if not any(tensor.is_meta for tensor in tensors.values()):  # else the caller compares them when it has read them
+    if not any(tensor.is_meta for tensor in tensors.values()):  # otherwise the caller compares them after reading them
         refuse_different_ties(tensors, expected, source, module)
     others = [c.key or "the outermost dict" for c in (different[0], *equal) if equal and c is not certain[0]]
     copies = f"{list_some(others)} contains the same values." if others else ""
@@ -107,9 +106,9 @@ def _refuse_different(tied: Sequence[str], tensors: Mapping[str, Tensor], source
 def load_as_pytorch(
     module: nn.Module, content: Any, expected: ExpectedTensors, source: str, key: str | None
 ) -> tuple[str, ...] | None:
-    """Load a state dict of other names, which a layer of PyTorch itself converts (`weight_norm`); return notes, None if there is none.
+    """Load a state dict with other names that a PyTorch layer converts (`weight_norm`); return notes, None if there is none.
 
-    Raises `UsageError` if there are several, and `key` names none.
+    Raises `UsageError` if there are several, and `key` selects none.
     """
     loaded: list[StateDict] = []
     for state in find_state_dicts(content if key is None else _select(content, key, source)):
@@ -158,7 +157,7 @@ def _find_candidates(states: Sequence[StateDict], expected: ExpectedTensors) -> 
 
 
 def _drop_copies(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """Return the candidates whose tensors are not those of an earlier one: a network can lie in a file under two names."""
+    """Return the candidates without copies of earlier ones: a file can contain a network under two names."""
     different: list[_Candidate] = []
     for candidate in candidates:
         if not any(_share_tensors(candidate.tensors, other.tensors) for other in different):
@@ -167,7 +166,7 @@ def _drop_copies(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _drop_equal_copies(candidates: Sequence[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
-    """Return the candidates whose values are not those of an earlier one, and the others: an average can equal its model."""
+    """Return the candidates whose values differ from those of earlier ones, and the others: an average can equal its model."""
     different: list[_Candidate] = []
     equal: list[_Candidate] = []
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""The message for weights that do not fit a module: both sides' names, the nearest pairs, and the prefix that would help."""
+"""The message for weights that do not fit a module: the names of both, the most similar pairs, and a prefix that would fit."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ def describe_mismatch(state: StateDict, expected: ExpectedTensors, source: str, 
 
 
 def find_best_prefix(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Return the prefix without which the most names of a file are names of the module, '' where none helps.
+    """Return the prefix whose removal makes the most names of a file names of the module; '' if none helps.
 
     >>> import torch
     >>> find_best_prefix({"net.a": torch.ones(1), "net.b": torch.ones(1)}, {"a": torch.ones(1), "c": torch.ones(1)})
@@ -45,12 +45,12 @@ def find_best_prefix(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor
     best, names = max(prefixes, key=lambda pair: count(*pair))
     if count(best, names)[0]:
         return best
-    # Where no name is the same, a prefix of wrappers is still none of the user's.
+    # Even if no name is equal, a prefix of wrappers is not part of the user's names.
     return next((p for p, _ in reversed(prefixes) if p and all(part in WRAPPERS for part in p.split(".")[:-1])), "")
 
 
 def list_some(names: Iterable[str]) -> str:
-    """Return the first names in quotes, and how many more there are.
+    """Return the first names in quotes, and the number of further ones.
 
     >>> list_some(["a", "b"]), list_some("abcdefg")
     ("'a', 'b'", "'a', 'b', 'c', 'd' and 3 more")
@@ -74,7 +74,7 @@ def _list_faults(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
 
 
 def _describe_missing(name: str, tensor: Tensor, others: Mapping[str, Tensor]) -> str:
-    """Describe a name that the file lacks, beside the nearest name that the file has instead."""
+    """Describe a name that is missing in the file, with the most similar name in the file."""
     fitting = [other for other, stored in others.items() if tensors_fit(stored, tensor)]
     nearest = difflib.get_close_matches(name, fitting or list(others), n=1, cutoff=0.4)
     beside = f", whose nearest name is '{nearest[0]}' {_describe(others[nearest[0]])}" if nearest else ""

@@ -28,7 +28,7 @@ class InertObject:
     state: Any = field(default=None, repr=False)
 
     def set_state(self, state: Any) -> None:
-        """Take the attributes of a pickled object: a dict, a pair of dict and slots, or another value."""
+        """Set the attributes of a pickled object: a dict, a pair of dict and slots, or another value."""
         self.state = state
         states = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         for attributes in states:
@@ -36,10 +36,10 @@ class InertObject:
                 self.entries.update((k, v) for k, v in attributes.items() if isinstance(k, str))
 
     def set_item(self, key: Any, value: Any) -> None:
-        """Take an item of a pickled mapping; keys that are no strings are left out."""
+        """Add an item of a pickled mapping; keys that are not strings are left out."""
         if isinstance(key, str):
             self.entries[key] = value
 
     def add_item(self, value: Any) -> None:
-        """Take an item of a pickled sequence, under its number."""
+        """Add an item of a pickled sequence, under its index."""
         self.entries[str(len(self.entries))] = value

@@ -1,8 +1,8 @@
 """A reader of pickles that calls and imports nothing: unknown classes become `InertObject`, tensors become tensors.
 
-The opcodes are those of `pickletools`. Only the functions of `_Rebuild` run, which are of this file: they make containers
-and, with `load_storage`, tensors whose declared sizes lie within the stored bytes. So a checkpoint with a configuration
-object of a class that is not installed can be read, and a hostile one does nothing.
+The opcodes are those of `pickletools`. Only functions of `_Rebuild`, in this file, run: they create containers and, with `load_storage`,
+tensors whose declared sizes are within the stored bytes. So a checkpoint with a configuration object of a class that is not installed can
+be read, and a malicious pickle has no effect.
 """
 
 import pickletools
@@ -29,7 +29,7 @@ _PUSHED = frozenset(
 )
 _SCALARS = (str, int, float, bool, bytes, type(None), GlobalName)
 _MARK = object()
-# Protocol 0 has strings alone for what lies outside the pickle: torch.save writes str() of its tuple.
+# Protocol 0 has only strings as persistent ids: torch.save writes str() of its tuple.
 _STORAGE_AS_TEXT = re.compile(
     r"\('storage', <class 'torch\.(?:\w+\.)*(\w+)'>, '(\w{1,40})', '([\w:]{1,40})', (\d{1,18})(, None)?\)", re.ASCII
 )
@@ -52,7 +52,7 @@ LoadStorage = Callable[[Any], Storage]
 
 
 def unpickle_inert(file: IO[bytes], load_storage: LoadStorage, load_bytes: Callable[[bytes], Any] | None = None) -> Any:
-    """Return the content of the pickle at the position of `file`, which is then behind the pickle.
+    """Return the content of the pickle at the position of `file`, and move the position to the end of the pickle.
 
     `load_storage` gets the persistent id of each storage, `load_bytes` the bytes of each storage that is pickled inside.
 
@@ -245,7 +245,7 @@ class _Machine:
 
     def _build(self, _: Any) -> None:
         (state,) = self._pop(1)
-        if isinstance(self._stack[-1], InertObject):  # the attributes of tensors and dicts mean nothing here
+        if isinstance(self._stack[-1], InertObject):  # the attributes of tensors and dicts are not needed
             self._stack[-1].set_state(state)
 
     def _persid(self, argument: str) -> None:
@@ -264,7 +264,7 @@ class _Machine:
         (identity,) = self._pop(1)
         if not isinstance(identity, tuple) or len(identity) < 2:
             raise InertPickleError("it refers to data in an unknown way")
-        # Files of before torch 1.6 hold the source of a module's class beside its name.
+        # Files from before torch 1.6 contain the source of a module's class together with its name.
         self._stack.append(identity[1] if identity[0] == "module" else self._load_storage(identity))
 
 

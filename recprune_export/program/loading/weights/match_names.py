@@ -1,4 +1,4 @@
-"""The names of a state dict as the names of a module: unchanged, or without prefixes and infixes of wrappers."""
+"""Match the names of a state dict with those of a module: unchanged, or without prefixes and infixes of wrappers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from recprune_export.program.loading.weights.name_tree import (
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """The tensors of a module by name, and those that a file may lack: counts of batches, and all but one of tied tensors."""
+    """The tensors of a module by name, and those that may be missing in a file: counts of batches, and all but one of tied tensors."""
 
     tensors: dict[str, Tensor]
     optional: frozenset[str]
@@ -50,7 +50,7 @@ class NameMatch:
 
     @property
     def certain(self) -> bool:
-        """Whether the rest of the file raises no doubt: nothing is left out, or `prefix` is that of a usual wrapper."""
+        """Whether the match is certain: no name of the file is left out, or `prefix` is that of a common wrapper."""
         return not self.left_out or all(component in WRAPPERS for component in self.prefix.split(".")[:-1])
 
     def select(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class NameMatch:
 def match_names(state: Mapping[str, Tensor], expected: ExpectedTensors) -> list[NameMatch]:
     """Return the ways in which the names and shapes of `state` fit a module: all names, or all under one prefix.
 
-    Names that fit as they are have no other match. A counter of averaged weights is not counted as left out.
+    Names that fit unchanged have no other match. A counter of averaged weights is not counted as left out.
     """
     file, module = make_name_tree(state), make_name_tree(expected.tensors)
     aligner = TreeAligner(state, expected.tensors, expected.optional)

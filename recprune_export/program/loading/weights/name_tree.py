@@ -62,7 +62,7 @@ def make_name_tree(names: Mapping[str, object]) -> NameTree:
 
 @dataclass(frozen=True)
 class Alignment:
-    """The name in the file of each name in the module, and the components that one of both has alone, with a dot."""
+    """The name in the file for each name in the module, and the components that only one of them has, with a dot."""
 
     names: dict[str, str]
     removed: frozenset[str] = frozenset()
@@ -70,9 +70,9 @@ class Alignment:
 
 
 class TreeAligner:
-    """Aligns parts of two trees; `optional` are names that the file may lack.
+    """Aligns parts of two trees; `optional` are names that may be missing in the file.
 
-    A component of `WRAPPERS` that is the only child is passed over where the names do not fit with it, on either side.
+    On either side, a component of `WRAPPERS` that is the only child is skipped if the names do not fit with it.
     """
 
     def __init__(self, file: Mapping[str, Tensor], module: Mapping[str, Tensor], optional: frozenset[str]) -> None:
@@ -83,7 +83,7 @@ class TreeAligner:
         """Return how the names of two parts of the trees correspond, all of them, with equal shapes; None if they do not."""
         key = (id(file), id(module))
         if key not in self._known:
-            self._known[key] = None  # where the search comes back to the same pair, it found nothing in between
+            self._known[key] = None  # a search that returns to the same pair has found no alignment
             self._known[key] = self._align_children(file, module) or self._pass_over(file, module)
         return self._known[key]
 
@@ -122,13 +122,13 @@ class TreeAligner:
 
 
 def find_wrapper(tree: NameTree) -> str | None:
-    """Return the only component of a part of a tree if it is one of `WRAPPERS`; a counter of averaged weights may be beside it."""
+    """Return the only component of a part of a tree if it is one of `WRAPPERS`, ignoring a counter of averaged weights."""
     names = tree.children.keys() - COUNTERS
     return next(iter(names)) if tree.name is None and len(names) == 1 and names <= WRAPPERS else None
 
 
 def tensors_fit(stored: Tensor, expected: Tensor) -> bool:
-    """Return whether a tensor of a file can be the value of one of a module: same shape, both with or without a fraction."""
+    """Return whether a tensor of a file can be the value of a tensor of a module: same shape, and both floating-point or both integer."""
     if is_lazy(expected):
         return True
     return stored.shape == expected.shape and has_fraction(stored) == has_fraction(expected)

@@ -1,4 +1,4 @@
-"""The tensors of a model file of any kind, under the keys and names that it gives them."""
+"""Read the tensors of a model file of any kind, under the keys and names in the file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from recprune_export.program.loading.weights.torch_files import read_archive_rec
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Nested dicts of tensors; `load` gives chosen ones their numbers, where `content` has them without.
+    """Nested dicts of tensors; `load` reads the numbers of chosen tensors that `content` has without numbers.
 
-    `stream` does the same, but leaves those of long tables in their files, where the kind of file allows that.
+    `stream` does the same, but leaves the numbers of long tables in their files, if the kind of file allows this.
     """
 
     content: Any

@@ -1,4 +1,4 @@
-"""Tensors that are divided among the processes of a training: read where one process holds all, refused in words where not."""
+"""Tensors that are divided among training processes: read if one process holds all of a tensor, otherwise refused with a message."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def is_sharded(value: Any) -> bool:
 
 
 def find_whole_tensor(value: Any) -> Tensor | None:
-    """Return all numbers of a sharded tensor as a plain one; None if the file holds a part of them."""
+    """Return a sharded tensor as a plain tensor; None if the file contains only a part of it."""
     if isinstance(value, InertObject):
         local, size = value.entries.get("_local_tensor"), value.arguments[2:3]
     else:
@@ -33,7 +33,7 @@ def find_whole_tensor(value: Any) -> Tensor | None:
 
 
 def refuse_shards(entries: Mapping[str, Any], source: str) -> None:
-    """Raise `ModelFileError` if `entries` has sharded tensors of which the file holds a part."""
+    """Raise `ModelFileError` if `entries` has sharded tensors of which the file contains only a part."""
     parts = [name for name, value in entries.items() if is_sharded(value) and find_whole_tensor(value) is None]
     if parts:
         raise ModelFileError(

@@ -13,7 +13,7 @@ from recprune_export.program.loading.weights.sharded_tensors import find_whole_t
 
 _CONTAINERS = (Mapping, list, tuple, InertObject)
 _MAX_ITEMS = 1000  # of a sequence that may hold state dicts
-_MAX_LEVELS = 8  # mappings inside each other
+_MAX_LEVELS = 8  # nested mappings
 _MAX_MAPPINGS = 100_000  # an optimizer has one for each parameter
 
 

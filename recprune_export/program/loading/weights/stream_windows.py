@@ -1,4 +1,4 @@
-"""Where the numbers of a tensor lie that `torch.save` wrote into a part of a larger file: found without reading them."""
+"""Locate the numbers of a tensor that `torch.save` wrote into a part of a larger file, without reading them."""
 
 import io
 import struct

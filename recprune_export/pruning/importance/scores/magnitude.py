@@ -59,7 +59,7 @@ def _over_weights(
 
 
 def _measure(weight: Tensor, measure: Callable[[Tensor], Tensor], relative: bool) -> Tensor:
-    """Return the measure of each weight, over their mean if `relative`; of a streamed table the sums of its columns, [1, columns]."""
+    """Return the measure of each weight, over their mean if `relative`; for a streamed table the sums of its columns, [1, columns]."""
     if isinstance(weight, StreamedTable):
         values = torch.zeros(1, weight.shape[1], dtype=torch.float64)
         for rows in row_chunks(weight):

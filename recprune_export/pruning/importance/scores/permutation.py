@@ -46,7 +46,7 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
 class _Rerun(fx.Interpreter):
     """An interpreter that reruns the nodes after a group's sites, with the known `values` of all other nodes.
 
-    It is no `ValueRecorder`, because it changes values during the run and starts in the middle of the graph.
+    It is not a `ValueRecorder`, because it changes values during the run and starts in the middle of the graph.
     """
 
     def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Tensor], sites: list[ResolvedSite]) -> None:
@@ -64,7 +64,7 @@ class _Rerun(fx.Interpreter):
         self._channel, self._order = 0, torch.zeros(0, dtype=torch.int64)
 
     def without(self, channel: int, order: Tensor) -> tuple[Tensor, ...]:
-        """Answer with one channel in another order."""
+        """Return the outputs with one channel in another order."""
         self._channel, self._order = channel, order
         changed = {node: self._shuffled(node, self._known[node]) for node in self._first}
         answers: tuple[Tensor, ...] = self.run(initial_env={**self._known, **changed})
