@@ -66,7 +66,8 @@ def _describe_steps(report: dict[str, Any]) -> list[str]:
             ),
         ),
         f"Of the {batch * tables:,} ids of a rank, {results[-1]['different']:,} are distinct, and only these are sent. Ratio of "
-        f"the rows that the busiest of {ranks} ranks looks up to the mean: {balance}. recprune-export shards cyclically: row r is on rank r mod N.",
+        f"the rows that the busiest of {ranks} ranks looks up to the mean: {balance}. recprune-export shards "
+        "cyclically: row r is on rank r mod N.",
         f"Rows of a batch, at {ranks} ranks. `--batch-size` counts the rows of all ranks together, 1,024 by default:",
         format_table(
             ["batch size", "rows of a rank", "fabric", "step, ms", "part of messages", "rows a second", "10^9 rows of data"],
