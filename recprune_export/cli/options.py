@@ -24,14 +24,16 @@ def source_options(command: F) -> F:
             click.option(
                 "--factory",
                 metavar="PACKAGE.MODULE:FUNCTION",
-                help="Function that builds the module into which the weights of MODEL are loaded.",
+                help="Function or class that builds the module into which the weights of MODEL are loaded. Its arguments come from "
+                "--factory-args, otherwise from the hyper_parameters in a checkpoint of Lightning.",
             ),
             click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory, as a JSON object."),
             click.option(
                 "--inputs",
                 type=REQUEST,
                 metavar="NPZ",
-                help="An example request. Required unless MODEL is a .pt2 program, an ONNX file or a checkpoint of `train`.",
+                help="An example request: an array for each parameter of forward (numpy.savez). Required unless MODEL is a .pt2 "
+                "program, an ONNX file or a checkpoint of `train`.",
             ),
             click.option(
                 "--key",
@@ -168,7 +170,8 @@ def job_options(command: F) -> F:
                 "labels",
                 multiple=True,
                 metavar="COLUMN",
-                help="Label column. Not needed for checkpoints of `train`.",
+                help="Label column. May be repeated, for a model with several outputs: give the columns the names of the outputs. "
+                "Not needed for checkpoints of `train`.",
             ),
             label_options,
             metric_options,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.data.array_spec import ArraySpec
+from recprune_export.data.array_spec import ArraySpec, describe_spread_columns
 from recprune_export.data.list_columns import ABSENT, find_present
 from recprune_export.errors import DataError
 
@@ -100,7 +100,11 @@ class InputCheck:
         elif values.ndim == 1 and spec.shape and values.dtype.kind in "OUST":
             text = next((value for value in values if isinstance(value, str)), None)
             held = "objects" if text is None else f"text such as '{text}'"
-            self._shape = f"contains {held}; the model expects rows of {list(spec.shape)} numbers: give lists of numbers in Parquet."
+            columns = describe_spread_columns(spec)
+            self._shape = (
+                f"contains {held}; the model expects rows of {list(spec.shape)} numbers: give lists of numbers in "
+                f"Parquet{f', or {columns}' if columns else ''}."
+            )
             return None
         elif values.shape[1:] != spec.shape:
             self._shape = f"has rows of shape {list(values.shape[1:])}; the model expects {list(spec.shape)}."

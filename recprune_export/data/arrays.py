@@ -10,7 +10,7 @@ import numpy as np
 
 from recprune_export.column_names import check_columns_exist, describe_missing_column
 from recprune_export.data.array_checks import ArrayChecks, HasAnswer
-from recprune_export.data.array_spec import ArraySpec
+from recprune_export.data.array_spec import ArraySpec, describe_list_columns
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
@@ -232,7 +232,7 @@ def _find_sources(
     sources = find_input_columns(columns.names, inputs)
     for spec in inputs:
         if spec.name not in sources:
-            role = f"an input of the model{_spread_columns(spec)}"
+            role = f"an input of the model{describe_list_columns(spec)}"
             raise DataError(describe_missing_column(columns.path, spec.name, columns.names, role))
     check_columns_exist(columns.path, labels, columns.names, "the label given with --label")
     sources |= {label: [label] for label in labels}
@@ -252,14 +252,6 @@ def _read_arrays(
 ) -> dict[str, np.ndarray]:
     table = columns.read(list(dict.fromkeys(column for names in sources.values() for column in names)))
     return stack_columns(table, sources, columns.path, {spec.name for spec in inputs if spec.jagged is not None})
-
-
-def _spread_columns(spec: ArraySpec) -> str:
-    return (
-        f" (a column of lists, or the columns {spec.name}_0 to {spec.name}_{spec.shape[0] - 1})"
-        if len(spec.shape) == 1
-        else ""
-    )
 
 
 def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:

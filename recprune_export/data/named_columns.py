@@ -135,9 +135,17 @@ def _column(name: str, values: Any) -> np.ndarray:
 
 
 def refuse_uneven_lists(name: str, lengths: Sequence[int]) -> int:
-    """Return the length of the lists of a column, of which `lengths` are the different ones. Raises `DataError` for several."""
-    if len(lengths) != 1:
-        raise DataError(f"The lists in column '{name}' must all have the same length.")
+    """Return the length of the lists of a column, of which `lengths` are the different ones.
+
+    Raises `DataError` for several, and for a column without a list.
+    """
+    if not lengths:
+        raise DataError(f"The column '{name}' is empty in all rows: write a list of the same length in each row.")
+    if len(lengths) > 1:
+        raise DataError(
+            f"The lists in column '{name}' have {min(lengths)} to {max(lengths)} elements, but the model takes the same number in "
+            "each row: fill and cut the lists as in training, with the id that the model uses for padding."
+        )
     return lengths[0]
 
 

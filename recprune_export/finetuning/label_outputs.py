@@ -43,6 +43,29 @@ def match_labels(
     return matched
 
 
+def describe_matches(outputs: Sequence[Output], matched: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note on which output has which label, where names do not say so and another output could be meant.
+
+    >>> outputs = [Output("click", "float32", (BATCH,)), Output("buy", "float32", (BATCH,))]
+    >>> describe_matches(outputs, {"click": "bought"})
+    ("Label 'bought' is compared with output 'click', and none with 'buy', in this order since their names differ: if this \
+is wrong, give the columns of labels the names of the outputs.",)
+    >>> describe_matches(outputs, {"click": "click"}), describe_matches(outputs[:1], {"click": "bought"})
+    ((), ())
+    """
+    candidates = [o.name for o in outputs if 0 < count_per_row(o) <= MAX_CLASSES]
+    named = all(output == label for output, label in matched.items())
+    if named or len(candidates) < 2 or NEXT_ITEM in matched.values():
+        return ()
+    pairs = ", ".join(f"label '{label}' is compared with output '{output}'" for output, label in matched.items())
+    others = [f"'{name}'" for name in candidates if name not in matched]
+    rest = f", and none with {' and '.join(others)}" if others else ""
+    return (
+        f"{pairs[0].upper()}{pairs[1:]}{rest}, in this order since their names differ: if this is wrong, give the columns of labels "
+        "the names of the outputs.",
+    )
+
+
 def count_per_row(output: Output) -> int:
     """Return the size of an output for each row of a request; 0 if it is unknown."""
     sizes = [size for size in output.shape if size != BATCH]

@@ -13,7 +13,7 @@ from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.errors import DataError, ModelError
 from recprune_export.finetuning.finetuning_constants import MIN_RELATIVE_SPREAD, SHARPNESS, TEACHER_SHARE
-from recprune_export.finetuning.label_outputs import count_per_row, match_labels
+from recprune_export.finetuning.label_outputs import count_per_row, describe_matches, match_labels
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.program import Program
@@ -144,8 +144,9 @@ def make_objective(
         output_labels,
         label_kinds,
         {label: values[label].variance or 1.0 for label in numbers},
-        tuple(
-            _describe_kind(label, label_kinds[label], values[label]) for label in labels if not values[label].is_binary
+        (
+            *describe_matches(outputs, output_labels),
+            *(_describe_kind(n, label_kinds[n], values[n]) for n in labels if not values[n].is_binary),
         ),
     )
 

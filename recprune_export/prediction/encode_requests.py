@@ -10,6 +10,7 @@ import numpy as np
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.column_names import check_columns_exist
 from recprune_export.data.array_checks import check_input_array, check_jagged_rows
+from recprune_export.data.array_spec import describe_list_columns
 from recprune_export.data.arrays import find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
@@ -224,7 +225,8 @@ class ArrayRows:
         # Ids that the graph replaces are not refused, but counted.
         specs = [make_array_spec(i, () if _replaces_ids(i) else i.ids) for i in signature.inputs]
         self._sources = find_input_columns(names, specs)
-        check_columns(path, names, [spec.name for spec in specs if spec.name not in self._sources])
+        absent = [spec for spec in specs if spec.name not in self._sources]
+        check_columns(path, names, [spec.name for spec in absent], describe_list_columns(absent[0]) if absent else "")
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
         self.unknown: Counter[str] = Counter()
         self._path, self._specs, self._inputs = str(path), specs, signature.inputs
@@ -263,8 +265,11 @@ def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.clip(values, max(bounds.min, np.iinfo(values.dtype).min), min(bounds.max, np.iinfo(values.dtype).max))
 
 
-def check_columns(path: DataFile, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise `DataError` if `names`, the columns of `path`, are not all of those that the model takes."""
+def check_columns(path: DataFile, names: Sequence[str], columns: Sequence[str], form: str = "") -> None:
+    """Raise `DataError` if `names`, the columns of `path`, are not all of those that the model takes.
+
+    `form` says how the first one that is missing may be stored.
+    """
     missing = [name for name in columns if name not in names]
     several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
-    check_columns_exist(path, missing, names, f"which the model expects{several}")
+    check_columns_exist(path, missing, names, f"which the model expects{form}{several}")

@@ -50,18 +50,21 @@ class ScoreColumn:
 def make_score_columns(manifest: Manifest, signature: Signature, probability: bool) -> list[ScoreColumn]:
     """Return a column for each output; each keeps the name of its output where the names with kinds are not distinct.
 
-    Raises `UsageError` for an output without a `probability` if that is requested.
+    With `probability`, an output from which no probability follows stays as it is.
+
+    Raises `UsageError` if probabilities are requested and follow from no output.
     """
     meanings = read_meanings(manifest.scores, [output.name for output in signature.outputs])
+    if probability and not any(meaning.probability for meaning in meanings.values()):
+        name, meaning = next(iter(meanings.items()))
+        raise UsageError(
+            f"--probability applies to logits, but '{name}' is {meaning.meaning}: leave out --probability."
+        )
     columns = []
     for output in signature.outputs:
         source = meanings[output.name]
-        meaning = source.probability if probability else source
-        if meaning is None:
-            raise UsageError(
-                f"--probability applies to logits, but '{output.name}' is {source.meaning}: leave out --probability."
-            )
-        columns.append(ScoreColumn(meaning.column(output.name), output, source, meaning))
+        shown = (source.probability if probability else None) or source
+        columns.append(ScoreColumn(shown.column(output.name), output, source, shown))
     if len({column.column for column in columns}) < len(columns):
         return [replace(column, column=column.output.name) for column in columns]
     return columns

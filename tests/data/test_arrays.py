@@ -7,7 +7,7 @@ import pytest
 from recprune_export.data import ArraySpec, SplitSizes, load_arrays
 from recprune_export.data.array_checks import check_input_array
 from recprune_export.errors import DataError, UsageError
-from recprune_export.settings import RowSettings, SplitSettings
+from recprune_export.settings import DataSettings, RowSettings, SplitSettings
 
 SPECS = [ArraySpec("user", "int64", (), ((0, 9),)), ArraySpec("x", "float32", (3,), ((0, 4), None, None))]
 
@@ -44,7 +44,8 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
         ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model expects \[3\]"),
         (
             {"x": np.full(60, "[1.5, 2.0, 3.0]")},  # as pandas writes lists into CSV
-            r"'x' in .* contains text such as '\[1.5, 2.0, 3.0\]'; the model expects rows of \[3\] numbers: give lists of numbers",
+            r"'x' in .* contains text such as '\[1.5, 2.0, 3.0\]'; the model expects rows of \[3\] numbers: give lists of numbers "
+            "in Parquet, or the columns x_0 to x_2",
         ),
         ({"x": np.full((60, 3), np.nan)}, "NaN"),
         ({"user": np.full(60, 0.5)}, "contains float64; the model expects int64"),
@@ -64,6 +65,24 @@ def test_what_does_not_fit_is_said(tmp_path: Path, change: dict[str, np.ndarray]
     np.savez(tmp_path / "rows.npz", **arrays() | change)
     with pytest.raises(DataError, match=said):
         load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ([[0.5], [1.0, 2.0]] * 30, "lists in column 'x' have 1 to 2 elements.*fill and cut the lists as in training"),
+        ([None] * 60, "column 'x' is empty in all rows"),
+    ],
+)
+def test_lists_of_different_lengths_say_what_to_do(
+    tmp_path: Path, lists: list[object], said: str, stream: bool
+) -> None:
+    values = {**arrays(), "x": pl.Series(lists, dtype=pl.List(pl.Float64))}
+    pl.DataFrame(values).write_parquet(tmp_path / "rows.parquet")
+    settings = RowSettings(reading=DataSettings(stream=stream))
+    with pytest.raises(DataError, match=said):
+        load_arrays(tmp_path / "rows.parquet", SPECS, ["click"], seed=0, settings=settings)
 
 
 def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:

@@ -174,3 +174,22 @@ def test_a_row_of_equal_scores_does_not_outweigh_the_others() -> None:
     teacher[0] = 0.0
     near = objective.distillation({"s": teacher + 1e-3 * torch.linspace(-1, 1, 20)}, {"s": teacher})
     torch.testing.assert_close(near, objective.distillation({"s": teacher}, {"s": teacher}), atol=0.1, rtol=0.0)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.click, self.buy = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"click": self.click(x).squeeze(1), "buy": self.buy(x).squeeze(1)}
+
+
+def test_a_note_says_which_label_an_output_has_where_names_do_not() -> None:
+    program = capture(TwoHeads(), (torch.ones(4, 3),))
+    (note,) = make_objective(program, ("bought",)).notes
+    assert "Label 'bought' is compared with output 'click', and none with 'buy'" in note
+    (note,) = make_objective(program, ("clicked", "bought")).notes
+    assert "Label 'clicked' is compared with output 'click', label 'bought' is compared with output 'buy'" in note
+    assert make_objective(program, ("buy",)).notes == ()
+    assert make_objective(program, ("buy", "click")).notes == ()

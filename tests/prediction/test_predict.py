@@ -20,7 +20,9 @@ from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction import predict
 from recprune_export.prediction import scorer as module
+from recprune_export.prediction.score_columns import make_score_columns
 from recprune_export.prediction.write_scores import write_batches
+from recprune_export.program import BATCH, Output
 from recprune_export.settings import DataSettings
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
@@ -233,6 +235,25 @@ def test_what_is_no_logit_has_no_probability(kind: str | None, label: str | None
     assert words in done.stderr
     assert "leave out --probability" in done.stderr
     assert not (tmp_path / "s.csv").exists()
+
+
+def test_outputs_without_a_probability_stay_as_they_are() -> None:
+    section = {name: OutputMeaning(*of).to_dict() for name, of in (("y", ("logit", "y")), ("z", ("value", None)))}
+    stated = manifest(name="sum", signature=SIGNATURE.to_dict(), scores=section)
+    signature = replace(SIGNATURE, outputs=(*SIGNATURE.outputs, Output("z", "float32", (BATCH,))))
+    clicked, other = make_score_columns(stated, signature, probability=True)
+    assert (clicked.column, other.column) == ("y_probability", "z")
+    logits = np.array([0.0, 3.0], dtype=np.float32)
+    np.testing.assert_allclose(clicked.convert(logits), 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    np.testing.assert_array_equal(other.convert(logits), logits)
+
+
+def test_a_missing_column_of_several_numbers_says_how_it_is_stored(tmp_path: Path) -> None:
+    plain = {name: content for name, content in files().items() if name != "encoding.json"}
+    bundle = write_bundle(tmp_path / "bundle", plain, manifest(name="sum", signature=SIGNATURE.to_dict()))
+    pl.DataFrame({"user": [1, 2]}).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"no column 'tags'.*\(a column of lists, or the columns tags_0 to tags_2\)"):
+        predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
 
 
 def test_the_screen_and_the_help_say_what_a_score_is(bundle: Path, tmp_path: Path) -> None:

@@ -45,7 +45,11 @@ if TYPE_CHECKING:
     help="For --scores: rows, a file, a folder, a glob or an address.  [default: random requests]",
 )
 @click.option(
-    "--label", "labels", multiple=True, metavar="COLUMN", help="Label column. Not needed for checkpoints of `train`."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="COLUMN",
+    help="Label column. May be repeated. Not needed for checkpoints of `train`.",
 )
 @reading_options
 @outputs_option

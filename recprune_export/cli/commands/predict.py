@@ -27,7 +27,8 @@ MOST_NOTES = 5
     "--data",
     type=ROWS,
     required=True,
-    help="CSV or Parquet with raw values as in training: a file, folder, glob or address.",
+    help="CSV or Parquet: a file, folder, glob or address. Raw values as in training for a model of `train`; for your own model "
+    "the ids and numbers of its inputs, as in --data of the main job.",
 )
 @click.option(
     "-o",
@@ -37,7 +38,9 @@ MOST_NOTES = 5
     help="A .parquet or .csv file with the model's outputs, or a folder with a file for each file of --data.",
 )
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
-@click.option("--probability", is_flag=True, help="Write probabilities in place of logits.")
+@click.option(
+    "--probability", is_flag=True, help="Write probabilities in place of logits; other outputs do not change."
+)
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime.  [default: as the manifest states]")
 @click.option("--file", default="model.onnx", show_default=True, help="The ONNX file of the bundle.")

@@ -1,6 +1,6 @@
 """Load a model of any accepted kind as a `Program`; no pickle runs without the user's permission."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from recprune_export.program.loading.weights.choose_weights import (
 )
 from recprune_export.program.loading.weights.describe_mismatch import list_some
 from recprune_export.program.loading.weights.distributed_checkpoint import LEAST_STREAMED
+from recprune_export.program.loading.weights.hyperparameters import find_hyperparameters
 from recprune_export.program.loading.weights.match_names import expected_tensors
 from recprune_export.program.loading.weights.read_weights import WEIGHT_KINDS, read_weights
 from recprune_export.program.mapped_archive import share_stored_weights
@@ -106,9 +107,10 @@ def load_program(
 ) -> LoadedModel:
     """Load a model file or folder as a program.
 
-    `factory` ("package.module:function", called with `factory_args`) makes the module into which weights are loaded, under
-    the names that fit it (`match_names`); `key` chooses one of several state dicts or modules in the file. `inputs` is an
-    `.npz` with an example request, for all but programs, checkpoints and most ONNX files. A pickle is executed only with `unsafe_unpickle`.
+    `factory` ("package.module:function") makes the module into which weights are loaded, under the names that fit it
+    (`match_names`). It is called with `factory_args`, and for its other parameters with the `hyper_parameters` of those names
+    that Lightning stored. `key` chooses one of several state dicts or modules in the file. `inputs` is an `.npz` with an
+    example request, for all but programs, checkpoints and most ONNX files. A pickle is executed only with `unsafe_unpickle`.
     The weights of a checkpoint and of a state dict stay in their file (`map_records`).
 
     Raises `ModelFileError` for a file that is of another kind, damaged, unsafe, does not fit, or holds NaN; `UsageError` for
@@ -159,8 +161,10 @@ def _load_module(path: Path, kind: ModelKind, source: ModelSource) -> tuple[nn.M
     if kind == ModelKind.HUGGING_FACE:
         return load_transformers_module(path, read_weights(path, kind).content)
     if kind in WEIGHT_KINDS:
+        example = "" if source.inputs is not None else ", and an example request with --inputs sample.npz"
         raise UsageError(
-            f"{path} is {kind.value}, only weights: give the function that builds the module with --factory."
+            f"{path} is {kind.value}, only weights: give the function that builds the module with --factory "
+            f"package.module:function{example}."
         )
     if kind == ModelKind.DIRECTORY and (files := list_model_files(path)):
         raise ModelFileError(f"{path} is a directory: give one of the model files in it, {list_some(files)}.")
@@ -196,8 +200,11 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
     """Make the module of `factory` and load the weights of the file that fit it."""
     weights = read_weights(path, kind)
     streams = must_stream(weights)
+    stored = find_hyperparameters(weights.content)
     with LongTensorsOnMeta(LEAST_STREAMED) if streams else nullcontext():
-        module = unwrap_module(make_module(factory, source.factory_args or {}))
+        module, taken = make_module(factory, source.factory_args or {}, stored)
+        module = unwrap_module(module)
+    notes_on_arguments = _describe_arguments(taken)
     expected = expected_tensors(module)
     try:
         chosen = choose_weights(weights.content, expected, str(path), f"the module of {factory}", source.key)
@@ -205,14 +212,14 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
         notes = load_as_pytorch(module, weights.content, expected, str(path), source.key)
         if notes is None:
             raise
-        return module, notes
+        return module, (*notes_on_arguments, *notes)
     try:
         if streams and weights.stream is not None:
             fits = fits_in_memory(sum(tensor.nbytes for tensor in chosen.tensors.values()))  # without the optimizer
             state = weights.load(chosen.tensors) if fits else weights.stream(chosen.tensors)
             refuse_different_ties(state, expected, str(path), f"the module of {factory}")
             assign_weights(module, state, expected, str(path))
-            return module, (*chosen.notes, *_describe_precision(module, state))
+            return module, (*notes_on_arguments, *chosen.notes, *_describe_precision(module, state))
         state = weights.load(chosen.tensors)
         refuse_different_ties(state, expected, str(path), f"the module of {factory}")
         has_values = not any(tensor.is_meta for tensor in expected.tensors.values())
@@ -225,7 +232,15 @@ def _load_weights(path: Path, kind: ModelKind, factory: str, source: ModelSource
             f"{path} is {kind.value}, but damaged ({summarize_error(error)}): write it again."
         ) from error
     share_equal_tensors(module, state)  # a module may change tensors while they are loaded, so they are compared
-    return module, (*chosen.notes, *_describe_precision(module, state))
+    return module, (*notes_on_arguments, *chosen.notes, *_describe_precision(module, state))
+
+
+def _describe_arguments(taken: Sequence[str]) -> tuple[str, ...]:
+    """Say which arguments of the factory the file gave."""
+    if not taken:
+        return ()
+    names = ", ".join(taken)
+    return (f"The factory gets {names} from 'hyper_parameters' in the file; --factory-args overrides them.",)
 
 
 def _describe_precision(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[str]:

@@ -18,6 +18,10 @@ def fails() -> nn.Module:
     raise RuntimeError("no weights here")
 
 
+def needs(rows: int, *, dim: int, scale: float = 1.0) -> nn.Module:
+    raise AssertionError((rows, dim, scale))
+
+
 FACTORY = "tests.program.loading.test_load_program:make"
 REQUEST = {"user": np.array([1, 2, 3]), "x": np.ones((3, 2))}
 
@@ -116,6 +120,15 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], type[RecpruneE
     ("failing factory", weights, {"factory": FACTORY.replace(":make", ":fails")}, UsageError, "no weights here"),
     ("wrong arguments", weights, {"factory": FACTORY, "factory_args": {"x": 1}}, UsageError, "failed with"),
     ("no example", weights, {"factory": FACTORY, "inputs": None}, UsageError, "--inputs"),
+    ("neither", weights, {"inputs": None}, UsageError, "--factory package.module:function, and an example .* --inputs"),
+    ("no factory", weights, {}, UsageError, "--factory package.module:function.$"),
+    (
+        "missing arguments",
+        weights,
+        {"factory": FACTORY.replace(":make", ":needs")},
+        UsageError,
+        "needs rows, dim: give",
+    ),
 ]
 
 
