@@ -25,7 +25,7 @@ _UNLABELED = {
     "class probabilities": "probabilities of unspecified classes",
     "ranking": "scores of items: a higher score ranks higher, softmax gives probabilities",
     "scores": "scores of items or candidates: a higher score ranks higher, the scale is unknown",
-    "value": "a number whose meaning is not specified: no label was given when the bundle was made",
+    "value": "a number whose meaning is not specified: no label was given for it when the bundle was made",
 }
 _COLUMN_SUFFIXES = {
     "logit": "logit",
