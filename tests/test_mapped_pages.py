@@ -1,4 +1,4 @@
-"""Pages of mapped files are given back beyond a limit, those of the largest files first."""
+"""Pages of mapped files are released beyond a limit, those of the largest model first."""
 
 import mmap
 import sys
@@ -20,37 +20,37 @@ def read_mapped_bytes() -> int:
 
 
 @pytest.fixture
-def touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, mmap.mmap]]:
-    """Maps of files of 8 and 32 MB by their size, all pages in memory."""
-    monkeypatch.setattr(mapped_pages, "_MAPS", type(mapped_pages._MAPS)())
-    maps = {}
-    for size in (8 * MB, 32 * MB):
-        path = tmp_path / str(size)
+def touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[mmap.mmap]]:
+    """Maps of a checkpoint of 4 shards of 8 MB, and of a pruned file of 12 MB; all pages are in memory."""
+    monkeypatch.setattr(mapped_pages, "_OWNERS", type(mapped_pages._OWNERS)())
+    maps = []
+    for owner, size in [*[("checkpoint", 8 * MB)] * 4, ("pruned", 12 * MB)]:
+        path = tmp_path / str(len(maps))
         path.write_bytes(b"\1" * size)
         with path.open("rb") as file:
-            maps[size] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        assert sum(maps[size][:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
-        register_map(maps[size])
+            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        assert sum(maps[-1][:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
+        register_map(maps[-1], owner)
     yield maps
-    for content in maps.values():
+    for content in maps:
         content.close()
 
 
-def test_below_the_limit_all_pages_stay(touched: dict[int, mmap.mmap]) -> None:
+def test_below_the_limit_all_pages_stay(touched: list[mmap.mmap]) -> None:
     before = read_mapped_bytes()
     limit_mapped_pages(before + MB)
     assert read_mapped_bytes() > before - MB
 
 
-@pytest.mark.parametrize(("released", "left"), [(1, 8 * MB), (33 * MB, 0)])
-def test_the_largest_maps_are_given_back_first(touched: dict[int, mmap.mmap], released: int, left: int) -> None:
+@pytest.mark.parametrize(("released", "left"), [(1, 36 * MB), (31 * MB, 12 * MB), (33 * MB, 0)])
+def test_the_maps_of_the_largest_model_are_released_first(touched: list[mmap.mmap], released: int, left: int) -> None:
     before = read_mapped_bytes()
     limit_mapped_pages(before - released)
-    assert abs(before - read_mapped_bytes() - (40 * MB - left)) < 2 * MB
+    assert abs(before - read_mapped_bytes() - (44 * MB - left)) < 2 * MB
 
 
 def test_tables_that_are_read_while_calls_are_timed_leave_the_pages_of_the_other_models(
-    touched: dict[int, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+    touched: list[mmap.mmap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_mapped_bytes()
     monkeypatch.setattr(mapped_pages, "MOST_MAPPED_WHILE_TIMED", before + MB)
@@ -59,6 +59,6 @@ def test_tables_that_are_read_while_calls_are_timed_leave_the_pages_of_the_other
     assert read_mapped_bytes() > before - MB
 
 
-def test_a_closed_map_is_passed_over(touched: dict[int, mmap.mmap]) -> None:
-    touched[32 * MB].close()
+def test_a_closed_map_is_passed_over(touched: list[mmap.mmap]) -> None:
+    touched[0].close()
     limit_mapped_pages(0)

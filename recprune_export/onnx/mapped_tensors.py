@@ -15,6 +15,7 @@ from recprune_export.mapped_pages import limit_mapped_pages, register_map
 from recprune_export.output_files import reserve_temporary_file
 
 CHUNK_BYTES = 1 << 24  # of one chunk of rows
+_OWNER = "tensors of an export"  # of their maps
 
 
 def make_mapped_tensor(
@@ -47,7 +48,7 @@ def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.nd
             file.write(np.ascontiguousarray(chunk, dtype=dtype).data)
         file.flush()
         array = np.memmap(file, dtype=dtype, mode="r+", shape=tuple(shape))
-    register_map(array._mmap)  # type: ignore[attr-defined]
+    register_map(array._mmap, _OWNER)  # type: ignore[attr-defined]
     return array
 
 

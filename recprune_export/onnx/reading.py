@@ -58,7 +58,7 @@ def read_tensor(tensor: TensorProto, folder: Path = Path()) -> np.ndarray:
     entries, dtype = _read_location(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     offset = int(entries.get("offset", 0))
     array = np.memmap(folder / entries["location"], dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
-    register_map(array._mmap)  # type: ignore[attr-defined]
+    register_map(array._mmap, str(folder / entries["location"]))  # type: ignore[attr-defined]
     return array
 
 

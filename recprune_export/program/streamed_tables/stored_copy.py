@@ -14,6 +14,7 @@ from recprune_export.program.row_chunks import row_chunks
 from recprune_export.program.streamed_tables.streamed_table import StreamedTable, find_streamed_tables
 
 _CHUNK_ELEMENTS = 1 << 20
+_OWNER = "tables cut from files"  # of their maps
 
 
 def store_tables(program: Program) -> Program:
@@ -40,7 +41,7 @@ def _store(table: StreamedTable) -> nn.Parameter:
             file.write(_to_bytes(table.rows.read(rows.start, rows.stop)))  # type: ignore[union-attr]
         file.flush()
         pages = mmap.mmap(file.fileno(), table.nbytes)
-    register_map(pages)
+    register_map(pages, _OWNER)
     stored = torch.frombuffer(pages, dtype=table.dtype).reshape(table.shape)
     return nn.Parameter(stored, requires_grad=table.requires_grad)
 

@@ -87,7 +87,7 @@ class StoredParts(TableRows):
         if part.file not in self._maps:
             with part.file.open("rb") as file:
                 self._maps[part.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            register_map(self._maps[part.file])
+            register_map(self._maps[part.file], str(part.file.parent))
         row_bytes = part.columns * self.dtype.itemsize
         content = np.frombuffer(self._maps[part.file], np.uint8, part.rows * row_bytes, part.start)
         return content.reshape(part.rows, row_bytes)
