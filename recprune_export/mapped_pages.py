@@ -24,7 +24,8 @@ _OWNERS: "WeakKeyDictionary[mmap.mmap, str]" = WeakKeyDictionary()
 def register_map(content: object, owner: str) -> None:
     """Allow the pages of a map to be released: the map must be read-only, or its changes must belong to the file.
 
-    `owner` is the name of the model or file to which the map belongs. Objects other than a `mmap.mmap`, such as the missing map of an empty array, are ignored.
+    `owner` is the name of the model or file to which the map belongs. Objects other than a `mmap.mmap`, such as the missing map of
+    an empty array, are ignored.
     """
     if isinstance(content, mmap.mmap):
         _OWNERS[content] = owner
