@@ -99,6 +99,8 @@ def runner(tmp_path: Path, wheels: Path) -> Runner:
     assert installed.returncode == 0, installed.stderr
     where = made.run("python -c 'import recprune_export; print(recprune_export.__file__)'").stdout
     assert Path(where.strip()).is_relative_to(tmp_path / "venv")
+    committed = made.run("git init -q && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m Base")
+    assert committed.returncode == 0, committed.stderr
     trained = made.run(
         "recprune-export generate --rows 3000 -o rows.parquet --quiet && "
         "recprune-export train --data rows.parquet --label clicked --recommender deepfm --epochs 1 -o model.pt --quiet"
