@@ -12,6 +12,7 @@ from recprune_export.channels.groups import Channel, FrozenAxis, Group
 from recprune_export.channels.inferred_rules import InferredRule
 from recprune_export.channels.rule_trials import TRIAL_ROWS, infer_channel_rules
 from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
+from recprune_export.onnx._translate import list_foreign_operators
 from recprune_export.program.loading._load_program import load_program
 from recprune_export.program.output_selection import select_outputs
 from recprune_export.program.program import Program
@@ -100,7 +101,7 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
         frozen=analysis.frozen,
         inferred=analysis.inferred,
         fields=find_removable_fields(program) if fields else None,
-        notes=program.notes,
+        notes=(*program.notes, *list_foreign_operators(program)),
     )
 
 

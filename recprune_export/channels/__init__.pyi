@@ -19,5 +19,8 @@ from .rules.reduction import COMPETITIONS as COMPETITIONS
 from .rules.reduction import SOFTMAXES as SOFTMAXES
 from .rules.reduction import SUMS as SUMS
 from .rules.reduction import reduced_axes as reduced_axes
+from .walk import NodeTags as NodeTags
+from .walk import Walk as Walk
 from .walk import find_source_line as find_source_line
 from .walk import is_batch_size as is_batch_size
+from .walk import rule as rule

@@ -61,3 +61,4 @@ from .runtime.session import load_session as load_session
 from .runtime.session import make_session as make_session
 from .runtime.session import run as run
 from .saving import save_onnx as save_onnx
+from .translations import translation_rule as translation_rule

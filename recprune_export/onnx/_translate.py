@@ -97,15 +97,28 @@ def refuse_foreign_operators(program: Program) -> None:
     foreign = [node for node in program.module.graph.nodes if _is_foreign(node)]
     if not foreign:
         return
-    target = _find_operator(foreign[0])
-    assert target is not None
     free = _list_outputs_without(program, foreign)
     without = f"leave out the outputs that it computes with --outputs {','.join(free)}, or " if free else ""
     raise ExportError(
-        f"The operator {target.namespace}::{target._opname}{describe_place(find_source_line(foreign[0]))} belongs to another library and "
-        f"has no ONNX equivalent: {without}replace it by PyTorch operators in the exported model; `recprune-export inspect` shows what "
-        "could be pruned."
+        f"{_describe_foreign(foreign[0])}: {without}replace it by PyTorch operators in the exported model, or register a decomposition "
+        "or an ONNX translation (docs/extending/custom-operator.md)."
     )
+
+
+def list_foreign_operators(program: Program) -> tuple[str, ...]:
+    """Return a sentence for each operator that `refuse_foreign_operators` refuses, with its first line in the model."""
+    first = {_find_operator(node): node for node in reversed(program.module.graph.nodes) if _is_foreign(node)}
+    return tuple(
+        f"{_describe_foreign(node)}: a bundle requires a decomposition or an ONNX translation of it."
+        for node in first.values()
+    )
+
+
+def _describe_foreign(node: fx.Node) -> str:
+    target = _find_operator(node)
+    assert target is not None
+    place = describe_place(find_source_line(node))
+    return f"The operator {target.namespace}::{target._opname}{place} belongs to another library and has no ONNX equivalent"
 
 
 def _is_foreign(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""ONNX translations of operators that the exporter of torch 2.13 does not support."""
+"""ONNX translations of operators that the exporter of torch 2.13 does not support, and of custom operators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,11 @@ def missing_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return dict(OPERATORS.rules(Facet.ONNX))
 
 
-@OPERATORS.register(Facet.ONNX, torch.ops.prims.view_of.default)
+def translation_rule(*operators: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that registers a function of onnxscript, with the parameters of an operator, as its ONNX translation."""
+    return OPERATORS.register(Facet.ONNX, *operators)
+
+
+@translation_rule(torch.ops.prims.view_of.default)
 def _translate_view(x: Any) -> Any:
     return op.Identity(x)

@@ -1,5 +1,6 @@
 from .canonical import tensor_at as tensor_at
 from .capture._capture import program_from_exported as program_from_exported
+from .capture.passes.python_decompositions import decomposition_rule as decomposition_rule
 from .dataflow import IdLookup as IdLookup
 from .dataflow import RequestDataflow as RequestDataflow
 from .dataflow import trace_dataflow as trace_dataflow

@@ -4,6 +4,7 @@ A rule is defined in the package that applies it, and registered here under its 
 later one, and one table shows the missing rules of each operator (docs/operators.md).
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -75,7 +76,7 @@ class OperatorRegistry:
             raise TypeError(f"{operator} has several overloads: register the rule for one or more of {overloads}.")
         first = self._rules[facet].get(operator)
         if first is not None:
-            code = first.__code__
+            code = inspect.unwrap(first).__code__
             raise ValueError(
                 f"{name_operator(operator)} already has a {facet} rule: `{first.__name__}`, {code.co_filename}:"
                 f"{code.co_firstlineno}. Change this rule, or remove the operator from it before you register another rule."

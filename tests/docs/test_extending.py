@@ -66,6 +66,20 @@ def use_operator(names: Names, name: str, folder: Path) -> None:
     assert bool(rotated) == (name == "deepfm")
 
 
+def use_custom_operator(names: Names, name: str, folder: Path) -> None:
+    """The operators of the page, behind the model, go to ONNX and answer as in PyTorch."""
+    module = make(name)
+    for table in (m for m in module.modules() if isinstance(m, nn.Embedding)):
+        table.register_forward_hook(lambda module, args, looked_up: torch.ops.my.scaled_tanh(looked_up, 0.5))
+    request = spec_of(name).example_request()
+    program = capture(module, (request,))
+    assert {group.name for group in program.analysis.groups} == {g.name for g in captured(name).analysis.groups}
+    drawn = {key: np.asarray(values) for key, values in sample_request(program.signature, 5, 0).items()}
+    answers = run(make_session(export_onnx(program, folder / "model.onnx").path), drawn)
+    for key, expected in program({key: torch.from_numpy(values) for key, values in drawn.items()}).items():
+        np.testing.assert_allclose(answers[key], expected.detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
 def use_score(names: Names, name: str, folder: Path) -> None:
     program = captured(name)
     rankings = rank_by(names["spread"](ScoreInputs(program, [], loss=None, distance=None, probe=None)))  # type: ignore[arg-type]
@@ -110,6 +124,7 @@ def use_derived_model(names: Names, name: str, folder: Path) -> None:
 
 
 USES: Mapping[str, Callable[[Names, str, Path], None]] = {
+    "custom-operator": use_custom_operator,
     "operator-rule": use_operator,
     "score": use_score,
     "graph-rewrite": use_rewrite,

@@ -1,6 +1,8 @@
 """The CI examples are YAML, and each of their commands is one that ours takes."""
 
+import os
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,3 +79,56 @@ def test_reports_that_are_kept_are_written() -> None:
     (check,) = [words for words in commands(FOLDER / "github-workflow.yml") if words[0] == "check"]
     assert set(kept) <= set(check)
     assert gitlab["check"]["artifacts"]["reports"]["junit"] in " ".join(gitlab["check"]["script"])
+
+
+def commit(folder: Path, *paragraphs: str) -> None:
+    """Make an empty commit in a repository that knows no user."""
+    user = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    words = [word for paragraph in paragraphs for word in ("-m", paragraph)]
+    subprocess.run(["git", *user, "commit", "-q", "--allow-empty", *words], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize(
+    ("event", "messages", "accepted"),
+    [
+        ("pull_request", ["Wider tables", "Accept-Regression: two more fields"], True),
+        ("pull_request", ["Wider tables"], False),
+        ("pull_request", ["Accept-Regression:"], False),  # no reason
+        ("push", ["Wider tables"], True),  # the pull request was the gate
+    ],
+)
+def test_a_commit_accepts_a_regression_for_itself(
+    event: str, messages: list[str], accepted: bool, tmp_path: Path
+) -> None:
+    steps = yaml.safe_load((FOLDER / "github-workflow.yml").read_text())["jobs"]["gate"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("id") == "accepted"]
+    (check,) = [step for step in steps if "recprune-export check" in step.get("run", "")]
+    assert "steps.accepted.outputs.regression == 'true'" in check["continue-on-error"]
+    output = tmp_path / "output.txt"
+    output.touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    commit(tmp_path, "Base")
+    subprocess.run(["git", "checkout", "-q", "-b", "change"], cwd=tmp_path, check=True)
+    commit(tmp_path, "Earlier", "Accept-Regression: only for this commit")
+    commit(tmp_path, *messages)
+    if event == "pull_request":  # which is checked out as a merge with its target
+        tree, parents = "HEAD^{tree}", ["-p", "HEAD~2", "-p", "HEAD"]
+        user = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        made = subprocess.run(
+            ["git", *user, "commit-tree", tree, *parents, "-m", "Merge"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        subprocess.run(["git", "reset", "-q", "--hard", made.stdout.strip()], cwd=tmp_path, check=True)
+    environment = {**os.environ, "GITHUB_EVENT_NAME": event, "GITHUB_OUTPUT": str(output)}
+    subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], cwd=tmp_path, env=environment, check=True)
+    assert ("regression=true" in output.read_text()) == accepted
+
+
+def test_gitlab_accepts_a_regression_by_the_same_line() -> None:
+    first, second = yaml.safe_load((FOLDER / "gitlab-ci.yml").read_text())["check"]["rules"]
+    assert "Accept-Regression: " in first["if"]
+    assert first["allow_failure"] is True
+    assert "allow_failure" not in second

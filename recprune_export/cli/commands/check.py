@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0),
     default=40.0,
     show_default=True,
-    help="Seconds for the latency measurement, and for the load times.",
+    help="Seconds for the latency of each ONNX file, and for the load times. At least 8 processes are measured, even if they take longer.",
 )
 @undecided_option
 @click.option("--junit", "junit_file", type=FILE, help="Write the result as JUnit XML to this file.")

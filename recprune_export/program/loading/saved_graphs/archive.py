@@ -38,6 +38,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from recprune_export.error_text import summarize_error
 from recprune_export.errors import ModelFileError
 from recprune_export.program.loading.weights.torch_files import is_torch_zip
+from recprune_export.program.operator_registry import OPERATORS
 
 GRAPH = "models/model.json"
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
@@ -100,14 +101,22 @@ def check_archive(path: Path) -> frozenset[str]:
         try:
             _check(document, "", name)
         except _Refused as refusal:
+            hint = (
+                ". If it is a custom operator of yours, import the module that registers it and its rules first, in Python "
+                "(docs/extending/custom-operator.md), or give the weights with --factory"
+            )
+            custom = _CUSTOM_OPERATOR.search(str(refusal)) is not None
             raise ModelFileError(
-                f"{path} is refused, since opening it could run code that it contains: {refusal}."
+                f"{path} is refused, since opening it could run code that it contains: {refusal}{hint if custom else ''}."
             ) from None
         except RecursionError:
             raise ModelFileError(f"{path} is refused: {name} is nested too deeply to be a program.") from None
     with allow_request_classes(path):
         _check_sample_inputs(path, sample_inputs)
     return records
+
+
+_CUSTOM_OPERATOR = re.compile(r"the target 'torch\.ops\.(?!aten\.|prims\.|higher_order\.|fbgemm\.)\w+\.\w+\.\w+'")
 
 
 class _Refused(Exception):
@@ -243,6 +252,15 @@ def _operator(text: str) -> bool:
             return isinstance(target, torch._ops.OpOverload)
         case ["torch", "ops", "higher_order", name]:
             return name in _HIGHER_ORDER
+        case [
+            "torch",
+            "ops",
+            namespace,
+            packet,
+            overload,
+        ]:  # a custom operator, if the user has registered a rule for it
+            target = getattr(getattr(getattr(torch.ops, namespace, None), packet, None), overload, None)
+            return isinstance(target, torch._ops.OpOverload) and bool(OPERATORS.facets(target))
     return False
 
 
