@@ -252,13 +252,8 @@ def _operator(text: str) -> bool:
             return isinstance(target, torch._ops.OpOverload)
         case ["torch", "ops", "higher_order", name]:
             return name in _HIGHER_ORDER
-        case [
-            "torch",
-            "ops",
-            namespace,
-            packet,
-            overload,
-        ]:  # a custom operator, if the user has registered a rule for it
+        # A custom operator, if the user has registered a rule for it
+        case ["torch", "ops", namespace, packet, overload]:
             target = getattr(getattr(getattr(torch.ops, namespace, None), packet, None), overload, None)
             return isinstance(target, torch._ops.OpOverload) and bool(OPERATORS.facets(target))
     return False
