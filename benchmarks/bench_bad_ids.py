@@ -1,11 +1,11 @@
-"""What the guards of ids and numbers out of range cost: each file beside the same one without guards, in ONNX Runtime.
+"""Measure the cost of the guards for ids and numbers out of range: each file against the same file without guards, in ONNX Runtime.
 
     python benchmarks/bench_bad_ids.py [--models dlrm-26] [--seatings 12] [--latency-batch-sizes 1,32] [--seconds 0.2]
 
 Models, random weights, pruned to .7: the DLRM of 26 fields in one matrix of ids (Criteo), the DLRM of eight fields and one
-of several values in an input each, the smallest of these (two layers of 64 and 32), and SASRec with a history of 50. One
-thread; both files take turns in one process on the same requests, in sessions that are made anew `--seatings` times; the
-ratio (with guards : without) has a 95 % interval over the seatings. Prints a table, and JSON as the last line.
+of several values in an input each, the smallest of these (two layers of 64 and 32), and SASRec with a history of 50. One thread is used.
+Both files take turns in one process on the same requests. New sessions are created `--seatings` times; the ratio (with guards : without)
+has a 95 % interval over the seatings. Prints a table, and JSON as the last line.
 """
 
 import json

@@ -3,8 +3,8 @@
     python benchmarks/bench_busy.py [--bundle PATH] [--repeats 5] [--processes 2] [--latency-batch-sizes 1,256,1024] [--seconds 2]
 
 The same two files, those of a bundle or a dense and a pruned DLRM without training, are measured as the main job and
-`verify --latency` do. Each busy process computes without end on any core. Shown by repeat and batch size: the speed-up and its
-clock, that by the wall clock, whether a warning was given, and whether the intervals of both overlap. Prints a table, and JSON as
+`verify --latency` do. Each busy process computes continuously on any core. The table shows, by repeat and batch size, the speed-up and
+its clock, the speed-up in wall-clock time, whether a warning was given, and whether both intervals overlap. Prints a table, and JSON as
 the last line.
 """
 

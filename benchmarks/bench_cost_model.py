@@ -1,14 +1,13 @@
-"""The cost model held against measurements: operators by themselves, whole graphs, and what each rewrite changes.
+"""Compare the cost model with measurements: single operators, whole graphs, and the effect of each rewrite.
 
     python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--operator NAME] [--latency-batch-sizes 1,32,256,1024]
 
-For each kind of operator (operator_cases.py): measured : estimated, and what each constant of
-`onnx/cost/cost_constants.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
-`--only -` leaves out the models, `--operator -` the operators. For each model (the reference recommenders, or those of
-a corpus, see third_party.py): the estimate for its graph as a fraction of the measured 20th percentile; and for each
-rewrite, applied to the graph as the ones before left it, whether kept or not, the estimated and the measured time as a
-fraction of the time before. One thread, before and after interleaved. Prints tables, how often the estimate says the
-right direction, and JSON as the last line.
+For each kind of operator (operator_cases.py): measured : estimated, and the factor by which each constant of
+`onnx/cost/cost_constants.py` should be multiplied for the best fit (cost_fit.py), with the interval that contains nine in ten resamples.
+`--only -` leaves out the models, `--operator -` the operators. For each model (the reference recommenders, or those of a corpus, see
+third_party.py): the estimate for its graph as a fraction of the measured 20th percentile; and for each rewrite, kept or not, applied to
+the graph after the previous rewrites, the estimated and the measured time as a fraction of the time before. One thread, before and after
+interleaved. Prints tables, how often the estimate has the right sign, and JSON as the last line.
 """
 
 import json

@@ -2,12 +2,12 @@
 
     python benchmarks/bench_finetuning.py [--rows 10000,100000,1000000] [--batches-per-epoch 100] [--repeats 1]
 
-A DLRM with two tables of 16 dimensions. `dense training` is what `train` does: Adam over all parameters. `tuning` is what
-happens to the pruned model (half of each group, sparsity .7): the dense teacher answers each batch, zeros are held. They
-are set at once, for the 20 updates of gradual ones belong to a whole run and not to 100 steps. It runs with all tables as
-a whole, and with long ones by rows. Each in fresh processes, one thread, the fastest of `--repeats`; seconds are those of
-the CPU, user and system, for other work on the machine would count otherwise; memory is the peak of the process while it
-trains, with the model, the teacher and the rows in it. Prints a table, and JSON as the last line.
+A DLRM with two tables of 16 dimensions. `dense training` is what `train` does: Adam over all parameters. `tuning` is the fine-tuning of
+the pruned model (half of each group, sparsity .7): the dense teacher answers each batch, and zeros stay zero. All zeros are set at once,
+because the 20 updates of gradual pruning belong to a whole run and not to 100 steps. Tuning runs with all tables as a whole, and with
+long tables by rows. Each measurement runs in fresh processes with one thread; the fastest of `--repeats` counts. Seconds are CPU seconds,
+user and system, which exclude other work on the machine. Memory is the peak of the process while it trains, including the model, the
+teacher and the rows. Prints a table, and JSON as the last line.
 """
 
 import json

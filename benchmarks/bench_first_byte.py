@@ -2,10 +2,10 @@
 
     python benchmarks/bench_first_byte.py [--only verify,check]
 
-Each command runs with right arguments, with a path that does not exist, and with an option that does not. CPU seconds stand beside the
-seconds of the clock, which count for little on a machine that others use; so do those of Python alone and with click imported. A row
-misses where the first byte takes more than `FIRST_BYTE` seconds of CPU, where a wrong path or option imports torch, or where nothing is
-printed for more than `SILENCE` seconds, of the clock and of CPU, of all processes of the command.
+Each command runs with correct arguments, with a path that does not exist, and with an option that does not exist. The table shows CPU
+seconds as well as wall-clock seconds, which mean little on a shared machine; it also shows the times of Python alone and with click
+imported. A row misses the target if the first byte takes more than `FIRST_BYTE` CPU seconds, if a wrong path or option imports torch, or
+if nothing is printed for more than `SILENCE` seconds, both of wall-clock time and of CPU time of all processes of the command.
 """
 
 import argparse

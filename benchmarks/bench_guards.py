@@ -2,9 +2,9 @@
 
     python benchmarks/bench_guards.py [--latency-batch-sizes 1,32,256,1024] [--seconds 1]
 
-Ids [batch, 26] are looked up in one table of 26 fields of 1,000 rows, one thread, all forms in turns in one process. `offset`
-leads from an id of a field to its row of the table, `bound` is the number of ids of the field, `last` the largest. Prints the
-added time, and JSON with the machine as the last line.
+Ids [batch, 26] are looked up in one table of 26 fields of 1,000 rows, one thread, all forms in turns in one process. `offset` maps an id
+of a field to its row in the table, `bound` is the number of ids of the field, and `last` is the largest id. Prints the added time, and
+JSON with the machine as the last line.
 """
 
 import json

@@ -2,10 +2,10 @@
 
     python benchmarks/bench_infer_rules.py [--width 8]
 
-First the operators of `custom_operators.py`, of which some carry channels and others only seem to. Then those of PyTorch that have
-a written rule, with that rule hidden, each on one form of its arguments: an inferred rule is wrong if it carries an axis that
-the written one freezes or combines. For each model with prunable channels, three random plans are applied and compared with the
-masked model. CPU time of the trials of one node, one thread. Prints a table, and JSON in the last line.
+The first operators are those of `custom_operators.py`: some carry channels, and others only seem to. Next are the operators of PyTorch
+that have a written rule, with that rule hidden, each on one form of its arguments. An inferred rule is wrong if it carries an axis that
+the written rule freezes or combines. For each model with prunable channels, three random plans are applied and compared with the masked
+model. CPU time of the trials of one node, one thread. Prints a table, and JSON in the last line.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Packages and megabytes of each distribution with all that it requires, as installed in this environment.
+"""Packages and megabytes of each distribution with all its requirements, as installed in this environment.
 
     python benchmarks/bench_install_size.py
 
 Reads the requirements of `pyproject.toml` and `runtime/pyproject.toml`, follows those of the installed packages, and counts the
-bytes of their files, bytecode that pip compiles included. Prints the table of "Install for serving" in docs/guide.md, and JSON as the
+bytes of their files, including bytecode that pip compiles. Prints the table of "Install for serving" in docs/guide.md, and JSON as the
 last line. PyTorch counts as it is installed, for CPU or CUDA.
 """
 

@@ -1,4 +1,4 @@
-"""How often "holds" and "fails" err, for each kind of interval, over simulated data with a known effect; 2.5 % each is stated.
+"""How often "holds" and "fails" err, for each kind of interval, over simulated data with a known effect. The stated rate is 2.5 % each.
 
     python benchmarks/bench_intervals.py [--draws 1000] [--rows 1000000]
 

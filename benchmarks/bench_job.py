@@ -4,10 +4,10 @@
 
 `demo` is the job of `make demo`: a recommender that is trained on generated rows once, then compressed with them. `criteo` is
 an untrained DLRM of 26 tables with 10,000 rows of 64 dimensions (19 M parameters), compressed without rows and without
-fine-tuning. Every compression runs in a fresh process with one thread. A stage is what the progress bar names; an inner
-stage takes its time from the outer one. Memory is anonymous memory above what the process holds after its imports.
-Functions are counted by wrapping them from outside, so that the same script measures an earlier checkout of this repository:
-with `--beside` both take turns. The medians are printed as a table, and as JSON in the last line.
+fine-tuning. Every compression runs in a fresh process with one thread. Stages are those of the progress bar; the time of an inner stage
+does not count in the outer one. Memory is anonymous memory above that of the process after its imports. Functions are counted by wrapping
+them from outside, so that the same script can measure an earlier checkout of this repository: with `--beside`, both take turns. The
+medians are printed as a table, and as JSON in the last line.
 """
 
 import importlib

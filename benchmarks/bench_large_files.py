@@ -3,10 +3,9 @@
     python benchmarks/bench_large_files.py [--rows 10000000,50000000] [--folder FOLDER]
 
 The rows are those of `bench_streaming.py`: seven fields, one of them with a million values, and three numbers. Each command runs
-in a fresh process with one thread and its default settings but for one epoch. Memory is anonymous memory of the process and of
-those that it starts, sampled from outside every 20 ms, less that of a process which imports the same and does nothing. CPU
-seconds are those of the kernel, children included. All files lie in `--folder` and are removed. Prints a table, and JSON in the
-last line.
+in a fresh process with one thread and default settings, except for one epoch. Memory is the anonymous memory of the process and its
+children, sampled from outside every 20 ms, minus that of a process with the same imports that does nothing. CPU seconds are those of the
+kernel, including children. All files are written to `--folder` and removed afterwards. Prints a table, and JSON in the last line.
 """
 
 import json

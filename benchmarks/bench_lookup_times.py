@@ -2,9 +2,9 @@
 
     python benchmarks/bench_lookup_times.py
 
-One fused table of 5,000 rows, 10 lookups in a row of the request, one thread, all forms interleaved, other ids in each of
-many requests. For each number of bits a start, a lookup and a number have one time each: weighted least squares on the
-relative error. The start is that above fp32. Prints a table, the constants with the error of the fit, and JSON with the machine.
+One fused table of 5,000 rows, 10 lookups per row of the request, one thread, all forms interleaved, different ids in each of many
+requests. For each number of bits, three times are fitted, for a call, a lookup and a number, by weighted least squares on the relative
+error. The time of a call is the time above fp32. Prints a table, the constants with the error of the fit, and JSON with the machine.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Lookups of many rows in ONNX Runtime: Gather beside the GatherND that `onnx/optimizer/passes/gather_to_gathernd.py` writes.
+"""Lookups of many rows in ONNX Runtime: Gather against the GatherND that `onnx/optimizer/passes/gather_to_gathernd.py` writes.
 
-One thread, contestants interleaved in one process, 26 ids in a row of the request. *Fresh*: other ids in each of many
-requests, as traffic has them; *repeated*: one request again and again, whose rows lie in the caches. Prints a table, and
-JSON with the machine as the last line.
+One thread, contestants interleaved in one process, 26 ids per row of the request. *Fresh*: different ids in each of many requests, as in
+real traffic; *repeated*: one request repeatedly, whose rows are in the caches. Prints a table, and JSON with the machine as the last
+line.
 """
 
 import json

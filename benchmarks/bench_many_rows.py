@@ -3,9 +3,8 @@
     python benchmarks/bench_many_rows.py [--rows 1000000,10000000] [--metrics auc,pr-auc,gauc,logloss,ece] [--beside CHECKOUT]
 
 Two models of one label with 30 % positive rows and 20 rows a group. Each metric and number of rows runs in a fresh process, one
-thread, also with the code of another checkout. Memory is anonymous memory above that before the first row was made; the
-answers and labels lie in files, as after `observe`, where the checkout has them there. Prints a table, and JSON with the
-values in the last line.
+thread, also with the code of another checkout. Memory is anonymous memory above that before the first row was created. Answers and labels
+are stored in files, as after `observe`, if the checkout supports this. Prints a table, and JSON with the values in the last line.
 """
 
 import importlib

@@ -3,8 +3,8 @@
     python benchmarks/bench_predictor.py BUNDLE ROWS.parquet [--seconds 3]
 
 BUNDLE was made from a checkpoint of `train`, ROWS is its file of rows or one like it. The arrays of ONNX Runtime are encoded before
-they are timed, so its rate is that of the model alone. A rate is by wall clock; CPU seconds of the whole process for a million rows
-stand beside it. Prints a table, and JSON as the last line.
+they are timed, so its rate is that of the model alone. Rates use wall-clock time; the table also shows CPU seconds of the whole process
+for a million rows. Prints a table, and JSON as the last line.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""What `--quantize` makes of a Criteo-sized DLRM that lost channels: bytes, and how many times faster per batch size.
+"""The effect of `--quantize` on a pruned DLRM of the size of Criteo: bytes, and the speed-up by batch size.
 
-Untrained, so that the error of the answers says little and the gate is wide; quality is measured on trained models
-(docs/decisions/quantized-files.md).
-One thread, the file in fp32 and the quantized one made anew several times and interleaved. Prints a table, and JSON as the last line.
+The model is untrained, so the error of the answers means little and the gate is wide; quality is measured on trained models
+(docs/decisions/quantized-files.md). One thread; sessions of the fp32 file and of the quantized file are created several times and
+interleaved. Prints a table, and JSON as the last line.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def pruned_file(name: str, sparsity: float, path: Path) -> Path:
 
 
 def main() -> None:
-    """Quantise at each sparsity, by each mode."""
+    """Quantize at each sparsity, with each mode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sparsities", default="0.7,0.9")
     parser.add_argument("--modes", default=",".join(MODES))

@@ -1,8 +1,8 @@
-"""Vocabularies inside of an ONNX file: its size, the time to load it, and the time of one lookup.
+"""Vocabularies inside an ONNX file: its size, the time to load it, and the time of one lookup.
 
-For 10^4 to 10^6 keys, integers and texts such as `user123456789`: the file as `--raw-inputs` writes it, with the keys as lists
-(ai.onnx.ml 2), and the same with tensors (ai.onnx.ml 4). Load times are medians over fresh processes, in turns; a lookup is a
-request of one known key, in turns, one thread. Prints a table, and JSON with the machine as the last line.
+For 10^4 to 10^6 keys, integers and strings such as `user123456789`: the file as `--raw-inputs` writes it, with the keys as lists
+(ai.onnx.ml 2), and the same with tensors (ai.onnx.ml 4). Load times are medians over fresh processes, in turns; a lookup is a request of
+one known key, in turns, one thread. Prints a table, and JSON with the machine as the last line.
 """
 
 import json

@@ -7,9 +7,9 @@ seed is made once, without tuning, and its plan applied to those of another seed
 bundle keeps, and with drawn requests.
 
 `drift` trains a DLRM on two periods of anime. Its rows have no time; ids of users rise with the day on which they joined, so the first two
-thirds of the users are the earlier period, and the last two thirds the later one. The vocabulary is that of all rows, as the tables of a
-model that is trained daily have to stay as they are. Quality is that of the test rows of the later period: of the new dense model, of the
-old artifact, of a fresh job, and of `reapply` with the rows that the bundle keeps, with --data, and with an epoch of tuning.
+thirds of the users are the earlier period, and the last two thirds the later one. The vocabulary is that of all rows, because the tables
+of a model that is trained daily must keep their shapes. Quality is that of the test rows of the later period: of the new dense model, of
+the old artifact, of a fresh job, and of `reapply` with the rows that the bundle keeps, with --data, and with an epoch of tuning.
 
 The medians (criteo) and means over seeds (drift) are printed as tables, and as JSON in the last line.
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_releases.py --environments FOLDER [--releases 1.17.3,1.32.0] [--node FOLDER] [--openvino FOLDER] [BUNDLE...]
 
-Without bundles it makes one of each kind. Releases are installed by pip into FOLDER, each into a folder of its own; `--node` has
-`node_modules` with onnxruntime-node and onnxruntime-web, `--openvino` the packages of OpenVINO (pip install --target). What a file
-states that it needs is compared with what happened. Prints a table, and JSON as the last line.
+Without bundles, it creates one of each kind. Releases are installed by pip into separate subfolders of FOLDER; `--node` has
+`node_modules` with onnxruntime-node and onnxruntime-web, `--openvino` the packages of OpenVINO (pip install --target). The requirements
+that a file states are compared with the results. Prints a table, and JSON as the last line.
 """
 
 import json
@@ -81,7 +81,7 @@ def install(release: str, environments: Path) -> str:
 
 
 def run_python(kind: str, path: str, bundles: list[Path]) -> dict[str, dict[str, str]]:
-    """Return what each file did; each runs in a process of its own, since a runtime may end the process."""
+    """Return the result of each file; each runs in a separate process, because a runtime may end the process."""
     return {b.name: {name: run_file(kind, path, b, name) for name in list_files(b)} for b in bundles}
 
 

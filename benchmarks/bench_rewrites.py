@@ -1,4 +1,4 @@
-"""Which graph rewrites pay: on how many models each fires, where the cost model keeps it, what it gains in ONNX Runtime.
+"""The benefit of each graph rewrite: how many models it applies to, where the cost model keeps it, and its gain in ONNX Runtime.
 
     python benchmarks/bench_rewrites.py [--corpus corpus.py] [--models dlrm] [--rewrites fold_affine,join_columns] [--threads 1]
 
@@ -9,10 +9,9 @@ user's inputs shared. Weights are random: a rewrite looks at the graph alone. Ev
 sizes together and for some alone.
 
 Then, on the `--most` models where a rewrite that was kept has the largest estimated gain, the file with all rewrites
-and the file without that one take turns in one process, in sessions that are made anew `--seatings` times. The gain is
-how many times longer the file without takes, with a 99 % interval over the seatings; a rewrite is supported where one
-lies above 1. Results are appended to --cache, and an interrupted run goes on from there. Prints a table, and JSON as
-the last line.
+and the file without that one take turns in one process, in new sessions, created `--seatings` times. The gain is how many times longer
+the file without takes, with a 99 % interval over the seatings; a rewrite is supported where one lies above 1. Results are appended to
+--cache, and an interrupted run continues from there. Prints a table, and JSON as the last line.
 """
 
 import json

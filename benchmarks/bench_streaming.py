@@ -272,7 +272,7 @@ def main(
 
 
 def measure_in_processes(kind: str, counts: str, write: Callable[[Path, int], None]) -> list[dict[str, Any]]:
-    """Return what a process of its own measures for each number of rows or events, in files and, of up to 10 million, in memory."""
+    """Return what a separate process measures for each number of rows or events, in files and, up to 10 million, in memory."""
     results = []
     for count in (int(float(text)) for text in counts.split(",") if text):
         with tempfile.TemporaryDirectory() as name:

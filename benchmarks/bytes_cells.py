@@ -1,4 +1,4 @@
-"""Cells of the comparison at equal bytes: one file of one contestant, measured once and saved in files of its own."""
+"""Cells of the comparison at equal bytes: one file of one contestant, measured once and saved in separate files."""
 
 import json
 import os
@@ -114,7 +114,7 @@ class CellFolder:
         return [Cell(**json.loads(path.read_text())) for path in sorted(self.folder.glob("cells/*.json"))]
 
     def path(self, key: Key) -> Path:
-        """Return where a cell is saved; its answers lie beside it as .npz."""
+        """Return the path of a cell; its answers are saved next to it as .npz."""
         name = slug(f"{key.case} {key.seed} {key.contestant} {key.point:g}")
         return self.folder / "cells" / f"{name}.json"
 
@@ -198,7 +198,7 @@ class Measurer:
         return report.typical(FILE).memory
 
     def _measure_latency(self, path: Path) -> dict[str, dict[str, Any]]:
-        """Let the file and the dense one take turns, on sessions that are made anew for each set."""
+        """Let the file and the dense file take turns, in new sessions for each set."""
         paths = {REFERENCE: self.subject.dense.path, FILE: path}
         makers = {name: partial(make_onnxruntime_backend, name, p, 1) for name, p in paths.items()}
         requests = make_latency_requests(self.batches, self.subject.task, self.subject.dense.signature)

@@ -1,4 +1,4 @@
-"""Answers of an ONNX file to the test rows, and their metrics in plain NumPy: nothing here is what the package measures with."""
+"""Answers of an ONNX file to the test rows, and their metrics in plain NumPy. Nothing here uses the package's own measurement code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a training step of a recommender costs on a cluster: bytes over the network, seconds and memory, as small functions.
+"""The cost of a training step of a recommender on a cluster: bytes over the network, seconds and memory, as small functions.
 
 Tables lie in shards, one for each rank. A lookup sends every id that the rows of a rank need once to the rank that holds it, and gets the
 row; the backward pass sends the sum of the gradients of each row there (`recprune_export/distributed/sharded_lookup.py`). Times follow

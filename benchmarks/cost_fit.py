@@ -1,7 +1,7 @@
 """The constants of the cost model that fit measurements best: one factor for each, by least squares in log space.
 
-An estimate is a sum of terms, each of which is proportional to one constant; so the factors f minimise
-Σ (log Σ f·term - log measured)² + `KEEP` Σ (log f)², the last so that what no case tells stays as it is.
+An estimate is a sum of terms, each of which is proportional to one constant; so the factors f minimize Σ (log Σ f·term - log measured)² +
+`KEEP` Σ (log f)², where the second sum keeps constants unchanged that no case determines.
 """
 
 from collections import defaultdict

@@ -1,6 +1,6 @@
-"""Operators that nobody wrote a channel rule for: some that carry channels, and some that only seem to.
+"""Operators without a written channel rule: some carry channels, and some only seem to.
 
-Each is registered with `torch.library.custom_op`, as a library of the user's would do.
+Each is registered with `torch.library.custom_op`, as a user's library would do.
 """
 
 import math

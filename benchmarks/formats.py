@@ -1,13 +1,13 @@
-"""Recommenders on real data in fewer bits, with zeros and with channels alone: what it costs in quality, and what it saves.
+"""Recommenders on real data in fewer bits, with zeros and with channels alone: the loss of quality, and the savings.
 
     python benchmarks/formats.py [--cases anime/dlrm,...] [--sparsities .7,.9] [--seeds 3] [--hidden 512,512,256]
 
-Dense recommenders are trained with each seed; then the main job's own stages prune, tune and export them: with channels
-removed and zeros one by one, as it does by default, that file quantized, with more zeros, with channels alone. With
---hidden the recommenders have these hidden layers, and are cases of their own: there layers are tried by themselves as
-well, the tables whole. All figures are those of ONNX files in ONNX Runtime: metrics of the test rows, paired by seed, and
-times of all files of a seed in turns, beside the dense one. What was trained, made and measured is kept in --cache, so that
-an interrupted run goes on. Writes tables into docs/, prints the same, and JSON as the last line.
+Dense recommenders are trained with each seed. Then the stages of the main job prune, tune and export them: with channels and single
+weights removed, as by default; that file quantized; with more zeros; and with channels alone. With --hidden, the recommenders have these
+hidden layers and are separate cases; for these, the layers are also pruned by themselves, with whole tables. All figures are those of
+ONNX files in ONNX Runtime: metrics of the test rows, paired by seed, and times of all files of a seed in turns, beside the dense one.
+Models, files and measurements are kept in --cache, so that an interrupted run can continue. Writes tables into docs/, prints the same,
+and JSON as the last line.
 """
 
 import json
@@ -168,7 +168,7 @@ def _forms(made: QuantizedExport) -> str:
 
 
 def speed_of(subject: Subject, rows: Sequence[Measured], repeats: int, seconds: float) -> Speed:
-    """Let all files of a subject take turns, on sessions that are made anew for each seating."""
+    """Let all files of a subject take turns, in new sessions for each seating."""
     threads, files = subject.settings.latency.threads, list(dict.fromkeys(row.file for row in rows))
     makers = {name: partial(make_onnxruntime_backend, name, subject.folder / name, threads) for name in (DENSE, *files)}
     requests = make_latency_requests(subject.settings.latency.latency_batch_sizes, subject.task, subject.file.signature)

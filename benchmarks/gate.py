@@ -2,10 +2,9 @@
 
     python benchmarks/gate.py [--comparisons 50] [--seconds 40]
 
-A DLRM-like model (8 tables of 20,000 rows, dim 32, an MLP of 512 and 256) is compared with itself, and with the same
-model made slower by 5, 10 and 20 %: by extra units in its first hidden layer, as many as it takes at that batch size
-by measurement. All of it again beside a process that multiplies matrices all the time. One thread. Prints a table, and
-JSON as the last line.
+A DLRM-like model (8 tables of 20,000 rows, dim 32, an MLP of 512 and 256) is compared with itself, and with the same model made slower by
+5, 10 and 20 %. Extra units in its first hidden layer make it slower; their number is found by measurement at that batch size. All
+comparisons are repeated beside a process that multiplies matrices continuously. One thread. Prints a table, and JSON as the last line.
 """
 
 import json
@@ -177,7 +176,7 @@ def compare(new: Artifact, base: Artifact, batches: tuple[int, ...], seconds: fl
 @click.option("--comparisons", default=50, show_default=True, help="Of the model with itself; less of the others.")
 @click.option("--seconds", default=40.0, show_default=True, help="The time limit of one comparison.")
 def main(comparisons: int, seconds: float) -> None:
-    """Compare, with and without a neighbour."""
+    """Compare, with and without a busy neighbor."""
     tallies = []
     slow_ones = max(1, round(comparisons * 0.4 / len(BATCHES)))  # at each batch size
     print(

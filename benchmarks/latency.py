@@ -4,9 +4,9 @@
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
 model, batch and number of threads are measured as the main job does: in turns, on another request each round, in new
-sessions. What cannot take part is named, with the reason. What was measured with the same versions and options
-is kept in --cache, so that one model can be measured again. Writes tables and a plot of all that is known into docs/ (or where
---write says), prints the same, and JSON as the last line.
+sessions. What cannot take part is named, with the reason. Measurements with the same versions and options are kept in --cache, so that
+one model can be measured again. Writes tables and a plot of all that is known into docs/ (or where --write says), prints the same, and
+JSON as the last line.
 
 The small model has the same architecture with fewer dimensions and narrower layers: the largest that has no more parameters
 than ours, in the tables and in the rest. It is exported by PyTorch, and by this project in fp32 and int8. Untrained weights
@@ -123,7 +123,7 @@ def small_files(model: Model, path: Path, label: str, serving: ServingConfig) ->
 
 
 def quantized(model: Model, path: Path, serving: ServingConfig) -> Path:
-    """Quantise what `--quantize int8` would, by measurement at the batch sizes of serving."""
+    """Quantize what `--quantize int8` would, by measurement at the batch sizes of serving."""
     requests, rows = CALIBRATION
     calibration = [request_of(model, rows, seed) for seed in range(requests)]
     timed = {batch: rotation_of(model, batch) for batch in serving.batches}
@@ -203,7 +203,7 @@ def table(prepared: Prepared, report: LatencyReport) -> str:
 def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw, for each model with one thread, how many times faster than the plain dense ONNX each contestant is, by batch.
 
-    `results` are those of the JSON line; int8 is dashed and a plain export dotted, in the colour of the same contestant in fp32.
+    `results` are those of the JSON line; int8 is dashed and a plain export dotted, in the color of the same contestant in fp32.
     """
     import matplotlib
 

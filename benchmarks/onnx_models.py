@@ -6,9 +6,9 @@ The files are the recommenders of this project, exported by PyTorch's older expo
 those of a corpus (see `third_party.py`), exported by the older one; every .onnx file of FOLDER, such as those that tf2onnx
 writes; and a checkpoint of `train`, of whose test rows the AUC is measured. onnxsim has to be importable. It removes half of the
 channels of each chain of layers, its default, in the file that its simplifier makes; ours gets a sparsity of 0.7 and a few steps
-of tuning. Every file has a process of its own with one thread. Prints for each file the bytes, the time of a request of 256 rows
-as a ratio to the given file with its interval, and the change of the answers (the root of the mean square, over that of the
-answers around their mean), and JSON as the last line.
+of tuning. Every file runs in a separate process with one thread. Prints for each file the bytes, the time of a request of 256 rows as a
+ratio to the given file with its interval, and the change of the answers (the root of the mean square, over that of the answers around
+their mean), and JSON as the last line.
 """
 
 import contextlib
@@ -233,7 +233,7 @@ def relative_change(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def compare_apart(path: Path) -> Outcome:
-    """Compare in a process of its own."""
+    """Compare in a separate process."""
     command = [sys.executable, __file__, "--file", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     try:

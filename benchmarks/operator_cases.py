@@ -1,8 +1,8 @@
-"""Operators by themselves: what one more node of a kind takes in ONNX Runtime, beside the terms of its estimate.
+"""Single operators: the time of one more node of a kind in ONNX Runtime, and the terms of its estimate.
 
 Each case is a graph with one node and another with `COPIES` of it, all on the same operands; the difference of their times, by
-a low percentile of turns that alternate, is what the copies take: the call and the request are in both. ONNX Runtime must
-not tidy up, so its optimisations are off; the results of the copies are read by nobody.
+a low percentile of turns that alternate, is the time of the copies, because both graphs include the call and the request. ONNX Runtime
+must not remove the copies, whose results nothing reads, so its optimizations are off.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

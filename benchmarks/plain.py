@@ -1,7 +1,7 @@
-"""What one has without this project: PyTorch's exporter as it comes, Torch-Pruning, ONNX Runtime's own int8.
+"""The alternatives to this project: PyTorch's exporter with default options, Torch-Pruning, and int8 quantization by ONNX Runtime.
 
-As a script it prunes a model of `models.py` with Torch-Pruning and exports it, in a process of its own that may take too
-long or too much memory:
+As a script it prunes a model of `models.py` with Torch-Pruning and exports it, in a separate process, which may take too long or too much
+memory:
 
     python benchmarks/plain.py dlrm REST_PARAMETERS OUT.onnx
 """
@@ -40,7 +40,7 @@ def export_plain(model: Model, path: Path) -> Path:
 
 
 def quantise_plain(path: Path) -> Path:
-    """Let ONNX Runtime quantise the linear layers of a file to int8, ranges of activations found as it runs."""
+    """Let ONNX Runtime quantize the linear layers of a file to int8, with dynamic ranges of activations."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = path.with_name(f"{path.stem}-int8.onnx")

@@ -1,4 +1,4 @@
-"""Memory of a process and of all that it starts, read from outside."""
+"""Memory of a process and its descendants, read from outside."""
 
 from pathlib import Path
 

@@ -3,12 +3,11 @@
     python benchmarks/quality.py [--cases anime/dlrm,...] [--sparsities .5,.7,.9,.95] [--seeds 3] [--data-folder ../shared/data]
     python benchmarks/quality.py --axis bytes [...]  # at equal bytes: quality_bytes.py
 
-Dense recommenders are trained with each seed; then each method prunes them to the sparsity in tables and in the rest,
-and tunes with at most a tenth of the steps that training took. Zeros are there before tuning as well: by magnitude,
-or as `ours` chooses them, which is what `recprune-export` does by default. `taylor, refitted` is the plain score with
-our refit. Metrics are those of the test rows; a change is paired by seed. What was trained and measured is kept in
---cache, so that an interrupted run goes on. Writes a table and a plot into docs/, prints the same, and JSON as the
-last line.
+Dense recommenders are trained with each seed; then each method prunes them to the sparsity in tables and in other layers, and tunes with
+at most a tenth of the training steps. Single weights are also set to zero before tuning: by magnitude, or as `ours` chooses them, which
+is the default of `recprune-export`. `taylor, refitted` is the plain score with our refit. Metrics are those of the test rows; a change is
+paired by seed. Models and measurements are kept in --cache, so that an interrupted run can continue. Writes a table and a plot into
+docs/, prints the same, and JSON as the last line.
 """
 
 import json
@@ -101,7 +100,7 @@ def measure(
 
 
 def _prune(program: Program, settings: Settings, task: Task, short: Shortened | None) -> tuple[float, float | None]:
-    """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`, where there is one."""
+    """Return the metric after pruning, including zeros, and after tuning on the shortened task `short`, if there is one."""
     plan = plan_pruning(program, settings.pruning, task, seed=settings.seed).plan
     dense = rotate_channels(program, plan)
     student = apply_plan(dense, plan)
@@ -240,7 +239,7 @@ def main(
     tune: bool,
     write: Path,
 ) -> None:
-    """Measure what is not known yet, then write everything that is known."""
+    """Measure the missing results, then write all results."""
     torch.set_num_threads(threads)
     cache.mkdir(parents=True, exist_ok=True)
     wanted = [(method, float(s)) for s in sparsities.split(",") for method in methods.split(";")]

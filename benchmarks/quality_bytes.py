@@ -3,10 +3,9 @@
     python benchmarks/quality.py --axis bytes [--only frappe/dlrm,...] [--contestants "dense;ours"] [--sizes 30,10,5,3] [--seeds 0,1,2]
 
 Sizes are percentages of the bytes of the dense fp32 file as our export writes it. Every figure is that of an ONNX file
-in ONNX Runtime, from the answers to the test rows, which are saved: changes are paired by row and by seed. Each cell is
-saved in files of its own in --cache, so that an interrupted run goes on; delete a file to measure it again. --estimate
-prints the hours of what is missing, and stops. Writes a table for each case and a plot into docs/, prints the same, and JSON
-as the last line.
+in ONNX Runtime, from the answers to the test rows, which are saved: changes are paired by row and by seed. Each cell is saved in separate
+files in --cache, so that an interrupted run can continue; delete a file to measure it again. --estimate prints the hours that the missing
+cells take, and stops. Writes a table for each case and a plot into docs/, prints the same, and JSON as the last line.
 """
 
 import json
@@ -61,7 +60,7 @@ class Selection:
     checkouts: Mapping[str, Path]
 
     def list_missing(self, case: str, seed: int, cells: CellFolder) -> list[Key]:
-        """Return the cells of one case and seed that are not measured; those of sparsities as many as there will be about."""
+        """Return the cells of one case and seed that are not measured, with an estimated number of sparsities."""
         points = {
             name: self.sizes
             if name == OURS
@@ -89,7 +88,7 @@ class Selection:
 
 
 def measure(selection: Selection, case: str, seed: int, data_folder: Path, cells: CellFolder) -> None:
-    """Measure what is missing of one case and seed; what fails is named, and left out."""
+    """Measure the missing cells of one case and seed; cells that fail are named and left out."""
     missing = selection.list_missing(case, seed, cells)
     if not missing:
         return
@@ -161,7 +160,7 @@ def main(
     only: str, contestants: str, sizes: str, seeds: str, data_folder: Path, cache: Path, checkout: Path, before: Path | None,
     estimate: bool, report_only: bool, remark: str, write: Path,
 ) -> None:  # fmt: skip
-    """Measure what is not known yet, then write everything that is known."""
+    """Measure the missing results, then write all results."""
     torch.set_num_threads(1)
     cells = CellFolder(cache.resolve())
     names = contestants.split(";")

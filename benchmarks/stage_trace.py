@@ -11,7 +11,7 @@ from typing import Any
 BEFORE = "(before, between and after)"
 IMPORTS = "(imports)"
 FIGURES = ("seconds", "cpu_seconds", "peak_bytes", "exports", "export_seconds", "analyses", "analysis_seconds")
-# What is counted, wherever a checkout has it: the first name that exists.
+# The functions that are counted: for each, the first name that exists in the checkout.
 COUNTED = {
     "exports": ("torch.export:export",),
     "analyses": ("recprune_export.channels.analysis:analyse", "recprune_export.channels.analysis:analyze"),
@@ -31,7 +31,7 @@ class PeakMemory:
         threading.Thread(target=self._sample, daemon=True).start()
 
     def take(self) -> int:
-        """Return the peak in bytes, and begin anew."""
+        """Return the peak in bytes, and reset it."""
         peak, self._peak = max(self._peak, read_anonymous_memory()), 0
         return peak
 
@@ -45,7 +45,7 @@ class PeakMemory:
 
 
 def read_anonymous_memory() -> int:
-    """Return the bytes of this process that are in memory and belong to no file."""
+    """Return the bytes of this process in memory that belong to no file."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 

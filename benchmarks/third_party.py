@@ -1,13 +1,13 @@
-"""What channel analysis does with recommenders that other people wrote.
+"""Apply channel analysis to recommenders of other repositories.
 
     python benchmarks/third_party.py --corpus corpus.py [--only NAME] [--sparsity 0.5] [--workers 2]
 
 A corpus is a module with a `REGISTRY` (anything that yields names) and `build(name)`, which returns a module in eval
-mode, its example inputs (a tuple, or a dict of keyword inputs) and anything else. Each model is captured, analysed,
-pruned by structure alone in tables and in the rest, proved, exported and compared with ONNX Runtime, in a process of
-its own: what hangs or dies takes nothing else with it. A second plan, that removes half of every group, has to be sound
-too, and every group that may be rotated is, at random, without a change of the answers. Parameters are counted in the
-ONNX files. Prints a table, what is frozen and why, and JSON as the last line.
+mode, its example inputs (a tuple, or a dict of keyword inputs) and anything else. Each model is captured, analyzed, pruned by structure
+alone in tables and in other layers, proved, exported and compared with ONNX Runtime. It runs in a separate process, so that a hang or a
+crash does not affect other models. A second plan, which removes half of every group, must also be sound. Every group that may be rotated
+is rotated at random, and the answers must not change. Parameters are counted in the ONNX files. Prints a table, what is frozen and why,
+and JSON as the last line.
 """
 
 import importlib.util
@@ -83,7 +83,7 @@ class Outcome:
 
 
 def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcome]:
-    """Yield the outcome as it grows, so that the last one tells where a failure happened."""
+    """Yield the outcome after each step, so that the last one shows where a failure happened."""
     outcome = Outcome(name)
     module, inputs, *_ = corpus.build(name)
     start = time.perf_counter()
@@ -134,7 +134,7 @@ def _arguments(inputs: Any) -> dict[str, Any]:
 
 
 def _budgeted(program: Program, sparsity: float) -> Plan:
-    """The plan that a user gets, by the largest weights."""
+    """Return the plan that a user gets, by the largest weights."""
     parameters = program.parameters()
     values = {
         g.name: sum(
@@ -150,14 +150,14 @@ def _budgeted(program: Program, sparsity: float) -> Plan:
 
 
 def _random_half(analysis: Analysis) -> Plan:
-    """A plan that removes from every group there is."""
+    """Return a plan that removes channels from every group."""
     rng = random.Random(0)
     kept = {g.name: rng.sample(range(g.width), (g.width + 1) // 2) for g in analysis.groups}
     return Plan("half", tuple(GroupPlan(g.name, g.kind, g.width, tuple(sorted(kept[g.name]))) for g in analysis.groups))
 
 
 def _rotate_at_random(program: Program) -> int:
-    """Rotate, loosened or not, whatever may be; `apply_transforms` raises where an answer changes."""
+    """Rotate every group that may be rotated, loosened or not; `apply_transforms` raises if an answer changes."""
     loose = insert_projections(program, plan_projections(program))
     legal = find_rotatable_groups(loose).rotatable
     generator = torch.Generator().manual_seed(0)
@@ -168,7 +168,7 @@ def _rotate_at_random(program: Program) -> int:
 
 
 def _insert_spaces(program: Program) -> int:
-    """Give tables spaces of their own, and return how many; the answers have to stay. Any table is long enough here."""
+    """Give tables separate spaces, and return their number; the answers must not change. Any table is long enough here."""
     with mock.patch.object(table_projections, "MIN_ROWS_PER_DIMENSION", 0):
         found = table_projections.find_per_table_projections(program)
     after = table_projections.insert_per_table_projections(program, found)
@@ -191,7 +191,7 @@ def _can_lose(program: Program, table: str) -> bool:
 
 
 def _frozen_tables(program: Program) -> dict[str, int]:
-    """Count, by reason, the tables that have a dimension to lose and may lose none of it."""
+    """Count, by reason, the tables with several dimensions, none of which can be removed."""
     analysis = program.analysis
     pruned = {tensor for group in analysis.groups for tensor, axis in group.axes() if axis > 0}
     stuck = {table for table in analysis.tables - pruned if _can_lose(program, table)}
@@ -211,7 +211,7 @@ def _child(channel: Connection, corpus: Path, name: str, sparsity: float) -> Non
 
 
 def in_its_own_process(corpus: Path, name: str, sparsity: float, limit: float) -> Outcome:
-    """Run `try_model` apart, at most `limit` seconds, and return the last outcome it sent."""
+    """Run `try_model` in a separate process for at most `limit` seconds, and return the last outcome that it sent."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_child, args=(sender, corpus, name, sparsity))
     process.start()

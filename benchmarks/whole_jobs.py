@@ -1,11 +1,11 @@
-"""The default job, with few steps, on models of other repositories: which get a bundle, and what the others are told.
+"""The default job, with few steps, on models of other repositories: which models get a bundle, and which messages the others get.
 
     python benchmarks/whole_jobs.py --corpus --sources FOLDER [--only NAME] [--limit 150]
 
 `corpus.py` is the list. FOLDER holds snapshots of the repositories that are no packages, each under its name; packages have to
 be importable. A model whose package or snapshot is absent is skipped by name. The weights imitate trained ones: no parameter is
-constant, batch-norm has statistics. Every job runs in a process of its own with one thread and a time limit. Prints a table
-(captured, bundle with parity, removed shares of tables and of the rest, seconds, message), and JSON as the last line.
+constant, batch-norm has statistics. Every job runs in a separate process with one thread and a time limit. Prints a table (captured,
+bundle with parity, removed shares of tables and of other layers, seconds, message), and JSON as the last line.
 """
 
 import importlib
@@ -36,7 +36,7 @@ SETTINGS = Settings(sparsity=0.7, epochs=1, batch_size=64, quick=True)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far the job came: `raw` is an exception that is no sentence for the user; `absent` names what is not installed."""
+    """How far the job came: `raw` is an exception without a message for the user; `absent` names the package that is not installed."""
 
     name: str
     repository: str
@@ -117,7 +117,7 @@ def run_job(entry: Entry, sources: Path) -> Outcome:
 
 
 def run_apart(entry: Entry, sources: Path, limit: float) -> Outcome:
-    """Run the job in a process of its own, at most `limit` seconds with its imports."""
+    """Run the job in a separate process for at most `limit` seconds, including its imports."""
     command = [sys.executable, __file__, "--corpus", "--sources", str(sources), "--job", entry.name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     facts: dict[str, Any] = {"name": entry.name, "repository": entry.repository, "request": entry.request}

@@ -68,7 +68,8 @@ class Verification(ToDictMixin):
 
 
 class OpenSession:
-    """The session of the last requested ONNX file: large models are not in memory together, and no file is loaded twice in a row."""
+    """The session of the last requested ONNX file: large models are not in memory at the same time, and no file is loaded twice in a
+    row."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -347,7 +348,7 @@ def _run(session: OpenSession, model: Path, request: dict[str, np.ndarray]) -> d
 
     try:
         return run(session.get(model), request)
-    except ModuleNotFoundError:  # ONNX Runtime itself is missing
+    except ModuleNotFoundError:  # ONNX Runtime is missing
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {first_line(error)}") from error

@@ -104,7 +104,7 @@ def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> Artifa
 
 
 def _read_measured(cost: Mapping[str, Any]) -> Estimate:
-    """Return the median of a section on costs; earlier bundles have no interval of it, and the estimate stands for the ends."""
+    """Return the median of a section on costs; earlier bundles have no interval, and the estimate replaces its ends."""
     low, high = cost.get("interval", (cost["multiple"], cost["multiple"]))
     return Estimate(*(cost["floor"] * multiple for multiple in (cost["multiple"], low, high)))
 

@@ -82,7 +82,7 @@ def gather_bundle_files(
 
 
 def gather_derived_files(models: Sequence[ValidatedModel]) -> dict[str, Path | bytes]:
-    """Return the ONNX files that are made from `model.onnx`, with their samples and the files beside them, by name."""
+    """Return the ONNX files that are made from `model.onnx`, with their samples and additional files, by name."""
     files: dict[str, Path | bytes] = {}
     for validated in models:
         model = validated.model

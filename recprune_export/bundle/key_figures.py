@@ -1,4 +1,4 @@
-"""Key figures of a bundle in sentences, only from its manifest: screen, report and README print these."""
+"""Key figures of a bundle in sentences, only from its manifest, for screen, report and README."""
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.evidence import Estimate, Verdict
@@ -59,7 +59,7 @@ def describe_quality(manifest: Manifest) -> str | None:
 
 
 def read_speedups(manifest: Manifest) -> dict[int, Estimate]:
-    """Return how many times as fast as the dense ONNX file the pruned model is, by rising batch size; empty without a dense file."""
+    """Return the speed-up of the pruned file over the dense ONNX file, by increasing batch size; empty without a dense file."""
     ratios = {int(batch): of[RATIO] for batch, of in manifest.latency.get("ratios", {}).items() if RATIO in of}
     return {batch: Estimate(*(of[end] for end in ("estimate", "low", "high"))) for batch, of in sorted(ratios.items())}
 
@@ -71,6 +71,6 @@ def read_counts(manifest: Manifest) -> tuple[Counts, Counts] | None:
 
 
 def read_reduction(manifest: Manifest) -> Reduction | None:
-    """Return the reduction of both files, computed from the counts, which earlier bundles have as well."""
+    """Return the reduction of both files, computed from the counts, which earlier bundles also have."""
     counts = read_counts(manifest)
     return None if counts is None else reduction(*counts)

@@ -61,7 +61,7 @@ def _acquire(path: Path, target: Path) -> int:
             try:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, json.dumps({"process": os.getpid()}).encode())
-            except OSError:  # a full disk takes the name of a file, but no content
+            except OSError:  # a full disk accepts the name of a file, but no content
                 _release(path, descriptor)
                 raise
             return descriptor

@@ -16,7 +16,7 @@ from recprune_export.program.signature import Signature
 
 RAW_ROWS = "samples/raw-rows.json"
 ROWS = 32
-MOST_NUMBERS = 10_000  # of the outputs, which for a ranking have one for each item
+MOST_NUMBERS = 10_000  # numbers of the outputs; a ranking has one for each item
 _WORDS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
@@ -25,8 +25,8 @@ def make_raw_rows(
 ) -> bytes:
     """Return the file for an `encoding` and a model whose `answer` to a request of its signature is known.
 
-    Inputs shared by all candidates of a request have the values of the first row in all rows. The outputs for later rows are
-    left out where there would be more than `MOST_NUMBERS` numbers; those to the first rows are of a request of these rows.
+    Inputs shared by all candidates of a request have the values of the first row in all rows. The outputs for later rows are left out if
+    there would be more than `MOST_NUMBERS` numbers; those for the first rows are the answer to a request of only these rows.
     """
     encoder = read_encoder(encoding)
     rows = make_odd_rows(encoder, ROWS)
@@ -51,7 +51,7 @@ def make_raw_rows(
 
 
 def read_raw_rows(path: Path, signature: Signature) -> tuple[list[JsonRow], Request, Request, dict[str, np.ndarray]]:
-    """Return the rows, the inputs of all rows, the request of those that are answered, and the outputs.
+    """Return the rows, the inputs of all rows, the request of the rows with outputs, and the outputs.
 
     Raises `ValueError`, `TypeError` or `LookupError` if the file does not fit the signature.
     """

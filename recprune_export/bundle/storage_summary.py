@@ -1,4 +1,4 @@
-"""The point of a plan on the curve of predicted loss over bytes, as recorded in the manifest it, in figures and sentences."""
+"""The point of a plan on the curve of predicted loss over bytes, as recorded in the manifest, in figures and sentences."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def read_storage(manifest: Manifest) -> StoragePlan | None:
 
 
 def find_neighbors(storage: StoragePlan) -> tuple[RatePoint, ...]:
-    """Return the points of the curve with the next fewer and the next more bytes than the chosen one, where there are any."""
+    """Return the points of the curve with the next smaller and the next larger number of bytes than the chosen one, if any."""
     fewer = [point for point in storage.curve if point.bytes < storage.point.bytes]
     more = [point for point in storage.curve if point.bytes > storage.point.bytes]
     pairs = (max(fewer, key=lambda p: p.bytes, default=None), min(more, key=lambda p: p.bytes, default=None))
@@ -24,7 +24,7 @@ def find_neighbors(storage: StoragePlan) -> tuple[RatePoint, ...]:
 
 
 def describe_storage(manifest: Manifest) -> str | None:
-    """Return the bytes, the predicted loss with that of the neighbors, and how many weights have how many bits."""
+    """Return the bytes, the predicted loss with that of the neighbors, and the number of weights for each number of bits."""
     storage = read_storage(manifest)
     if storage is None or not manifest.counts["dense"]:
         return None
@@ -58,7 +58,7 @@ def _format_time(storage: StoragePlan) -> str:
 
 
 def describe_bits(storage: StoragePlan) -> str:
-    """Return how many tables and how many layers have how many bits.
+    """Return the number of tables and of layers for each number of bits.
 
     >>> from recprune_export.stored_bits import StoredBits
     >>> bits = StoredBits({"user": 4, "item": 4, "day": 32}, {"mlp": 8})

@@ -40,8 +40,8 @@ _UNFINISHED, _OLD = ".tmp", ".old"
 class HardLink:
     """A reference to another file of the bundle with the same content, by its name in the bundle.
 
-    It becomes a hard link, or a copy if the file system has none. An object store, or a container that mounts one folder of
-    the bundle, would lose a symbolic link; to both a hard link is a plain file, and it takes no space.
+    It becomes a hard link, or a copy if the file system has none. An object store, or a container that mounts one folder of the bundle,
+    would lose a symbolic link; for both a hard link is a plain file, and it takes no space.
     """
 
     name: str
@@ -51,10 +51,10 @@ Content = Path | bytes | HardLink
 
 
 def check_target(target: Path) -> Path:
-    """Check that a bundle can be written to `target` and return its absolute path; to be called before long work.
+    """Check that a bundle can be written to `target` and return its absolute path; to be called before a long job.
 
-    The target may be absent, an empty directory, or a bundle, which is replaced. Raises `UsageError` if it is anything
-    else, if it cannot be written, or if another process is writing to it.
+    The target may be absent, an empty directory, or a bundle, which is replaced. Raises `UsageError` if it is anything else, if it cannot
+    be written, or if another process is writing to it.
     """
     with stage_bundle(target) as checked:
         return checked
@@ -85,8 +85,8 @@ def write_bundle(
 
     `sign` computes the signature from the bytes of the manifest; without it the bundle is unsigned.
 
-    At every moment `target` is either the previous content or the complete new bundle. No exception, `KeyboardInterrupt`
-    included, leaves temporary files behind.
+    At every moment `target` is either the previous content or the complete new bundle. After an exception, including `KeyboardInterrupt`,
+    no temporary files remain.
 
     Raises `UsageError` if `target` contains anything but a bundle or cannot be written, and `BundleError`
     for a file name outside the bundle.
@@ -153,7 +153,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _find_foreign_content(directory: Path) -> str | None:
-    """Return why a directory is not a bundle, or its first file that is not listed; None for a bundle alone."""
+    """Return why a directory is not a bundle, or its first file that is not listed; None for a bundle without other files."""
     try:
         values = json.loads(read_manifest_bytes(directory / MANIFEST))
         listed = set(values["files"]) if values["format"] == FORMAT else None

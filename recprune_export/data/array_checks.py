@@ -1,4 +1,4 @@
-"""`ArrayChecks`: whether arrays fit the inputs of a model; they may come in chunks, and errors speak of all rows."""
+"""`ArrayChecks`: check whether arrays fit the inputs of a model; they may be given in chunks, and errors refer to all rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,8 @@ HasAnswer = Callable[
 class ArrayChecks:
     """Checks of the inputs of a model. `add` checks rows, all at once or chunk by chunk; `raise_error` raises the error, if any.
 
-    Rows with NaN are accepted if `has_answer` is true, i.e. if the outputs for them are finite. The error is that of all rows together.
+    Rows with NaN are accepted if `has_answer` is true, that is, if the outputs for them are finite. The error refers to all rows
+    together.
     """
 
     def __init__(self, path: str, inputs: Sequence[ArraySpec], has_answer: HasAnswer | None = None) -> None:
@@ -28,7 +29,7 @@ class ArrayChecks:
         self._unanswered: dict[str, _BadRows] = {}
 
     def add(self, arrays: Mapping[str, np.ndarray], first_row: int = 0) -> dict[str, np.ndarray]:
-        """Return rows in the dtypes and shapes of the inputs, those that fit; `first_row` is the position of their first."""
+        """Return the rows that fit, in the dtypes and shapes of the inputs; `first_row` is the position of the first row."""
         requests = {}
         for name, check in self._checks.items():
             values = check.add(arrays[name], first_row)
@@ -72,13 +73,13 @@ class ArrayChecks:
 
 
 class InputCheck:
-    """The checks of one input alone, over one or several chunks of rows."""
+    """The checks of one input, over one or several chunks of rows."""
 
     def __init__(self, path: str, spec: ArraySpec) -> None:
         self._path, self._spec = path, spec
         self._bad: dict[Any, _BadRows] = {}
         self._shape: str | None = None
-        self._dtype: np.dtype | None = None  # of values that the input does not take
+        self._dtype: np.dtype | None = None  # the dtype of values that the input does not accept
         self._text: str | None = None
 
     @property
@@ -128,7 +129,7 @@ class InputCheck:
         return values
 
     def raise_error(self, first_row: int | None = None) -> None:
-        """Raise `DataError` if rows do not fit. `first_row` is the position of the first row, where not all rows were added."""
+        """Raise `DataError` if rows do not fit. `first_row` is the position of the first row, if not all rows were added."""
         spec = self._spec
         where = f"'{spec.name}' in {self._path}"
         if self._shape is not None:
@@ -181,7 +182,7 @@ class InputCheck:
                 continue
             several = len(ids_by_column) > 1
             ids = values.reshape(len(values), -1, len(ids_by_column))[..., column] if several else values
-            outside = ~((ids >= pair[0]) & (ids <= pair[1]))  # so is NaN
+            outside = ~((ids >= pair[0]) & (ids <= pair[1]))  # NaN is also refused
             if self._spec.jagged is not None:
                 outside &= ids != ABSENT
             if outside.any():
@@ -204,7 +205,7 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
 
 
 def check_jagged_rows(path: str, inputs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise `DataError` if a row has as many elements of one input as it has not of another that belongs to it."""
+    """Raise `DataError` if a row has different numbers of elements in inputs that belong together."""
     uneven: dict[str, _BadRows] = {}
     for spec in inputs:
         if spec.jagged not in (None, spec.name):
@@ -213,7 +214,7 @@ def check_jagged_rows(path: str, inputs: Sequence[ArraySpec], arrays: Mapping[st
 
 
 def raise_uneven_rows(path: str, inputs: Sequence[ArraySpec], uneven: "Mapping[str, _BadRows]") -> None:
-    """Raise `DataError` for the first input, in their order, of which rows have another number of elements."""
+    """Raise `DataError` for the first input, in their order, with rows of another number of elements."""
     for spec in inputs:
         if spec.name in uneven:
             found = uneven[spec.name]
@@ -280,7 +281,7 @@ def _refused_numbers(path: str, name: str, found: _BadRows, kind: str, reason: s
 
 
 def _whole_elements(values: np.ndarray) -> np.ndarray:
-    """Return integers as integers, `ABSENT` where there is none; others as they are."""
+    """Return integers as integers, with `ABSENT` for missing ones; other values unchanged."""
     if values.dtype.kind != "f":
         return values
     present = ~np.isnan(values)

@@ -9,8 +9,8 @@ IdRange = tuple[int, int]
 class ArraySpec:
     """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as in `signature.Input`).
 
-    Rows of a `jagged` input have different numbers of elements; it names the input that determines this number, itself or another one.
-    Where they are padded, a row has at most `width` elements.
+    Rows of a `jagged` input have different numbers of elements; it names the input that determines this number, this or another one. If
+    they are padded, a row has at most `width` elements.
     """
 
     name: str

@@ -88,11 +88,11 @@ def load_arrays(
 
     `data` may also be arrays by name, or a frame of pandas or polars.
 
-    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column that the
-    settings name, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10. A column called `fold`
-    or `subset` that holds something else is not used, and named in a note. Rows without any label are left out.
-    `label_kinds`, if known, are the kinds of labels for which the model was trained. Rows with NaN are taken where
-    `has_answer` is true if the outputs for them are finite, as in a model that fills missing values.
+    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column in the settings, or by a
+    column called `split`, `fold` or `subset`, or at random by `seed`, 80/10/10. A column called `fold` or `subset` with other values is
+    not used, and named in a note. Rows without any label are left out. `label_kinds`, if known, are the kinds of labels for which the
+    model was trained. Rows with NaN are accepted if `has_answer` is true, that is, if the outputs for them are finite, as in a model that
+    fills missing values.
 
     Raises `DataError` if an array is missing or has another type or shape, has no id in some rows, or an id lies outside
     its table, if a number is infinite, a row with NaN has no answer, or a column of splits names something else.
@@ -142,7 +142,7 @@ def _make_data(
     read: LabelColumns,
     split_notes: Sequence[str],
 ) -> ArrayData:
-    """Return the rows of the three sides. Raises `DataError` if one has none, or nothing can be learned."""
+    """Return the rows of the three sides. Raises `DataError` if one has no rows, or if a label cannot be learned."""
     if not all(len(side) for side in splits):
         raise DataError(f"{path} has {sum(map(len, splits))} rows, too few to fill train, valid and test.")
     measured = check_training_rows(path, splits[0])
@@ -200,9 +200,9 @@ def _stream_arrays(
 
 
 def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split) -> tuple[Split, tuple[str, ...]]:
-    """Return the requested split; without one that of a column which is named like a split and is no input or label.
+    """Return the requested split, or that of a column which is named like a split and is not an input or label.
 
-    Raises `DataError` for a column `split`, or one with some of the words, that holds anything else.
+    Raises `DataError` for a column `split`, or one with some names of splits, that has other values.
     """
     if requested.source is not None:
         return requested, ()
@@ -283,7 +283,7 @@ def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:
 
 
 def _read_split_values(columns: NamedColumns, name: str) -> "tuple[pl.Series, Occurrences | None]":
-    """Return a column by which rows may be split; of a file each value once, and in how many rows it is."""
+    """Return a column by which rows may be split; for a file, the distinct values and their numbers of rows."""
     if columns.frame is None or columns.source is None or columns.frame.collect_schema()[name].is_nested():
         return _read_split_column(columns, name), None
     distinct = find_distinct(columns.source, columns.frame, name)

@@ -49,8 +49,8 @@ _REMEDY = "Correct these rows, or leave them out."
 class ClickData(SplitMixin):
     """Encoded rows of the three splits, and their encoder.
 
-    `label_values` describes the labels, `split_description` describes the split of the rows, and `notes` how they were
-    read, which of them are left out or doubtful.
+    `label_values` describes the labels, `split_description` describes the split of the rows, and `notes` how they were read, and which
+    rows are left out or doubtful.
     """
 
     encoder: Encoder
@@ -71,8 +71,8 @@ def load_clicks(
 ) -> ClickData:
     """Read rows and split them; without an `encoder`, one is fitted on the training split.
 
-    Rows without any label are left out. Without an `encoder` the labels whose values are not 0 and 1 become those of
-    numbers in its schema. `group` names the column over whose values metrics are means.
+    Rows without any label are left out. Without an `encoder`, labels whose values are not 0 and 1 become numeric labels in its schema.
+    `group` is the column that defines the groups of metrics.
 
     Raises `DataError` if a column of the schema is missing or has another type, a label does not fit the schema, a split
     has no rows, or nearly all values of a field are unknown to a given `encoder`.
@@ -180,9 +180,10 @@ def _describe_unknown(
     *,
     is_fitted: bool,
 ) -> tuple[str, ...]:
-    """Return notes on unknown values of `rows`, which are held out where the encoder was fitted on the others of `path`.
+    """Return notes on unknown values of `rows`, which are the held-out rows if the encoder was fitted on the other rows of `path`; for a
+    given encoder, also notes on the encoding of the file.
 
-    Of a given encoder also those on the encoding of the file. Raises `DataError` if it knows nearly no value of a field.
+    Raises `DataError` if nearly all values of a field are unknown.
     """
     counts = count_unknown_if_many(encoder, rows, tallies)
     if is_fitted:
@@ -219,7 +220,7 @@ def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
 
 
 def check_numbers(path: DataFile, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
-    """Raise `DataError` for a text that is no number, and for infinity, with which mean and deviation are not finite.
+    """Raise `DataError` for a text that is not a number, and for infinity, because mean and deviation would not be finite.
 
     NaN is a missing value, encoded as the mean. `first_row` is the position of the first row of `frame` in `path`.
     """
@@ -265,7 +266,7 @@ def _no_number_error(
 def _add_partition_column(
     path: DataFile, frame: "pl.LazyFrame", count: int, split: Split
 ) -> "tuple[pl.LazyFrame, str]":
-    """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
+    """Add a column with the split of each row, 0 to 2; return it with a description of the split."""
     import polars as pl
 
     source = split.source

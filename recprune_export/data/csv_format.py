@@ -1,4 +1,4 @@
-"""How a CSV file is written: compression, encoding and separator, detected from its content unless they are given."""
+"""The format of a CSV file: compression, encoding and separator, detected from its content unless they are given."""
 
 import codecs
 import csv
@@ -62,12 +62,12 @@ class CsvFormat:
 
 
 def detect_csv_format(path: DataFile, options: CsvOptions) -> CsvFormat:
-    """Return how `path` is written. Raises `DataError` if it is no text, or not in the given encoding."""
+    """Return the format of `path`. Raises `DataError` if it is not text, or not in the given encoding."""
     return _detect(path, options, file_state(path))
 
 
 def read_csv_header(path: DataFile, form: CsvFormat) -> tuple[str, ...]:
-    """Return the names in the first line of a CSV file as they are written, without quotes; empty if it has none."""
+    """Return the names in the first line of a CSV file, without quotes; empty if it has none."""
     text = _read_head(path).decode(form.encoding, errors="ignore").removeprefix("\ufeff")
     try:
         return tuple(next((row for row in csv.reader(io.StringIO(text), delimiter=form.separator) if row), ()))
@@ -93,12 +93,12 @@ def is_text_file(head: bytes) -> bool:
 
 
 def name_archive(head: bytes) -> str | None:
-    """Return the name of a compressed format that is not read, by the first bytes of a file."""
+    """Return the name of an unsupported compression format, by the first bytes of a file."""
     return next((name for magic, name in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
 
 
 def file_state(path: DataFile) -> FileState:
-    """Return size, time of change and inode of a file, which differ where its content does; zeros for a remote one."""
+    """Return size, modification time and inode of a file, which differ if its content differs; zeros for a remote one."""
     if isinstance(path, str):
         return 0, 0, 0
     status = path.stat()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _SAMPLE_ROWS = 10_000
 _LEADING_ZERO = r"^[+-]?0[0-9]"
-_TOO_LONG = r"^[+-]?[0-9]{16,}$"  # digits that float64 may not hold
+_TOO_LONG = r"^[+-]?[0-9]{16,}$"  # more digits than float64 represents exactly
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class TextCounts:
 def infer_csv_types(frame: "pl.LazyFrame", names: Sequence[str], missing: Collection[str]) -> dict[str, TextCounts]:
     """Return the types of the text columns `names`: Int64, Float64, Boolean, Null without any value, or String.
 
-    A column is of numbers if all of its values are, apart from words for missing values. A column with a leading zero, such
-    as 007, or with more digits than its type holds, is text. The rows are read once; columns that are text in the first
-    10,000 rows, numbers in less than half of them, are text without that.
+    A column is numeric if all of its values are numbers, except words for missing values. A column with a leading zero, such as 007, or
+    with more digits than its type represents, is text. The rows are read once; columns with numbers in less than half of the first 10,000
+    rows are text without this pass.
     """
     import polars as pl
 
@@ -75,7 +75,7 @@ def _is_candidate(column: "pl.Series", missing: Collection[str]) -> bool:
 
 
 def _count(frame: "pl.LazyFrame", names: Sequence[str], missing: Collection[str]) -> dict[str, dict[str, int]]:
-    """Return the counts of the strings of each column by their form. Words are looked up among strings that are no numbers."""
+    """Return the counts of the strings of each column by their form. Words are looked up among strings that are not numbers."""
     import polars as pl
 
     stripped = {name: pl.col(name).str.strip_chars() for name in names}

@@ -64,7 +64,7 @@ def generate_clicks(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def generate_sequences(path: Path, rows: int, seed: int = 0) -> None:
-    """Write a log of `user`, `item`, `position`: the next item is mostly a successor of the last, else drawn by popularity.
+    """Write a log of `user`, `item`, `position`: the next item is mostly a successor of the last one, otherwise drawn by popularity.
 
     Raises `UsageError` if the file ends in neither `.parquet` nor `.csv`.
     """
@@ -110,7 +110,7 @@ def _write(frame: object, path: Path) -> None:
     import polars as pl
 
     assert isinstance(frame, pl.DataFrame)
-    # To memory first: polars reports a full disk in an error of its own, and leaves half a file.
+    # First to memory: polars reports a full disk with a different error, and leaves an incomplete file.
     content = io.BytesIO()
     writers: dict[str, Callable[[io.BytesIO], object]] = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
     writers[path.suffix](content)

@@ -11,14 +11,14 @@ NO_GROUP = -1  # the code of a row without a value
 
 
 def require_group_column(source: object, name: str, columns: Sequence[str]) -> None:
-    """Raise `DataError` if the column that --group names is not among `columns`."""
+    """Raise `DataError` if the column of --group is not among `columns`."""
     check_columns_exist(source, [name], columns, "given with --group")
 
 
 def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
-    """Return codes from 0 for the values of a column, [N] of any type, and -1 where it has none, int64 [N].
+    """Return codes from 0 for the values of a column, [N] of any type, and -1 for missing values, int64 [N].
 
-    Raises `DataError` if a row holds several values.
+    Raises `DataError` if a row has several values.
 
     >>> encode_groups("rows", "user", np.array(["b", None, "a", "b"], dtype=object)).tolist()
     [1, -1, 0, 1]
@@ -26,7 +26,7 @@ def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
     import polars as pl
 
     flat = values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
-    # polars takes no text in an array of objects
+    # polars does not accept text in an array of objects
     plain = [None if value != value else value for value in flat.tolist()] if flat.dtype == object else flat
     series = None if flat.ndim != 1 else pl.Series(name, plain, strict=False, nan_to_null=True)
     if series is None or series.dtype.is_nested():

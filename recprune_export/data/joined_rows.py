@@ -9,7 +9,7 @@ from recprune_export.data.rows import Ragged, Rows
 
 
 def join_rows(sources: Sequence[RowSource]) -> RowSource:
-    """Return the rows of all sources in their order: in memory if all of them are, else read from the sources.
+    """Return the rows of all sources in their order: in memory if all of them are, otherwise read from the sources.
 
     >>> joined = join_rows([Rows({"x": np.arange(2)}, {}), Rows({"x": np.arange(3)}, {})])
     >>> joined.sample(9, seed=0).inputs["x"].tolist()
@@ -37,8 +37,8 @@ def concatenate_rows(batches: Sequence[Rows]) -> Rows:
 class JoinedRows:
     """A `RowSource` of the rows of several sources.
 
-    Shuffled, the rows of each source come in its own order, and every batch has rows of all of them, in proportion to what is
-    left of each.
+    If shuffled, the rows of each source are in the order of that source, and every batch has rows of all sources, in proportion to their
+    remaining rows.
     """
 
     def __init__(self, sources: Sequence[RowSource]) -> None:
@@ -67,7 +67,7 @@ class JoinedRows:
             yield from source.batches(size)
 
     def _shuffled(self, size: int, seed: int) -> Iterator[Rows]:
-        """Yield rows of all sources by turns, a source with more rows in larger pieces."""
+        """Yield rows of all sources in turn, in larger pieces from sources with more rows."""
         rng = np.random.default_rng(seed)
         turns = max(1, len(self) // size)
         running = [source.batches(max(1, -(-len(source) // turns)), seed) for source in self._sources]

@@ -1,4 +1,4 @@
-"""`measure_labels`: mean, deviation and range of the labels of rows, which are read in pieces where they are many."""
+"""`measure_labels`: mean, deviation and range of the labels of rows, which are read in pieces if there are many."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ _PIECE_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class LabelMoments:
-    """Of the rows that have a label: their number, mean and variance, the least label and the largest.
+    """For the rows with a label: their number, mean and variance, the smallest and the largest label.
 
     >>> whole, parts = np.array([1.0, 2.0, 6.0]), [np.array([1.0, np.nan]), np.array([2.0, 6.0])]
     >>> (LabelMoments.of(parts[0]) + LabelMoments.of(parts[1])).mean == LabelMoments.of(whole).mean

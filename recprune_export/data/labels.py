@@ -1,4 +1,4 @@
-"""`LabelKind`: the quantity that a label holds, decided from its values before any work."""
+"""`LabelKind`: the kind of a label, determined from its values before the job starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class LabelKind(Enum):
 class LabelValues:
     """The values of a label over the rows where it is known.
 
-    `low` and `high` are the least and the largest; `whole` if all are integers, `levels` the number of different
-    ones; `variance` is 0 for a constant. `words`, if any, are the strings of the classes 0, 1, ... in this order. `fixed`
-    is the kind for which a model was trained, where that is known.
+    `low` and `high` are the smallest and the largest; `whole` if all are integers, `levels` the number of distinct ones; `variance` is 0
+    for a constant. `words`, if any, are the strings of the classes 0, 1, ... in this order. `fixed` is the kind for which a model was
+    trained, if known.
     """
 
     low: float = 0.0
@@ -46,9 +46,9 @@ class LabelValues:
         fixed: LabelKind | None = None,
         counts: np.ndarray | None = None,
     ) -> Self:
-        """Summarize float [N], in which NaN stands for a missing label; without any value it equals a binary label.
+        """Summarize float [N], in which NaN is a missing label; without any value the result is that of a binary label.
 
-        `counts`, [N], is the number of occurrences of each value, if it is not one.
+        `counts`, [N], is the number of occurrences of each value, 1 by default.
         """
         is_known = ~np.isnan(values)
         known = values[is_known].astype(np.float64)
@@ -69,7 +69,7 @@ class LabelValues:
         return self.whole and self.low >= 0.0 and self.high <= count - 1
 
     def kind(self, logits: int | None = None) -> LabelKind:
-        """Return the kind for a model with so many numbers for each row; None if the model is unknown.
+        """Return the kind for a model with `logits` numbers for each row; None if the model is unknown.
 
         Without a model, integers from 0 to k - 1 that all occur are classes.
         """
@@ -105,7 +105,7 @@ def weighted_variance(values: np.ndarray, counts: np.ndarray) -> float:
 
 
 def infer_label_kind(values: np.ndarray, logits: int | None = None) -> LabelKind:
-    """Return the kind of a label, [N], for a model with `logits` numbers for each row; NaN stands for a missing label.
+    """Return the kind of a label, [N], for a model with `logits` numbers for each row; NaN is a missing label.
 
     >>> infer_label_kind(np.array([0, 1, np.nan])).value, infer_label_kind(np.array([1.0, 5.0])).value
     ('binary', 'number')

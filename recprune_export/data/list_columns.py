@@ -30,7 +30,7 @@ def to_matrix(elements: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def find_present(values: Any) -> Any:
-    """Return which elements of a matrix [rows, most, ...] the rows have, as booleans [rows, most]; NumPy or PyTorch.
+    """Return which elements of a matrix [rows, most, ...] are present, as booleans [rows, most]; NumPy or PyTorch.
 
     >>> find_present(np.array([[4, 7], [-1, -1]])).tolist(), find_present(np.array([[0.5, np.nan]])).tolist()
     ([[True, True], [False, False]], [[True, False]])
@@ -49,7 +49,7 @@ def read_lists(path: str, column: "pl.Series") -> np.ndarray:
 
 
 def check_lists(path: object, column: "pl.LazyFrame") -> None:
-    """Raise `DataError` for a row or an element without a value, or one that is no number of 0 or more; `column` is one of lists."""
+    """Raise `DataError` for a row or an element of the list `column` without a value, or an element that is not a number of 0 or more."""
     import polars as pl
 
     name, dtype = next(iter(column.collect_schema().items()))

@@ -27,7 +27,7 @@ IN_MEMORY = "the data"
 class NamedColumns:
     """Columns of a file, arrays of an `.npz`, or arrays in memory: their names, and a function that reads some of them.
 
-    Tables in files also have their `source` and its rows as a `frame`.
+    For tables in files, `source` is the path and `frame` its rows.
     """
 
     path: str
@@ -38,7 +38,7 @@ class NamedColumns:
 
 
 def open_columns(data: Path | str | Columns, reading: DataSettings = DEFAULT_DATA_SETTINGS) -> NamedColumns:
-    """Open a file or arrays in memory; of a table only the requested columns are read.
+    """Open a file or arrays in memory; only the requested columns of a table are read.
 
     Raises `DataError` if the file cannot be read, `UsageError` if `data` is neither a file nor arrays by name.
     """
@@ -131,13 +131,13 @@ def _column(name: str, values: Any) -> np.ndarray:
         values = values.list.to_array(length)
     if values.dtype.is_decimal() or (values.dtype == pl.Boolean and values.null_count()):
         values = values.cast(pl.Float64)
-    return values.to_numpy(writable=True)  # torch warns of arrays that it could not write to
+    return values.to_numpy(writable=True)  # torch warns about read-only arrays
 
 
 def refuse_uneven_lists(name: str, lengths: Sequence[int]) -> int:
-    """Return the length of the lists of a column, of which `lengths` are the different ones.
+    """Return the length of the lists of a column, given the distinct lengths.
 
-    Raises `DataError` for several, and for a column without a list.
+    Raises `DataError` for several lengths, and for a column without a list.
     """
     if not lengths:
         raise DataError(f"The column '{name}' is empty in all rows: write a list of the same length in each row.")
@@ -150,7 +150,7 @@ def refuse_uneven_lists(name: str, lengths: Sequence[int]) -> int:
 
 
 def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":
-    """Return an array, or a column where an array holds objects: there None and the marks of pandas are missing values."""
+    """Return an array, or a column for an array of objects, in which None and the missing markers of pandas are missing values."""
     import polars as pl
 
     if isinstance(values, np.ma.MaskedArray):
@@ -166,6 +166,6 @@ def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether an object stands for a missing value; pandas has NaN among strings."""
+    """Return whether an object is a missing value; pandas has NaN among strings."""
     is_nan = isinstance(value, float) and value != value
     return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")

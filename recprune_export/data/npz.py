@@ -8,7 +8,7 @@ import numpy as np
 from recprune_export.error_text import first_line
 from recprune_export.errors import DataError
 
-MAX_EXAMPLE_BYTES = 1 << 30  # an example request has kilobytes
+MAX_EXAMPLE_BYTES = 1 << 30  # an example request has a few kilobytes
 
 
 def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""`Occurrences`: in how many rows each of some values stands, so that a check of the values counts rows."""
+"""`Occurrences`: the number of rows with each of some values, so that a check of the values can count rows."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Of N values, each in `counts` rows, int [N]; `first_rows`, int [N], is the first row of each, counted from 0.
+    """N values, each in `counts` rows, int [N]; `first_rows`, int [N], is the first row of each, counted from 0.
 
     >>> values = Occurrences(np.array([3, 1]), np.array([0, 2]))
     >>> values.total, values.count(np.array([True, False])), values.first_row(np.array([1]))
@@ -21,7 +21,7 @@ class Occurrences:
 
     @classmethod
     def once(cls, count: int) -> Self:
-        """Return those of values that are rows themselves."""
+        """Return the occurrences of values that are one row each."""
         return cls(np.broadcast_to(np.int64(1), count), np.arange(count), is_once=True)
 
     @property

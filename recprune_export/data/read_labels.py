@@ -1,6 +1,6 @@
-"""`read_labels`: labels and weights of rows from columns of any type, before any work with them.
+"""`read_labels`: read labels and weights of rows from columns of any type, before the job starts.
 
-Labels are numbers afterwards, NaN where they are missing. Each recoding is reported in a note.
+Labels are then numbers, NaN where they are missing. Each recoding is reported in a note.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ YES_WORDS, NO_WORDS = frozenset({"yes", "y", "true", "t"}), frozenset({"no", "n"
 class LabelColumns:
     """Labels of N rows, float32 [N] with NaN for missing ones, and weights, float32 [N] or None.
 
-    `known` marks the rows with at least one label, bool [N]; the others are to be left out. `values` describes the labels
-    of these rows, `total` is the number of rows, more than N where each of the N stands for several.
+    `known` marks the rows with at least one label, bool [N]; the others are to be left out. `values` describes the labels of these rows,
+    `total` is the number of rows, more than N if each of the N values represents several.
     """
 
     labels: Mapping[str, np.ndarray]
@@ -48,11 +48,11 @@ def read_labels(
 ) -> LabelColumns:
     """Read labels by name from `columns`, each [N] of any type, and the column `weights` with its name.
 
-    Empty values and NaN are missing, as is the value `missing`; so are the usual words for them, except among strings that are
-    classes. Of `kinds`, if any, are the labels for which the model was trained. With `occurrences` each of the N stands for as
-    many rows as these specify, and messages and counts refer to all rows.
+    Empty values, NaN and the value `missing` are missing, and so are the usual words for missing values, except among strings that are
+    classes. `kinds`, if any, are the kinds of the labels for which the model was trained. With `occurrences`, each of the N values
+    represents the given number of rows, and messages and counts refer to all rows.
 
-    Raises `DataError` for labels or weights that are no numbers, are infinite or do not fit their kind.
+    Raises `DataError` for labels or weights that are not numbers, are infinite or do not fit their kind.
     """
     kinds = kinds or {}
     first = next(iter(columns.values()), () if weights is None else weights[1])
@@ -107,7 +107,7 @@ def _suggest_codes(words: Sequence[str]) -> str:
 def check_training_rows(source: object, rows: RowSource) -> RowMoments:
     """Return the moments of the labels of training rows, which are read once.
 
-    Raises `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all of them.
+    Raises `DataError` if a label cannot be learned, because it is missing, or the weight is 0, in all of them.
     """
     measured = measure_labels(rows)
     empty = next((name for name, moments in measured.labels.items() if not moments.count), None)
@@ -122,7 +122,7 @@ def check_training_rows(source: object, rows: RowSource) -> RowMoments:
 
 
 def describe_constant_labels(measured: RowMoments) -> tuple[str, ...]:
-    """Return a note for each label that has one value in all training rows, of which `measured` are the moments."""
+    """Return a note for each label that has one value in all training rows; `measured` are the moments of these rows."""
     return tuple(
         f"The label '{name}' is {moments.low:g} in all training rows that have it, so only this constant can be learned: give rows "
         "with other values, or another column with --label."
@@ -228,7 +228,7 @@ def _read_texts(source: object, name: str, texts: np.ndarray, missing: str | Non
     is_word = np.array([word.casefold() in _MISSING_WORDS for word in words], dtype=bool)
     is_trained = kind in (LabelKind.BINARY, LabelKind.NUMBER)
     if not is_trained and any(_is_class(word) for word in words[~is_stated & ~is_word]):
-        is_word = words == ""  # "none" beside "buy" and "view" is a class
+        is_word = words == ""  # "none" among "buy" and "view" is a class
     is_known = ~is_stated & ~is_word
     known = [str(word) for word in words[is_known]]
     codes, note, classes = _code_words(source, name, known, kind)
@@ -246,7 +246,7 @@ def _is_class(word: str) -> bool:
 def _code_words(
     source: object, name: str, words: Sequence[str], kind: LabelKind | None
 ) -> tuple[list[float], str, tuple[str, ...]]:
-    """Return the number of each word, a note, and the words of classes."""
+    """Return the codes of the words, a note, and the words of classes."""
     parsed = [parse_number(word) for word in words]
     if all(number is not None for number in parsed):
         return (
@@ -333,7 +333,7 @@ def _read_weights(source: object, name: str, column: np.ndarray, occurrences: Oc
 
 
 def _count(rows: np.ndarray, occurrences: Occurrences) -> str:
-    """Return how many rows, and the first of them.
+    """Describe the number of rows, and the first of them.
 
     >>> once = Occurrences.once(21)
     >>> _count(np.array([17]), once), _count(np.array([17, 20]), once)
@@ -344,7 +344,7 @@ def _count(rows: np.ndarray, occurrences: Occurrences) -> str:
 
 
 def parse_number(text: str | None) -> float | None:
-    """Return the number that a text names, None if it names none.
+    """Return the number in a text, None if it is not a number.
 
     >>> parse_number("-1"), parse_number("none"), parse_number(None)
     (-1.0, None, None)

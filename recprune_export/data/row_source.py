@@ -5,11 +5,11 @@ from typing import Protocol
 
 from recprune_export.data.rows import Rows
 
-BATCH_ROWS = 1 << 16  # of batches that no model answers
+BATCH_ROWS = 1 << 16  # the size of batches for work without a model
 
 
 class RowSource(Protocol):
-    """Examples that are read in batches; `Rows` are those in memory. Whoever takes a `RowSource` never holds all of them."""
+    """Examples that are read in batches; `Rows` are those in memory. Code that takes a `RowSource` never holds all of them."""
 
     def __len__(self) -> int:
         """The number of rows, those of all ranks."""
@@ -18,8 +18,8 @@ class RowSource(Protocol):
     def batches(self, size: int, seed: int | None = None, *, rank: int = 0, world_size: int = 1) -> Iterator[Rows]:
         """Yield batches of `size` rows, the last one shorter: in order, or shuffled by `seed`.
 
-        Of several processes each takes its rows of every batch: those of all ranks together are the batch, which has `size`
-        rows. The same seed gives the same batches.
+        With several processes, each takes its rows of every batch: the rows of all ranks together are the batch of `size` rows. The same
+        seed gives the same batches.
         """
         ...
 

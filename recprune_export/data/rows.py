@@ -12,9 +12,8 @@ from recprune_export.data.encoding.encoder import Request
 class Rows:
     """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
 
-    A label that is missing in a row is NaN there. `excluded_items`, if any, holds the items of each user that a ranking
-    excludes. `weights`, if any, are 0 or more, float32 [N]. `groups`, if any, are codes of the values of a column from 0,
-    -1 where it has none, int64 [N].
+    Missing labels are NaN. `excluded_items`, if any, contains the items of each user that a ranking excludes. `weights`, if any, are 0 or
+    more, float32 [N]. `groups`, if any, are codes of the values of a column, from 0, or -1 for a missing value, int64 [N].
     """
 
     inputs: Request
@@ -44,7 +43,7 @@ class Rows:
     def batches(self, size: int, seed: int | None = None, *, rank: int = 0, world_size: int = 1) -> Iterator["Rows"]:
         """Yield batches of `size` rows, the last one shorter; shuffled if a seed is given.
 
-        Of `world_size` processes the one of `rank` gets every `world_size`-th row of each batch.
+        The process `rank` of `world_size` gets every `world_size`-th row of each batch.
 
         >>> rows = Rows({"x": np.arange(5)}, {})
         >>> [batch.inputs["x"].tolist() for batch in rows.batches(4, rank=1, world_size=2)]
@@ -79,7 +78,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def windows(self, seed: int | None = None) -> Iterator["Ragged"]:
-        """Yield all lists together, as a source of histories does that has them in memory."""
+        """Yield all lists together, as the only window of a source of histories in memory."""
         yield self
 
     def take(self, indices: np.ndarray) -> "Ragged":

@@ -1,4 +1,4 @@
-"""Sequences of items by user, use the leave-one-out split, the last item for testing and the one before for validation, or in time."""
+"""Sequences of items by user, split by leave-one-out (the last item for testing, the one before for validation) or by time."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class SequenceEncoder(PublishedEncoding, DictMixin):
     """Encoder of item values as ids 1..n; 0 pads on the left. Unknown items are removed from histories.
 
-    `summaries` and `notes` say how the columns of the training file were read.
+    `summaries` and `notes` describe how the columns of the training file were read.
     """
 
     ENCODED = (
@@ -60,12 +60,12 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 
     @property
     def first_score_item(self) -> int:
-        """The column of the scores that belongs to the first of `items`; the one before is that of the padding."""
+        """The column of the scores for the first of `items`; the column before is that of the padding."""
         return self.items.first
 
     @property
     def unknown_ids(self) -> dict[str, int]:
-        """The id in place of an unknown item, by input: that of the padding, since such items are removed."""
+        """The id for an unknown item, by input: that of the padding, since such items are removed."""
         return {HISTORY: 0}
 
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
@@ -99,7 +99,7 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
         return self.encode_ordered(ordered, drop_unknown=drop_unknown)
 
     def encode_ordered(self, log: OrderedLog, drop_unknown: bool) -> Ragged:
-        """Return the histories of a log that is in order already, as `histories` does."""
+        """Return the histories of a log that is already in order, like `histories`."""
         import polars as pl
 
         items = log.items.to_frame("item").select(self.items.lookup("item").cast(pl.Int32)).to_series()
@@ -119,7 +119,7 @@ class SequenceEncoder(PublishedEncoding, DictMixin):
 class SequenceData(SplitMixin):
     """`train` holds the training part of each user's history; the targets of `valid` and `test` are items after it.
 
-    `split_description` says in words how the histories are split, `notes` which rows of the log are left out or doubtful.
+    `split_description` describes how the histories are split, `notes` which rows of the log are left out or doubtful.
     """
 
     encoder: SequenceEncoder
@@ -136,7 +136,7 @@ def load_sequences(
     encoder: SequenceEncoder | None = None,
     reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> SequenceData:
-    """Read a log and split it by leave-one-out, or in time where the schema names the order for its split.
+    """Read a log and split it by leave-one-out, or in time if the schema splits by the order.
 
     Leave-one-out excludes users with fewer than three items. In time, the targets are the first item of each user from
     the border on, and users with fewer than two items before are excluded. The vocabulary is that of the training
@@ -155,7 +155,8 @@ def load_sequences(
     frame = select_canonical(frame, columns)
     count = count_frame_rows(frame, path)
     if reading.stream if reading.stream is not None else is_large_log(count):
-        from recprune_export.data.streaming.write_once import write_once  # needs more than a program that serves has
+        # needs packages that a serving program does not have
+        from recprune_export.data.streaming.write_once import write_once
 
         data = write_once(partial(_stream_sequences, path, frame, count, schema, encoder, reading), reading.readers)
     else:

@@ -1,4 +1,4 @@
-"""Lazy reading of CSV and Parquet files, distinguished by their content: of one file, or of all that a folder or glob names."""
+"""Lazy reading of CSV and Parquet files, distinguished by their content: one file, or all files of a folder or glob."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,13 +39,13 @@ def scan(
 ) -> "pl.LazyFrame":
     """Return the rows of `path`, a file, folder, glob or address of an object store, as a lazy frame.
 
-    Several files are read one after the other, in the order of `find_data_files`; folders named key=value are columns. The
-    types of the columns of CSV files follow from all rows, which are read once for that; columns in `text` are strings as
-    they are written. With `columns` no others are read, those that `path` lacks apart. A CSV value in `missing` is
-    null, like the usual words for a missing value in a column of numbers.
+    Several files are read one after the other, in the order of `find_data_files`; folders named key=value are columns. The types of the
+    columns of CSV files follow from all rows, which are read once for this; columns in `text` are unchanged strings. With `columns`, only
+    those that exist in `path` are read. A CSV value in `missing` is null, like the usual words for a missing value in a column of
+    numbers.
 
-    Raises `DataError` if a file is missing, empty, damaged, or neither CSV nor Parquet, two columns that are read have
-    one name, or files have different columns.
+    Raises `DataError` if a file is missing, empty, damaged, or neither CSV nor Parquet, if two columns that are read have the same name,
+    or if files have different columns.
     """
     import polars as pl
 
@@ -90,7 +90,7 @@ def read_column_names(path: DataFile, options: CsvOptions = AS_WRITTEN) -> tuple
 
 
 def is_parquet(path: DataFile) -> bool:
-    """Return whether a file, or the files that `path` stands for, are Parquet. Raises `DataError` if there are none."""
+    """Return whether the file `path`, or the files that it refers to, are Parquet. Raises `DataError` if there are none."""
     return is_parquet_file(find_data_files(path)[0])
 
 
@@ -121,7 +121,7 @@ def count_frame_rows(frame: "pl.LazyFrame", path: DataFile) -> int:
 def _open(path: DataFile, files: Sequence[DataFile], options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
     """Return the rows of the `files` that `path` names, those of CSV as strings, and the names of the columns.
 
-    Of several columns of one name the first is taken.
+    If several columns have the same name, the first one is used.
     """
     import polars as pl
 
@@ -187,7 +187,7 @@ def _check_head(path: Path, options: CsvOptions) -> bool:
 def _name_as_written(
     frame: "pl.LazyFrame", names: tuple[str, ...], header: tuple[str, ...]
 ) -> tuple["pl.LazyFrame", tuple[str, ...]]:
-    """Give columns the names of the file, of which polars doubles quotes and changes repeated ones."""
+    """Restore the column names of the file: polars doubles quotes and changes repeated names."""
     import polars as pl
 
     if len(header) != len(names):

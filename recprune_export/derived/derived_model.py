@@ -1,4 +1,4 @@
-"""The plan of a derived model: an ONNX file that is made from `model.onnx`, and the outputs that it has to give."""
+"""The plan of a derived model: an ONNX file that is made from `model.onnx`, and its expected outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,10 +29,10 @@ class SourceModel:
 class DerivedModel:
     """An ONNX file derived from `model.onnx`, and its expected outputs.
 
-    `purpose` completes "`model.raw.onnx` ...". `expected` answers a request by `model.onnx` and NumPy. `rows` is a request of
-    many rows, as in traffic; its first ones are the golden request. `requests` are others to be compared, by their labels.
-    `to_source` converts a request to that of `model.onnx` for the same rows, beside which it is timed. `files` lie beside it
-    in the bundle, by their names there.
+    `purpose` completes "`model.raw.onnx` ...". `expected` computes the outputs for a request with `model.onnx` and NumPy. `rows` is a
+    request of many rows, as in traffic; its first rows are the golden request. `requests` are further requests to compare, by their
+    labels. `to_source` converts a request to that of `model.onnx` for the same rows, for timing both. `files` are additional files in the
+    bundle, by their names there.
     """
 
     file: OnnxFile
@@ -56,7 +56,7 @@ class DerivedModel:
         return f"samples/{stem}-inputs.npz", f"samples/{stem}-outputs.npz"
 
     def list_files(self) -> list[Path]:
-        """Return the file and, where it has one, that of its weights."""
+        """Return the file and the file of its external weights, if any."""
         return [path for path in (self.file.path, self.file.data) if path is not None]
 
 
@@ -65,5 +65,5 @@ DeriveModel = Callable[[SourceModel, Path], DerivedModel]
 
 
 def take_first_rows(request: Mapping[str, np.ndarray], count: int) -> RequestArrays:
-    """Return the first `count` rows of a request; shared inputs keep their one row."""
+    """Return the first `count` rows of a request; shared inputs keep their single row."""
     return {name: values[:count] for name, values in request.items()}

@@ -1,4 +1,4 @@
-"""Hold a derived model to `model.onnx`: the same outputs, its time compared with that of `model.onnx`, its load time."""
+"""Compare a derived model with `model.onnx`: outputs, time and load time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from recprune_export.validation.latency.turns import Backend
 from recprune_export.validation.parity import NamedOutputs, ParityReport, check_parity
 
 GOLDEN_ROWS = 16
-OF_SOURCE = "model.onnx/"  # before the names of its inputs, in requests to both files
+OF_SOURCE = "model.onnx/"  # the prefix of the names of its inputs, in requests to both files
 
 
 @dataclass(frozen=True)
 class ValidatedModel:
     """A derived model with its measurements and its golden output; `latency` is compared with that of `model.onnx`.
 
-    `load_times` are ms to make a session in a fresh process, by file.
+    `load_times` are ms to create a session in a fresh process, by file.
     """
 
     model: DerivedModel
@@ -111,7 +111,7 @@ def _add_source(model: DerivedModel, request: RequestArrays) -> RequestArrays:
 
 
 def _make_backend(name: str, path: Path, threads: int, prefix: str) -> Backend:
-    """Return a backend that reads the inputs of a request whose names begin with `prefix`; those of `model.onnx` with it alone."""
+    """Return a backend that reads only the inputs of a request whose names begin with `prefix`."""
     session = FileSession(path, threads, SessionOptions())
 
     def prepare(request: Mapping[str, np.ndarray]) -> RequestArrays:

@@ -1,4 +1,5 @@
-"""Several processes of one run, started by torchrun: ranks, collectives, row-sharded tables; nothing of it acts in one process."""
+"""Several processes of one run, started by torchrun: ranks, collectives, row-sharded tables; with one process, all of this has no
+effect."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
 """Sums, gathers and exchanges between the processes of a run; in a run of one process each returns its argument.
 
-`sent_bytes` counts the bytes that this process sends: 2·(N-1)/N of a sum by the ring algorithm, N-1 times its part of a gather, and of an
-exchange what goes to others. The algorithms send at least this much; protocols add headers.
+`sent_bytes` counts the bytes that this process sends: 2·(N-1)/N of a sum by the ring algorithm, N-1 times its part of a gather, and for
+an exchange the bytes sent to others. The algorithms send at least this much; protocols add headers.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def gather_integers(number: int) -> list[int]:
 
 
 def broadcast_from_main(tensor: Tensor) -> Tensor:
-    """Give all processes the values of the first one, in place, and return the tensor."""
+    """Copy the values of the first process to all processes, in place, and return the tensor."""
     if is_divided():
         import torch.distributed as dist
 
@@ -80,7 +80,7 @@ def broadcast_from_main(tensor: Tensor) -> Tensor:
 
 
 def broadcast_module(module: torch.nn.Module, max_bytes: float = inf) -> None:
-    """Give all processes the parameters and buffers, of at most `max_bytes` each, that the module has in the first one."""
+    """Copy the parameters and buffers of the module, of at most `max_bytes` each, from the first process to all."""
     if is_divided():
         for tensor in module.state_dict(keep_vars=True).values():
             if isinstance(tensor, Tensor) and 0 < tensor.nbytes <= max_bytes:
@@ -88,7 +88,7 @@ def broadcast_module(module: torch.nn.Module, max_bytes: float = inf) -> None:
 
 
 def gather_bytes(rows: Tensor) -> list[Tensor]:
-    """Return the rows of all processes by rank: uint8 [rows, k], each with its own number of rows and the same k."""
+    """Return the rows of all processes by rank: uint8 [rows, k], each with a different number of rows and the same k."""
     if not is_divided():
         return [rows]
     import torch.distributed as dist
@@ -106,7 +106,7 @@ def gather_bytes(rows: Tensor) -> list[Tensor]:
 
 
 def gather_rows(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors of all processes by rank, [rows, ...], each with its own number of rows."""
+    """Return the tensors of all processes by rank, [rows, ...], each with a different number of rows."""
     if not is_divided():
         return [tensor]
     return [_from_bytes(packed, tensor) for packed in gather_bytes(_as_bytes(tensor))]
@@ -147,7 +147,7 @@ def pack_rows(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def unpack_rows(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors that `pack_rows` made of tensors of the dtypes and shapes of rows of `like`."""
+    """Return the tensors that `pack_rows` packed, with the dtypes and shapes of rows of `like`."""
     pieces = packed.split([row_bytes(t) for t in like], dim=1)
     return [_from_bytes(piece, t) for piece, t in zip(pieces, like, strict=True)]
 
@@ -158,7 +158,7 @@ def row_bytes(tensor: Tensor) -> int:
 
 
 def _device() -> torch.device:
-    """Return where the backend of the process group takes tensors: gloo on the CPU, NCCL (untested) on the GPU of this process."""
+    """Return the device of tensors for the backend of the process group: gloo on the CPU, NCCL (untested) on the GPU of this process."""
     import torch.distributed as dist
 
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

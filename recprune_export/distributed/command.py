@@ -11,7 +11,7 @@ DIVIDED = frozenset({MAIN_JOB, "refresh", "sweep", "train"})
 
 
 def run_command(main: Callable[[], None], commands: Collection[str]) -> None:
-    """Call `main`: in all processes together for commands that divide rows, else only in the first one."""
+    """Call `main`: in all processes together for commands that divide rows, otherwise only in the first one."""
     if not started_by_torchrun():
         main()
     elif is_divided_command(sys.argv[1:], commands):
@@ -24,7 +24,7 @@ def run_command(main: Callable[[], None], commands: Collection[str]) -> None:
 
 
 def is_divided_command(arguments: list[str], commands: Collection[str]) -> bool:
-    """Return whether the processes of torchrun share the work of a command; a word that is no command begins the main job.
+    """Return whether the processes of torchrun share the work of a command; a word that is not a command starts the main job.
 
     >>> is_divided_command(["model.pt"], ["train"]), is_divided_command(["train", "--help"], ["train"])
     (True, False)

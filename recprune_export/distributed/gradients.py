@@ -1,4 +1,4 @@
-"""Gradients of all processes together, so that each takes the step of one process on the whole batch."""
+"""Gradients summed over all processes, so that each takes the step of a single process on the whole batch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,8 +13,8 @@ from recprune_export.distributed.row_shards import find_shard
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Set the gradient of each parameter to the sum of those of all processes, in place.
 
-    Those of row-sharded tables are complete already. Dense ones are summed in one collective for each dtype, the looked-up rows
-    of sparse ones are gathered.
+    Those of row-sharded tables are already complete. Dense ones are summed in one collective for each dtype, the looked-up rows of sparse
+    ones are gathered.
     """
     if not is_divided():
         return

@@ -70,7 +70,7 @@ def dropout_over_ranks(values: Tensor, probability: float) -> Tensor:
 
 @contextmanager
 def layers_over_ranks(module: nn.Module) -> Iterator[None]:
-    """Let batch-norms and dropout of a module act in training as on the whole batch, inside the block."""
+    """Inside the block, batch-norms and dropout of a module act in training as on the whole batch."""
     changed: list[nn.Module] = []
     for layer in module.modules() if is_divided() else ():
         forward = _FORWARDS.get(type(layer))

@@ -27,7 +27,7 @@ class LostProcess(RecpruneError):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a process failed: its rank, its exit code, and its message, which is empty if it printed that itself."""
+    """Why a process failed: its rank, its exit code, and its message, which is empty if that process printed it."""
 
     rank: int
     exit_code: int
@@ -49,7 +49,7 @@ def read_failure(store: Any) -> Failure | None:
 
 
 def register_process(run: Run) -> None:
-    """Write down the host and the number of this process, by which others see whether it still runs."""
+    """Register the host and the id of this process, by which others see whether it still runs."""
     run.store.set(f"process/{run.rank}", json.dumps([host_name(), os.getpid()]))
 
 
@@ -71,7 +71,8 @@ def read_processes(run: Run) -> dict[int, tuple[str, int]]:
 
 
 def speaks_for_all(run: Run) -> bool:
-    """Return whether this process prints the sentence of a failure: the first one, or the second where that ended without a word."""
+    """Return whether this process prints the message of a failure: the first one does, or the second if the first ended without a
+    message."""
     if run.rank != 1:
         return run.rank == 0
     failure = read_failure(run.store)
@@ -104,7 +105,7 @@ def explain_loss(error: BaseException | None = None) -> LostProcess:
 
 
 def is_ending() -> bool:
-    """Return whether this process ends already because of another one."""
+    """Return whether this process is already ending because of another one."""
     return _ending
 
 

@@ -1,4 +1,5 @@
-"""Work of the first process alone, whose result or error the others get: files, measurements, decisions that depend on time."""
+"""Work that only the first process does, and whose result or error the others receive: files, measurements, decisions that depend on
+time."""
 
 import contextlib
 import io
@@ -18,7 +19,7 @@ _calls = 0
 
 
 class LeaveToMain(SystemExit):
-    """Ends the work of a process where only the first one has any left; it waits for that one then."""
+    """Ends the work of a process when only the first one has work left, for which it then waits."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -34,8 +35,8 @@ def leave_to_main() -> None:
 def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
     """Return the result of `function` in the first process, which is the only one to call it; it may take any time.
 
-    The others get a copy, which has to be picklable, or None without `share`. An error is raised in all of them. Processes of
-    a run trust each other, as in `torch.distributed`.
+    The others get a copy, which must be picklable, or None without `share`. An error is raised in all of them. Processes of a run trust
+    each other, as in `torch.distributed`.
     """
     if not is_divided():
         return function()
@@ -62,7 +63,7 @@ def call_on_main(function: Callable[[], T], *, share: bool = True) -> T:
 
 
 def meet() -> None:
-    """Wait until all processes of the run are here. Raises `LostProcess` if one has failed."""
+    """Wait until all processes of the run reach this call. Raises `LostProcess` if one has failed."""
     if not is_divided():
         return
     global _calls
@@ -75,14 +76,14 @@ def meet() -> None:
 
 @contextlib.contextmanager
 def enter_on_main(make: Callable[[], AbstractContextManager[T]], otherwise: T) -> Iterator[T]:
-    """Enter a context only in the first process, such as a lock; the others get `otherwise`, or the error of its beginning."""
+    """Enter a context only in the first process, such as a lock; the others get `otherwise`, or the error that entering it raised."""
     with contextlib.ExitStack() as stack:
         value = call_on_main(lambda: stack.enter_context(make()), share=False)
         yield value if is_main() else otherwise
 
 
 def wait_for_key(store: Any, key: str) -> None:
-    """Wait until a process has set `key`, however long that takes.
+    """Wait without a limit until a process has set `key`.
 
     Raises `LostProcess` if a process has failed meanwhile.
     """

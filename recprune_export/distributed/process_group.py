@@ -1,4 +1,4 @@
-"""`distributed_run`: this process as one of a run by torchrun, from joining the others to ending together with them."""
+"""`distributed_run`: make this process part of a run of torchrun, from joining the others to ending together with them."""
 
 import contextlib
 import io
@@ -31,9 +31,9 @@ INTERRUPTED = 130
 
 @contextlib.contextmanager
 def joined_process_group(number: int, processes: int, address: str = "env://") -> Iterator[Run]:
-    """Be process `number` of `processes` inside the block; they meet at `address`, by default that in torchrun's environment.
+    """Inside the block, be process `number` of `processes`, which connect through `address`, by default that in torchrun's environment.
 
-    gloo carries tensors of the CPU; where each process has a GPU of its own they go through NCCL, which is untested.
+    Tensors on the CPU use gloo; if each process has a separate GPU, they use NCCL, which is untested.
     """
     import torch
     import torch.distributed as dist
@@ -65,8 +65,8 @@ def joined_process_group(number: int, processes: int, address: str = "env://") -
 def distributed_run() -> Iterator[None]:
     """Run a command inside the block as one of several processes, which end together.
 
-    Only the first process writes to the standard streams; a message of another one that fails is printed by the first. Where
-    a process fails or ends, all end: with its exit code, and one sentence.
+    Only the first process writes to the standard streams; a message of another one that fails is printed by the first. If a process fails
+    or ends, all end, with its exit code and one message.
     """
     number, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets of processes that have ended
@@ -104,7 +104,7 @@ def distributed_run() -> Iterator[None]:
 
 
 def _wait_for_main(store: Any) -> int:
-    """Wait until the first process has done everything; return the exit code."""
+    """Wait until the first process has finished; return the exit code."""
     try:
         wait_for_key(store, FINISHED)
     except LostProcess as error:
@@ -113,7 +113,7 @@ def _wait_for_main(store: Any) -> int:
 
 
 def _end_after_main(store: Any, number: int, code: int) -> NoReturn:
-    """End this process, after the first one where it failed: torchrun ends all processes when one has failed."""
+    """End this process, after the first one if that failed: torchrun ends all processes when one has failed."""
     with contextlib.suppress(Exception):
         if number == 0:
             store.set(FINISHED, "1")
@@ -135,12 +135,12 @@ class _Messages(io.StringIO):
 
 
 def describe_fault(error: BaseException) -> str:
-    """Return the class and the first line of an error that is no sentence for the user."""
+    """Return the class and the first line of an error that is not a message for the user."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _raise_on_termination() -> None:
-    """Let SIGTERM, by which torchrun ends the processes when one of them has ended, end this one with its sentence."""
+    """Let SIGTERM, by which torchrun ends the processes when one of them has ended, end this one with its message."""
 
     def end(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning up

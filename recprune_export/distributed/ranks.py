@@ -30,7 +30,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return the number of processes of this run; 1 where the first one works without the others."""
+    """Return the number of processes of this run; 1 while the first one works without the others."""
     return 1 if _is_alone else _run.world_size
 
 
@@ -57,7 +57,7 @@ def set_run(run: Run | None) -> None:
 
 
 def work_alone(alone: bool) -> bool:
-    """Let the first process work without the others, as one process does, or with them again; return how it was before."""
+    """Make the first process work without the others, like a single process, or with them again; return the previous state."""
     global _is_alone
     before, _is_alone = _is_alone, alone
     return before

@@ -1,7 +1,8 @@
-"""`RowShard`: the rows of a table that this process holds, and tables put together again.
+"""`RowShard`: the rows of a table that this process holds, and the assembly of whole tables. Of N processes, the one with rank r holds
+the rows r, r + N, r + 2·N, ...
 
-Of N processes the one of rank r holds the rows r, r + N, r + 2·N, ... Vocabularies number frequent values first, so that blocks
-of rows would leave nearly all lookups to the first process (docs/decisions/tables-in-shards.md).
+Vocabularies number frequent values first, so with blocks of rows the first process would do nearly all lookups
+(docs/decisions/tables-in-shards.md).
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from recprune_export.file_tensor import empty_in_file
 
 # Tables of at least this many bytes are sharded: docs/decisions/tables-in-shards.md
 SHARD_BYTES = 1 << 26
-CHUNK_BYTES = 1 << 24  # of a table that is put together, at once
+CHUNK_BYTES = 1 << 24  # of a table that is assembled, in one chunk
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RowShard:
         return len(range(self.number, self.rows, self.processes))
 
     def take(self, table: Tensor) -> Tensor:
-        """Return a copy of the rows of the shard, of a table [rows, ...]."""
+        """Return a copy of the rows of the shard from a table [rows, ...]."""
         return table[self.number :: self.processes].clone()
 
 
@@ -49,7 +50,7 @@ _ATTRIBUTE = "row_shard"
 
 
 def mark_shard(weight: Tensor, shard: RowShard) -> None:
-    """Say of a tensor that it holds the rows of a shard."""
+    """Mark a tensor as the rows of a shard."""
     setattr(weight, _ATTRIBUTE, shard)
 
 
@@ -59,7 +60,7 @@ def find_shard(weight: Tensor) -> RowShard | None:
 
 
 def count_numbers(weight: Tensor) -> int:
-    """Return the numbers of a tensor, those of all shards of a table."""
+    """Return the number of elements of a tensor, including all shards of a table."""
     shard = find_shard(weight)
     return weight.numel() if shard is None else shard.rows * prod(weight.shape[1:])
 
@@ -72,8 +73,7 @@ def is_sharded_size(rows: int, width: int, itemsize: int = 4) -> bool:
 def gather_table(weight: Tensor, *, everywhere: bool) -> Tensor | None:
     """Return a row-sharded table as a whole, in the first process or in all; None in the others.
 
-    It lies in a temporary file without a name, which is mapped, where the disk has room for it: memory in addition to that is a chunk of
-    rows of each process.
+    It is in an unnamed, memory-mapped temporary file if the disk has room for it. Additional memory: a chunk of rows of each process.
     """
     shard = find_shard(weight)
     assert shard is not None

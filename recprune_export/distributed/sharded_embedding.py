@@ -1,4 +1,4 @@
-"""`ShardedEmbedding`: an embedding table of which each process holds some rows, with the initial weights of a whole one."""
+"""`ShardedEmbedding`: an embedding table that is divided by rows among processes, with the same initial weights as a whole table."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ from recprune_export.distributed.row_shards import (
 )
 from recprune_export.distributed.sharded_lookup import BeforeRead, sharded_lookup
 
-CHUNK = 1 << 20  # numbers that are drawn at once; PyTorch draws them in blocks of 16
+CHUNK = 1 << 20  # the number of values drawn in one chunk; PyTorch draws them in blocks of 16
 _sharding: ContextVar[bool] = ContextVar("sharding", default=False)
 
 
 @contextmanager
 def sharded_tables() -> Iterator[None]:
-    """Let recommenders that are built inside the block hold their long tables in shards, in a run of several processes."""
+    """Recommenders that are built inside the block hold their long tables in shards, if there are several processes."""
     token = _sharding.set(True)
     try:
         yield
@@ -48,7 +48,7 @@ class ShardedEmbedding(nn.Module):
     def __init__(self, rows: int, width: int, std: float, padded: bool) -> None:
         super().__init__()
         self.shard = RowShard.of(rows)
-        for _ in _draw_normal(rows, width, 1.0):  # nn.Embedding draws them before
+        for _ in _draw_normal(rows, width, 1.0):  # nn.Embedding also draws these first
             pass
         weight = torch.empty(len(self.shard), width)
         position = 0
@@ -71,7 +71,7 @@ class ShardedEmbedding(nn.Module):
 def _draw_normal(rows: int, width: int, std: float) -> Iterator[tuple[int, Tensor]]:
     """Yield the first row and the rows of each chunk of `torch.empty(rows, width).normal_(std=std)`, bit for bit.
 
-    PyTorch transforms blocks of 16 uniform numbers, and draws the last 16 of a tensor again where they are no whole block.
+    PyTorch transforms blocks of 16 uniform numbers, and draws the last 16 of a tensor again if they are not a whole block.
     """
     step = 16 * ceil(CHUNK / (16 * width))  # rows, so that a chunk is whole blocks
     start = 0

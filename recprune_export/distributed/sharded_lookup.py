@@ -1,7 +1,7 @@
 """`sharded_lookup`: rows of a sharded table, fetched from the processes that store them.
 
-Each process sends every id that its rows need once to the process that holds it, and gets the row; in the backward pass it sends
-the sum of the gradients of each row there. The gradient of a shard is sparse in its rows.
+Each process sends every id that its rows need once to the process that holds it, and receives the row; in the backward pass it sends the
+sum of the gradients of each row to that process. The gradient of a shard is sparse in its rows.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from torch import Tensor
 from recprune_export.distributed.collectives import exchange
 from recprune_export.distributed.row_shards import RowShard
 
-BeforeRead = Callable[[Tensor], None]  # is given the rows of the shard that are about to be read, [U], perhaps twice
+# is called with the rows of the shard that are about to be read, [U], possibly with duplicates
+BeforeRead = Callable[[Tensor], None]
 
 
 def sharded_lookup(
@@ -26,8 +27,8 @@ def sharded_lookup(
 ) -> Tensor:
     """Return the rows of `ids` [...] of the table whose shard is `weight` [rows of the shard, D], as [..., D].
 
-    All processes call it at the same time, each with its own ids, perhaps none. `padding_id` gets no gradient. For U different
-    ids it sends 8·U bytes of ids, and as many rows each way as lie in other processes.
+    All processes call it at the same time, each with its ids, possibly none. `padding_id` gets no gradient. For U distinct ids it sends
+    8·U bytes of ids, and, in each direction, one row for each id that another process stores.
     """
     result: Tensor = _ShardedLookup.apply(weight, ids, shard, padding_id, before_read)
     return result
@@ -37,8 +38,8 @@ def sharded_lookup(
 class _Request:
     """The ids that this process requests from each process, and the rows that others request from it.
 
-    `order` [U] sorts the different ids by the process that holds them; `position` [...] is that of each id among the different
-    ones; `asked` [U] and `received` are counts by rank; `rows` are the requested rows of this shard.
+    `order` [U] sorts the distinct ids by the process that holds them; `position` [...] is that of each id among the distinct ones;
+    `asked` [U] and `received` are counts by rank; `rows` are the requested rows of this shard.
     """
 
     order: Tensor
@@ -92,6 +93,6 @@ class _ShardedLookup(torch.autograd.Function):
 
 
 def _check_ids(ids: Tensor, shard: RowShard) -> None:
-    """Raise `IndexError` as a lookup in the whole table would."""
+    """Raise `IndexError` like a lookup in the whole table."""
     if len(ids.reshape(-1)) and not (int(ids.min()) >= 0 and int(ids.max()) < shard.rows):
         raise IndexError("index out of range in self")

@@ -1,4 +1,5 @@
-"""Shares of a batch: process r takes every N-th row from r on, and answers of all are put together again in the order of the batch."""
+"""Shares of a batch: process r takes every N-th row from r on, and the answers of all processes are gathered in the order of the
+batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -11,7 +12,7 @@ from recprune_export.distributed.collectives import gather_bytes, pack_rows, sum
 from recprune_export.distributed.ranks import is_divided, rank, world_size
 
 ArrayT = TypeVar("ArrayT", Tensor, np.ndarray)
-ORDER = "positions of rows"  # a key with the labels, where the rows of outputs are not dealt in turn: int64 [rows]
+ORDER = "positions of rows"  # a key with the labels, if the rows of outputs are not dealt in turn: int64 [rows]
 
 
 def take_share(rows: ArrayT) -> ArrayT:
@@ -26,8 +27,8 @@ def take_share(rows: ArrayT) -> ArrayT:
 def gather_shares(tensors: Sequence[Tensor], order: Tensor | None = None) -> list[Tensor]:
     """Return the rows of all processes, of tensors with the same number of rows here, by one collective.
 
-    They are in the order of the batch: dealt in turn, or by `order`, int64 [rows], where that is given. Gradients flow to the
-    rows of this process.
+    They are in the order of the batch: dealt in turn, or by `order`, int64 [rows], if that is given. Gradients flow to the rows of this
+    process.
     """
     if not is_divided() or not tensors:
         return list(tensors)
@@ -48,7 +49,7 @@ class _GatherShares(torch.autograd.Function):
         start = sum(counts[: rank()])
         inverse = torch.empty_like(rows)
         inverse[rows] = torch.arange(len(rows))
-        context.own = inverse[start : start + counts[rank()]]  # where the rows of this process are now
+        context.own = inverse[start : start + counts[rank()]]  # the present positions of the rows of this process
         outputs = tuple(tensor[rows] for tensor in whole[: len(tensors)])
         context.mark_non_differentiable(*(o for o in outputs if not o.is_floating_point()))
         return outputs
@@ -76,7 +77,7 @@ def gather_answers(groups: Sequence[Mapping[str, Tensor]], order: Tensor | None 
 
 
 def add_losses(loss: Tensor) -> Tensor:
-    """Return the sum over all processes of the loss of their rows, whose gradient is that of the own rows alone."""
+    """Return the sum over all processes of the loss of their rows, whose gradient is only that of the rows of this process."""
     if not is_divided():
         return loss
     known = loss.detach()
@@ -95,7 +96,7 @@ class SharedPredict(Protocol):
 def share_prediction(predict: Predict) -> SharedPredict:
     """Return a predictor that all processes call with the same request: each answers its share, and all get all outputs.
 
-    A request of fewer rows than processes is answered by each as a whole.
+    Each process computes the whole answer to a request with fewer rows than processes.
     """
 
     def answer(request: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""`Watch`: a thread that ends this process soon after another one of the run has failed or ended, whatever this one is doing."""
+"""`Watch`: a thread that ends this process soon after another one of the run has failed or ended, whatever this process is doing."""
 
 import _thread
 import io
@@ -27,8 +27,8 @@ INTERVAL, GRACE = 0.5, 4.0  # seconds: between looks, and for the main thread to
 class Watch:
     """Watches the other processes inside the block.
 
-    The error of a collective, or SIGTERM by torchrun, usually ends the main thread first; where it computes or waits
-    elsewhere, it is interrupted like by Ctrl-C, and the process ends without it where that does not help.
+    The error of a collective, or SIGTERM by torchrun, usually ends the main thread first; if it computes or waits elsewhere, it is
+    interrupted as by Ctrl-C, and if that does not help, the process ends without it.
     """
 
     def __init__(self, run: Run) -> None:
@@ -52,14 +52,14 @@ class Watch:
             if failure is not None and failure.rank != self._run.rank:
                 return self._end(describe_failure(failure))
             if failure is not None:
-                return None  # this process ends by itself
+                return None  # this process is ending on its own
             ended = find_ended_ranks(processes)
             if ended and not self._is_finished():
                 return self._end(describe_ended(ended))
         return None
 
     def _is_finished(self) -> bool:
-        """Return whether the first process has done everything, so that others may end."""
+        """Return whether the first process has finished, so that others may end."""
         try:
             return bool(self._run.store.check([FINISHED]))
         except Exception:
@@ -72,7 +72,7 @@ class Watch:
             stream = sys.__stderr__ or sys.stderr
             stream.write(f"Error: {error}\n")
             stream.flush()
-        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()  # the interruption has no sentence of its own
+        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()  # the interruption has no message
         _thread.interrupt_main()
         time.sleep(GRACE / 2)
         os._exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""Run all gates on two artifacts, the cheap ones first."""
+"""Run all gates on two artifacts, the fast ones first."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ def check(
     """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
 
     `quality`: by metric, the change from BASE to NEW on the same rows; without it, the recorded metrics are compared.
-    `time_limit`: seconds for the latency gate of each ONNX file, and as many for load time and peak memory. Raises `BundleError` and
+    `time_limit`: seconds for the latency gate of each ONNX file, and the same for load time and peak memory. Raises `BundleError` and
     `ModelFileError` for an invalid file, or a plain file whose valid requests cannot be derived from the graph.
     """
     start = time.perf_counter()

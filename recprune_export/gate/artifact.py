@@ -21,8 +21,8 @@ from recprune_export.program.signature import Signature
 class RecordedMetric:
     """A metric of the artifact on `rows` test rows, and its recorded error.
 
-    `greater_is_better` is None if that is unknown of the metric. `error` is the standard error of `value` over samples of
-    rows, `loss` how much worse it is than the dense model, paired; None if they were not recorded.
+    `greater_is_better` is None if that is unknown for the metric. `error` is the standard error of `value` over samples of rows, `loss`
+    the paired loss against the dense model; None if they were not recorded.
     """
 
     value: float
@@ -48,7 +48,7 @@ class Artifact:
 
     `is_bundle`: signature, session options and metrics come from a manifest; otherwise the signature is read from the
     graph. `derived` are the other ONNX files of a bundle, by name. `bytes`: size of all files, each distinct content counted
-    once. The checksums are those of the rows, of the dense model and of the model's own files; None if they are not recorded.
+    once. The checksums are those of the rows, of the dense model and of the files of the model; None if they are not recorded.
     """
 
     path: Path

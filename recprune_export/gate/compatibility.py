@@ -81,12 +81,12 @@ def _find_input_changes(new: Input, old: Input, ranges: bool) -> list[str]:
 
 
 def _layout(spec: Input) -> Jagged | None:
-    """Return how a file takes a jagged input, without the numbers of elements in drawn rows."""
+    """Return how a file takes a jagged input, without the numbers of elements in sampled rows."""
     return None if spec.jagged is None else replace(spec.jagged, counts=(0, 0))
 
 
 def _fixed_shapes(new: Input, old: Input) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
-    """Return two shapes; of a jagged input without the number of elements, which varies with the row."""
+    """Return two shapes; for a jagged input without the number of elements, which varies with the row."""
     if not is_packed(new) or not is_packed(old):
         return new.shape, old.shape
     return (BATCH, *new.shape[2:]), (BATCH, *old.shape[2:])

@@ -21,7 +21,7 @@ from recprune_export.gate.output.finding_rows import format_amount, format_growt
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from recprune_export.validation.latency.statistics import interval_of_few
 
-# Measures so many pairs of processes, NEW and BASE, more.
+# Measures this number of further pairs of processes, NEW and BASE.
 FootprintSampler = Callable[[int], FootprintReport]
 
 
@@ -66,7 +66,7 @@ def collect_footprints(
 def compare_costs(report: FootprintReport | None, new: str, base: str, limits: Limits) -> list[Finding]:
     """Compare load time and peak memory by the ratio of medians over neighboring processes.
 
-    The processes are examined again after each step, so that intervals of 99 % keep the error of a verdict below 2.5 %
+    The claim is judged again after each step, so intervals of 99 % keep the error of a verdict below 2.5 %
     (docs/decisions/one-rule-of-evidence.md).
     """
     return [
@@ -102,7 +102,7 @@ def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footp
 def ratio_of_few_medians(pairs: np.ndarray) -> Estimate:
     """Return median(NEW) / median(BASE) of pairs [n, 2] with its interval, by the bootstrap over pairs of `interval_of_few`.
 
-    Process i of both ran next to each other, so that disturbances of both at a time are in both medians.
+    Process i of both ran next to each other, so that simultaneous disturbances are in both medians.
     """
 
     def log_ratio(drawn: np.ndarray) -> np.ndarray:

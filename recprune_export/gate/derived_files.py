@@ -25,8 +25,8 @@ def compare_derived_files(
 ) -> list[Finding]:
     """Return findings on each ONNX file of BASE next to its model; none for plain ONNX files.
 
-    Times are those of the golden rows of BASE, for raw values cannot be drawn from a signature. Raises `BundleError` if a
-    file cannot answer them.
+    Times are measured on the golden rows of BASE, because raw values cannot be sampled from a signature. Raises `BundleError` if a file
+    fails on them.
     """
     findings = []
     for name, old in base.derived.items():

@@ -15,11 +15,11 @@ MIN_ROUNDS, MAX_ROUNDS = 20, 400  # for each batch size and pair of sessions; th
 
 # load-time-gate: load time and peak memory vary between processes.
 FOOTPRINT_PROCESSES = 8  # per artifact, for load time and memory, before any decision
-FOOTPRINT_STEP = 4  # more, until decided; even, so that both orders of loading are as frequent
+FOOTPRINT_STEP = 4  # more, until decided; even, so that both orders of loading are equally frequent
 MIN_LIMITS = {"load time": 0.25, "peak memory": 0.10}  # lowest limits, as fractions; the record is about load time
 
 # Conventions, without a measurement.
-UNJUDGED_WITHOUT_LIMIT = frozenset({"nodes"})  # gates that report, and judge only where `--limit` names them
+UNJUDGED_WITHOUT_LIMIT = frozenset({"nodes"})  # gates that only report, unless `--limit` names them
 MAX_DROP = 0.001  # default limit of the loss of a quality metric
 POWER = 0.95  # probability of detecting a regression of the resolved size
 LOAD_TIME_SLACK = 5.0  # ms; smaller growth is never a failure

@@ -24,15 +24,15 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorPro
 # Types of NumPy that ONNX Runtime accepts.
 _KINDS = {"float16", "float32", "float64", "bool"}
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_NUMBERS = (0.0, 100.0)  # that stand for integers of any size, such as counts
-_UNKNOWN = "unknown"  # the dtype of an output of which neither the file nor inference states one
+_NUMBERS = (0.0, 100.0)  # for integers of any size, such as counts
+_UNKNOWN = "unknown"  # the dtype of an output that neither the file nor inference states
 
 
 def read_signature(path: Path) -> Signature:
     """Read the inputs and outputs of an ONNX file; a first axis without a size is the batch, whatever its name.
 
-    Raises `ModelFileError` if the file is not an ONNX model, if an input has an axis of unknown size other than the
-    batch, if it is no tensor of numbers, or if the valid range of an integer input cannot be derived.
+    Raises `ModelFileError` if the file is not an ONNX model, if an input has an axis of unknown size other than the batch, if it is not a
+    tensor of numbers, or if the valid range of an integer input cannot be derived.
     """
     model = read_model(path)
     _check_names(path, model.graph)
@@ -49,7 +49,7 @@ def read_signature(path: Path) -> Signature:
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose functions are written out where they are called; one that cannot be written out is unchanged."""
+    """Return a model with inlined functions; functions that cannot be inlined are not changed."""
     if not model.functions:
         return model
     try:
@@ -59,7 +59,7 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_names(path: Path, graph: onnx.GraphProto) -> None:
-    """Raise `ModelFileError` if two of a kind have one name: which of them a request means is unknown."""
+    """Raise `ModelFileError` if two inputs or two outputs have the same name, because requests would be ambiguous."""
     for kind, values in (("inputs", graph.input), ("outputs", graph.output), ("weights", graph.initializer)):
         names = Counter(value.name for value in values)
         twice = next((name for name, number in names.items() if number > 1), None)
@@ -68,7 +68,7 @@ def _check_names(path: Path, graph: onnx.GraphProto) -> None:
 
 
 def _read_input_dtype(path: Path, value: onnx.ValueInfoProto) -> str:
-    """Return the dtype of an input. Raises `ModelFileError` if it is no tensor of numbers with a shape."""
+    """Return the dtype of an input. Raises `ModelFileError` if it is not a tensor of numbers with a shape."""
     kind = value.type.WhichOneof("value")
     advice = "compare files whose inputs are numeric tensors, or bundles."
     if kind != "tensor_type":
@@ -97,12 +97,12 @@ _KIND_WORDS = {
 
 
 def _read_dtype(element: int) -> str:
-    """Return the name of the dtype of an element type of ONNX, "unknown" where it is not stated."""
+    """Return the name of the dtype of an element type of ONNX, "unknown" if it is not stated."""
     return _UNKNOWN if not element else str(helper.tensor_dtype_to_np_dtype(element))
 
 
 def _infer_outputs(model: onnx.ModelProto) -> Sequence[onnx.ValueInfoProto]:
-    """Return the outputs, with types and shapes that are inferred where the file does not state them."""
+    """Return the outputs, with inferred types and shapes if the file does not state them."""
     if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
         return list(model.graph.output)
     try:
@@ -141,7 +141,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, dtype
 
 
 def is_number(graph: onnx.GraphProto, name: str) -> bool:
-    """Return whether an integer input is read as a number alone: each use of it ends in a cast to floats.
+    """Return whether an integer input is used only as a number: each use of it ends in a cast to floats.
 
     >>> cast = helper.make_node("Cast", ["age"], ["y"], to=onnx.TensorProto.FLOAT)
     >>> is_number(helper.make_graph([cast], "g", [], []), "age")
@@ -165,8 +165,8 @@ def find_id_range(graph: onnx.GraphProto, name: str, folder: Path) -> IdRange | 
     """Return the range of ids that is valid in every table in which input `name` is looked up; None if there is no table.
 
     Follows the input through operators that only move it, and through additions of constant offsets. In a fused table
-    (`passes/fuse_tables.py`), ids beyond their own table are mapped outside; there the row counts of the tables give the
-    range. The range is valid for all elements, and may be smaller than the range of a single element.
+    (`passes/fuse_tables.py`), ids beyond their table are mapped outside; there the range follows from the row counts of the tables. The
+    range is valid for all elements, and may be smaller than the range of a single element.
     """
     constants = {tensor.name: tensor for inside in iterate_graphs(graph) for tensor in inside.initializer}
     for node in _iterate_graph_nodes(graph):
@@ -217,7 +217,7 @@ def _find_tables(
 
 
 def _select(numbers: np.ndarray, place: tuple[int, int] | None) -> np.ndarray:
-    """Return the number of one input among those joined, where there is one for each of them; else all."""
+    """Return the number of one input among those joined, if there is one number for each of them; otherwise all."""
     return numbers.reshape(-1)[place[0], None] if place is not None and numbers.size == place[1] else numbers
 
 

@@ -89,9 +89,9 @@ def append_record(path: Path, record: CheckRecord) -> None:
 
 
 def read_history(path: Path) -> tuple[CheckRecord, ...]:
-    """Read all rows, the oldest first; none of a file that does not exist yet.
+    """Read all rows, the oldest first; empty for a file that does not exist yet.
 
-    Raises `UsageError`, with the number of the line, for a file that holds anything else.
+    Raises `UsageError`, with the number of the line, for a file with other content.
     """
     if not path.exists():
         return ()

@@ -1,4 +1,4 @@
-"""Gate on quality: each metric that both bundles record, by the interval of its loss from BASE to NEW."""
+"""Gate on quality: each metric in both bundles, by the interval of its loss from BASE to NEW."""
 
 from collections.abc import Mapping
 from math import hypot, isfinite
@@ -14,7 +14,7 @@ from recprune_export.row_resolution import estimate_with_error, format_resolutio
 
 
 def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
-    """Compare each metric of BASE, in the direction in which it is better."""
+    """Compare each metric of BASE, in the direction in which it improves."""
     if limits.is_off("quality"):
         return [make_skipped_finding("quality", "Turned off.")]
     if not (new.is_bundle and base.is_bundle):
@@ -68,12 +68,11 @@ def _compare_metric(name: str, new: Artifact, base: Artifact, limit: float) -> F
 
 
 def estimate_loss(new: Artifact, base: Artifact, name: str) -> Estimate:
-    """Return how much worse a metric of NEW is than that of BASE.
+    """Return the loss of a metric from BASE to NEW.
 
-    Bundles hold no answers to single rows. The same model with the same value has no error at all. For two models that were
-    made of the same dense model, and measured on the same rows, the paired intervals of their changes from it bound the
-    error of the difference; else the standard errors of both metrics combine, as of independent rows. The narrower of the
-    two that apply is taken.
+    Bundles contain no answers to single rows. The same model with the same value has no error. For two models that were made from the
+    same dense model, and measured on the same rows, the paired intervals of their changes from it bound the error of the difference;
+    otherwise the standard errors of both metrics are combined, as for independent rows. The narrower applicable interval is used.
     """
     after, before = new.metrics[name], base.metrics[name]
     worse = (before.value - after.value) * (1.0 if after.greater_is_better else -1.0)

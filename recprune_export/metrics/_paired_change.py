@@ -13,7 +13,7 @@ from recprune_export.metrics.deciding_metric import DecidingMetric
 from recprune_export.metrics.observations import Observations
 from recprune_export.metrics.row_arrays import count_codes, make_row_array, split_rows_into_pieces, sum_over_rows
 
-LEVEL = 0.975  # of both ends: an interval of 95 %
+LEVEL = 0.975  # the probability below the upper end of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MetricChange(DictMixin):
 
     @property
     def loss(self) -> Estimate:
-        """How much worse `after` is than `before`: positive is worse, whether more or less of the metric is better.
+        """The loss from `before` to `after`: positive is worse, whichever direction of the metric is better.
 
         >>> MetricChange("logloss", 0.5, 0.75, 0.125, 0.375, 0.1, greater_is_better=False).loss
         Estimate(estimate=0.25, low=0.125, high=0.375)
@@ -72,13 +72,13 @@ def paired_change(
 
     The interval follows from the influence of each row, or each group, on the difference: the limit of a paired bootstrap
     over rows (the infinitesimal jackknife: Efron 1982, "The Jackknife, the Bootstrap and Other Resampling Plans", chapter
-    6; for the AUC, DeLong's interval). The difficulty of the rows cancels. Quantiles are those of Student's t, and near a
-    metric of 1 the interval of the logarithm of the distance from 1 counts as well (docs/decisions/paired-intervals.md).
-    Models with the same outputs have an interval of 0; where outputs differ and no pair of rows changed its order, a metric
-    of the order still has the interval of a few pairs.
+    6; for the AUC, DeLong's interval). The difficulty of the rows cancels. Quantiles are those of Student's t, and near a metric of 1 the
+    interval of the logarithm of the distance from 1 is also used (docs/decisions/paired-intervals.md). Models with the same outputs have
+    an interval of 0; if outputs differ but no pair of rows changed its order, a metric of the order still has the interval of a few
+    pairs.
 
-    All N rows count, and none are drawn: O(N log N) time for metrics of the order, O(N) for others. Up to half a million rows
-    are kept in memory; for more rows, the numbers are in files, and memory does not grow (docs/decisions/metrics-of-many-rows.md).
+    All N rows are used, without sampling: O(N log N) time for metrics of the order, O(N) for others. Up to half a million rows are kept
+    in memory; for more rows, the numbers are in files, and memory does not grow (docs/decisions/metrics-of-many-rows.md).
     """
     first, second = (_measure(deciding, observations) for observations in (before, after))
     low, high = (0.0, 0.0) if _same_answers(deciding, before, after) else _interval(deciding, first, second)
@@ -100,7 +100,7 @@ class _Measurement:
     influence: np.ndarray
     units: int
     rows: int
-    row_share: float  # of the weight of all rows, the root mean square over rows
+    row_share: float  # relative to the weight of all rows, the root mean square over rows
 
     @property
     def correction(self) -> float:
@@ -148,7 +148,7 @@ def _same_answers(
 def _interval(deciding: DecidingMetric, first: _Measurement, second: _Measurement) -> tuple[float, float]:
     """Return the ends of the interval, relative to the difference of the two values."""
     metric, units = deciding.metric, first.units
-    if units < 2:  # no spread can be seen
+    if units < 2:  # the spread is unknown
         half = 1.0 if metric.bounded or metric.steps else 10.0 * max(1.0, first.value, second.value)
         return -half, half
     difference = _measure_spread(lambda piece: second.influence[piece] - first.influence[piece], len(first.influence))
@@ -191,7 +191,7 @@ def _measure_spread(influence: Callable[[slice], np.ndarray], count: int) -> _Sp
 def _half_width(influence: _Spread, units: int, *, skewed: bool = False) -> float:
     """Return half the width of the interval of a sum of influences.
 
-    The degrees of freedom follow from the spread of the squares: few rows with a large influence count as few. With
+    The degrees of freedom follow from the spread of the squares: so a few rows with a large influence give few degrees of freedom. With
     `skewed` the Cornish-Fisher term of the largest skewness that the spread allows is added: q²/6 of a typical row.
     """
     variance, fourth = influence.variance, influence.fourth
@@ -205,9 +205,10 @@ def _half_width(influence: _Spread, units: int, *, skewed: bool = False) -> floa
 
 
 def _half_width_of_pairs(measured: _Measurement, *, by_group: bool) -> float:
-    """Return half the width where no pair of a positive and a negative row changed its order: 3.84 pairs, as for steps.
+    """Return half the width if no pair of a positive and a negative row changed its order: 3.84 pairs, as for steps. An unchanged order
+    of a few rows does not show that it would not change in others.
 
-    That the order of a few rows stayed does not show that it would stay everywhere. Groups count with their average size.
+    Groups count with their average size.
     """
     units, rows = measured.units, measured.rows
     pair = 4.0 * units / rows**2 if by_group else 1.0 / (units * max(rows - units, 1))
@@ -215,10 +216,10 @@ def _half_width_of_pairs(measured: _Measurement, *, by_group: bool) -> float:
 
 
 def _half_width_of_steps(influence: _Spread, units: int, row_share: float) -> float:
-    """Return half the width where a row changes the metric by up to `row_share` or not at all, by the score interval.
+    """Return half the width if a row changes the metric by up to `row_share` or not at all, by the score interval.
 
-    That no row of a few changed does not show that none would: the upper end is then about 3.84 rows, as that of a count
-    of 0 (Rao's score interval of a Poisson mean). The step is the typical one, with one row of the largest among them.
+    If none of a few rows changed, others still may: the upper end is then about 3.84 rows, that of a count of 0 (Rao's score interval of
+    a Poisson mean). The step is the typical one, including one row with the largest step.
     """
     variance = influence.variance
     step = (influence.fourth + row_share**4) / (variance + row_share**2)

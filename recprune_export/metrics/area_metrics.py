@@ -2,8 +2,8 @@
 
 Each function of influence returns the derivative of the metric with respect to the number of copies of each row: the values
 behind DeLong's variance (DeLong et al. 1988, "Comparing the Areas under Two or More Correlated ROC Curves") and the
-infinitesimal jackknife. Sorting is the most that any of them does. All are exact for any number of rows: beyond `MEMORY_ROWS`
-the sorted predictions and the sums over them lie in files (`make_row_array`).
+infinitesimal jackknife. None takes more time than sorting. All are exact for any number of rows: beyond `MEMORY_ROWS` the sorted
+predictions and the sums over them are in files (`make_row_array`).
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from recprune_export.metrics.row_arrays import (
 
 
 def compute_auc(observed: Observations) -> float:
-    """Return the area under the ROC curve, of torchmetrics or as the weighted share of pairs in order."""
+    """Return the area under the ROC curve, by torchmetrics or as the weighted fraction of pairs in order."""
     if not has_torchmetrics_form(observed):
         return _Levels.of(observed).area
     import torch
@@ -40,7 +40,7 @@ def compute_auc(observed: Observations) -> float:
 
 
 def compute_pr_auc(observed: Observations) -> float:
-    """Return the average precision, of torchmetrics or its weighted form."""
+    """Return the average precision, by torchmetrics or in its weighted form."""
     if not has_torchmetrics_form(observed):
         return _Precisions.of(observed).average
     import torch
@@ -59,8 +59,8 @@ def compute_gauc(observed: Observations) -> float:
 def auc_influence(observed: Observations) -> np.ndarray:
     """Return the influence of each row on the AUC, [N].
 
-    The placement of a positive row is the share of negative rows below it, that of a negative one the share of positive rows
-    above.
+    The placement of a positive row is the fraction of negative rows below it, that of a negative row the fraction of positive rows above
+    it.
     """
     levels = _Levels.of(observed)
     total = observed.targets.total_weight
@@ -107,11 +107,11 @@ def _positive(observed: Observations) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Levels:
-    """The rows by the levels of their predictions, each distinct one a level.
+    """The rows by the levels of their predictions; each distinct prediction is a level.
 
-    `ordered` are the predictions in order, [N]; a level has the place of its first row. `positives_below` and
-    `negatives_below`, [N + 1], are the weights of the rows below each place, so that those of a level at place p that
-    end before place q are the difference of both.
+    `ordered` are the predictions in order, [N]; the position of a level is that of its first row. `positives_below` and
+    `negatives_below`, [N + 1], are the weights of the rows below each position, so that the weight of a level from position p to before q
+    is a difference of two of them.
     """
 
     ordered: np.ndarray
@@ -145,7 +145,7 @@ class _Levels:
         return _find_places(self.ordered, predictions)
 
     def share(self, below: np.ndarray, level: np.ndarray, total: float) -> np.ndarray:
-        """Return the share of a class that lies below each level, half of the rows of the level itself counted."""
+        """Return the fraction of a class below each level, including half of the rows of the level."""
         return np.asarray((below[level] + below[level + 1]) / 2.0 / total)
 
     def precision(self, level: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,12 +154,12 @@ class _Levels:
         positives = self.positives - self.positives_below[level]
         selected = positives + self.negatives - self.negatives_below[level]
         at_level = self.positives_below[after] - self.positives_below[level]
-        selected = np.where(selected > 0.0, selected, 1.0)  # none at places that no level has
+        selected = np.where(selected > 0.0, selected, 1.0)  # no value at positions without a level
         return at_level, positives / selected, selected
 
     @cached_property
     def area(self) -> float:
-        """The share of pairs of a positive and a negative row that are in order; half of the equal ones count."""
+        """The fraction of pairs of a positive and a negative row that are in order; ties count half."""
 
         def pairs(piece: slice) -> np.ndarray:
             after = slice(piece.start + 1, piece.stop + 1)
@@ -170,7 +170,7 @@ class _Levels:
 
 
 def _find_places(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the place of each value, its first one, in `ordered`; looked up in order, so that pages are read one after the other."""
+    """Return the first position of each value in `ordered`; values are looked up in order, so that pages are read one after the other."""
     order = values.argsort()
     places = np.empty(len(values), dtype=np.int64)
     places[order] = np.searchsorted(ordered, values[order])
@@ -223,7 +223,7 @@ class _GroupAreas:
 
 
 def _group_areas(observed: Observations) -> _GroupAreas:
-    """Compute the AUC of the groups, as many at once as fit into memory.
+    """Compute the AUC of the groups, as many together as fit into memory.
 
     Memory: a few numbers for each group, and the rows of one piece, or of one group that is larger.
     """
@@ -268,7 +268,7 @@ def _known_groups(piece: Observations) -> np.ndarray:
 
 
 def _group_areas_in_memory(observed: Observations) -> _GroupAreas:
-    """Compute the AUC of all groups at once: rows are sorted by group and prediction, sums begin again in each group."""
+    """Compute the AUC of all groups together: rows are sorted by group and prediction, and sums start again in each group."""
     assert observed.targets.groups is not None
     known = np.flatnonzero(observed.targets.groups != NO_GROUP)
     order = known[np.lexsort((observed.predictions[known], observed.targets.groups[known]))]

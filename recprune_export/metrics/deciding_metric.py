@@ -12,14 +12,14 @@ from recprune_export.metrics.observations import Observations
 
 @dataclass(frozen=True)
 class DecidingMetric:
-    """The mean of `metric` over `labels`, under the `name` that it has in results."""
+    """The mean of `metric` over `labels`; `name` is its name in results."""
 
     name: str
     metric: Metric
     labels: tuple[str, ...]
 
     def compute(self, observations: Mapping[str, Observations]) -> float:
-        """Return the value for the outputs of a model, by label; NaN where one of them is NaN, which has no place in an order."""
+        """Return the value for the outputs of a model, by label; NaN if one of them is NaN, which cannot be ordered."""
         if any(observations[label].has_nan for label in self.labels):
             return math.nan
         values = [self.metric.compute(observations[label]) for label in self.labels]

@@ -44,7 +44,7 @@ class Evaluator:
     metrics: tuple[Metric, ...]
 
     def measure(self, observations: Mapping[str, Observations]) -> dict[str, float]:
-        """Return all metrics that are defined, by name: `auc`, or `label/auc` where there are several labels."""
+        """Return all metrics that are defined, by name: `auc`, or `label/auc` if there are several labels."""
         return {
             self._full_name(label, metric): metric.compute(observations[label])
             for label, metric in self._pairs()
@@ -92,7 +92,7 @@ class Evaluator:
         return self.choose_deciding(read_targets(rows, self.kinds))
 
     def require_deciding(self, rows: RowSource, split: str) -> DecidingMetric:
-        """Return the metric that decides on `rows`. Raises `DataError`, before any work, if none is defined."""
+        """Return the metric that decides on `rows`. Raises `DataError`, before the job starts, if none is defined."""
         deciding = self.decide(rows)
         if deciding is None:
             reasons = "; ".join(_describe_omission(omission, split) for omission in self.omissions(rows))
@@ -115,7 +115,7 @@ class Evaluator:
                 yield name
 
     def notes(self, splits: Mapping[str, RowSource]) -> tuple[str, ...]:
-        """Return a sentence for each metric that is left out in a split, and one where another metric decides there."""
+        """Return a sentence for each metric that is left out in a split, and one if another metric decides there."""
         first = self.metrics[0]
         unfit = tuple(
             f"'{label}' is not used for decisions: {first.name} is not defined for labels of the kind "
@@ -126,7 +126,7 @@ class Evaluator:
         return (*unfit, *(note for split, rows in splits.items() for note in self._split_notes(split, rows)))
 
     def _split_notes(self, split: str, rows: RowSource) -> Iterator[str]:
-        targets = read_targets(rows, self.kinds)  # once: rows may lie in files
+        targets = read_targets(rows, self.kinds)  # only once: rows may be in files
         omissions = self._list_omissions(targets)
         for omission in omissions:
             yield f"{omission.metric.name} is left out: {_describe_omission(omission, split)}."

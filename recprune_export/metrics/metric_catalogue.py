@@ -26,9 +26,8 @@ class Metric:
     """A metric of the predictions of one label.
 
     `compute` returns its value and `influence` the derivative of the value with respect to the number of copies of each
-    row, [N], or of each group, [groups]. `needs` is the least that the labels must hold for it to be defined. `bounded`:
-    it is at most 1. `steps`: single rows change it by up to 1 or not at all, as a hit does. Weights of rows are respected
-    by all metrics.
+    row, [N], or of each group, [groups]. `needs` states the labels that are required for it to be defined. `bounded`: it is at most 1.
+    `steps`: single rows change it by up to 1 or not at all, like a hit. All metrics respect the weights of rows.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Metric:
         return None
 
     def count_units(self, targets: Targets) -> int:
-        """Return the number of independent rows or groups behind the value, of the rarer class where there are two."""
+        """Return the number of independent rows or groups behind the value, of the rarer class if there are two."""
         if self.by_group:
             assert targets.groups is not None
             return count_mixed_groups(targets.labels, targets.groups)
@@ -153,7 +152,7 @@ def find_metric(name: str) -> Metric | None:
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Raise `UsageError` for the first name that is that of no metric, for whatever kind of label."""
+    """Raise `UsageError` for the first name that is not a metric for any kind of label."""
     for name in names:
         if find_metric(name) is None:
             known = list_metric_names()

@@ -21,8 +21,8 @@ from recprune_export.metrics.row_arrays import (
     take_rows,
 )
 
-# By label: the probability of 1 or a number, shape [B]; of classes the probability of each, shape [B, k]; for a ranking,
-# under NEXT_ITEM, a score for each item, shape [B, I].
+# By label: the probability of 1 or a number, shape [B]; for classes the probability of each, shape [B, k]; for a
+# ranking, under NEXT_ITEM, a score for each item, shape [B, I].
 LabelPredictor = Callable[[Request], Mapping[str, np.ndarray]]
 RowFilter = Callable[[Request], np.ndarray]  # a request -> a mask of its rows, bool [N]
 BATCH_SIZE = 4096
@@ -33,8 +33,8 @@ RANKING_BATCH_SIZE = 512  # a row of scores is as long as the item table
 class Targets:
     """The N rows of a part that have the label.
 
-    `labels` is [N]; `rows`, [N], are their positions among all `total` rows. `weights` are [N], or None if all count
-    alike; `groups`, [N], are codes from 0, or `NO_GROUP` without one. Arrays of many rows are in files (`make_row_array`).
+    `labels` is [N]; `rows`, [N], are their positions among all `total` rows. `weights` are [N], or None if all are equal; `groups`, [N],
+    are codes from 0, or `NO_GROUP` without one. Arrays of many rows are in files (`make_row_array`).
     """
 
     label: str
@@ -50,7 +50,7 @@ class Targets:
 
     @property
     def weight(self) -> np.ndarray:
-        """The weight of each row, [N], 1 where none is given; of many rows only to be taken from pieces."""
+        """The weight of each row, [N], 1 by default; for many rows, use it only for pieces."""
         return np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
 
     @cached_property
@@ -59,7 +59,7 @@ class Targets:
         return self.sum_over_rows(lambda piece: piece.weight)
 
     def take(self, indices: np.ndarray | slice) -> "Targets":
-        """Return the values at `indices`; their positions stay those among all rows."""
+        """Return the values at `indices`; their positions remain those among all rows."""
         weights, groups = (None if a is None else a[indices] for a in (self.weights, self.groups))
         return Targets(self.label, self.kind, self.labels[indices], self.rows[indices], self.total, weights, groups)
 
@@ -87,7 +87,7 @@ class Observations:
 
     @property
     def pieces(self) -> Iterator[tuple[slice, "Observations"]]:
-        """The rows in pieces that fit into memory, each with its place."""
+        """The rows in pieces that fit into memory, each with its position."""
         return ((piece, self.take(piece)) for piece in split_rows_into_pieces(len(self.targets)))
 
     def sum_over_rows(self, values: Callable[["Observations"], np.ndarray]) -> float:
@@ -123,7 +123,7 @@ class Observations:
 
 
 def read_targets(rows: RowSource, kinds: Mapping[str, LabelKind]) -> dict[str, Targets]:
-    """Return the rows that have each label: it is NaN in `rows` where it is missing, and rows of weight 0 do not count."""
+    """Return the rows that have each label: missing labels are NaN in `rows`, and rows of weight 0 do not count."""
     writers = {label: _TargetsWriter(label, kind, len(rows)) for label, kind in kinds.items()}
     for batch in rows.batches(BATCH_ROWS):
         for writer in writers.values():
@@ -202,7 +202,7 @@ class _ObservationsWriter:
 
 
 def _rank_targets_of(batch: Rows, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position of the target of each row in the ranking of all items but the excluded ones, and its score."""
+    """Return the position of the target of each row in the ranking of all items except the excluded ones, and its score."""
     assert batch.excluded_items is not None
     excluded_row = np.repeat(np.arange(len(batch)), batch.excluded_items.lengths)
     target = batch.labels[NEXT_ITEM]

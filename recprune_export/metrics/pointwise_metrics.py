@@ -1,6 +1,7 @@
 """Metrics that are means over rows, or follow from one: logloss, RMSE, MAE, accuracy, and the calibration error ECE.
 
-Of more than `MEMORY_ROWS` rows they are sums in float64 over pieces of the rows; of fewer without weights, those of torchmetrics.
+For more than `MEMORY_ROWS` rows they are sums in float64 over pieces of the rows; for fewer rows without weights, torchmetrics computes
+them.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def correct_classes(observed: Observations) -> np.ndarray:
 
 
 def has_torchmetrics_form(observed: Observations) -> bool:
-    """Return whether torchmetrics measures these rows: it knows no weights, and needs all rows in memory."""
+    """Return whether torchmetrics can measure these rows: it does not support weights, and needs all rows in memory."""
     return observed.targets.weights is None and len(observed.targets) <= row_arrays.MEMORY_ROWS
 
 
@@ -54,7 +55,7 @@ def compute_mean(rows: RowValues, observed: Observations) -> float:
 
 
 def compute_rmse(observed: Observations) -> float:
-    """Return the root of the mean squared error, of torchmetrics or of the weighted mean."""
+    """Return the root of the mean squared error, by torchmetrics or as a weighted mean."""
     if not has_torchmetrics_form(observed):
         return float(np.sqrt(compute_mean(squared_errors, observed)))
     import torch
@@ -65,7 +66,7 @@ def compute_rmse(observed: Observations) -> float:
 
 
 def compute_mae(observed: Observations) -> float:
-    """Return the mean absolute error, of torchmetrics or the weighted mean."""
+    """Return the mean absolute error, by torchmetrics or as a weighted mean."""
     if not has_torchmetrics_form(observed):
         return compute_mean(absolute_errors, observed)
     import torch
@@ -78,7 +79,7 @@ def compute_mae(observed: Observations) -> float:
 def compute_ece(observed: Observations) -> float:
     """Return the expected calibration error: the mean distance of predicted and observed rate in 15 bins of equal width.
 
-    Of torchmetrics, or its weighted form. Of classes, the probability of the most probable one counts.
+    By torchmetrics, or in its weighted form. For classes, the probability of the most probable one is used.
     """
     if not has_torchmetrics_form(observed):
         return float(np.abs(_compute_bin_gaps(observed)).sum())
@@ -113,7 +114,7 @@ def rmse_influence(observed: Observations) -> np.ndarray:
 
 
 def ece_influence(observed: Observations) -> np.ndarray:
-    """Return the influence of each row on the ECE where no bin is perfectly calibrated, [N]."""
+    """Return the influence of each row on the ECE if no bin is perfectly calibrated, [N]."""
     gaps = _compute_bin_gaps(observed)
     signs, total = np.sign(gaps), np.abs(gaps).sum()
 

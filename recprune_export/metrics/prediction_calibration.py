@@ -16,7 +16,7 @@ from recprune_export.metrics.pointwise_metrics import (
 )
 from recprune_export.metrics.row_arrays import find_quantiles
 
-NUMBER_BINS = 10  # of equally many rows
+NUMBER_BINS = 10  # bins with equal numbers of rows
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class CalibrationBin(ToDictMixin):
 class PredictionCalibration(ToDictMixin):
     """The means of prediction and label of all rows and of each bin that has rows, from low to high predictions.
 
-    Of probabilities the bins are those of `ece`, the expected calibration error; of numbers they hold equally many rows,
-    and `ece` is None. Of classes the prediction is the probability of the most probable one, the label 1 where it is right.
+    For probabilities, the bins are those of `ece`, the expected calibration error; for numbers, they have equal numbers of rows, and
+    `ece` is None. For classes, the prediction is the probability of the most probable one, and the label is 1 if it is correct.
     """
 
     predicted: float
@@ -66,7 +66,7 @@ def calibrate(observed: Observations) -> PredictionCalibration | None:
 
 
 def _make_equal_count_bins(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that gives the decile of each value among `values`, [N]; equal values share a bin.
+    """Return a function that returns the decile of each value among `values`, [N]; equal values share a bin.
 
     >>> _make_equal_count_bins(np.arange(20.0))(np.arange(5.0)).tolist()
     [0, 0, 1, 1, 2]

@@ -1,4 +1,4 @@
-"""`QualityComparison`: metrics of two models on the same rows, also by how often ids occurred in training, and calibration."""
+"""`QualityComparison`: metrics of two models on the same rows, also by frequency of ids in training, and calibration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from recprune_export.metrics.observations import Observations
 from recprune_export.metrics.prediction_calibration import PredictionCalibration, calibrate
 from recprune_export.metrics.row_arrays import make_row_array, split_rows_into_pieces, sum_over_rows
 
-FREQUENCY_EDGES = (0, 1, 10, 100)  # the least number of training rows in each bucket
+FREQUENCY_EDGES = (0, 1, 10, 100)  # the smallest number of training rows in each bucket
 ByModel = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 
 

@@ -6,7 +6,7 @@ import numpy as np
 def rank_targets(
     scores: np.ndarray, target: np.ndarray, excluded_row: np.ndarray, excluded_item: np.ndarray
 ) -> np.ndarray:
-    """Return the position, from 0, of each target among all items but the excluded ones, [B].
+    """Return the position, from 0, of each target among all items except the excluded ones, [B].
 
     `scores` is [B, I] and column 0 is the padding; `excluded_row`, `excluded_item` are the row and the id of each excluded item.
     Ties count against the target, so that constant scores rank last. A target of 0 (unknown) has rank I.

@@ -1,7 +1,7 @@
-"""Arrays with a number for each row: in memory or, beyond `MEMORY_ROWS` rows, in an unnamed temporary file that is mapped.
+"""Arrays with a number for each row: in memory or, beyond `MEMORY_ROWS` rows, in an unnamed, memory-mapped temporary file.
 
-Pages of a file that were read or written leave memory when the system needs it, so the anonymous memory of metrics does not
-grow with the rows. Computations on such arrays process pieces of `PIECE_ROWS` rows.
+The system can reclaim pages of a file when memory is short, so the anonymous memory of metrics does not grow with the rows. Computations
+on such arrays process pieces of `PIECE_ROWS` rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ PIECE_ROWS = 1 << 18
 def make_row_array(rows: int, dtype: npt.DTypeLike, *columns: int) -> np.ndarray:
     """Return zeros of shape [rows, *columns].
 
-    In memory as well where no temporary file can be reserved.
+    They are in memory if no temporary file can be reserved.
     """
     dtype, shape = np.dtype(dtype), (rows, *columns)
     pages = map_temporary_file(int(np.prod(shape)) * dtype.itemsize) if rows > MEMORY_ROWS else None
@@ -27,7 +27,7 @@ def make_row_array(rows: int, dtype: npt.DTypeLike, *columns: int) -> np.ndarray
 
 
 def split_rows_into_pieces(rows: int) -> Iterator[slice]:
-    """Yield slices that cover `rows` rows in order; one empty slice where there are none.
+    """Yield slices that cover `rows` rows in order; one empty slice if there are none.
 
     >>> list(split_rows_into_pieces(3))
     [slice(0, 3, None)]
@@ -47,7 +47,8 @@ def count_codes(codes: np.ndarray) -> int:
 
 
 def count_by_code(codes: Callable[[slice], np.ndarray], rows: int, size: int) -> np.ndarray:
-    """Return how often each code from 0 to `size` - 1 occurs, [size]; -1 is none. `codes` returns those of a slice of `rows`."""
+    """Return the number of occurrences of each code from 0 to `size` - 1, [size]; -1 means no code. `codes` returns those of a slice of
+    `rows`."""
     counts: np.ndarray = np.zeros(size, dtype=np.int64)
     for piece in split_rows_into_pieces(rows):
         counts += np.bincount(codes(piece) + 1, minlength=size + 1)[1:]

@@ -91,7 +91,7 @@ def predict(
 class ScoredFile:
     """The rows of a file with their scores: `schema` has the types of the columns, `count` is the number of rows.
 
-    `rows` of them are scored so far; `notes` are known behind the last one.
+    `rows` of them are scored so far; `notes` are known after the last one.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ScoredFile:
         return {column.column: column.meaning for column in self._scorer.columns}
 
     def count_unknown(self) -> dict[str, int]:
-        """Return the number of values without an id or number, by column, of the columns that have any."""
+        """Return the number of values without an id or number, for the columns that have any."""
         return {name: number for name, number in self.requests.unknown.items() if number}
 
     def check_format(self, output: Path) -> None:
@@ -118,9 +118,9 @@ class ScoredFile:
             raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not support: write a .parquet file.")
 
     def score(self, advance: Callable[[int], None]) -> Iterator["pl.DataFrame"]:
-        """Yield the table of some rows after another, and pass their number to `advance`. Raises `DataError`.
+        """Yield tables of some rows, one after the other, and pass the number of rows to `advance`.
 
-        Also raises it at the end if nearly all values of a field are unknown.
+        Raises `DataError`, also at the end if nearly all values of a field are unknown.
         """
         import polars as pl
 
@@ -140,7 +140,7 @@ class ScoredFile:
 def open_file(
     scorer: Scorer, data: DataFile, reading: DataSettings, keep: Sequence[str], *, within: DataFile | None = None
 ) -> ScoredFile:
-    """Open rows that are to be scored. A file `within` others has the columns that its folders name, and strings in CSV stay strings.
+    """Open rows for scoring. A file `within` others has the columns of its folder names, and strings in CSV stay strings.
 
     Raises `DataError`, and `UsageError` for a column in `keep` that cannot be kept.
     """
@@ -166,7 +166,7 @@ def open_file(
 def _read_types(
     data: DataFile, reading: DataSettings, keep: Sequence[str], added: Mapping[str, str | None]
 ) -> "pl.Schema":
-    """Return the types of all columns; those of a CSV file are strings, but for the columns in `keep`."""
+    """Return the types of all columns; those of a CSV file are strings, except the columns in `keep`."""
     options = CsvOptions(reading.separator, reading.encoding)
     texts = [name for name in read_column_names(data, options) if name not in keep]
     return add_columns(scan(data, options, text=texts), added).collect_schema()

@@ -1,7 +1,7 @@
-"""A batch of rows in memory as the columns of polars, and scores in the kind of the batch.
+"""Convert a batch of rows in memory to columns of polars, and scores to the type of the batch.
 
-A batch is one of arrays by name, a frame of polars or pandas, a Table or RecordBatch of pyarrow, or any other object with the Arrow
-PyCapsule interface (`__arrow_c_stream__`), for which the scores are a frame of polars, which has it as well.
+A batch is arrays by name, a frame of polars or pandas, a Table or RecordBatch of pyarrow, or another object with the Arrow PyCapsule
+interface (`__arrow_c_stream__`); for the last, the scores are a frame of polars, which also has this interface.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ BATCH_NAME = "the batch"
 
 
 def read_arrays(arrays: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
-    """Return arrays of equal length; one value of a column of `shared`, those that all candidates share, stands for all rows.
+    """Return arrays of equal length; in columns of `shared`, which all candidates share, one value applies to all rows.
 
     Raises `DataError` if other lengths differ.
     """
@@ -77,7 +77,7 @@ def list_columns(batch: Any) -> tuple[str, ...]:
 
 
 def make_result(batch: Any, keep: Sequence[str], columns: Sequence[ScoreColumn], values: Sequence[np.ndarray]) -> Any:
-    """Return the columns `keep` of a batch, unchanged, and the scores [rows, ...] of each column, in the kind of the batch.
+    """Return the columns `keep` of a batch, unchanged, and the scores [rows, ...] of each column, in the type of the batch.
 
     Raises `DataError` if the batch has no column of `keep`.
     """

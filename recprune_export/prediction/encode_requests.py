@@ -87,9 +87,9 @@ def encode_rows(
     keep: Collection[str],
     signature: Signature | None = None,
 ) -> EncodedRows:
-    """Return the converter from rows of `path` to requests for a bundle's model; columns in `keep` are read as well.
+    """Return the converter from rows of `path` to requests for a bundle's model; columns in `keep` are also read.
 
-    With a `signature` requests have its inputs alone, which are some of the model's.
+    With a `signature`, requests have only its inputs, a part of the model's inputs.
 
     Raises `DataError` if a column is missing or of another type.
     """
@@ -107,7 +107,7 @@ def encode_file(
 ) -> EncodedRows:
     """Return the converter from rows of `path` to requests of a signature; `added` columns have one value in all rows.
 
-    A model of histories takes a row for each history, or a log of one row for each item, which becomes a row for each user.
+    A model of histories takes a row for each history, or a log of one row for each item, which is converted to a row for each user.
 
     Raises `DataError` if a column is missing or of another type.
     """
@@ -126,7 +126,7 @@ def encode_file(
 
 
 def add_columns(frame: "pl.LazyFrame", added: Mapping[str, str | None]) -> "pl.LazyFrame":
-    """Return rows with columns of one value, such as those that the names of folders state."""
+    """Return rows with columns of one value, such as those from the names of folders."""
     import polars as pl
 
     return frame.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in added.items())
@@ -155,7 +155,7 @@ def make_requests(
 
 
 def describe_unknown(unknown: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a note for each column with values that have no id or number of their own; `unknown` counts them.
+    """Return a note for each column with values without an id or number; `unknown` counts them.
 
     >>> describe_unknown({"user": 1200, "item": 0})
     ("1,200 values of 'user' are empty, out of range or unknown to the model.",)
@@ -193,7 +193,7 @@ class _VocabularyRows:
 
         schema, types = self._encoder.schema, rows.schema
         check_numbers(self._path, rows.lazy(), schema, first_row)
-        # Texts become numbers here, once for all that follows.
+        # Texts are converted to numbers only once, here.
         rows = rows.with_columns(as_number(pl.col(n), types[n], schema.missing).alias(n) for n in schema.numeric)
         request = self._encoder.encode(rows)
         for name, unknown_id in self._encoder.unknown_ids.items():
@@ -219,10 +219,10 @@ class _VocabularyRows:
 
 
 class ArrayRows:
-    """Makes requests of arrays, or columns, that have the form of the inputs already. Raises `DataError` if one is missing."""
+    """Makes requests from arrays, or columns, that already have the form of the inputs. Raises `DataError` if one is missing."""
 
     def __init__(self, path: DataFile, names: Sequence[str], signature: Signature) -> None:
-        # Ids that the graph replaces are not refused, but counted.
+        # Ids that the graph replaces are counted, not refused.
         specs = [make_array_spec(i, () if _replaces_ids(i) else i.ids) for i in signature.inputs]
         self._sources = find_input_columns(names, specs)
         absent = [spec for spec in specs if spec.name not in self._sources]
@@ -249,7 +249,7 @@ class ArrayRows:
         return request
 
     def judge(self) -> tuple[str, ...]:
-        """Return no notes: arrays have no values that a vocabulary lacks."""
+        """Return no notes: arrays have no vocabulary."""
         return ()
 
 
@@ -258,7 +258,7 @@ def _replaces_ids(tensor: Input) -> bool:
 
 
 def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return integers within the range of `dtype`: a cast would make other ids of those beyond it."""
+    """Return integers within the range of `dtype`: a cast would convert those beyond it to other ids."""
     if values.dtype.kind not in "iu" or np.dtype(dtype).kind not in "iu":
         return values
     bounds = np.iinfo(dtype)
@@ -266,9 +266,9 @@ def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def check_columns(path: DataFile, names: Sequence[str], columns: Sequence[str], form: str = "") -> None:
-    """Raise `DataError` if `names`, the columns of `path`, are not all of those that the model takes.
+    """Raise `DataError` if `names`, the columns of `path`, lack a column that the model takes.
 
-    `form` says how the first one that is missing may be stored.
+    `form` describes how the first missing column may be stored.
     """
     missing = [name for name in columns if name not in names]
     several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""

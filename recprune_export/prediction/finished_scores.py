@@ -15,9 +15,9 @@ KEY = "recprune_export.scores"
 
 @dataclass(frozen=True)
 class ScoredOf(DictMixin):
-    """The checksum of the bundle's manifest, its ONNX file, size in bytes and time of change (ns) of the rows, and the options.
+    """The checksum of the bundle's manifest, its ONNX file, size in bytes and modification time (ns) of the rows, and the options.
 
-    Of rows in an object store `remote_rows` is their number, since polars provides neither size nor time.
+    For rows in an object store, `remote_rows` is their number, since polars provides neither size nor time.
     """
 
     bundle: str
@@ -55,12 +55,12 @@ def read_description(path: Path) -> ScoredOf | None:
 
 
 def is_finished(before: ScoredOf | None, expected: ScoredOf) -> bool:
-    """Return whether scores need not be made again: of remote CSV nobody knows whether it changed."""
+    """Return whether scores need not be computed again; for remote CSV files, changes cannot be detected."""
     return before == expected and bool(expected.bytes or expected.remote_rows is not None)
 
 
 def count_parquet_rows(path: DataFile) -> int:
-    """Return the number of rows that the footer of a Parquet file states."""
+    """Return the number of rows in the footer of a Parquet file."""
     import polars as pl
 
     return int(pl.scan_parquet(str(path), glob=False).select(pl.len()).collect().item())

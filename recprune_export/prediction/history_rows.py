@@ -1,4 +1,4 @@
-"""Rows for models of histories: a list of items in each row, or a log whose rows become a history for each user."""
+"""Rows for models of histories: a list of items in each row, or a log, which is converted to a history for each user."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -66,7 +66,7 @@ def is_log(names: Collection[str], columns: SequenceColumns) -> bool:
 class LogHistories:
     """The history of each user of a log, with the column of the user, and notes on rows that are left out.
 
-    Those of a large log lie in files of `folder`, while it is held.
+    Those of a large log are in files of `folder`, as long as this object exists.
     """
 
     frame: "pl.LazyFrame"

@@ -1,4 +1,4 @@
-"""Where the scores of each file lie: at the same place below another folder."""
+"""The paths of the scores of each file: the same relative path in another folder."""
 
 import glob
 from collections.abc import Collection, Sequence
@@ -12,10 +12,10 @@ SUFFIX = ".parquet"
 
 
 def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> dict[DataFile, Path]:
-    """Return the path of the scores of each file that `source` names, below `folder`.
+    """Return the path of the scores of each file of `source`, in `folder`.
 
-    The place of a file is that below the folder that `source` is, or below the last one before a wildcard. Names that do not end in
-    `.parquet` get it. Raises `UsageError` for two files of one place.
+    Paths are relative to the folder `source`, or to the last folder before a wildcard. `.parquet` is appended to names without it. Raises
+    `UsageError` if two files have the same path.
 
     >>> files = (Path("rows/day=1/a.parquet"), Path("rows/day=2/a.csv.gz"))
     >>> [str(path) for path in mirror_paths(Path("rows"), files, Path("scores")).values()]
@@ -39,7 +39,7 @@ def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> d
 
 
 def check_apart(output: Path, data: DataFile) -> None:
-    """Raise `UsageError` if scores would lie among the rows, or a folder of scores is a file."""
+    """Raise `UsageError` if scores would be written among the rows, or if a folder of scores is a file."""
     if output.exists() and not output.is_dir() and not output.suffix:
         raise UsageError(f"{output} is a file: give a folder for the scores, or a file that ends in .parquet or .csv.")
     if isinstance(data, str):
@@ -52,7 +52,7 @@ def check_apart(output: Path, data: DataFile) -> None:
 
 
 def find_leftovers(folder: Path, targets: Collection[Path]) -> tuple[str, ...]:
-    """Return a note where `folder` has scores of rows that are not there any more."""
+    """Return a note if `folder` has scores of rows that no longer exist."""
     expected = set(targets)
     left = [path for path in sorted(folder.rglob(f"*{SUFFIX}")) if path not in expected and _is_described(path)]
     if not left:
@@ -65,7 +65,7 @@ def _is_described(path: Path) -> bool:
 
 
 def _find_root(source: DataFile, files: Sequence[DataFile]) -> str:
-    """Return the folder below which places count, with the slash at its end; "" is the current folder."""
+    """Return the folder to which paths are relative, with a slash at its end; "" is the current folder."""
     text = str(source)
     if glob.has_magic(text) and not (isinstance(source, Path) and source.exists()):
         parts = text.split("/")

@@ -27,9 +27,10 @@ AnyEncoder = Encoder | SequenceEncoder
 
 @dataclass(frozen=True)
 class OpenModel:
-    """The ONNX file `file` of `bundle`, whose files have the checksums of `manifest`; `threads` None: as many as it states.
+    """The ONNX file `file` of `bundle`, whose files have the checksums of `manifest`; with `threads` None, as many as the manifest
+    states.
 
-    Encoder and session are made at their first use.
+    Encoder and session are created at their first use.
     """
 
     bundle: Path

@@ -130,7 +130,7 @@ class _Job:
         if not is_finished(read_description(target), made_of):
             _make_folder(target.parent)
             with hold_write_lock(target):
-                if not is_finished(read_description(target), made_of):  # by another process, in the meantime
+                if not is_finished(read_description(target), made_of):  # finished by another process in the meantime
                     scored = self._write(data, target, made_of, bar)
         bar.end()
         if scored is None:
@@ -141,7 +141,7 @@ class _Job:
 
     def _write(self, data: DataFile, target: Path, made_of: ScoredOf, bar: "_ProgressOfFiles") -> ScoredFile:
         for partial in target.parent.glob(f".{target.name}.*.partial"):
-            partial.unlink(missing_ok=True)  # of a process that was killed
+            partial.unlink(missing_ok=True)  # files of a killed process
         scored = open_file(self._scorer, data, self._reading, self._keep, within=self._data)
         self._check_schema(data, scored)
         write_batches(
@@ -168,7 +168,7 @@ class _Job:
 
 
 class _ProgressOfFiles:
-    """Moves a bar by the bytes of the files that are done, remote ones all counting the same."""
+    """Advances a bar by the bytes of the finished files; all remote files count the same."""
 
     def __init__(self, advance: Advance, files: Sequence[DataFile]) -> None:
         self._advance, self._shown, self._done, self._now = advance, 0, 0, 0
@@ -182,7 +182,7 @@ class _ProgressOfFiles:
         self._fraction = 0.0
 
     def move(self, fraction: float) -> None:
-        """Move on by a fraction of the file."""
+        """Advance by a fraction of the file."""
         self._fraction += fraction
         self._show(self._done + self._now * min(self._fraction, 1.0))
 

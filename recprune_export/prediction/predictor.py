@@ -20,9 +20,9 @@ from recprune_export.prediction.encode_requests import ArrayRows, RequestMaker, 
 from recprune_export.prediction.open_model import OpenModel, open_model, read_file_signature
 from recprune_export.prediction.scorer import ROWS_PER_RUN, make_scorer
 
-MOST_OPEN_MODELS = 4  # of a process, each with a session
-JUDGED_ROWS = 1000  # of a process, before which all values of a field may be new by chance
-_MOST_SCHEMAS = 8  # of batches, whose makers of requests are kept
+MOST_OPEN_MODELS = 4  # open models of a process, each with a session
+JUDGED_ROWS = 1000  # rows of a process, before which all values of a field may be new by chance
+_MOST_SCHEMAS = 8  # sets of columns for which the functions that make requests are kept
 
 
 class Predictor:
@@ -97,7 +97,7 @@ class _OpenPredictor:
     def __init__(self, model: OpenModel) -> None:
         self.model = model
         self._makers: OrderedDict[tuple[tuple[str, str], ...], RequestMaker] = OrderedDict()
-        self._rows = Counter[tuple[tuple[str, str], ...]]()  # that each has counted the unknown values of
+        self._rows = Counter[tuple[tuple[str, str], ...]]()  # rows whose unknown values are counted
 
     @cached_property
     def shared_columns(self) -> frozenset[str]:
@@ -142,7 +142,7 @@ _forked_with_polars = False
 
 
 def _open(predictor: Predictor) -> _OpenPredictor:
-    """Return the open model of this process. Raises `BundleError` if the bundle is not the one that it was."""
+    """Return the open model of this process. Raises `BundleError` if the bundle was replaced."""
     key = (predictor.bundle, predictor.checksum, predictor.file, predictor.threads)
     with _lock:
         if key not in _opened:
@@ -158,7 +158,7 @@ def _open(predictor: Predictor) -> _OpenPredictor:
 
 
 def _forget_parent() -> None:
-    """Make sessions again in a forked process: threads of the parent are not there."""
+    """Discard sessions in a forked process, which does not have the threads of its parent."""
     global _lock, _forked_with_polars
     _opened.clear()
     _lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The columns of scores: each output with its meaning, as it is or as probabilities."""
+"""The columns of scores: each output with its meaning, unchanged or as probabilities."""
 
 from dataclasses import dataclass, replace
 
@@ -48,7 +48,7 @@ class ScoreColumn:
 
 
 def make_score_columns(manifest: Manifest, signature: Signature, probability: bool) -> list[ScoreColumn]:
-    """Return a column for each output; each keeps the name of its output where the names with kinds are not distinct.
+    """Return a column for each output; each keeps the name of its output if the names with kinds are not distinct.
 
     With `probability`, an output from which no probability follows stays as it is.
 

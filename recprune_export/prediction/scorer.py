@@ -1,4 +1,4 @@
-"""`Scorer`: the columns of scores of requests, however many rows they have."""
+"""`Scorer`: compute the columns of scores of requests with any number of rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROWS_PER_RUN = 4096
-ROWS_PER_READ = 65_536  # rows encoded at once
-_RUN_BYTES, _READ_BYTES = 32 << 20, 256 << 20  # of the scores of one run, and of the rows that are read at once
+ROWS_PER_READ = 65_536  # rows encoded together
+_RUN_BYTES, _READ_BYTES = 32 << 20, 256 << 20  # the bytes of the scores of one run, and of rows that are read together
 _BYTES_OF_TEXT = 64
 
 
@@ -33,12 +33,12 @@ class Scorer:
 
     @property
     def rows_per_run(self) -> int:
-        """Rows of a run: fewer than `batch_size` where each has many scores, such as those of all items."""
+        """Rows of a run: fewer than `batch_size` if each has many scores, such as those of all items."""
         return max(1, min(self.batch_size, _RUN_BYTES // self._bytes_per_row))
 
     @property
     def rows_per_read(self) -> int:
-        """Rows whose scores may be in memory at once."""
+        """Rows whose scores may be in memory at the same time."""
         return max(1, min(ROWS_PER_READ, _READ_BYTES // self._bytes_per_row))
 
     @property
@@ -51,8 +51,8 @@ class Scorer:
     def score(self, source: DataFile, request: Request, first_row: int = 0) -> list[np.ndarray]:
         """Return the values of each column, [rows, ...], for a request in which shared inputs have a value in each row.
 
-        Rows of equal shared values are one request of the model, wherever they stand. `source` names the rows in messages, whose
-        first one is row `first_row` there.
+        All rows with equal shared values form one request of the model. `source` names the rows in messages; the first of them is row
+        `first_row` there.
 
         Raises `DataError` if a number that is not finite makes the model answer NaN, or ONNX Runtime refuses a request.
         """
@@ -73,7 +73,7 @@ class Scorer:
         return [column.convert(answers[column.output.name]) for column in self.columns]
 
     def _list_runs(self, request: Request, shared: Sequence[str], rows: int) -> Iterator[slice | np.ndarray]:
-        """Yield the places of the rows of each run."""
+        """Yield the positions of the rows of each run."""
         size = self.rows_per_run
         if not shared:
             yield from (slice(start, start + size) for start in range(0, rows, size))
@@ -95,7 +95,7 @@ class Scorer:
 def make_scorer(model: OpenModel, probability: bool = False, batch_size: int = ROWS_PER_RUN) -> Scorer:
     """Return the scorer of a model.
 
-    Raises `UsageError` for an output that is no column, or has no probability where that is requested.
+    Raises `UsageError` for an output that cannot be a column, or that has no probability if that is requested.
     """
     columns = make_score_columns(model.manifest, model.signature, probability)
     for column in columns:
@@ -104,7 +104,7 @@ def make_scorer(model: OpenModel, probability: bool = False, batch_size: int = R
 
 
 def find_equal_rows(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the places of each set of rows that are equal in all arrays, in the order of their first rows.
+    """Return the positions of each set of rows that are equal in all arrays, in the order of their first rows.
 
     >>> [places.tolist() for places in find_equal_rows([np.array([7, 5, 7]), np.array([1.0, np.nan, 1.0])])]
     [[0, 2], [1]]

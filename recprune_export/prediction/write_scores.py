@@ -1,4 +1,4 @@
-"""Write a table in a stream: the file is complete or absent, and never in memory at once."""
+"""Write a table in a stream: the file is complete or absent, and never completely in memory."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SUFFIXES = (".parquet", ".csv")
 
 
 def check_output(path: Path, data: DataFile) -> None:
-    """Raise `UsageError` if no table can be written to `path`; to be called before long work."""
+    """Raise `UsageError` if no table can be written to `path`; to be called before a long job."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} must end in .parquet or .csv: the extension selects the format.")
     if isinstance(data, Path) and path.exists() and data.exists() and path.samefile(data):
@@ -66,12 +66,12 @@ def write_batches(
     finally:
         try:
             partial.unlink(missing_ok=True)
-        except KeyboardInterrupt:  # polars raises one for Ctrl-C, and Python a second one at the next call
+        except KeyboardInterrupt:  # polars raises one interrupt for Ctrl-C, and Python a second one at the next call
             partial.unlink(missing_ok=True)
             raise
 
 
 def _describe_reason(error: Exception) -> str:
-    """Return why a file cannot be written: the system's words, which polars surrounds with its own, or the first line."""
+    """Return why a file cannot be written: the message of the system inside that of polars, or the first line."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return f"{os.strerror(int(number[1]))}." if number else first_line(error)

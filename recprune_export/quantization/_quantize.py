@@ -92,10 +92,9 @@ def quantize(
     """Quantize the model in `source` and write it to `target`.
 
     Static layers are calibrated on `calibration`, forms are timed on `requests`, by batch size. The same times give the
-    same plan; where it loses more than `judge` allows, weights get more bits, those with the largest error first. Planned
-    bits stay as they are, and their loss is measured only. There are only forms that `runtime` loads; `stopwatch` may give other
-    times than measured ones. `chosen` are the forms of an earlier file with other weights: nothing is timed where this file has the same
-    layers and tables.
+    same plan; if it loses more than `judge` allows, weights get more bits, those with the largest error first. Planned bits are not
+    changed, and their loss is only measured. Only forms that `runtime` loads are used; `stopwatch` may return other times than measured
+    ones. `chosen` are the forms of an earlier file with other weights: nothing is timed if this file has the same layers and tables.
 
     Raises `ExportError` if the result cannot be written.
     """
@@ -143,7 +142,7 @@ def quantize(
 
 
 def _remove_redundant_text(model: ir.Model) -> None:
-    """Remove names of nodes, shapes and types that ONNX infers by itself, and shorten names of intermediate values.
+    """Remove names of nodes, and shapes and types that ONNX can infer, and shorten names of intermediate values.
 
     In a small file they are a fourth of the bytes. Weights, inputs and outputs keep their names.
     """
@@ -217,7 +216,7 @@ def increase_bits(model: ir.Model, choice: WeightChoice) -> WeightChoice:
 
 
 def _make_unfused_function(path: Path) -> GraphFunction:
-    """Return a function that answers with the unfused kernels: a fusion of one machine may be missing on another."""
+    """Return a function that uses the unfused kernels, because a fusion of one machine may be missing on another."""
     session = make_session(path, 1, SessionOptions(optimization="none"))
 
     def answer(request: Arrays) -> Arrays:

@@ -21,8 +21,8 @@ def quantize_weights(
 ) -> ir.Model:
     """Return a copy of `model` with each weight named in `forms` stored in its form; `model` is not changed.
 
-    `calibration_values` holds the operands of static products on calibration rows, by the name of the value. `runtime` says
-    whether operators of com.microsoft may be used; without them the file is for other runtimes as well.
+    `calibration_values` holds the operands of static products on calibration rows, by the name of the value. `runtime` states whether
+    operators of com.microsoft may be used; without them the file also runs in other runtimes.
     """
     copy = model.clone()
     graph, candidates = copy.graph, find_candidates(copy, min_fraction=0.0)

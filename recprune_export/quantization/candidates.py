@@ -22,8 +22,8 @@ from recprune_export.quantization.quantization_constants import MIN_TABLE_FRACTI
 class Table:
     """A weight [rows, dimensions] and the `lookups`, nodes that read it by ids of the request.
 
-    `products`: layers whose W is its transpose, as where a history is scored against all items. A scale per row is a
-    scale per output of these layers, so that both read the same integers.
+    `products`: layers whose W is its transpose, as in scoring a history against all items. A scale per row is also a scale per output of
+    these layers, so that both read the same integers.
     """
 
     value: ir.Value

@@ -56,12 +56,11 @@ def choose_formats(
 ) -> QuantizationPlan:
     """Measure the forms of each layer and table on `requests` of the given batch sizes, and choose by the times.
 
-    `mode` determines the available forms, for all weights or for each by its name. With `StoredBits` a weight takes no more
-    bytes than `count_weight_bytes` says; small tables are no exception, and a layer that is not faster in int8 is stored in
-    int8.
+    `mode` determines the available forms, for all weights or for each by its name. With `StoredBits` a weight takes no more bytes than
+    `count_weight_bytes` returns, including small tables, and a layer that is not faster in int8 arithmetic is stored in int8.
 
-    A table is timed on all requests in turn. A layer is timed on only the first one: its operand was computed just
-    before and its weight is the same for all requests. The same times give the same plan.
+    A table is timed on all requests in turn. A layer is timed on only the first one: in a graph its operand was computed just before, and
+    its weight is the same for all requests. The same times give the same plan.
     """
     fill_shapes(model)
     candidates = select_candidates(model, mode)
@@ -92,13 +91,13 @@ def choose_formats(
 
 
 def select_candidates(model: ir.Model, mode: Mode | StoredBits) -> Candidates:
-    """Return the weights that may be quantized in a mode; planned bits are for small tables as well."""
+    """Return the weights that may be quantized in a mode; planned bits also apply to small tables."""
     return find_candidates(model, min_fraction=0.0) if isinstance(mode, StoredBits) else find_candidates(model)
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A choice, its fallback where it is slower, and by batch size the milliseconds that it takes more than the fallback.
+    """A choice, its fallback for the case that it is slower, and by batch size the additional milliseconds over the fallback.
 
     A layer falls back to a product of floats, a table whose integers are multiplied to the form whose product is one of floats. Other
     choices have no fallback.
@@ -151,7 +150,7 @@ def _time_layer(
 def _limit_slowdown(timed: Sequence[_Timed], request_times: Mapping[int, float]) -> dict[str, WeightChoice]:
     """Replace integer products by their fallbacks until no batch size loses more than `MAX_SLOWDOWN_FRACTION` of its time.
 
-    Among those that are slower at that size, the first replaced gains least over all sizes, relative to the request.
+    Among those that are slower at that size, the one with the smallest gain over all sizes, relative to the request, is replaced first.
     """
     remaining = {candidate.choice.name: candidate for candidate in timed}
 
@@ -220,7 +219,7 @@ def _is_allowed(form: str, runtime: RuntimeTarget) -> bool:
 
 
 def _find_subgraph_ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Return start and end values of the timed subgraph: one lookup, and one product where there are any."""
+    """Return start and end values of the timed subgraph: one lookup, and one product, if there are any."""
     lookup, products = table.lookups[0], table.products[:1]
     ids = lookup.inputs[1]
     assert ids is not None
@@ -245,7 +244,7 @@ def _list_forms(mode: Mode | StoredBits, table: Table) -> list[str]:
         forms = [FP16] if quantized_tables.fits_fp16(table) else []
     elif mode == "int4":
         int8 = INT8_BY_ROW if table.products else INT8_BY_DIMENSION
-        # With few dimensions the scales of rows outweigh the bits.
+        # With few dimensions the scales of rows take more than the saved bits.
         is_smaller = _count_bytes(table, INT4_BY_ROW) < _count_bytes(table, int8)
         forms = _list_forms_of_bits(4 if is_smaller else 8, table)
     else:

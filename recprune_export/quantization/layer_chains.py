@@ -1,7 +1,7 @@
-"""Layers that are faster in int8 beside other layers in int8, though not alone.
+"""Layers that are faster in int8 only next to other int8 layers.
 
-Alone, a static layer rounds the floats of its operand and returns floats, and its ReLU is another operator. Between two
-static layers ONNX Runtime passes integers on: nothing is rounded or widened there, and the ReLU is part of the product.
+A single static layer rounds the floats of its operand and returns floats, and its ReLU is a separate operator. Between two static layers
+ONNX Runtime passes integers: nothing is rounded or widened there, and the ReLU is part of the product.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,13 @@ from recprune_export.validation.latency.request_cycle import RequestCycles
 def extend_layer_chains(
     model: ir.Model, plan: QuantizationPlan, requests: RequestCycles, stopwatch: Stopwatch
 ) -> QuantizationPlan:
-    """Quantize layers in fp32 beside static ones where both together are then faster, and no batch size slower.
+    """Quantize fp32 layers next to static ones if both together are then faster, and no batch size is slower.
 
-    A layer is timed with the static layers before and behind it, whose result and operand nothing else reads. It is added
-    if that takes at least `MIN_SPEEDUP` times as long without it, and if all static layers together cost no batch size
-    more than `MAX_SLOWDOWN_FRACTION` of a request in fp32. Layers that read inputs of the graph stay: the range of numbers
-    of requests is unknown. The same times give the same plan.
-
-    Time: three measurements for each layer in fp32 beside a static one, and again for each layer that was added.
+    A layer is timed with the static layers before and after it, if only they share the values between them. It is added if the chain is
+    at least `MIN_SPEEDUP` times as fast with it, and if all static layers together add at most `MAX_SLOWDOWN_FRACTION` of a request in
+    fp32 at any batch size. Layers that read inputs of the graph are not changed, because the range of the numbers of requests is unknown.
+    The same times give the same plan. Time: three measurements for each fp32 layer next to a static one, and again for each layer that
+    was added.
     """
     if plan.mode not in ("int8", "int4"):
         return plan
@@ -56,7 +55,7 @@ class _ChainTimer:
     stopwatch: Stopwatch
 
     def find_neighbors(self, plan: QuantizationPlan) -> list[str]:
-        """Return the names of layers in fp32 that read computed values, beside a static layer."""
+        """Return the names of fp32 layers that read computed values and are next to a static layer."""
         forms = {choice.name: choice.form for choice in plan.layers}
         inputs = set(self.model.graph.inputs)
         return [
@@ -85,7 +84,7 @@ class _ChainTimer:
         return [*before, name, *behind]
 
     def _compare(self, chain: list[str], neighbors: list[str]) -> dict[int, float]:
-        """Return by batch size how many times as fast a chain is when all of it is static, and not the neighbors alone.
+        """Return by batch size the speed-up of a chain if all of it is static instead of only the neighbors.
 
         Both are timed interleaved with fp32.
         """
@@ -100,7 +99,7 @@ class _ChainTimer:
         return {batch: whole[batch] / without[batch] for batch in whole}
 
     def _is_too_slow(self, names: list[str]) -> bool:
-        """Return whether layers in int8 cost a batch size too much of a whole request."""
+        """Return whether int8 layers add too much to a whole request at some batch size."""
         times = self.stopwatch(self.model, tuple(names), (INT8_STATIC,), self.requests)
         return min(compute_speedups(times, INT8_STATIC).values()) < 1.0 / (1.0 + MAX_SLOWDOWN_FRACTION)
 

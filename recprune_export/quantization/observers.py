@@ -1,4 +1,4 @@
-"""Observers: record the values inside a graph while it answers requests."""
+"""Observers: record the values inside a graph while it runs requests."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol

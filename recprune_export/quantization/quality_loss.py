@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QualityLoss(ToDictMixin):
-    """`lost`, the loss of the metric or the error of the outputs, of which at most `limit` is allowed.
+    """`lost` is the loss of the metric or the error of the outputs, of which at most `limit` is allowed.
 
-    `interval`: the 95 % interval of `lost` over `rows` validation rows; None without rows. Where the rows are inconclusive whether
-    the loss is within the limit, the relative error of the outputs decides: `answers_error`, None if it is not needed.
+    `interval`: the 95 % interval of `lost` over `rows` validation rows; None without rows. If it is inconclusive whether the loss is
+    within the limit, the relative error of the outputs decides: `answers_error`, None if it is not needed.
     """
 
     ENCODED = ("metric", "lost", "limit", "interval", "rows", "words", "answers_error", "answers_limit", "passed")
@@ -57,14 +57,14 @@ class QualityLoss(ToDictMixin):
 
     @property
     def passed(self) -> bool:
-        """Whether the loss is within the limit, or, where rows are inconclusive, the outputs are."""
+        """Whether the loss is within the limit, or, if this is inconclusive, the error of the outputs is."""
         if self.verdict is Verdict.UNDECIDED:
             return self.answers_error is not None and self.answers_error <= self.answers_limit
         return self.verdict is Verdict.HOLDS
 
     @property
     def note(self) -> str | None:
-        """A sentence where the outputs decided."""
+        """A sentence if the outputs decided."""
         if self.verdict is not Verdict.UNDECIDED or self.interval is None or self.answers_error is None:
             return None
         resolution = format_resolution(self.rows, self.estimate.resolution, "validation rows")

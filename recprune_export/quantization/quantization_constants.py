@@ -6,7 +6,7 @@ MIN_SPEEDUP = 1.05
 # Largest fraction of the time of a request that quantized layers, faster at other batch sizes, may cost at one:
 # int8-layers
 MAX_SLOWDOWN_FRACTION = 0.02
-# Smallest speed-up of a dynamic layer over the static one: its step is that of the whole request, so that the answer
+# Smallest speed-up of a dynamic layer over the static one: its scale is that of the whole request, so that the answer
 # for one row depends on the other rows: int8-layers
 MIN_DYNAMIC_ADVANTAGE = 1.1
 # Largest error of a table with a scale per dimension, as a fraction of the numbers of a typical row: table-formats

@@ -8,7 +8,7 @@ from recprune_export.codec import DictMixin, JsonForm, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
-PLANNED: Literal["planned bits"] = "planned bits"  # in place of a mode: the bits of each weight were given
+PLANNED: Literal["planned bits"] = "planned bits"  # instead of a mode: the bits of each weight were given
 
 CONTRIB = "com.microsoft"  # domain of the operators that ONNX Runtime adds to the standard ones
 
@@ -19,7 +19,7 @@ FP16 = "fp16"
 INT8_BY_ROW, INT8_BY_DIMENSION = "int8 by row", "int8 by dimension"
 INT4_BY_ROW, INT4_IN_BLOCKS = "int4 by row", "int4 in blocks"
 INT3_BY_ROW, INT2_BY_ROW = "int3 by row", "int2 by row"
-INT8_STORED, INT4_STORED = "int8 stored", "int4 stored"  # layers, widened at load
+INT8_STORED, INT4_STORED = "int8 stored", "int4 stored"  # forms of layers that are widened at load
 INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC = "int8 by row, static product", "int8 by row, dynamic product"
 INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC = "int4 by row, static product", "int4 by row, dynamic product"
 
@@ -57,9 +57,9 @@ WIDER_FORM = {
 class WeightChoice(DictMixin):
     """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
 
-    `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty if it was not measured. `error`:
-    the error of the outputs where nothing else is quantized, relative to their standard deviation; None if it was not
-    measured. `bytes`: the size of the weight in fp32 and in this form, scales included.
+    `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty if it was not measured. `error`: the error of the
+    outputs if only this weight is quantized, relative to their standard deviation; None if it was not measured. `bytes`: the size of the
+    weight in fp32 and in this form, scales included.
     """
 
     ENCODED = ("name", "shape", "form", "reason", "speedups", "error", "bytes")
@@ -82,7 +82,7 @@ class WeightChoice(DictMixin):
 class QuantizationPlan(DictMixin):
     """All choices of one ONNX file, including weights that cannot be quantized, with the reason.
 
-    `mode`: the mode in which the forms were chosen, or `PLANNED` where the bits of each weight were given.
+    `mode`: the mode in which the forms were chosen, or `PLANNED` if the bits of each weight were given.
     """
 
     mode: Mode | Literal["planned bits"]
@@ -96,7 +96,7 @@ class QuantizationPlan(DictMixin):
 
     @property
     def is_empty(self) -> bool:
-        """Whether everything stays in fp32."""
+        """Whether all weights stay in fp32."""
         return not any(choice.is_quantized for choice in self.choices)
 
     def forms(self) -> dict[str, str]:

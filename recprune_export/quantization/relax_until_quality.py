@@ -33,10 +33,10 @@ class RelaxedPlan:
 def relax_until_quality(
     plan: QuantizationPlan, evaluator: PlanEvaluator, increase_bits: Callable[[WeightChoice], WeightChoice]
 ) -> RelaxedPlan:
-    """Give more bits to one weight after the other until the loss is allowed; with all weights in fp32 it is.
+    """Give more bits to one weight after the other until the loss is allowed, which is always the case with all weights in fp32.
 
-    Where the rows are inconclusive, the error of the outputs decides (docs/decisions/one-rule-of-evidence.md). The next weight is
-    the one with the largest error by itself. `increase_bits` returns the next choice for a weight.
+    If the loss is inconclusive on these rows, the error of the outputs decides (docs/decisions/one-rule-of-evidence.md). The next weight
+    is the one with the largest error by itself. `increase_bits` returns the next choice for a weight.
     """
     plan = measure_errors(plan, evaluator)
     relaxations: list[str] = []
@@ -53,7 +53,7 @@ def relax_until_quality(
 
 
 def judge_plan(plan: QuantizationPlan, evaluator: PlanEvaluator) -> RelaxedPlan:
-    """Return the plan as it is, with its errors and its loss, allowed or not."""
+    """Return the unchanged plan with its errors and its loss, allowed or not."""
     return RelaxedPlan(measure_errors(plan, evaluator), _measure_loss(plan, evaluator), ())
 
 

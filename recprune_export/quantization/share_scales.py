@@ -1,4 +1,4 @@
-"""One scale for all outputs of a static layer, where the outputs are then as near."""
+"""One scale for all outputs of a static layer, if the answers are then equally accurate."""
 
 from dataclasses import replace
 
@@ -10,9 +10,8 @@ from recprune_export.quantization.relax_until_quality import PlanEvaluator
 def share_scales(plan: QuantizationPlan, evaluator: PlanEvaluator) -> QuantizationPlan:
     """Return the plan whose static layers have one scale each, if the error of the outputs grows by at most 5 %.
 
-    ONNX Runtime computes a factor for each scale at every request, 1.5 µs for 272 outputs; the rounding of the activations
-    is mostly the larger error (docs/decisions/speed-of-an-int8-dlrm.md). `relax_until_quality` gives a layer its scales back
-    first.
+    ONNX Runtime computes a factor for each scale in every request, 1.5 µs for 272 outputs; the rounding of the activations is usually the
+    larger error (docs/decisions/speed-of-an-int8-dlrm.md). `relax_until_quality` first restores the separate scales of a layer.
     """
     shared = plan
     for choice in plan.layers:

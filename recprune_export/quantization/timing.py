@@ -1,4 +1,4 @@
-"""Times of a layer or table in each form: alone in a graph, the forms interleaved in one process."""
+"""Time a layer or table in each form, in a separate graph, with the forms interleaved in one process."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -45,8 +45,8 @@ def measure_times(
 ) -> Times:
     """Return the milliseconds of `subgraph` in fp32 and with the weights `name` in each of `forms`, by batch size.
 
-    `requests` hold the inputs of the subgraph, by batch size, and take turns; layers are calibrated on the first request
-    of the largest batch size.
+    `requests` hold the inputs of the subgraph, by batch size, and are used in turn; layers are calibrated on the first request of the
+    largest batch size.
     """
     names, first_request = (name,) if isinstance(name, str) else name, requests[max(requests)][0]
     layers = find_candidates(subgraph).layers

@@ -14,10 +14,10 @@ TensorRequest = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class InputSpec(DictMixin):
-    """Numbers of rows of the table of each field (special ids included), lengths of multi-valued fields, and labels.
+    """Numbers of rows of the table of each field (including special ids), lengths of multi-valued fields, and labels.
 
-    `value_scales` holds mean and standard deviation of each label that is a number; other labels are 0 or 1.
-    For sequences `items` is the number of rows of the item table, and `max_length` the length of a history.
+    `value_scales` has mean and standard deviation of each numeric label; other labels are 0 or 1. For sequences `items` is the number of
+    rows of the item table, and `max_length` the length of a history.
     """
 
     categorical: Mapping[str, int] = field(default_factory=dict)

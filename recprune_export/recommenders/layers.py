@@ -72,7 +72,7 @@ def select_numeric(request: TensorRequest, spec: InputSpec) -> list[Tensor]:
 
 
 def to_label_units(outputs: dict[str, Tensor], spec: InputSpec) -> dict[str, Tensor]:
-    """Return the outputs by label: a logit as it is, a number in the units of its label instead of standard deviations."""
+    """Return the outputs by label: a logit unchanged, a number in the units of its label instead of standard deviations."""
     scaled = {label: outputs[label] * scale + mean for label, (mean, scale) in spec.value_scales.items()}
     return {**outputs, **scaled}
 

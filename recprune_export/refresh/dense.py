@@ -1,4 +1,4 @@
-"""Find the dense model of a bundle: the file of the user, or the recorded one where it is unchanged."""
+"""Find the dense model of a bundle: the file of the user, or the recorded one if it is unchanged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from recprune_export.refresh.open_bundle import OpenBundle
 
 @dataclass(frozen=True)
 class DenseModel:
-    """The dense model; `note` where it is not the file that the bundle was made of."""
+    """The dense model; `note` if it is not the file from which the bundle was made."""
 
     loaded: LoadedModel
     file: Mapping[str, str]
@@ -29,7 +29,7 @@ class MissingModel:
 
 
 def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]) -> DenseModel | MissingModel:
-    """Load `model`, or else the file that the manifest names; `source` are the loading options of `load_program`.
+    """Load `model`, or otherwise the file in the manifest; `source` are the loading options of `load_program`.
 
     Raises the errors of `load_program` for `model`.
     """

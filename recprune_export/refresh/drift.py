@@ -8,7 +8,7 @@ from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.refresh.verdicts import DriftFinding
 
 MEASURE = "drift"
-NAMED = 3  # fields in the sentence
+NAMED = 3  # the number of fields in the sentence
 
 
 def judge_drift(profile: DataProfile | None, columns: Sequence[FieldValues]) -> tuple[DriftFinding, tuple[Drift, ...]]:

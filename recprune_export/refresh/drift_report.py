@@ -55,7 +55,7 @@ class DriftReport(ToDictMixin):
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict of all measures together that could be judged."""
+        """The verdict on all measures that could be judged."""
         return combine_verdicts((finding.verdict for finding in self.findings), self.undecided)
 
     @property
@@ -200,7 +200,7 @@ def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows
 
 
 def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, data: DataFile) -> NewRows:
-    """Return the rows as the dense model takes them: a successor may have another encoding."""
+    """Return the rows in the form of the dense model's inputs: a successor may have another encoding."""
     checkpoint, settings = dense.loaded.checkpoint, opened.settings
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows

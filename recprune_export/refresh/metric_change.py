@@ -22,9 +22,9 @@ METRIC, GAP = "metric", "distance from dense"
 class MetricComparison(ToDictMixin):
     """Metrics of both models `then` and `now`, on `rows` new rows; without a dense model only those of the artifact.
 
-    `change` leads from the dense model to the artifact, or where there is none from the artifact to itself.
-    `recorded_change` is that of the time when the bundle was made; None if it was not recorded. `is_same_rows`: it was
-    measured on these very rows, so that no error of sampling lies between the two.
+    `change` is from the dense model to the artifact, or, without a dense model, from the artifact to itself. `recorded_change` is the
+    change when the bundle was made; None if it was not recorded. `is_same_rows`: it was measured on the same rows, so that there is no
+    sampling error between the two.
     """
 
     ENCODED = ("then", "now", "change", "recorded_gap", "recorded_change", "is_same_rows", "rows")
@@ -43,13 +43,13 @@ class MetricComparison(ToDictMixin):
 
     @property
     def recorded_gap(self) -> float:
-        """How the metric changed from dense to artifact when it was made; 0 where that is unknown."""
+        """The change of the metric from dense to artifact when the bundle was made; 0 if unknown."""
         dense = read_metric(self.then.get("dense", {}), self.change.metric)
         return 0.0 if self.recorded is None or dense is None else self.recorded - dense
 
     @property
     def fall_of_dense(self) -> float | None:
-        """How much worse the dense model is than recorded; None if that is unknown."""
+        """The loss of the dense model against its recorded metric; None if unknown."""
         then, now = (read_metric(metrics.get("dense", {}), self.change.metric) for metrics in (self.then, self.now))
         if then is None or now is None:
             return None
@@ -66,10 +66,10 @@ def compare_metrics(
     recorded_changes: Mapping[str, MetricChange],
     is_same_file: bool = False,
 ) -> MetricComparison:
-    """Measure on the test rows of `task`, which are its validation rows as well.
+    """Measure on the test rows of `task`, which are also its validation rows.
 
-    `recorded_changes` are those of the bundle, by metric; `is_same_file`: it was measured on rows of the same file.
-    Of several processes each answers a share of the rows.
+    `recorded_changes` are those of the bundle, by metric; `is_same_file`: they were measured on rows of the same file. With several
+    processes, each evaluates a share of the rows.
     """
     artifact, dense = share_prediction(artifact), None if dense is None else share_prediction(dense)
     models = {"dense": dense, "pruned": artifact}
@@ -83,8 +83,8 @@ def compare_metrics(
 def judge_metric(quality: MetricComparison, max_fall: float) -> DriftFinding:
     """Judge the claim that the metric is worse than recorded by at most `max_fall`.
 
-    The recorded metric and that of the new rows were measured on different rows, so both standard errors count. Where that
-    of the recorded metric is unknown, it is taken to be as large as the other.
+    The recorded metric and that of the new rows were measured on different rows, so both standard errors count. If that of the recorded
+    metric is unknown, it is assumed to be as large as the other.
     """
     change, recorded = quality.change, quality.recorded
     if recorded is None:
@@ -121,7 +121,7 @@ def judge_gap(quality: MetricComparison, max_drop: float) -> DriftFinding:
 
 
 def _estimate_fall(quality: MetricComparison, recorded: float) -> Estimate:
-    """Return how much worse the artifact is on the new rows than it was on the recorded ones, which may be the same."""
+    """Return the loss of the artifact on the new rows against the recorded ones, which may be the same rows."""
     change = quality.change
     fall = (recorded - change.after) * (1.0 if change.greater_is_better else -1.0)
     if quality.is_same_rows:
@@ -131,7 +131,7 @@ def _estimate_fall(quality: MetricComparison, recorded: float) -> Estimate:
 
 
 def _estimate_further_loss(quality: MetricComparison, recorded_gap: float) -> Estimate:
-    """Return how much further behind the dense model the artifact is than it was; both intervals count."""
+    """Return the increase of the loss of the artifact against the dense model; both intervals count."""
     loss, before = quality.change.loss, quality.recorded_change
     further = loss.estimate + (recorded_gap if quality.change.greater_is_better else -recorded_gap)
     if quality.is_same_rows:

@@ -1,4 +1,4 @@
-"""Read new rows as the model takes them, and select those that a bundle is measured on."""
+"""Read new rows in the form of the model's inputs, and select those on which a bundle is measured."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -39,9 +39,9 @@ from recprune_export.settings import (
 
 @dataclass(frozen=True)
 class NewRows:
-    """`task` tunes on the new rows; of `evaluation_task` both the validation and the test rows are those to measure on.
+    """`task` tunes on the new rows; in `evaluation_task`, the validation rows and the test rows are both the rows for measurement.
 
-    `description` describes them.
+    `description` describes these.
     """
 
     task: LabeledRows | NextItems
@@ -51,13 +51,13 @@ class NewRows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about values that the encoder does not know."""
+        """Sentences about values that are unknown to the encoder."""
         data = self.task.data
         return data.notes if isinstance(data, ClickData | SequenceData) else ()
 
     @property
     def count(self) -> int:
-        """How many rows are measured on."""
+        """The number of rows for measurement."""
         return len(self.evaluation_task.data.test)
 
 
@@ -69,10 +69,10 @@ def read_new_rows(
     settings: Settings,
     label_kinds: Mapping[str, LabelKind] | None = None,
 ) -> NewRows:
-    """Read `data` as `program` takes it: encoded with `encoder`, or as arrays where there is none.
+    """Read `data` in the form of the inputs of `program`: encoded with `encoder`, or as arrays without one. `label_kinds` are those of
+    the labels of arrays, if known.
 
-    `label_kinds` are those of the labels of arrays, where they are known. Where a column divides the rows, the test rows are
-    measured on; else all of them, and of histories the test items.
+    If a column splits the rows, the test rows are used for measurement, otherwise all rows; for histories, the test items.
 
     Raises `DataError` if something is missing, `UsageError` if the encoder names another split than the settings.
     """
@@ -98,7 +98,7 @@ def read_new_rows(
 def override_row_settings(
     settings: Settings, data: DataFile, rows: RowSettings, evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
 ) -> Settings:
-    """Return the settings of a bundle for the rows of `data`: how they are read, split and measured, where that is given."""
+    """Return the settings of a bundle for the rows of `data`: how they are read, split and measured, if this is given."""
     given = {name: value for name, value in asdict(rows.labels).items() if value is not None}
     given |= asdict(rows.split if rows.split.options else keep_column_of_data(settings.split, data, rows.reading))
     given |= asdict(rows.reading)
@@ -108,7 +108,7 @@ def override_row_settings(
 
 
 def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSettings) -> SplitSettings:
-    """Return the split of a bundle; at random where `data` does not have its column, as new rows rarely do."""
+    """Return the split of a bundle, or a random one if `data` does not have its column, since new rows rarely do."""
     column = split.split or split.split_by_time or split.split_by_user
     return split if column is None or column in open_columns(data, reading).names else SplitSettings()
 
@@ -116,7 +116,7 @@ def keep_column_of_data(split: SplitSettings, data: DataFile, reading: DataSetti
 def _split_at_random_without_column(
     encoder: Encoder | SequenceEncoder, data: DataFile, reading: DataSettings
 ) -> Encoder | SequenceEncoder:
-    """Return the encoder without the column of its split where `data` has none, as new rows rarely do."""
+    """Return the encoder without the column of its split if `data` does not have it, since new rows rarely do."""
     source = encoder.schema.split.source
     if source is None or source in read_column_names(data, CsvOptions(reading.separator, reading.encoding)):
         return encoder

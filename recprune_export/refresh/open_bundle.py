@@ -26,7 +26,7 @@ class OpenBundle:
     """A bundle whose files match its manifest; `program` is its pruned program.
 
     `path` is the path of the user, `folder` holds the files; for a packed bundle it exists as long as the bundle is open.
-    `encoder` is None for models that `train` did not make, `profile` where the bundle has none.
+    `encoder` is None for models that `train` did not make, `profile` is None if the bundle has none.
     """
 
     path: Path
@@ -40,14 +40,14 @@ class OpenBundle:
 
     @property
     def artifact(self) -> AnswerFunction:
-        """The ONNX model; where it has shared inputs, the program with the same outputs, since rows of data share nothing."""
+        """The ONNX model; if it has shared inputs, the program with the same outputs, since rows of data share no inputs."""
         if self.settings.export.shared_inputs:
             return lambda request: run_program(self.program, request)
         return _session(self.folder / MODEL, self.settings.latency.threads)
 
     @property
     def dense(self) -> AnswerFunction | None:
-        """The dense baseline, where it was kept."""
+        """The dense baseline, if it was kept."""
         return _session(self.folder / DENSE, self.settings.latency.threads) if DENSE in self.manifest.files else None
 
     @property
@@ -57,7 +57,7 @@ class OpenBundle:
         return {label: LabelKind(kind) for label, kind in recorded.items()}
 
     def labels(self, requested: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the labels of the rows: the encoding's own, else those given, else those recorded.
+        """Return the labels of the rows: those of the encoding, or the given ones, or the recorded ones.
 
         Raises `UsageError` if there are none.
         """

@@ -17,7 +17,7 @@ from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange]:
     """Return the change of each metric of BASE, from BASE to NEW, on the rows of `data`; the bundles may differ in encoding.
 
-    Where a column divides the rows, the test rows are measured on, else all of them.
+    If a column splits the rows, only the test rows are used, otherwise all.
 
     Raises `BundleError`, `DataError`, and `UsageError` if the bundles read different rows or labels.
     """
@@ -45,7 +45,7 @@ def _check_same_rows(before: LabeledRows | NextItems, after: LabeledRows | NextI
 
 
 def _have_same_labels(rows: RowSource, others: RowSource) -> bool:
-    """Return whether two sources have as many rows with the same labels; the item that follows has another id in each."""
+    """Return whether two sources have the same number of rows with the same labels; next items may have different ids."""
     return len(rows) == len(others) and all(
         np.array_equal(values, other.labels[name], equal_nan=True)
         for batch, other in zip(rows.batches(BATCH_ROWS), others.batches(BATCH_ROWS), strict=True)

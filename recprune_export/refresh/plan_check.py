@@ -20,10 +20,11 @@ from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relati
 from recprune_export.refresh.verdicts import DriftFinding
 
 MEASURE = "ranking"
-# Allowed loss of the plan beyond the best plan of the same widths: of the expected loss, in nats for logits and rankings, where
-# .01 was some .004 of AUC (docs/decisions/refresh-verdict.md), and for other scores of all that a group holds.
+# Allowed loss of the plan in excess of the best plan of the same widths: of the expected loss, in nats for logits and
+# rankings, where .01 was about .004 of AUC (docs/decisions/refresh-verdict.md), and for other scores as a fraction of
+# the total of a group.
 MAX_LOSS, MAX_SHARE = 0.002, 0.05
-FOLDS = 4  # disjoint parts of the rows, whose scatter gives the interval
+FOLDS = 4  # disjoint parts of the rows, whose variation gives the interval
 LATER = (
     "only the first of {} stages is judged: the plans of later stages were made for weights tuned in between, which the bundle "
     "does not contain"
@@ -35,9 +36,9 @@ def judge_plan(
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
     """Judge the claim that the plan loses little more on the new rows than the best plan of the same widths.
 
-    Of several stages only the first is judged, and the finding notes this: the plan of a later stage is made for the program
-    with the weights tuned in the stage before, and a bundle contains only the weights of the last stage, without the removed
-    channels. A plan for `regularized` weights cannot be judged, since a bundle does not contain these weights.
+    Of several stages only the first is judged, and the finding notes this: the plan of a later stage is made for the weights tuned in the
+    previous stage, but a bundle contains only the weights of the last stage, without the removed channels. A plan for `regularized`
+    weights cannot be judged, since a bundle does not contain these weights.
     """
     if regularized:
         text = "The plan was made after training with --regularize, whose weights are not saved."
@@ -75,7 +76,7 @@ def measure_regret(plan: Plan, regrets: Sequence[GroupRegret]) -> float:
 
 
 def divide_rows(batches: Sequence[Batch], folds: int) -> list[list[Batch]]:
-    """Divide the rows of batches into `folds` disjoint parts; none where a batch has fewer rows."""
+    """Divide the rows of batches into `folds` disjoint parts; none if a batch has fewer rows."""
     if any(len(tensor) < folds for request, _ in batches for tensor in request.values()):
         return []
     return [
@@ -85,7 +86,7 @@ def divide_rows(batches: Sequence[Batch], folds: int) -> list[list[Batch]]:
 
 
 def estimate_by_folds(whole: float, folds: Sequence[float]) -> Estimate:
-    """Return a non-negative figure of all rows with the interval by its scatter over disjoint parts of the rows.
+    """Return a non-negative figure of all rows, with an interval from its variation over disjoint parts of the rows.
 
     The mean of K independent figures has their deviation divided by √K, and the t distribution of K - 1 degrees.
     """

@@ -23,9 +23,9 @@ RIDGE = 1e-8  # of the mean variance
 class GroupRegret(ToDictMixin):
     """One group of a plan, `pruned_width` of `width` channels, on new rows.
 
-    `loss`, `optimal_loss` and `total` are the losses that the score predicts for the plan, for its own choice of as many
-    channels, and without any channel. `overlap` is the number of channels that it would choose again; None after a
-    rotation, which mixes them.
+    `loss`, `optimal_loss` and `total` are the losses that the score predicts for the plan, for the best choice of the same number of
+    channels, and without any channel. `overlap` is the number of channels that would be chosen again; None after a rotation, which mixes
+    them.
     """
 
     ENCODED = ("group", "label", "kind", "width", "pruned_width", "overlap", "loss", "optimal_loss", "total", "regret")
@@ -49,7 +49,7 @@ class GroupRegret(ToDictMixin):
 def compute_regrets(plan: Plan, inputs: ScoreInputs) -> tuple[GroupRegret, ...]:
     """Judge every group that `plan` makes narrower by its score; `inputs` are of the program with its projections.
 
-    Raises `PruningError` if the plan is of another program, `UsageError` if its score is unknown.
+    Raises `PruningError` if the plan belongs to another program, `UsageError` if its score is unknown.
     """
     analysis = inputs.program.analysis
     plan.removed(analysis)
@@ -89,7 +89,7 @@ def compute_loss(group_plan: GroupPlan, statistics: GroupStatistics) -> float:
 
 
 def _compute_regret_by_score(group_plan: GroupPlan, ranking: Ranking) -> GroupRegret:
-    """Sum over removed channels the loss that each saves at its place in the order."""
+    """Sum over removed channels the loss of each at its position in the order."""
     steps = {c: ranking.losses[place] - ranking.losses[place + 1] for place, c in enumerate(ranking.order)}
     lost = sum(steps[c] for c in range(group_plan.width) if c not in set(group_plan.keep))
     return _make_regret(group_plan, ranking, lost, _count_overlap(group_plan, ranking))

@@ -8,9 +8,9 @@ from recprune_export.evidence import Estimate, Verdict
 
 @dataclass(frozen=True)
 class DriftFinding(ToDictMixin):
-    """The verdict on one measure, with the reason; `SKIPPED` where it could not be measured.
+    """The verdict on one measure, with the reason; `SKIPPED` if it could not be measured.
 
-    `estimate` of the quantity that may be at most `limit`, where there is one.
+    `estimate` is the estimated quantity, which may be at most `limit`, if there is one.
     """
 
     measure: str

@@ -20,7 +20,7 @@ def default_page_path(bundle: Path, other: Path | None = None) -> Path:
 
 
 def check_page_path(path: Path, bundles: Sequence[Path]) -> Path:
-    """Return the absolute path of a page that is to be written; to be called before long work.
+    """Return the absolute path of a page that is to be written; to be called before a long job.
 
     Raises `UsageError` if it cannot be written, or if it is inside one of `bundles`, which contain only listed files.
     """

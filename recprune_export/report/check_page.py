@@ -61,7 +61,7 @@ def render_check_report(check: Check, history: Sequence[CheckRecord] = ()) -> st
 
 
 def _describe_problem(finding: Finding) -> str:
-    """Return the reason of a gate, with its name where the reason does not begin with it."""
+    """Return the reason of a gate, with its name if the reason does not begin with it."""
     return finding.reason if finding.reason.startswith(finding.gate) else f"{finding.gate}: {finding.reason}"
 
 
@@ -81,7 +81,7 @@ def _gates(findings: Sequence[Finding]) -> Section:
     tables = [PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5}))]
     gates_by_reason: dict[str, list[str]] = {}
     for finding in findings:
-        if finding.verdict not in PROBLEMS:  # the reasons of others stand at the top of the page
+        if finding.verdict not in PROBLEMS:  # the reasons of other gates are at the top of the page
             gates_by_reason.setdefault(finding.reason, []).append(finding.gate)
     reasons = tuple((", ".join(gates), reason) for reason, gates in gates_by_reason.items())
     if reasons:

@@ -1,4 +1,4 @@
-"""Page on two bundles side by side, rendered from their manifests alone."""
+"""Page on two bundles side by side, rendered only from their manifests."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ MAX_CHANGES = 3  # of the signature, which an error names
 def render_saved_comparison(a: Path, b: Path) -> tuple[str, PairFigures]:
     """Return the page of two bundles on disk, packed or not, and their key figures.
 
-    Raises `BundleError` for what is no bundle, and `InputFileError` for bundles of different models.
+    Raises `BundleError` for a path that is not a bundle, and `InputFileError` for bundles of different models.
     """
     with reject_invalid_sections(Path(f"{a / MANIFEST} or {b}")):
         pair = read_pair(a, b)

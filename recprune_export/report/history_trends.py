@@ -8,7 +8,7 @@ from recprune_export.report.numbers import format_significant
 from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.trend import TrendPoint, draw_trend
 
-# Beginnings of the names of gates whose figures are drawn.
+# Prefixes of the names of gates whose figures are drawn.
 DRAWN = ("latency", "load time", "peak memory", "model size", "artifact size", "quality")
 MOST = 60  # checks in a picture
 TABLE_ROWS = 12

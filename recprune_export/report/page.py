@@ -18,7 +18,7 @@ Cell = str | Markup
 MAX_NAME_LENGTH = 120
 PHONE_CHARACTERS = 42  # of a row of a table at 390 px
 GAP = 2  # characters between columns
-WORDS = 12  # characters to which a column of text shrinks, by the style sheet, gap included
+WORDS = 12  # characters to which a column of text shrinks, by the style sheet, including the gap
 _CODE = re.compile("`([^`]+)`")
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
 # Control characters and surrogates, which HTML does not allow, and bidirectional controls, which reorder the following text.
@@ -38,7 +38,7 @@ class PageTable:
 
     @property
     def stacks(self) -> bool:
-        """Whether each cell gets a line of its own on a phone, since the columns have no room beside each other.
+        """Whether each cell is on a separate line on a phone, because the columns do not fit next to each other.
 
         >>> PageTable("", ("", "dense", "pruned"), (("AUC", "0.7731", "0.7732"),)).stacks
         False
@@ -66,7 +66,7 @@ class PageFigure:
 class Section:
     """A section; `key`: anchor, `paragraphs`: text before the figures, `code`: a program, `after`: paragraphs at the end.
 
-    `gist` says in a few words what a folded section holds; `is_open`: whether it is unfolded at first.
+    `gist`: the content of a collapsed section in a few words; `is_open`: whether it is expanded at first.
     """
 
     key: str
@@ -125,12 +125,12 @@ def code_markup(text: object) -> Markup:
 
 
 def prose_markup(text: str) -> Markup:
-    """Return a sentence as HTML, with what stands between backticks as code.
+    """Return a sentence as HTML, with text between backticks as code.
 
     >>> prose_markup("`verify <b>` measures it.")
     Markup('<code>verify &lt;b&gt;</code> measures it.')
     """
-    pieces = _CODE.split(text)  # what is code has odd positions
+    pieces = _CODE.split(text)  # parts at odd positions are code
     return Markup("").join(code_markup(piece) if n % 2 else piece for n, piece in enumerate(pieces))
 
 

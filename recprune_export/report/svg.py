@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-WIDTH = 400.0  # of every picture, in SVG units, about the pixels of a phone
+WIDTH = 400.0  # the width of every picture, in SVG units, about the pixels of a phone
 
 
 class Drawing:
@@ -70,7 +70,7 @@ class Drawing:
 
 
 def shorten(name: str, most: int) -> str:
-    """Return the last `most` characters of a long name, with an ellipsis; the end tells more than the beginning.
+    """Return the last `most` characters of a long name, with an ellipsis; the end is more informative than the beginning.
 
     >>> shorten("embeddings.tables.field0_user.weight:1", 20)
     '…ield0_user.weight:1'

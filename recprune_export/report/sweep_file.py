@@ -29,7 +29,7 @@ class QualityTrial:
 
     @property
     def mark(self) -> str:
-        """The point in as few characters as a picture has room for."""
+        """The point in the few characters that fit into a picture."""
         return {"bytes": f"{100.0 * self.value:.3g} %", "dense int8": "int8"}.get(self.kind, f"{self.value:g}")
 
     @property
@@ -40,7 +40,7 @@ class QualityTrial:
 
 @dataclass(frozen=True)
 class SweepTrial(QualityTrial):
-    """Trial that was exported and timed as well: bytes of the file, and speed-up by batch as (estimate, low, high)."""
+    """Trial that was also exported and timed: bytes of the file, and speed-up by batch as (estimate, low, high)."""
 
     bytes: int
     speedup: Mapping[str, tuple[float, float, float]]
@@ -48,7 +48,7 @@ class SweepTrial(QualityTrial):
 
 @dataclass(frozen=True)
 class SweepFile:
-    """Trials, by rising compression within each kind, at least one.
+    """Trials, by increasing compression within each kind, at least one.
 
     `knee` is a sparsity; `model` the SHA-256 of the dense model's file, if it came from a file.
     """
@@ -115,7 +115,8 @@ def read_quality_trial(values: Mapping[str, Any]) -> QualityTrial:
     change = float(values["after"]) - float(values["before"])
     if not all(map(math.isfinite, (change, low, high))):
         raise ValueError("a value of a trial is not finite")
-    point = values.get("point") or {"kind": "sparsity", "value": values["sparsity"]}  # earlier sweeps had no others
+    # earlier sweeps had only sparsities
+    point = values.get("point") or {"kind": "sparsity", "value": values["sparsity"]}
     if point["kind"] not in KINDS:
         raise ValueError("this kind of point is unknown")
     return QualityTrial(point["kind"], float(point["value"]), change, low, high)

@@ -1,10 +1,10 @@
-"""`resolve_budgets`: one operating point for all budgets of quality, bytes and speed that the user gives.
+"""`resolve_budgets`: find one operating point for all given budgets of quality, bytes and speed.
 
-1. Speed first (`--target-speedup`, `--target-latency`; with both, each is searched and the faster model taken): with
-   `--max-bytes` the most predicted time of a plan within the limit at which the artifact is certainly fast enough; else the least
-   sparsity that is.
+1. Speed first (`--target-speedup`, `--target-latency`; with both, each is searched and the faster model taken): with `--max-bytes`, the
+longest predicted time of a plan within the limit at which the artifact is certainly fast enough; otherwise the smallest sparsity at which
+it is.
 2. Then quality (`--max-drop`): the least bytes at which the metric certainly falls no more, in two seeds, but never more bytes than
-   `--max-bytes`, nor more predicted time than what step 1 gave. Of plans of nearly equal loss the fastest is taken. After a
+`--max-bytes`, nor more predicted time than the result of step 1. Among plans with nearly equal loss the fastest is chosen. After a
    speed target without `--max-bytes` only the sparsity of step 1 is judged: a smaller one is too slow, a larger one loses more.
    With `--minimize latency` it is the largest sparsity.
 3. With only `--max-bytes`, no search is needed: the plan satisfies it.
@@ -37,15 +37,15 @@ from recprune_export.search.trials import Trials
 from recprune_export.search.workers.tuning_workers import TuningWorkers
 from recprune_export.settings import PruningSettings, Settings
 
-FIRST_BYTES = 0.1  # of the dense file: where a search of the bytes begins
+FIRST_BYTES = 0.1  # of the dense file: the first point of a search for the bytes
 
 
 @dataclass(frozen=True)
 class ResolvedBudgets:
     """Settings at the chosen point, a sentence that explains it, and reusable results of the search for their seed.
 
-    `record` is what a bundle states of the search. Its settings are those that the user gave, but with the chosen sparsity, where
-    the next search begins.
+    `record` is the entry of a bundle on the search. Its settings are those of the user, with the chosen sparsity, where the next search
+    begins.
     """
 
     settings: Settings
@@ -55,7 +55,7 @@ class ResolvedBudgets:
 
 
 def check_budgets(settings: Settings) -> None:
-    """Raise `UsageError` if options exclude each other, before any work."""
+    """Raise `UsageError` if options exclude each other, before the job starts."""
     search, pruning = settings.search, settings.pruning
     if pruning.max_bytes is not None and search.minimize == "latency" and search.max_drop is not None:
         raise UsageError(
@@ -95,12 +95,12 @@ def resolve_budgets(
     report: Callable[[str], None] = lambda text: None,
     workers: TuningWorkers | None = None,
 ) -> ResolvedBudgets | None:
-    """Search if `settings` require it; None if they contain the point itself. Trials are saved in `folder`.
+    """Search if `settings` require it; None if they specify the point. Trials are saved in `folder`.
 
     The trials of `--max-drop` run in `workers`, several at a time; the point is the same for any number of them.
 
-    Raises `ValidationFailed` if no point keeps to all budgets, `Undecided` if the rows or the machine are inconclusive,
-    `UsageError` where options exclude each other or no plan has as few bytes as are allowed.
+    Raises `ValidationFailed` if no point is within all budgets, `Undecided` if the rows or the measurements are inconclusive,
+    `UsageError` if options exclude each other or no plan is within the allowed bytes.
     """
     search = settings.search
     if search.max_drop is None and not search.has_speed_target:
@@ -161,7 +161,7 @@ def _list_targets(settings: Settings) -> list[SpeedTarget]:
 
 
 def _warn_of_few_rows(program: Program, task: Task, max_drop: float, report: Callable[[str], None]) -> None:
-    """Report, before the trials, where the validation rows can hold the claim at no point."""
+    """Report, before the trials, if the validation rows cannot support the claim at any point."""
     dense = share_prediction(partial(run_program, program))
     change = task.change(dense, dense)
     warning = warn_of_few_rows(change.metric, change.rows, expected_resolution(change.error), max_drop)

@@ -1,4 +1,4 @@
-"""`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, in one plot."""
+"""`sweep`: measure quality, size and speed over sparsities, over bytes and of the dense model in int8."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,9 +26,8 @@ BYTE_FRACTIONS = (0.3, 0.2, 0.1, 0.07, 0.05, 0.03)
 
 @dataclass(frozen=True)
 class Sweep(ToDictMixin):
-    """Trials by rising compression, first of sparsities, then of bytes, then the dense model in int8.
-
-    With the position of the knee among the sparsities, if there is one, and the recommended point.
+    """Trials by increasing compression: first sparsities, then bytes, then the dense model in int8; with the position of the knee among
+    the sparsities, if there is one, and the recommended point.
     """
 
     ENCODED = ("knee_sparsity", "recommendation", "trials")
@@ -110,13 +109,13 @@ def tune_points(
         tune_in_workers(trials, list_missing, workers, "Pruning and tuning", len(missing), report_tuned)
         return
     for key in missing:
-        with suppress(TooFewBytes):  # which is kept
+        with suppress(TooFewBytes):  # the folder is kept
             trials.tune(key)
         report_tuned(key)
 
 
 def find_knee(trials: Sequence[Trial]) -> int | None:
-    """Return the position of the knee; None if the metric certainly falls nowhere beyond it, so that a bend is noise."""
+    """Return the position of the knee; None if the metric does not significantly fall beyond it, so that the bend may be noise."""
     time_saved = [1.0 - 1.0 / _artifact(trial).overall.estimate for trial in trials]  # fraction of the dense time
     position = knee(time_saved, [trial.change.change for trial in trials])
     if position is None or all(trial.judge(0.0) is not Verdict.FAILS for trial in trials[position + 1 :]):

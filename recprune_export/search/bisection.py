@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from math import sqrt
 
 MAX_SPARSITY = 0.98
-STEP = 1.08  # ratio of densities that the search does not resolve
+STEP = 1.08  # ratio of densities below which the search stops
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """The sparsities around the answer: `lower` is the largest known to pass, `upper` the least known to fail."""
+    """The sparsities around the result: `lower` is the largest known to pass, `upper` the smallest known to fail."""
 
     lower: float
     upper: float
 
     @property
     def narrow(self) -> bool:
-        """Whether there is nothing to gain between the two."""
+        """Whether the two are so close that the search can stop."""
         return (1.0 - self.lower) / (1.0 - self.upper) <= STEP
 
     @property
@@ -27,9 +27,9 @@ class Bracket:
 
 
 def bisect_largest(predicate: Callable[[float], bool], first: float, most: float = MAX_SPARSITY) -> Iterator[Bracket]:
-    """Yield ever narrower brackets of the largest sparsity for which `predicate` is true, beginning with a trial at `first`.
+    """Yield narrowing brackets of the largest sparsity for which `predicate` is true, beginning with a trial at `first`.
 
-    A sparsity below one that passes is taken to pass, as is 0. The last bracket is narrow, or has `most` as `lower`.
+    A sparsity below one that passes is assumed to pass, and so is 0. The last bracket is narrow, or has `most` as `lower`.
 
     >>> *_, last = bisect_largest(lambda s: s <= 0.8, first=0.7)
     >>> 0.78 < last.lower <= 0.8 < last.upper

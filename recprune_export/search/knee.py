@@ -1,4 +1,4 @@
-"""`knee`: where a curve of quality over sparsity begins to fall faster than it is worth."""
+"""`knee`: find the point after which a curve of quality over sparsity falls steeply."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 def knee(compression: Sequence[float], quality: Sequence[float]) -> int | None:
     """Return the position of the point farthest above the straight line from the first to the last one.
 
-    Both are scaled to [0, 1]; points come in the order of rising compression. None if the curve never lies above
-    (Kneedle: Satopää et al. 2011, section 3, without its smoothing).
+    Both are scaled to [0, 1]; points are in the order of increasing compression. None if the curve never lies above (Kneedle: Satopää et
+    al. 2011, section 3, without its smoothing).
 
     >>> knee([0.3, 0.5, 0.7, 0.9, 0.95], [0.0, 0.0, -0.0002, -0.002, -0.009])
     3

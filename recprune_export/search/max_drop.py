@@ -1,4 +1,5 @@
-"""`find_point_within_drop`: the least bytes, or the largest sparsity, whose validation metric falls no more than the user allows."""
+"""`find_point_within_drop`: find the smallest file, or the largest sparsity, whose validation metric falls by no more than the user
+allows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,14 +15,14 @@ from recprune_export.search.trial import Trial, TrialKey
 from recprune_export.search.trials import Trials
 from recprune_export.search.workers.tuning_workers import TuningWorkers
 
-SEEDS = 2  # that have to agree: one may be lucky
+SEEDS = 2  # seeds that must agree, since one may pass by chance
 
 
 @dataclass(frozen=True)
 class DropSearchResult:
     """The trials at the chosen point, one for each seed, their verdict, and all trials of the rule, by decreasing density.
 
-    Where no point holds, it is None, `confirmed` is empty, and the verdict is that of the first trial.
+    If no point holds, it is None, `confirmed` is empty, and the verdict is that of the first trial.
     """
 
     point: OperatingPoint | None
@@ -32,9 +33,9 @@ class DropSearchResult:
 
 @dataclass(frozen=True)
 class DropClaim:
-    """The claim that the metric falls by at most `max_drop`, which a trial has to support.
+    """The claim that the metric falls by at most `max_drop`, which a trial must support.
 
-    With `undecided_passes` trials count as well whose claim is inconclusive.
+    With `undecided_passes`, trials with an inconclusive claim also count.
     """
 
     max_drop: float
@@ -57,7 +58,7 @@ class DropJudge:
         self._judged: dict[TrialKey, Trial] = {}
 
     def __call__(self, point: OperatingPoint, seed: int) -> Verdict:
-        """Run the trial of a point. One that no plan is as small as fails."""
+        """Run the trial of a point. A point fails if no plan is as small."""
         try:
             trial = self._trials.run(point, seed)
         except TooFewBytes:
@@ -95,10 +96,10 @@ class DropDecision:
 class DropRule:
     """The rule that chooses a point from the verdicts of trials; its next trials depend only on the verdicts.
 
-    Bisect for the least density that holds, then let another seed confirm it; where it does not, go back a step. The density is
-    the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial. With a `limit` below
-    1 that is the first, and no trial has more: where it does not hold, none is taken to. A fraction of bytes has one plan: of
-    nearly the least predicted loss the one of least predicted time, which is limited to `microseconds` unless they are 0.
+    Bisect for the smallest density that holds, then confirm it with another seed; if that fails, go back one step. The density is the
+    fraction of the parameters or, by `kind`, of the bytes that remains; `first` is the density of the first trial. With a `limit` below
+    1, the limit comes first, and no trial has a larger density: if it does not hold, no point does. A fraction of bytes has one plan: the
+    fastest of those with nearly the least predicted loss, whose predicted time is limited to `microseconds` unless this is 0.
     """
 
     accepted: frozenset[Verdict]
@@ -109,7 +110,7 @@ class DropRule:
     microseconds: float = 0.0
 
     def make_point(self, removed: float) -> OperatingPoint:
-        """Return the point at which so much is removed."""
+        """Return the point for a removed fraction."""
         return replace(OperatingPoint.at_density(self.kind, 1.0 - removed), microseconds=self.microseconds)
 
     def decide(self, judge: Judge) -> DropDecision:
@@ -135,7 +136,7 @@ class DropRule:
 
 
 def confirm(judge: Judge, accepted: frozenset[Verdict], point: OperatingPoint, seed: int) -> DropDecision:
-    """Choose `point` where the trials of `SEEDS` seeds support the claim together."""
+    """Choose `point` if the trials of `SEEDS` seeds together support the claim."""
     verdict = combine_verdicts([judge(point, seed + number) for number in range(SEEDS)])  # all run and are reported
     return DropDecision(point, verdict) if verdict in accepted else DropDecision()
 
@@ -154,13 +155,13 @@ def find_point_within_drop(
 ) -> DropSearchResult:
     """Find the least density that holds, by `DropRule`; `workers` run trials in parallel; the requested trials are the same.
 
-    Raises `TooFewBytes` if no plan has as few bytes as `limit`.
+    Raises `TooFewBytes` if no plan is within `limit`.
     """
     rule = DropRule(claim.accepted, kind, first, seed, limit, microseconds)
     if workers is not None:
         run_ahead(trials, claim.max_drop, rule.decide, workers)
     if limit < 1.0:
-        trials.run(rule.make_point(1.0 - limit), seed)  # raises where no plan keeps to the limit at all
+        trials.run(rule.make_point(1.0 - limit), seed)  # raises an error if no plan is within the limit
     judge = DropJudge(trials, claim, report)
     return judge.make_result(rule.decide(judge))
 

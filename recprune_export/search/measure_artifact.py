@@ -66,7 +66,7 @@ def measure_artifact(
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
     """Quantize the file of a pruned program if `quantization` or its bits require it, and time it interleaved with `dense_file`.
 
-    The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
+    The second result is the change of the metric of the validation rows from `dense` to the quantized file, or None.
     """
     batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,9 +13,9 @@ PointKind = Literal["sparsity", "bytes", "dense int8"]
 class OperatingPoint(DictMixin):
     """One point on the curve of quality over cost.
 
-    `value` is the sparsity, or the fraction of the bytes of the dense fp32 file that the file may have. The kind "dense int8" is
-    the dense model, nothing removed, with tables and layers in int8; its value is 0. `microseconds` limit the predicted time of a
-    plan within bytes (`RequestTime`), 0: without limit.
+    `value` is the sparsity, or the fraction of the bytes of the dense fp32 file that the file may have. The kind "dense int8" is the
+    dense model without pruning, with tables and layers in int8; its value is 0. `microseconds` limits the predicted time of a plan with a
+    byte limit (`RequestTime`); 0 means no limit.
     """
 
     kind: PointKind
@@ -82,7 +82,7 @@ class OperatingPoint(DictMixin):
         if self.kind == "dense int8":
             return settings.with_options(**values, max_bytes=None, sparsity=0.0, prune_fields=0, quantize="int8")
         del values["prune_rows"]
-        limit = f"{max(1, int(self.value * dense_bytes))}B"  # 0 is no limit; no plan has 1
+        limit = f"{max(1, int(self.value * dense_bytes))}B"  # 0 means no limit; no plan takes 1 µs
         return settings.with_options(**values, max_bytes=limit, pruning_stages=1, quantize="none")
 
 

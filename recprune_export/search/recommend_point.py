@@ -20,7 +20,7 @@ class Recommendation:
 def recommend_point(trials: Sequence[Trial], max_drop: float) -> Recommendation:
     """Return the point with the smallest file at which the metric certainly falls by at most `max_drop`.
 
-    If the rows show this for no trial, it is the smallest at which they do not show the opposite, with this as the reason.
+    If the claim holds for no trial, it is the smallest at which it is inconclusive, and the reason states this.
     """
     metric = trials[0].change.metric
     claim = f"the {metric} drops by at most {max_drop:g}"

@@ -1,9 +1,8 @@
 """`run_ahead`: run the trials that a rule requests, and at the same time trials that it may request next.
 
-A rule requests trials one after the other, each depending on the verdicts of those before. While the requested trial runs,
-free processes run those that come next if it holds, and if it fails. The rule itself is never changed: it is followed with the
-verdicts that are known, and with assumed ones only to see what may be needed. So the decision is the same for any number of
-processes; some trials turn out not to be needed.
+A rule requests trials one after the other, each depending on the previous verdicts. While the requested trial runs, free processes run
+the trials that come next if it holds, and if it fails. The rule is not changed: it is applied to the known verdicts, and to assumed ones
+only to find trials that may be needed. So the decision is the same for any number of processes; some trials turn out not to be needed.
 """
 
 from collections import deque
@@ -17,7 +16,7 @@ from recprune_export.search.workers.schedule import tune_in_workers
 from recprune_export.search.workers.tuning_workers import TuningWorkers
 
 Rule = Callable[[Callable[[OperatingPoint, int], Verdict]], object]
-BRANCHES = 16  # that are followed for each trial that is looked for
+BRANCHES = 16  # sequences of verdicts that are followed to find one trial
 
 
 class _NeedsTrial(Exception):
@@ -27,12 +26,13 @@ class _NeedsTrial(Exception):
 
 
 def list_next_trials(rule: Rule, known: Mapping[TrialKey, Verdict], count: int) -> list[TrialKey]:
-    """Return up to `count` trials that `rule` requests or may request: the first for certain, then by the verdicts that they need.
+    """Return up to `count` trials that `rule` requests or may request: first the requested one, then others by the verdicts that they
+    require.
 
-    Empty where the rule has decided.
+    Empty if the rule has decided.
     """
     keys: list[TrialKey] = []
-    branches: deque[dict[TrialKey, Verdict]] = deque([{}])  # verdicts that are assumed
+    branches: deque[dict[TrialKey, Verdict]] = deque([{}])  # assumed verdicts
     for _ in range(BRANCHES * count):
         if not branches or len(keys) >= count:
             break
@@ -55,7 +55,7 @@ def list_next_trials(rule: Rule, known: Mapping[TrialKey, Verdict], count: int) 
 
 
 def run_ahead(trials: Trials, max_drop: float, rule: Rule, workers: TuningWorkers) -> None:
-    """Run trials in `workers` until `rule` can decide by those that are done."""
+    """Run trials in `workers` until `rule` can decide from the finished ones."""
     known: dict[TrialKey, Verdict] = {}
 
     def choose() -> list[TrialKey]:

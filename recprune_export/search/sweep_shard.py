@@ -34,7 +34,7 @@ class SweepShard(ToDictMixin):
 def tune_shard(
     trials: Trials, points: Sequence[OperatingPoint], shard: Shard, workers: TuningWorkers | None = None
 ) -> SweepShard:
-    """Prune and tune at the points of `shard`; nothing is timed, so that all times are later measured on one machine."""
+    """Prune and tune at the points of `shard`; times are not measured here, so that all of them are later measured on one machine."""
     selected = shard.select(points)
     tune_points(trials, selected, workers)
     trials.read_folder()

@@ -17,8 +17,8 @@ TrialKey = tuple[OperatingPoint, int]  # a point and a seed
 class Trial(DictMixin):
     """The change of the metric of the validation rows at one operating point and seed, from dense to pruned and tuned.
 
-    The metric of weights in few bits is that of the rounded ones. `artifact` is not None if the search measures size and
-    speed as well; the metric of a quantized one is its own.
+    With weights in few bits, the metric is that of the rounded weights. `artifact` is not None if the search also measures size and
+    speed; if it is quantized, the metric is that of the quantized file.
     """
 
     point: OperatingPoint

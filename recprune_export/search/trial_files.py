@@ -18,7 +18,8 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write JSON, replacing the file; processes that write it at once do not meet. Raises `UsageError` if it cannot be written."""
+    """Write JSON, replacing the file; processes that write it at the same time do not conflict. Raises `UsageError` if it cannot be
+    written."""
     make_folder(file.parent)
     scratch = make_sibling_path(file)
     try:

@@ -36,14 +36,14 @@ DESCRIPTION = "tuned.json"
 
 @dataclass(frozen=True)
 class TrialRecords:
-    """The trials of a folder, and the messages of points that no plan is as small as."""
+    """The trials of a folder, and the messages for points that are too small for any plan."""
 
     trials: dict[TrialKey, Trial]
     too_few_bytes: dict[TrialKey, str]
 
 
 class TrialFolder:
-    """The trials of one `key`; without a folder nothing is kept but tuned models, in a temporary one."""
+    """The trials of one `key`; without a folder only tuned models are kept, in a temporary folder."""
 
     def __init__(self, folder: Path | None, key: str) -> None:
         self._folder, self._key = folder, key
@@ -54,7 +54,7 @@ class TrialFolder:
             self._models = folder
 
     def read(self) -> TrialRecords:
-        """Return all trials of this key; files that cannot be read count as none."""
+        """Return all trials of this key; files that cannot be read are ignored."""
         records = TrialRecords({}, {})
         if self._folder is None:
             return records
@@ -72,7 +72,7 @@ class TrialFolder:
         return records
 
     def save(self, trial: Trial) -> None:
-        """Write a trial and remove its tuned model. One that cannot be written is a warning."""
+        """Write a trial and remove its tuned model. A trial that cannot be written causes a warning."""
         self._write((trial.point, trial.seed), {"trial": trial.to_dict()})
         self._remove(self._tuned_path((trial.point, trial.seed)))
 
@@ -82,7 +82,7 @@ class TrialFolder:
 
     @contextlib.contextmanager
     def scratch(self, key: TrialKey) -> Iterator[Path]:
-        """Yield a new folder for the file of a tuned model, which `save_tuned` renames; else it is removed."""
+        """Yield a new folder for the file of a tuned model, which `save_tuned` renames; otherwise it is removed."""
         make_folder(self._models)
         folder = make_sibling_path(self._tuned_path(key))
         folder.mkdir()
@@ -92,7 +92,7 @@ class TrialFolder:
             self._remove(folder)
 
     def save_tuned(self, key: TrialKey, tuned: TunedModel, scratch: Path) -> None:
-        """Keep a tuned model whose file is in `scratch`; one that another process has kept already stays."""
+        """Keep a tuned model whose file is in `scratch`, unless another process has already saved it."""
         assert tuned.file is not None
         values = {
             "key": self._key,
@@ -113,7 +113,7 @@ class TrialFolder:
                 raise
 
     def read_tuned(self, key: TrialKey) -> TunedModel | None:
-        """Return a tuned model that waits to be timed, if there is one."""
+        """Return a tuned model that is not yet timed, if there is one."""
         folder = self._tuned_path(key)
         values = _read_json(folder / DESCRIPTION)
         if values is None or values.get("key") != self._key:
@@ -131,7 +131,7 @@ class TrialFolder:
         )
 
     def remove_partial(self) -> None:
-        """Remove partial files of processes that died; called when all trials are done."""
+        """Remove partial files of killed processes; called when all trials are done."""
         for path in self._models.glob(".*.partial"):
             self._remove(path)
 

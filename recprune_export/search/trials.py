@@ -25,10 +25,10 @@ from recprune_export.settings import Settings
 class Trials:
     """Runs each trial once; with a `folder` it reads those of other runs on the same model, rows and settings.
 
-    The dense model is exported at most once, into a temporary folder that is removed with the object: with `artifacts` all
-    files are timed against it, and its bytes are those of which byte limits are fractions. Models may be tuned in other
-    processes (`add_tuned`); all times are measured in this one, one after the other. Of the processes of torchrun all tune a model
-    together, and the first one has the folder and measures.
+    The dense model is exported at most once, into a temporary folder that is removed with the object: with `artifacts` all files are
+    timed against it, and byte limits are fractions of its bytes. Models may be tuned in other processes (`add_tuned`); all times are
+    measured in this one, one after the other. With torchrun, all processes tune a model together, and the first one has the folder and
+    measures.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trials:
         return key in self._too_few_bytes
 
     def is_tuned(self, key: TrialKey) -> bool:
-        """Return whether a trial is done, or needs nothing but measurements."""
+        """Return whether a trial is done, or needs only measurements."""
         return key in self._trials or key in self._too_few_bytes or self._read_tuned(key) is not None
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:

@@ -1,4 +1,4 @@
-"""`Tuner`: prunes and tunes a model at one operating point after another; nothing in it measures a time."""
+"""`Tuner`: prunes and tunes a model at one operating point after another, without measuring times."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -21,7 +21,7 @@ from recprune_export.stored_bits import StoredBits
 
 @dataclass(frozen=True)
 class TunedModel:
-    """A model that was pruned and tuned, before anything of it is timed.
+    """A model that was pruned and tuned, but not yet timed.
 
     `change` is that of the deciding metric from the dense program; None if the quantized file decides. `file` is the model in
     fp32, for trials that measure artifacts.
@@ -33,7 +33,7 @@ class TunedModel:
 
 @dataclass(frozen=True)
 class _Compressed:
-    """A program with the bits of its weights where they were planned."""
+    """A program with the bits of its weights, if they were planned."""
 
     program: Program
     bits: StoredBits | None = None
@@ -45,10 +45,10 @@ class _Compressed:
 
 
 class Tuner:
-    """Prunes and tunes `program` on the rows of `task`, with the work that points of one seed share done once.
+    """Prunes and tunes `program` on the rows of `task`, and does the work that points of one seed share only once.
 
     The results follow from the model, the rows and the settings: they are the same in every process that has as many threads.
-    With `artifacts` each model is written as an ONNX file as well.
+    With `artifacts` each model is also written as an ONNX file.
     """
 
     def __init__(self, program: Program, settings: Settings, task: Task, *, artifacts: bool = False) -> None:
@@ -57,7 +57,7 @@ class Tuner:
 
     @cached_property
     def key(self) -> str:
-        """The digest of all that trials depend on but their point and seed."""
+        """The digest of everything that determines trials, except their point and seed."""
         latency, quantization = self._settings.latency, self._settings.quantization
         extra = [asdict(latency), asdict(quantization)] if self._artifacts else []
         pruning = replace(self._settings.pruning.at_sparsity(0.0), max_bytes=None, max_microseconds=None)
@@ -65,7 +65,7 @@ class Tuner:
         return call_on_main(lambda: fingerprint(self._program, pruning, finetuning, task, extra=extra))
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
-        """Return the common work of the points of a seed; None if none was tuned here."""
+        """Return the common work of the points of a seed; None if no point was tuned in this process."""
         return self._prefixes.get(seed)
 
     def tune(self, point: OperatingPoint, settings: Settings, seed: int, folder: Path) -> TunedModel:
@@ -87,7 +87,7 @@ class Tuner:
         return TunedModel(self._task.change(partial(run_program, self._program), partial(run_program, served)), file)
 
     def _compress(self, point: OperatingPoint, settings: Settings, seed: int) -> _Compressed:
-        """Return the program of a point, pruned and tuned; the dense model where nothing is removed."""
+        """Return the program of a point, pruned and tuned; the dense model if nothing is removed."""
         if point.kind == "dense int8":
             return _Compressed(self._program)
         self._prefixes[seed] = run_search_prefix(

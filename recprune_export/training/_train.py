@@ -150,7 +150,7 @@ def _load_sequences(data: DataFile, overrides: SchemaOverrides, reading: DataSet
 def _count_values(
     columns: tuple[ColumnSummary, ...], vocabularies: Mapping[str, Vocabulary]
 ) -> tuple[ColumnSummary, ...]:
-    """Return the summaries with the number of values that have an id."""
+    """Return the summaries with the number of values with an id."""
     return tuple(replace(c, values=len(vocabularies[c.name].values)) if c.name in vocabularies else c for c in columns)
 
 
@@ -176,7 +176,7 @@ def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
 class _Clicks:
     """Rows with labels, trained with the sum over labels of the binary cross entropy, or the squared error for numbers.
 
-    The squared error is divided by the variance of the label, so that labels of any unit count alike.
+    The squared error is divided by the variance of the label, so that labels in any unit have equal weight.
     """
 
     data: ClickData

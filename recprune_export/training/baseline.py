@@ -1,4 +1,4 @@
-"""The outputs that need no model, which a trained one has to surpass: label means, and items by their frequency."""
+"""The baseline outputs without a model, which a trained one must surpass: label means, and items by their frequency."""
 
 from collections.abc import Mapping
 
@@ -41,9 +41,9 @@ def predict_item_frequencies(histories: HistorySource, items: int) -> LabelPredi
 def describe_failure_to_learn(
     deciding: DecidingMetric, baseline: Mapping[str, Observations], trained: Mapping[str, Observations]
 ) -> str | None:
-    """Return a sentence where the trained model is not clearly better than the baseline on the validation rows, else None.
+    """Return a sentence if the trained model is not significantly better than the baseline on the validation rows, otherwise None.
 
-    Better is clear where the whole paired interval of 95 % lies on that side. Time and memory: those of `paired_change`.
+    It is significantly better if the whole paired 95 % interval is on that side. Time and memory: those of `paired_change`.
     """
     change = paired_change(deciding, baseline, trained)
     if change.loss.high < 0.0:

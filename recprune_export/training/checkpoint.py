@@ -47,7 +47,7 @@ class Checkpoint:
         Raises `ModelFileError` if the weights do not fit.
         """
         try:
-            with torch.device("meta"):  # sizes alone: the model of a modified file may be larger than the memory
+            with torch.device("meta"):  # only sizes: the model of a modified file may be larger than the memory
                 sizes = {
                     name: t.shape
                     for name, t in build_recommender(self.recommender, self.spec, self.config).state_dict().items()
@@ -101,7 +101,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing in the file is executed, and its weights stay in it (`load_mapped`).
+    """Read a checkpoint; nothing in the file is executed, and its weights stay in the file (`load_mapped`).
 
     Raises `ModelFileError` if it is missing, damaged, of another kind or of another version.
     """
@@ -136,7 +136,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def check_storage_sizes(state: Mapping[str, Tensor], path: Path | str) -> None:
     """Raise `ModelFileError` if a tensor declares far more numbers than are stored: a stride of 0 repeats one number."""
-    tolerated_bytes = 1 << 28  # of views, beyond the stored bytes
+    tolerated_bytes = 1 << 28  # allowed for views, in excess of the stored bytes
     for name, tensor in state.items():
         stored = (
             tensor.untyped_storage().nbytes() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else None

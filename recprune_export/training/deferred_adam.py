@@ -1,10 +1,9 @@
 """`DeferredAdam`: Adam whose steps on long embedding tables cost the rows of a batch instead of the whole table.
 
 The gradient of a table that is only looked up is zero in all rows but those of the batch. Adam moves the other rows too, by
-their decaying first moment. These steps are deferred: a row catches up with all of them at once when it is looked up again,
-as in lazy regularization (Carpenter 2008, "Lazy Sparse Stochastic Gradient Descent for Regularized Multinomial Logistic
-Regression"). So the weights that a forward pass reads are those of Adam, unlike those of `torch.optim.SparseAdam`, which
-skips these steps.
+their decaying first moment. These steps are deferred: all of them are applied to a row when it is looked up again, as in lazy
+regularization (Carpenter 2008, "Lazy Sparse Stochastic Gradient Descent for Regularized Multinomial Logistic Regression"). So the weights
+that a forward pass reads are those of Adam, unlike those of `torch.optim.SparseAdam`, which skips these steps.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,11 +21,11 @@ from recprune_export.distributed.ranks import is_divided
 from recprune_export.distributed.sharded_embedding import ShardedEmbedding
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # the defaults of torch.optim.Adam
-_CHUNK = 1 << 15  # rows that catch up at once, which bounds the memory of temporary tensors
+_CHUNK = 1 << 15  # rows that catch up together, which bounds the memory of temporary tensors
 
 
 class DeferredAdam:
-    """Adam with a constant learning rate for `tables`, which are read only by lookups, and for `others`, which it steps whole.
+    """Adam with a constant learning rate for `tables`, which are read only by lookups, and for `others`, which it updates as a whole.
 
     Inside the block `deferred()` the gradients of the tables are sparse in their rows, and a row catches up before each
     lookup. `catch_up()` brings every row up to date: call it before the weights are read in any other way.
@@ -58,7 +57,7 @@ class DeferredAdam:
         """Make gradients sparse and let rows catch up before lookups inside the block; all are up to date after it."""
         hooks = []
         for weight, table in self._tables.items():
-            if isinstance(table, ShardedEmbedding):  # its rows are read for other processes as well
+            if isinstance(table, ShardedEmbedding):  # its rows are also read for other processes
                 table.before_read = partial(self._before_read, weight)
                 continue
             table.sparse = True
@@ -88,7 +87,7 @@ class DeferredAdam:
         """Update the rows and the other parameters that have a gradient."""
         self._others.step()
         gradients = {w: _sum_by_row(w.grad) for w in self._rows if w.grad is not None}
-        if is_divided():  # rows that other processes alone have looked up
+        if is_divided():  # rows that only other processes have looked up
             for weight, (rows, _) in gradients.items():
                 self._before_read(weight, rows)
         self._steps += 1
@@ -100,13 +99,13 @@ class DeferredAdam:
 
     def _before_read(self, weight: Tensor, rows: Tensor) -> None:
         last_step = self._rows[weight].last_step[rows]
-        stale = rows[(last_step > 0) & (last_step < self._steps)]  # duplicates catch up to the same values
+        stale = rows[(last_step > 0) & (last_step < self._steps)]  # duplicates are updated to the same values
         if len(stale):
             with torch.no_grad():
                 self._catch_up(weight, stale)
 
     def _catch_up(self, weight: Tensor, rows: Tensor) -> None:
-        """Take the deferred steps of `rows`, [U], which may hold duplicates."""
+        """Apply the deferred steps of `rows`, [U], which may contain duplicates."""
         state = self._rows[weight]
         last_step = state.last_step[rows]
         moved, epsilon = self._moves.sums(last_step, self._steps)
@@ -119,7 +118,7 @@ class DeferredAdam:
         state.last_step[rows] = self._steps
 
     def _update(self, weight: Tensor, state: "_RowMoments", rows: Tensor, gradient: Tensor) -> None:
-        """Take a step of Adam on different `rows`, [U], with their gradient, [U, D] (Kingma and Ba 2015, algorithm 1)."""
+        """Apply a step of Adam to distinct `rows`, [U], with their gradient, [U, D] (Kingma and Ba 2015, algorithm 1)."""
         moments = state.moments[rows]
         first, second = moments.unbind(1)
         first.lerp_(gradient, 1.0 - BETA1)
@@ -152,7 +151,7 @@ class _WholeAdam:
 
 @dataclass(frozen=True)
 class _RowMoments:
-    """The two moments of each row, [rows, 2, D], and the step of the optimizer at which they are, [rows], 0 before any."""
+    """The two moments of each row, [rows, 2, D], and the optimizer step of their last update, [rows], 0 before any."""
 
     moments: Tensor
     last_step: Tensor
@@ -165,7 +164,7 @@ class _RowMoments:
 
 
 def _sum_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different rows of a sparse gradient, [U], and its sum over each of them, [U, D]."""
+    """Return the distinct rows of a sparse gradient, [U], and its sum over each of them, [U, D]."""
     rows, position = torch.unique(gradient._indices()[0], return_inverse=True)
     values = gradient._values()
     return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, position, values)
@@ -175,9 +174,9 @@ class _DeferredMoves:
     """Sums over the steps of Adam in which the gradient of a row is zero.
 
     With moments m and v after step s, step s + k moves a weight by -lr·a(k)·m / (√v + ε·b(k)), where
-    a(k) = (β1/√β2)^k·√(1-β2^(s+k)) / (1-β1^(s+k)) and b(k) = √(1-β2^(s+k)) / √β2^k. The sum over k is taken with the mean of
-    b, weighted by a: exact to the first order in ε. Σa and Σab over k = 1 ... n are differences of sums without end,
-    W(s) - (β1/√β2)^n·W(s+n), and these are tabulated by step.
+    a(k) = (β1/√β2)^k·√(1-β2^(s+k)) / (1-β1^(s+k)) and b(k) = √(1-β2^(s+k)) / √β2^k. The sum over k is computed with the mean of b,
+    weighted by a, which is exact to first order in ε. Σa and Σab over k = 1 ... n are differences of infinite sums, W(s) -
+    (β1/√β2)^n·W(s+n), which are tabulated by step.
     """
 
     LONGEST = 400  # steps, after which the first moment has decayed to 1e-18 of itself
@@ -195,7 +194,7 @@ class _DeferredMoves:
 
     @classmethod
     def _tabulate(cls, count: int) -> Tensor:
-        """Return Σa and Σab without end from each of `count` steps on, [count, 2]."""
+        """Return the infinite sums Σa and Σab from each of `count` steps on, [count, 2]."""
         step = np.arange(1, count + cls.LONGEST)
         bias1, bias2 = 1.0 - BETA1**step, 1.0 - BETA2**step
         k = np.arange(1, cls.LONGEST + 1)

@@ -50,8 +50,8 @@ class Epoch:
 class FitResult(DictMixin):
     """All epochs that ran, and the index of the best one, whose weights were restored.
 
-    `initial_metric` is the validation metric before the first epoch, if it was computed; `best` is -1 where
-    that was kept, for no epoch was better. `greater_is_better`: whether more of the metric is better.
+    `initial_metric` is the validation metric before the first epoch, if it was computed; `best` is -1 if the initial weights were kept
+    because no epoch was better. `greater_is_better`: whether larger values of the metric are better.
 
     >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
     -inf
@@ -78,7 +78,7 @@ class FitResult(DictMixin):
 
 
 def is_better_metric(new: float, old: float, *, greater_is_better: bool) -> bool:
-    """Return whether a metric is better than another one; an infinite one is no candidate.
+    """Return whether a metric is better than another one; an infinite one is not a candidate.
 
     >>> is_better_metric(0.5, 0.6, greater_is_better=False), is_better_metric(0.5, -math.inf, greater_is_better=False)
     (True, True)
@@ -107,12 +107,11 @@ def fit(
 ) -> FitResult:
     """Train for at most `epochs`; stop after `patience` epochs without a better metric; restore the best state of `module`.
 
-    `batches(epoch)` returns the batches of an epoch, of several processes the share of this one, `loss` a scalar, that of the whole
-    batch in each process, `evaluate` the validation metric (-inf: not
-    a candidate). While no metric is better than `baseline`, that of outputs without a model, patience is
-    `PLATEAU_PATIENCE` times as long: sequence models begin on a plateau. The `optimizers` together hold every trained
-    parameter; `after_step` and the `schedulers` are called after each step. Memory in addition to the module and its optimizers:
-    the gradients, and one `WeightSnapshot`.
+    `batches(epoch)` returns the batches of an epoch (with several processes, the share of this process), `loss` a scalar (that of the
+    whole batch, in each process), `evaluate` the validation metric (-inf: not a candidate). While no metric is better than `baseline`,
+    that of outputs without a model, patience is `PLATEAU_PATIENCE` times as long: sequence models begin on a plateau. The `optimizers`
+    together hold every trained parameter; `after_step` and the `schedulers` are called after each step. Memory in addition to the module
+    and its optimizers: the gradients, and one `WeightSnapshot`.
 
     Raises `ModelError` if the loss is no longer finite.
     """

@@ -1,7 +1,7 @@
-"""Weights that stay in the file that holds them: a memory map, read by pages, that costs no memory of its own.
+"""Weights that stay in their file: a memory map, read by pages, that needs no additional memory. Writes to such a tensor copy the written
+pages and affect only this process; the file is never changed.
 
-Writes to such a tensor stay in this process, and copy the written pages; the file is never changed. It must
-not be truncated while the tensors are used; to replace it under its name is safe.
+It must not be truncated while the tensors are used; replacing it by a new file is safe.
 """
 
 import zipfile
@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 def load_mapped(path: Path) -> Any:
     """Return the plain content of a file of `torch.save`; nothing in it is executed. Its tensors are maps of the file.
 
-    A file of before torch 1.6 cannot be mapped, and is read into memory.
+    A file from before torch 1.6 cannot be mapped, and is read into memory.
 
-    Raises the unrelated classes of torch, zipfile and pickle for a damaged file.
+    Raises unrelated classes of errors of torch, zipfile and pickle for a damaged file.
     """
     return torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
 
@@ -57,7 +57,7 @@ def _fits(parameter: nn.Parameter, tensor: Tensor | None) -> bool:
 
 
 class SkipRandomInitialization(TorchFunctionMode):
-    """Inside the block a new parameter is not filled with random numbers: the memory of a table is not even touched."""
+    """Inside the block a new parameter is not filled with random numbers: the memory of a table is not accessed."""
 
     _SKIPPED = frozenset({init.normal_, init.uniform_, init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_})
 

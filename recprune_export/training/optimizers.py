@@ -1,4 +1,4 @@
-"""The choice of tables whose steps are deferred in training."""
+"""Choose the tables whose steps are deferred in training."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,13 @@ from recprune_export.distributed.sharded_embedding import ShardedEmbedding
 from recprune_export.recommenders.layers import FieldEmbeddings
 from recprune_export.training.deferred_adam import DeferredAdam
 
-# Deferred steps are faster for tables with so many parameters beyond so many rows for each id: docs/decisions/deferred-adam.md
+# Deferred steps are faster for tables with this number of parameters in excess of this number of rows per id:
+# docs/decisions/deferred-adam.md
 LONG_TABLE_PARAMETERS, ROWS_PER_ID = 300_000, 5
 
 
 def make_optimizer(module: nn.Module, batch_size: int, learning_rate: float) -> DeferredAdam:
-    """Return Adam for all parameters of a recommender, with deferred steps for its long tables, of which there may be none."""
+    """Return Adam for all parameters of a recommender, with deferred steps for its long tables, if any."""
     tables = list(find_long_tables(module, batch_size))
     in_tables = {table.weight for table in tables}
     others = [parameter for parameter in module.parameters() if parameter not in in_tables]

@@ -1,4 +1,4 @@
-"""`WeightSnapshot`: a copy of the tensors of a module, to which it can be set back; large ones lie in a file."""
+"""`WeightSnapshot`: a copy of the tensors of a module, from which they can be restored; large ones are in a file."""
 
 import copy
 from typing import Any, Self
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from recprune_export.file_tensor import empty_in_file
 
-MAPPED_BYTES = 1 << 26  # of a tensor from which on its copy is a memory map
+MAPPED_BYTES = 1 << 26  # the size of a tensor from which on its copy is a memory map
 
 
 class WeightSnapshot:
     """The parameters and buffers of a module at one time.
 
-    Memory: tensors of less than `MAPPED_BYTES`; larger ones are written to a temporary file without a name, which the
-    system reads back page by page and removes with the snapshot. Where the disk is full they stay in memory.
+    Memory: tensors of less than `MAPPED_BYTES`; larger ones are written to an unnamed temporary file, which the system reads back page by
+    page and deletes with the snapshot. If the disk is full, they stay in memory.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,7 +29,7 @@ class WeightSnapshot:
         return snapshot
 
     def update(self, module: nn.Module) -> None:
-        """Copy the present tensors of the same module, in place of those before."""
+        """Copy the present tensors of the same module, replacing the previous ones."""
         for name, value in module.state_dict().items():
             if isinstance(value, Tensor):
                 self._state[name].copy_(value)

@@ -20,9 +20,9 @@ EVERY_ID, CHUNK_ROWS = 1 << 13, 1 << 10
 def make_edge_requests(signature: Signature) -> dict[str, RequestArrays]:
     """Return named requests from the edges of the signature's ranges.
 
-    One row; lowest ids, where 0 is out of vocabulary, padding or an empty sequence; highest ids; numbers that are all
-    zero, and large numbers of both signs, which stay positive where the example has no negative numbers. Where the
-    signature has rules for them, also ids out of range and infinite numbers; and rows without elements of jagged inputs.
+    One row; lowest ids, where 0 is out of vocabulary, padding or an empty sequence; highest ids; numbers that are all zero, and large
+    numbers of both signs, but only positive ones if the example has no negative numbers. If the signature has rules for them, also ids
+    out of range and infinite numbers; and rows without elements of jagged inputs.
     """
 
     def request(batch: int, pick: Callable[[IdRange], int], number: float) -> RequestArrays:
@@ -104,7 +104,7 @@ def make_refused_requests(signature: Signature) -> dict[str, RequestArrays]:
 def make_out_of_range_sample(signature: Signature, request: Mapping[str, np.ndarray]) -> RequestArrays | None:
     """Return the first rows of `request` with ids out of range, then with infinite numbers; None without rules for them.
 
-    One row of a shared input has one kind of id out of range, and no infinite number.
+    The single row of a shared input has one kind of id out of range, and no infinite number.
     """
     replacing = [i for i in signature.inputs if any(isinstance(bad, int) for bad in i.bad_ids)]
     clipping = [i for i in signature.inputs if i.number_limit is not None]
@@ -166,14 +166,14 @@ def make_every_id_requests(signature: Signature) -> dict[str, RequestArrays]:
 
 
 def repeat_rows(request: Mapping[str, np.ndarray], batch: int, start: int = 0) -> RequestArrays:
-    """Return `batch` rows of `request` from `start` on, repeated where it has fewer; views where it has enough."""
+    """Return `batch` rows of `request` from `start` on, repeated if there are fewer; views if there are enough."""
     if start + batch <= count_candidates(request):
         return {name: values[start : start + batch] for name, values in request.items()}
     return {name: values[(start + np.arange(batch)) % len(values)] for name, values in request.items()}
 
 
 def squeeze_shared_inputs(request: Mapping[str, np.ndarray], signature: Signature) -> RequestArrays:
-    """Return a request in the form that the file takes: inputs shared by all candidates keep their first row alone."""
+    """Return a request in the form that the file takes: inputs shared by all candidates keep only their first row."""
     shared = {i.name for i in signature.inputs if i.shared}
     return {name: values[:1] if name in shared else values for name, values in request.items()}
 

@@ -15,20 +15,20 @@ ModelFunction = Callable[[RequestArrays], NamedOutputs]
 
 
 SMALL = 1e-2  # lower bound of the denominator of relative errors, which are meaningless near zero
-FEW_ROWS = 0.01  # of all rows, in which the last of the best items may tie with one that is not returned
-SCALE_GAP = 7  # empty powers of two between two scales of one output, such as scores and mask values
+FEW_ROWS = 0.01  # of all rows; in these the last of the best items may tie with an item that is not returned
+SCALE_GAP = 7  # the number of unused powers of two between two scales of one output, such as scores and mask values
 EXPONENTS = 2200  # more than a double has
 CHUNK = 1 << 20  # numbers
-FEW_NUMBERS = 3  # fewer numbers near zero are chance, not a scale
+FEW_NUMBERS = 3  # fewer numbers near zero occur by chance and are not a scale
 
 
 @dataclass(frozen=True)
 class Tolerances(ToDictMixin):
     """A number passes when |candidate - reference| <= absolute + relative · |reference|.
 
-    Where the root mean square of the output is larger, it replaces |reference|: scores near zero are differences of
-    larger numbers, with their rounding errors. It is taken over numbers of the same scale: -1e9, by which models mask
-    items, does not show how scores are rounded.
+    If the root mean square of the output is larger, it replaces |reference|: scores near zero are differences of larger numbers, with
+    their rounding errors. It is computed over numbers of the same scale: the value -1e9, with which models mask items, says nothing about
+    the rounding of scores.
     """
 
     absolute: float = 1e-5
@@ -77,7 +77,7 @@ def _exponents(sizes: np.ndarray) -> np.ndarray:
 class OutputParity:
     """The largest errors of one output over all requests, and the request of the largest absolute one.
 
-    `not_finite` counts the numbers that are NaN or infinite in both, as the model itself answers.
+    `not_finite` counts the numbers that are NaN or infinite in both, since the model returns them.
     """
 
     name: str
@@ -145,12 +145,13 @@ def check_parity(
 
 
 def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, tolerances: Tolerances) -> np.ndarray:
-    """Return the ids `actual`, integers or strings, of output `name`, replaced by the expected ones where a tie of scores explains them.
+    """Return the ids `actual`, integers or strings, of output `name`, replaced by the expected ones if a tie of scores explains the
+    difference.
 
     Ids of the best items, [B, K], come with their scores, [B, K], in order. Where two consecutive scores differ by no more
     than rounding, or are NaN, either id may come first; the last id of a few rows may tie with one that is not returned.
-    Or they come with the scores of all items, [B, N]: then an id may replace another that has the same score. Other
-    outputs, and ids without scores, are returned unchanged.
+    If they come with the scores of all items, [B, N], an id may replace another one with the same score. Other outputs, and ids without
+    scores, are returned unchanged.
 
     >>> expected = {"items": np.array([[7, 3, 5, 1]]), "scores": np.array([[0.9, 0.5, 0.5, 0.1]], dtype=np.float32)}
     >>> resolve_ties(expected, "items", np.array([[7, 5, 3, 1]]), Tolerances()).tolist()
@@ -200,7 +201,7 @@ def is_text(values: np.ndarray) -> bool:
 def _find_reordered_ties(expected: np.ndarray, actual: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Return where ids [..., K] are in runs of equal scores with the same ids in both, or in a run at the last place.
 
-    `near` [..., K - 1]: whether neighbors have the same score. A run may continue beyond the last place.
+    `near` [..., K - 1]: whether neighbors have the same score. A run may continue beyond the last position.
     """
     count = expected.shape[-1]
     rows = [array.reshape(expected.size // count, array.shape[-1]) for array in (expected, actual, near)]

@@ -1,4 +1,4 @@
-"""Quality loss of shared rows: on the test rows with an id that lost its row, and on all others."""
+"""Quality loss of shared rows: on the test rows with an id that shares a row, and on all others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def _measure_quality(
 
     metrics = {}
     for name, answer in answers.items():
-        count = 0  # of the batches of one model
+        count = 0  # the batches of one model
         metrics[name] = task.test(answer, where)
     if any(metrics.values()) or count:
         return SubsetQuality(count, metrics)

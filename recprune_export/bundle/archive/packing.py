@@ -15,7 +15,8 @@ from recprune_export.installation import install_command
 from recprune_export.output_files import check_output_file, make_sibling_path
 
 SUFFIX = ".tar.zst"
-WINDOW = 27  # 128 MiB: the default limit of zstd decompressors, and long enough that the second copy of a model costs nothing
+# 128 MiB: the default limit of zstd decompressors, and enough for a second copy of a model to cost almost nothing
+WINDOW = 27
 LEVEL = 10
 BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20

@@ -30,7 +30,7 @@ def _sign_directory(bundle: Path, sign: Signer) -> Path:
     path = bundle / SIGNATURE
     partial = make_sibling_path(bundle.resolve())
     try:
-        with hold_write_lock(bundle.resolve()):  # nobody may replace the manifest while it is signed
+        with hold_write_lock(bundle.resolve()):  # other processes must not replace the manifest while it is signed
             check_files(bundle, read_manifest(bundle))
             partial.write_bytes(sign((bundle / MANIFEST).read_bytes()))
             os.replace(partial, path)

@@ -1,8 +1,8 @@
-"""Unpack a bundle into a temporary folder that can only receive the files of its manifest.
+"""Unpack a bundle into a temporary folder, only the files of its manifest.
 
-Archives are untrusted. Only headers of 512 bytes are read: no links, devices or long names, no extended headers, which would be
-read into memory. Names must be plain relative paths. The manifest comes first, and only files that it declares are written,
-with the sizes that it declares.
+Archives are untrusted. Only headers of 512 bytes are read: links, devices, long names and extended headers, which would be read into
+memory, are refused. Names must be plain relative paths. The manifest comes first, and only files that it declares are written, with the
+sizes that it declares.
 """
 
 import json

@@ -10,7 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from recprune_export.bundle.manifest.manifest import Manifest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_WRITTEN = ("format", "format_version", "files")  # have a default in Python, but are in every file
+_WRITTEN = ("format", "format_version", "files")  # these have a default in Python, but are in every file
 
 
 class Untitled(GenerateJsonSchema):

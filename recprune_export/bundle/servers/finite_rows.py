@@ -14,10 +14,10 @@ Arrays = Mapping[str, np.ndarray]
 def take_finite_rows(
     signature: Signature, answer: Callable[[dict[str, np.ndarray]], Arrays], request: Arrays, response: Arrays
 ) -> tuple[Arrays, Arrays] | None:
-    """Return the rows whose inputs and outputs are finite as the arrays of a file, and the `answer` to them alone.
+    """Return the rows with finite inputs and outputs, as the arrays of a file, and the `answer` to only these rows.
 
-    `request` has the inputs of the signature, `response` is the answer to it. None if no row is left, or where a value is
-    not finite that belongs to no row.
+    `request` has the inputs of the signature, `response` is the answer to it. None if no row remains, or if a value that belongs to no
+    single row is not finite.
     """
     batched = [i.name for i in signature.inputs if i.shape[:1] == (BATCH,)]
     if batched:

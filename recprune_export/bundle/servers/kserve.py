@@ -1,7 +1,7 @@
 """KServe: golden request and response in JSON of its v2 protocol (Open Inference Protocol), and an `InferenceService`.
 
-Servers that give tensors to ONNX Runtime unchanged, such as mlserver, take the shapes of the model. Triton takes others where it
-batches requests: one number for each row has shape [rows, 1].
+Servers that pass tensors to ONNX Runtime unchanged, such as mlserver, use the shapes of the model. Triton uses others if it batches
+requests: one number for each row has shape [rows, 1].
 """
 
 import json
@@ -62,14 +62,14 @@ def list_sample_names(file: str = MODEL) -> tuple[str, str]:
 def make_kserve_samples(
     bundle: str, request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], file: str = MODEL
 ) -> dict[str, bytes]:
-    """Return request and response of an ONNX file in its own shapes, by their names in the bundle. All values must be finite."""
+    """Return request and response of an ONNX file in the shapes of the file, by their names in the bundle. All values must be finite."""
     return _make_pair(make_served_name(bundle, file), request, response, list_sample_names(file))
 
 
 def make_triton_samples(
     bundle: str, request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], *, batched: bool
 ) -> dict[str, bytes]:
-    """Return request and response as Triton takes them; empty if they are those of the model."""
+    """Return request and response in the shapes of Triton; empty if these are the shapes of the model."""
     asked, answered = (
         {name: reshape_for_triton(values, batched) for name, values in arrays.items()} for arrays in (request, response)
     )
@@ -80,9 +80,9 @@ def make_triton_samples(
 
 
 def make_inference_service(bundle: str) -> bytes:
-    """Return the `InferenceService` that serves the folder `triton/` of a bundle; the user fills in its place.
+    """Return the `InferenceService` that serves the folder `triton/` of a bundle; the user fills in its location.
 
-    Its name is one of DNS: lower-case letters, digits and hyphens.
+    Its name is a valid DNS name: lower-case letters, digits and hyphens.
     """
     name = re.sub(r"[^a-z0-9]+", "-", bundle.lower()).strip("-") or "model"
     name = name if name[0].isalpha() else f"model-{name}"

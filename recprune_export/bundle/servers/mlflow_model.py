@@ -1,6 +1,6 @@
 """An MLflow model folder of a bundle: `model.onnx` with the flavors onnx and python_function, and its signature.
 
-The layout is that of `mlflow.onnx.save_model` (MLflow 3); MLflow itself is not needed to write it.
+The layout is that of `mlflow.onnx.save_model` (MLflow 3); MLflow is not needed to write it.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ _ENVIRONMENT = (
 
 
 def check_mlflow_target(folder: Path) -> None:
-    """Raise `UsageError` if no model folder can be written to `folder`; to be called before long work."""
+    """Raise `UsageError` if no model folder can be written to `folder`; to be called before a long job."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--mlflow {folder} is not a folder: give a folder that does not exist yet.")
     with _readable_errors(folder):
@@ -67,9 +67,9 @@ def check_mlflow_target(folder: Path) -> None:
 
 
 def write_mlflow_model(bundle: Path, folder: Path) -> Path:
-    """Write the MLflow model of a bundle to `folder`, whole or not at all; return it.
+    """Write the MLflow model of a bundle to `folder`, completely or not at all; return it.
 
-    `mlflow.pyfunc.load_model` gives a model whose `predict` takes the inputs of `model.onnx` as a dict of arrays.
+    `mlflow.pyfunc.load_model` returns a model whose `predict` takes the inputs of `model.onnx` as a dict of arrays.
 
     Raises `BundleError` if the bundle is damaged, `UsageError` if the folder is not empty or cannot be written.
     """
@@ -115,7 +115,7 @@ def _make_texts(manifest: Manifest) -> dict[str, str]:
 
 
 def _make_session_settings(options: SessionOptions) -> dict[str, Any]:
-    """Return `onnx_session_options`; MLflow has none for the memory arena."""
+    """Return `onnx_session_options`; MLflow has no option for the memory arena."""
     entries = {} if options.spinning else {"session.intra_op.allow_spinning": "0"}
     entries |= {} if options.prepacking else {"session.disable_prepacking": "1"}
     return {

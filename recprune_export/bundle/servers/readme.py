@@ -175,7 +175,7 @@ def render_readme(
 
 
 def _describe_models(models: Mapping[str, Any]) -> str:
-    """Return the purpose, inputs and outputs of each further ONNX file, as Markdown."""
+    """Return the purpose, inputs and outputs of each derived ONNX file, as Markdown."""
     parts = []
     for name, entry in models.items():
         signature, samples = Signature.from_dict(entry["signature"]), entry["samples"]
@@ -273,7 +273,7 @@ def _describe_ignored(fields: Sequence[str]) -> str:
 def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool) -> str:
     """Describe, as a paragraph of Markdown, how the graph handles ids and numbers out of range; empty without rules.
 
-    Without an `encoding` no id is known to stand for unknown values.
+    Without an `encoding`, no id is known to represent unknown values.
 
     >>> describe_input_rules([{"name": "user", "ids": [[0, 9]], "bad_ids": [0]}], encoding=True)
     'An id out of range is replaced by an unknown value: 0 in `user`.\\n\\n'

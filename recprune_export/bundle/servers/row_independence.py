@@ -15,10 +15,10 @@ def rows_are_independent(
 ) -> bool:
     """Return whether only axis 0 of every tensor varies, with the batch, and rows give the same outputs separately and together.
 
-    `response` contains the outputs for the whole `request`; its first row, its last row and its halves are tried separately.
+    `response` contains the outputs for the whole `request`; its first row, last row and halves are run separately.
     """
     if any(is_packed(i) for i in signature.inputs):
-        return False  # of several requests in a batch the elements and the ends of rows would have to be joined
+        return False  # a batch of several requests would have to join the elements and the ends of rows
     tensors: tuple[Input | Output, ...] = (*signature.inputs, *signature.outputs)
     if not all(t.shape and t.shape[0] == BATCH and all(isinstance(n, int) for n in t.shape[1:]) for t in tensors):
         return False

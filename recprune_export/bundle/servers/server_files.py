@@ -55,9 +55,8 @@ def make_server_files(
 ) -> ServerFiles:
     """Return the program that serves a bundle, golden samples for KServe, and with `triton` a model repository for Triton.
 
-    `answer` runs the model; `max_batch` is the largest batch that a server may form or take; `raw_rows` and
-    `encoding` the content of `samples/raw-rows.json` and `encoding.json`, where there are such; `derived` the ONNX files that are made
-    from this one.
+    `answer` runs the model; `max_batch` is the largest batch that a server may form or take; `raw_rows` and `encoding` the content of
+    `samples/raw-rows.json` and `encoding.json`, if any; `derived` the ONNX files that are made from this one.
     """
     signature = served.signature
     arrays = to_file_arrays(signature, request)

@@ -62,8 +62,8 @@ def make_predict_samples(
 ) -> dict[str, bytes]:
     """Return request and answer of the plain route: arrays, or with an `encoding` the rows of `samples/raw-rows.json`.
 
-    Of these, the rows that are answered there and that the program takes: an encoder reads a text that is no number as a missing
-    one, a service refuses it.
+    Only rows are used that have outputs there and that the program accepts: an encoder treats a text that is not a number as a missing
+    value, but a service refuses it.
     """
     if raw_rows is None or encoding is None:
         body: dict[str, Any] = {"inputs": {name: to_json(values) for name, values in request.items()}}

@@ -41,8 +41,8 @@ def make_model_repository(
 ) -> dict[str, Content]:
     """Return the files of `triton/` by their names in the bundle; `models`: `model.onnx` and its external data.
 
-    The server may batch up to `max_batch` rows, which have to be independent of each other; with 0 each request runs separately.
-    The model files are hard links to those of the bundle.
+    The server may batch up to `max_batch` rows, which must be independent of each other; with 0 each request runs separately. The model
+    files are hard links to those of the bundle.
     """
     name = make_model_name(name)
     folder = f"triton/{name}"

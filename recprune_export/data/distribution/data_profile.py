@@ -1,7 +1,7 @@
 """`DataProfile`: distributions of the ids, numbers and labels of rows, small enough to be saved in a bundle.
 
-Cells are chosen on training rows and counted on held-out rows: on training rows the frequency of the most frequent ids is
-overestimated, and an id that the vocabulary lacks does not occur.
+Cells are chosen on training rows and counted on held-out rows: on training rows the frequency of the most frequent ids is overestimated,
+and unknown ids do not occur.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ DECILES = np.arange(1, 10) / 10
 class FieldValues:
     """One field of N rows: ids or numbers of shape [N] or [N, several]; NaN is a missing number.
 
-    `padding` is the id of padding, `unknown` the id of values that the vocabulary lacks, if the field has them.
+    `padding` is the id of padding, `unknown` the id of unknown values, if the field has them.
     """
 
     name: str
@@ -119,7 +119,7 @@ def _decode_cells(values: Any) -> IdCells | NumberCells:
 class FieldProfile(DictMixin):
     """The cells of one field with the number of values in each; for numbers also mean and standard deviation.
 
-    `unknown` is the share of values that the vocabulary lacks, None if the field has no id for them.
+    `unknown` is the fraction of unknown values, None if the field has no id for them.
     """
 
     ENCODED = ("name", "cells", "counts", "unknown", "mean", "deviation", "kind")
@@ -152,8 +152,8 @@ class FieldProfile(DictMixin):
 class Drift(ToDictMixin):
     """The drift of a field: the population stability index of its samples, and its 95 % quantile without drift, `chance`.
 
-    `estimate` is the index of the distributions, without the part that chance adds, with its 95 % interval. `before`
-    and `now` are shares of unknown ids, or means of numbers; None if the field has neither.
+    `estimate` is the index of the distributions, without its expected value under chance, with its 95 % interval. `before` and `now` are
+    shares of unknown ids, or means of numbers; None if the field has neither.
     """
 
     ENCODED = ("name", "kind", "psi", "chance", "estimate", "before", "now", "verdict")
@@ -173,7 +173,7 @@ class Drift(ToDictMixin):
 
     @property
     def major(self) -> bool:
-        """Whether the shift is major beyond doubt."""
+        """Whether the shift is significantly major."""
         return self.verdict is Verdict.FAILS
 
     def format_index(self) -> str:
@@ -194,7 +194,7 @@ class DataProfile(DictMixin):
     def fit(cls, reference: Sequence[FieldValues], held_out: Sequence[FieldValues], tested: int) -> Self:
         """Profile columns: cells from `reference`, counts from `held_out`, in the same order of fields.
 
-        A field of numbers, such as a label, that is missing in all rows of one of both has no profile.
+        A numeric field, such as a label, that is missing in all rows of one of the two has no profile.
         """
         pairs = [(c, d) for c, d in zip(reference, held_out, strict=True) if c.ids or (len(c.flat) and len(d.flat))]
         return cls(tuple(FieldProfile.fit(c, d) for c, d in pairs), tested)
@@ -206,7 +206,7 @@ class DataProfile(DictMixin):
 
 
 def unknown_share(column: FieldValues) -> float | None:
-    """Return the share of ids that the vocabulary lacks; None if the field has no id for them."""
+    """Return the fraction of unknown ids; None if the field has no id for them."""
     if column.unknown is None or not len(column.flat):
         return None
     return float((column.flat == column.unknown).mean())
@@ -218,6 +218,6 @@ def _drift(field: FieldProfile, column: FieldValues) -> Drift:
     if isinstance(field.cells, IdCells):
         shift = field.unknown, unknown_share(column)
         if shift[0] is not None and shift[1] is not None and shift[1] < shift[0]:
-            before[-1] = now[-1] = 0  # fewer unknown ids do no harm; they occur if the new rows include old ones
+            before[-1] = now[-1] = 0  # fewer unknown ids are not a problem; they occur if the new rows include old ones
     indices = psi(before, now), psi_null_quantile(before, now), psi_interval(before, now)
     return Drift(field.name, field.kind, *indices, *shift)

@@ -33,7 +33,7 @@ def psi_null_quantile(expected: np.ndarray, actual: np.ndarray) -> float:
     """Return the 95 % quantile of the index of two samples from one distribution.
 
     The index of such samples is about (1/n + 1/m) times a χ² of one degree less than there are cells (Yurdakul and Naranjo 2020,
-    "Statistical properties of the population stability index"); its quantile by Wilson and Hilferty 1931.
+    "Statistical properties of the population stability index"); the quantile is that of Wilson and Hilferty 1931.
     """
     n, m = float(expected.sum()), float(actual.sum())
     degrees = int(((expected + actual) > 0).sum()) - 1
@@ -45,14 +45,13 @@ def psi_null_quantile(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def psi_interval(expected: np.ndarray, actual: np.ndarray) -> Estimate:
-    """Return the index of the two distributions, without the part that chance adds to that of two samples, and its 95 % interval.
+    """Return the index of the two distributions, without the part that sampling adds, and its 95 % interval.
 
     The index of two samples is about (1/n + 1/m) times a noncentral χ², whose noncentrality is the index of the distributions
-    divided by the same factor. The interval holds each index under which that of the samples is within its own 95 %; the half
-    counts that `psi` adds make the index smaller, so the upper end is raised by as much. Samples that differ less than chance
-    lets them have the upper end of those that differ as much as chance does (a power-constrained limit: Cowan et al. 2011),
-    because an upper end of 0 would claim certainty. With fewer than five rows a cell the upper end is still too low in up to
-    6 % of cases, instead of 2.5 %.
+    divided by the same factor. The interval contains each index for which the index of the samples is within its 95 % range; the half
+    counts that `psi` adds make the index smaller, so the upper end is raised by the same amount. Samples that differ less than expected
+    by chance get the upper end of samples that differ as expected (a power-constrained limit: Cowan et al. 2011), because an upper end of
+    0 would claim certainty. With fewer than five rows per cell, the upper end is still too low in up to 6 % of cases, instead of 2.5 %.
     """
     n, m = float(expected.sum()), float(actual.sum())
     degrees = int(((expected + actual) > 0).sum()) - 1
@@ -80,7 +79,7 @@ def _noncentral_chi_square(value: float, degrees: int, center: float) -> float:
 
 
 def _solve_decreasing(function: Callable[[float], float], target: float, scale: float) -> float:
-    """Return where a decreasing function of non-negative numbers reaches `target`; 0 where it begins below."""
+    """Return the non-negative number at which a decreasing function reaches `target`; 0 if it begins below."""
     if function(0.0) <= target:
         return 0.0
     low, high = 0.0, max(scale, 1.0)

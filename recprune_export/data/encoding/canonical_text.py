@@ -25,9 +25,9 @@ CANONICAL_TEXT_RULE = (
 )
 
 _PLAIN = r"^-?(?:0|[1-9][0-9]*)\.[0-9]*$"
-# A text of digits with a bare e, such as 12e4, may be a hexadecimal id and stays.
+# A text of digits with an e without sign, such as 12e4, may be a hexadecimal id and is not changed.
 _SCIENTIFIC = r"^-?[0-9](?:\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+$"
-_LARGEST_WHOLE = 1e21  # from here on JavaScript writes an exponent
+_LARGEST_WHOLE = 1e21  # from this number on, JavaScript writes an exponent
 _MILLIONTHS = r"^(-?)([0-9])\.?([0-9]*)e-6$"  # polars writes an exponent below 1e-5, JavaScript below 1e-6
 
 

@@ -78,12 +78,12 @@ class Encoder(PublishedEncoding, DictMixin):
 
     @property
     def unknown_ids(self) -> dict[str, int]:
-        """The id of values that the vocabulary lacks, by input."""
+        """The id of values that are not in the vocabulary, by input."""
         schema = self.schema
         return {**dict.fromkeys(schema.categorical, 0), **{several.name: 1 for several in schema.multi_valued}}
 
     def select_inputs(self, inputs: Collection[str]) -> Self:
-        """Return the encoder of these inputs alone, which reads no other columns."""
+        """Return the encoder of only these inputs, which reads no other columns."""
         schema = replace(
             self.schema,
             categorical=tuple(name for name in self.schema.categorical if name in inputs),
@@ -97,7 +97,7 @@ class Encoder(PublishedEncoding, DictMixin):
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training.
 
-        O(rows) time; memory beyond that of the request: one column of it, and the memory of the query.
+        O(rows) time; memory in addition to the request: one column of it, and the memory of the query.
         """
 
         schema, engine, frame = self.schema, choose_engine(frame), frame.lazy()
@@ -118,7 +118,7 @@ class Encoder(PublishedEncoding, DictMixin):
         return request
 
     def _make_expressions(self, types: "pl.Schema") -> "tuple[list[pl.Expr], list[pl.Expr]]":
-        """Return the expressions of strings and numbers, and those of ids; for the types of the last call they are made already."""
+        """Return the expressions of strings and numbers, and those of ids; they are reused for the types of the last call."""
         import polars as pl
 
         schema, key = self.schema, tuple((name, types[name]) for name in self.schema.fields)
@@ -184,7 +184,7 @@ class Encoder(PublishedEncoding, DictMixin):
 
 
 def choose_engine(frame: "pl.LazyFrame | pl.DataFrame") -> Literal["in-memory", "streaming"]:
-    """Return the engine of polars for a query: few rows in memory take longer to stream than to compute."""
+    """Return the engine of polars for a query: for few rows in memory, streaming takes longer than computing."""
     import polars as pl
 
     return "in-memory" if isinstance(frame, pl.DataFrame) and len(frame) <= _FEW_ROWS else "streaming"

@@ -14,11 +14,11 @@ HISTORY = "history"
 
 @dataclass(frozen=True)
 class InputEncoding(ToDictMixin):
-    """How the raw values of `columns` become the input `name`.
+    """How the raw values of `columns` are converted to the input `name`.
 
-    `kind` "id" is one id for each row, "ids" the first `max_length` ids of a list, "items" the last `max_length` ids of a
-    history, and "numbers" the standardized numbers of all `columns` in their order. The ids of a vocabulary are `first_id`,
-    `first_id` + 1, ... in its order; `unknown_id` stands for any other value, and is null where unknown values are removed.
+    `kind` "id" is one id for each row, "ids" the first `max_length` ids of a list, "items" the last `max_length` ids of a history, and
+    "numbers" the standardized numbers of all `columns` in their order. The ids of a vocabulary are `first_id`, `first_id` + 1, ... in its
+    order; `unknown_id` represents every other value, and is null if unknown values are removed.
     """
 
     name: str
@@ -64,7 +64,7 @@ class PublishedEncoding:
 
     @property
     def inputs(self) -> tuple[InputEncoding, ...]:
-        """How raw values become each input."""
+        """How raw values are converted to each input."""
         return describe_inputs(self.schema)
 
     @property

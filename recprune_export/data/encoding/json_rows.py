@@ -1,4 +1,4 @@
-"""Rows of JSON values, as encoders in other languages take them, encoded with polars."""
+"""Encode rows of JSON values, the input of encoders in other languages, with polars."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def make_frame(schema: Schema, rows: Sequence[JsonRow]) -> "pl.DataFrame":
 
 
 def json_text(value: str | float | bool | None) -> str | None:
-    """Return the text of a JSON value, of which the canonical text is that of the value itself.
+    """Return a text with the same canonical text as a JSON value.
 
     >>> [json_text(value) for value in ("x", 12, 12.5, True, None)]
     ['x', '12', '12.5', 'true', None]

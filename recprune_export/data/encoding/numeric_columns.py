@@ -1,4 +1,4 @@
-"""Columns of any type as numbers, float64: strings, dates and durations too."""
+"""Columns of any type as numbers, float64, including strings, dates and durations."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ def unit_as_number(dtype: "pl.DataType") -> str | None:
 
 
 def can_be_number(dtype: "pl.DataType") -> bool:
-    """Return whether each value of a column may be one number; a text is a number where it reads as one."""
+    """Return whether each value of a column may be one number; a text may contain a number."""
     import polars as pl
 
     texts = (pl.Boolean, pl.Null, pl.String, pl.Categorical, pl.Enum)
@@ -41,7 +41,7 @@ def can_be_number(dtype: "pl.DataType") -> bool:
 
 
 def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] = ()) -> "pl.Expr":
-    """Return a column of `dtype` as float64: null where the value is missing, NaN, or a text that is no number.
+    """Return a column of `dtype` as float64: null if the value is missing, NaN, or a text that is not a number.
 
     A date is days since 1970-01-01, with the time as a fraction; a time or a duration is seconds; true is 1; a decimal comma
     is a point. A word in `missing` is missing, and so is the number that it names.

@@ -1,4 +1,4 @@
-"""Rows of JSON values, usual and odd ones, made of the vocabularies of an encoder: an encoder in another language is tested with them."""
+"""Rows of usual and unusual JSON values, made from the vocabularies of an encoder, to test encoders in other languages."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from recprune_export.data.schema.schema import MultiValued
 from recprune_export.data.sequences import SequenceEncoder
 
 _NEW = "new value"
-_LARGEST_EXACT = 2**53  # JSON readers hold numbers as float64
+_LARGEST_EXACT = 2**53  # JSON readers represent numbers as float64
 _WORDS = ("", "NA", "nan", "TRUE", True, "9007199254740993", "1e+16", 1e-7, -0.0, "007", "12.50", 3)
 _NUMBERS = (
     0, None, "", "NaN", "NA", " 12.5\t", "12,5", "-.5e1", True, "False", "2026-02-28", "2026-02-28T09:30:15.25Z", "2026-02-30",
@@ -24,7 +24,7 @@ _NUMBERS = (
 
 
 def make_odd_rows(encoder: Encoder | SequenceEncoder, count: int) -> list[JsonRow]:
-    """Return rows for `encode_json_rows`: for each field its odd values in turn, the first row with the most frequent values.
+    """Return rows for `encode_json_rows`: the unusual values of each field in turn, after a first row with the most frequent values.
 
     >>> from recprune_export.data.schema.schema import Schema
     >>> schema = Schema(categorical=("shop",))

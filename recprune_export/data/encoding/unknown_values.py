@@ -1,4 +1,4 @@
-"""Values that a vocabulary lacks: how many, examples of both sides, and the verdict on a file in which nearly all are."""
+"""Values that are not in a vocabulary: their number, examples, and the verdict on a file with nearly only such values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ from recprune_export.terminal_text import escape_line
 if TYPE_CHECKING:
     import polars as pl
 
-REFUSED_SHARE = 0.99  # ids of another spelling, or of another shop: no real traffic is as new
+REFUSED_SHARE = 0.99  # ids in another spelling, or of another shop: real traffic never has so many new ids
 NOTED_SHARE = 0.2
-_MIN_VALUES = 20  # fewer may all be new by chance
+_MIN_VALUES = 20  # fewer values may all be new by chance
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class UnknownValues:
-    """Counts of one field: values that the vocabulary lacks, and all values that are not missing; `examples` are of the first."""
+    """Counts of one field: values that are not in the vocabulary, with `examples`, and all values that are not missing."""
 
     field: str
     unknown: int = 0
@@ -31,7 +31,7 @@ class UnknownValues:
 
     @property
     def share(self) -> float:
-        """The fraction of values that the vocabulary lacks, 0 if too few rows have a value."""
+        """The fraction of values that are not in the vocabulary, 0 if too few rows have a value."""
         return self.unknown / self.values if self.values >= _MIN_VALUES else 0.0
 
     def add(self, other: Self) -> Self:
@@ -41,9 +41,9 @@ class UnknownValues:
 
 
 def count_unknown(encoder: Encoder, rows: "pl.DataFrame", request: Request) -> dict[str, UnknownValues]:
-    """Return the counts of each field with a vocabulary, over all of `rows`, of which `request` was made.
+    """Return the counts of each field with a vocabulary, over all of `rows`, from which `request` was made.
 
-    The strings of a categorical field are read again only where they have no id; a list may have values beyond those of its ids.
+    The strings of a categorical field are read again only if they have no id; a list may have more values than ids.
     """
     counts = {}
     for name, vocabulary in encoder.vocabularies.items():
@@ -56,7 +56,7 @@ def count_unknown(encoder: Encoder, rows: "pl.DataFrame", request: Request) -> d
 
 @dataclass(frozen=True)
 class UnknownTally:
-    """How many ids of a field are the one for unknown values, and how many there are."""
+    """The number of unknown ids of a field, and the number of all its ids."""
 
     unknown: int = 0
     ids: int = 0
@@ -66,7 +66,7 @@ class UnknownTally:
 
 
 def tally_unknown(encoder: Encoder, requests: Sequence[Request]) -> dict[str, UnknownTally]:
-    """Return by field how many ids of some requests are unknown; padding is no id."""
+    """Return the number of unknown ids of some requests, by field; padding does not count."""
     several = {field.name for field in encoder.schema.multi_valued}
     tallies = {}
     for name in encoder.vocabularies:
@@ -81,7 +81,7 @@ def tally_unknown(encoder: Encoder, requests: Sequence[Request]) -> dict[str, Un
 def count_unknown_if_many(
     encoder: Encoder, frame: "pl.LazyFrame", tallies: Mapping[str, UnknownTally]
 ) -> dict[str, UnknownValues]:
-    """Return the counts of the fields of which at least `NOTED_SHARE` may be unknown, by the tallies of the ids of `frame`."""
+    """Return the counts of the fields with possibly at least `NOTED_SHARE` unknown values, by the tallies of the ids of `frame`."""
     return {
         name: count_unknown_in_query(encoder.select_texts(frame, name), name, encoder.vocabularies[name])
         for name, tally in tallies.items()
@@ -92,7 +92,7 @@ def count_unknown_if_many(
 def judge_unknown(
     counts: Iterable[UnknownValues], vocabularies: Mapping[str, Vocabulary], source: str, allow: bool
 ) -> tuple[str, ...]:
-    """Return a note for each field of which `NOTED_SHARE` or more is unknown; `source` names the rows.
+    """Return a note for each field with a fraction of at least `NOTED_SHARE` unknown values; `source` names the rows.
 
     Raises `DataError` if at least `REFUSED_SHARE` of a field is unknown, unless `allow`.
     """

@@ -1,4 +1,4 @@
-"""Columns of vectors as numbers side by side."""
+"""Columns of vectors, as several numbers."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

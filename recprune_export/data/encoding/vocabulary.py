@@ -15,7 +15,7 @@ _TEXTS = "__texts"
 class Vocabulary:
     """Maps values, as text, to ids `first`, `first` + 1, ... in their order, and every other value to `first` - 1.
 
-    A field has `first` = 1, and 0 stands for unknown. A multi-valued field has `first` = 2: 0 is padding, 1 unknown.
+    A field has `first` = 1, and 0 is unknown. A multi-valued field has `first` = 2: 0 is padding, 1 unknown.
 
     >>> import polars as pl
     >>> ids = Vocabulary(["b", "a"], first=1)
@@ -38,7 +38,7 @@ class Vocabulary:
     def lookup(self, name: str | None) -> "pl.Expr":
         """Return the ids of the text column `name`, or of the elements of a list (None), int64; an empty value is unknown.
 
-        The values are hashed at the first call alone: a query of few rows would take as long as one of many otherwise.
+        The values are hashed only at the first call: otherwise a query of few rows would take as long as one of many.
         """
         import polars as pl
 
@@ -49,7 +49,7 @@ class Vocabulary:
         return self._lookups[name]
 
     def knows(self, texts: "pl.Series") -> "pl.Series":
-        """Return whether each text has an id of its own."""
+        """Return whether each text is in the vocabulary."""
         return texts.alias(_TEXTS).to_frame().select(self.lookup(_TEXTS)).to_series() >= self.first
 
     def __getstate__(self) -> tuple[object, int]:
@@ -65,11 +65,10 @@ class Vocabulary:
 
     @classmethod
     def count(cls, frame: "pl.LazyFrame", column: "pl.Expr", first: int, missing: Collection[str] = ()) -> Self:
-        """Return the vocabulary of a text made of one column of `frame`, the most frequent values first.
+        """Return the vocabulary of an expression of text over `frame`, the most frequent values first.
 
-        Values are counted as they are stored before they become strings: then memory and most of the time are those of different values.
-
-        A word in `missing` has no id, nor has a usual word for a missing value where all other values are numbers.
+        Values are counted as stored before they are converted to strings, so that memory and most of the time depend on the distinct
+        values. A word in `missing` has no id; neither has a usual word for a missing value if all other values are numbers.
 
         >>> import polars as pl
         >>> frame = pl.LazyFrame({"shop": ["7", "12", "NA", "-"]})
@@ -85,7 +84,7 @@ class Vocabulary:
 
     @classmethod
     def from_counts(cls, counted: "pl.LazyFrame", first: int, missing: Collection[str] = ()) -> Self:
-        """Return the vocabulary of texts `value` that stand in `len` rows each, as `count` does."""
+        """Return the vocabulary of texts `value` that occur in `len` rows each, as `count` does."""
         import polars as pl
 
         ordered = counted.sort("len", "value", descending=[True, False]).collect(engine="streaming")

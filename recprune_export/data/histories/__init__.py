@@ -1,4 +1,4 @@
-"""Histories of users: in memory, or in files where a log is large."""
+"""Histories of users: in memory, or in files if a log is large."""
 
 import lazy_loader
 

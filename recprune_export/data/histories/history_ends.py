@@ -16,13 +16,14 @@ from recprune_export.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-_MIN_ITEMS = 3  # of a user, for leave-one-out: one to train on, one for validation, one for testing
+_MIN_ITEMS = 3  # items of a user for leave-one-out: one for training, one for validation, one for testing
 _MIN_KNOWN = 2  # before the border of validation: one item to read, and the next one to predict
 
 
 @dataclass(frozen=True)
 class UserCounts:
-    """How many users there are, are too short, have held-out items of equal time, and have a target for valid and for test."""
+    """The numbers of users: all, those with too few items, with held-out items of equal time, and with a target for valid and for
+    test."""
 
     users: int = 0
     short: int = 0
@@ -42,7 +43,7 @@ class UserCounts:
 
 @dataclass(frozen=True)
 class HistoryEnds:
-    """How many items of each of the `users` that are kept come before validation and before testing, int [users] each."""
+    """The number of items of each kept user in `users` before validation and before testing, int [users] each."""
 
     users: np.ndarray
     valid: np.ndarray
@@ -51,7 +52,7 @@ class HistoryEnds:
 
 
 class EndRule(Protocol):
-    """Decides where the parts of a history end. Users may be given in parts, of which the counts are added."""
+    """Decides where the parts of a history end. Users may be given in several parts, whose counts are added."""
 
     @property
     def description(self) -> str:
@@ -109,14 +110,14 @@ class SplitInTime:
 
     @classmethod
     def from_rows(cls, path: DataFile, rows: "pl.DataFrame", name: str, split: Split) -> "SplitInTime":
-        """Decide by all rows of a log (`read_log`), whose column of times is called `name`. Raises `DataError` as `split_by_time`."""
+        """Decide from all rows of a log (`read_log`), whose column of times is called `name`. Raises `DataError` as `split_by_time`."""
         row_split = split_by_time(path, rows[TIME].alias(name), split)
         valid, test = (rows[ORDER].filter(row_split.codes == code).min() for code in (1, 2))
         return cls((valid, test), row_split.description)
 
     @classmethod
     def from_stream(cls, path: DataFile, rows: "pl.LazyFrame", name: str, split: Split) -> "SplitInTime":
-        """Decide as `from_rows` does, by rows that are not in memory."""
+        """Decide like `from_rows`, from rows that are not in memory."""
         import polars as pl
 
         valid, test = choose_sides(path, rows.select(pl.col(ORDER).alias(name)), split, "").borders
@@ -162,6 +163,6 @@ class SplitInTime:
 
     @staticmethod
     def _count_before(log: OrderedLog, border: Any) -> np.ndarray:
-        """Return how many items of each user come before a border, int [users]."""
+        """Return the number of items of each user before a border, int [users]."""
         before = np.concatenate([[0], np.cumsum((log.orders < border).to_numpy())])
         return before[log.offsets[1:]] - before[log.offsets[:-1]]

@@ -15,15 +15,15 @@ from recprune_export.data.rows import Ragged, Rows
 
 EVENT_DTYPE = np.dtype(np.int32)
 PLACE_DTYPE = np.dtype([("start", np.int64), ("length", np.int32)])
-_FEWEST_USERS = 256  # of a window, also where histories are long
+_FEWEST_USERS = 256  # the fewest histories of a window, even if they are long
 
 
 @dataclass(frozen=True)
 class HistoryFile:
-    """`events` are the item ids of all users one after the other, int32; `places` say where each history begins in them, and its length.
+    """`events` are the item ids of all users one after the other, int32; `places` has the start of each history in them, and its length.
 
-    An item that is not known is 0. `readers` processes read the windows of a shuffled epoch, 0: a thread of this one does; the
-    order is the same.
+    An unknown item is 0. `readers` processes read the windows of a shuffled epoch; with 0, a thread of this process does. The order is
+    the same.
     """
 
     events: RecordFile
@@ -119,7 +119,7 @@ class StreamedNextItems:
             yield batch.take(np.arange(len(batch))[rank::world_size]).pad(self.length)
 
     def sample(self, count: int, seed: int) -> Rows:
-        """Return `count` rows drawn without replacement, or all if there are fewer; those that `Rows` draws if few are there."""
+        """Return `count` rows drawn without replacement, or all if there are fewer; the rows that `Rows` draws if there are few."""
         random = np.random.default_rng(seed)
         if len(self) <= self.file.window_users:
             chosen = random.permutation(len(self))[:count]

@@ -9,7 +9,7 @@ from recprune_export.data.rows import Ragged
 
 
 class HistorySource(Protocol):
-    """Histories that are read in pieces; `Ragged` are those in memory. Whoever takes a `HistorySource` never holds all of them."""
+    """Histories that are read in pieces; `Ragged` are those in memory. Code that takes a `HistorySource` never holds all of them."""
 
     def __len__(self) -> int:
         """The number of users."""
@@ -45,7 +45,7 @@ def shuffle_histories(histories: HistorySource, size: int, random: np.random.Gen
 def cut_batches(
     pieces: Iterator[P], size: int, concatenate: Callable[[Sequence[P]], P], draw: Callable[[P], np.ndarray]
 ) -> Iterator[P]:
-    """Yield the rows of pieces in batches of `size`, the last one shorter; of each piece those that `draw` returns, in its order.
+    """Yield the rows of pieces in batches of `size`, the last one shorter; from each piece, the rows that `draw` returns, in that order.
 
     >>> lists = [Ragged(np.arange(3), np.arange(4)), Ragged(np.arange(2), np.arange(3))]
     >>> batches = cut_batches(iter(lists), 2, Ragged.concatenate, lambda piece: np.arange(len(piece)))
@@ -73,7 +73,7 @@ def cut_batches(
 
 
 def count_items(histories: HistorySource, items: int) -> np.ndarray:
-    """Return how often histories hold each id below `items`, int64 [items]."""
+    """Return the number of occurrences in histories of each id below `items`, int64 [items]."""
     counts = np.zeros(items, dtype=np.int64)
     for window in histories.windows():
         counts += np.bincount(window.values, minlength=items)

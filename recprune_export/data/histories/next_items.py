@@ -13,7 +13,7 @@ NEXT_ITEM = "next_item"
 
 @dataclass(frozen=True)
 class NextItemLists:
-    """Histories, and the item that follows each, [N], 0 where it has no id."""
+    """Histories, and the item that follows each, [N], 0 if it has no id."""
 
     histories: Ragged
     targets: np.ndarray

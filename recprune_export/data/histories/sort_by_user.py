@@ -1,4 +1,4 @@
-"""`sort_by_user`: rows of a log that are not in memory, sorted on disk so that all rows of a user come together.
+"""`sort_by_user`: sort rows of a log that are not in memory, on disk, so that all rows of a user are adjacent.
 
 The rows are sorted in runs that fit into memory, and groups of users are then read from all runs: an external sort by regular
 sampling (Shi and Schaeffer 1992, "Parallel sorting by regular sampling").
@@ -21,13 +21,13 @@ from recprune_export.errors import UsageError
 if TYPE_CHECKING:
     import polars as pl
 
-RUN_ROWS = 1 << 20  # of a run, and about as many of a group
-SAMPLE_ROWS = 1 << 10  # every so many rows of a run one user is drawn
+RUN_ROWS = 1 << 20  # the rows of a run, and about the rows of a group
+SAMPLE_ROWS = 1 << 10  # in each run, one user is sampled for this number of rows
 
 
 @dataclass(frozen=True)
 class SortedRuns:
-    """Files of rows, each sorted by user; `borders` are the first users of all groups but the first, in order."""
+    """Files of rows, each sorted by user; `borders` are the first users of all groups except the first, in order."""
 
     files: tuple[Path, ...]
     borders: "pl.Series"
@@ -45,7 +45,7 @@ class SortedRuns:
     def groups(self) -> "Iterator[pl.DataFrame]":
         """Yield all rows of some users, in the order of the users; those of one user are in the order of the file.
 
-        A group has about `RUN_ROWS` rows, more where one user has.
+        A group has about `RUN_ROWS` rows, more if one user has more.
         """
         import polars as pl
 
@@ -67,7 +67,8 @@ class SortedRuns:
 
 @contextmanager
 def sort_by_user(rows: "Iterator[pl.DataFrame]") -> Iterator[SortedRuns]:
-    """Yield rows, which have a user each and come in the order of the file, by user; inside the block they lie in a temporary folder.
+    """Yield rows sorted by user; the given rows each have a user and are in the order of the file. Inside the block they are in a
+    temporary folder.
 
     Time O(rows x log(rows)); memory: that of some runs, and of a user for each `SAMPLE_ROWS` rows.
 

@@ -1,4 +1,4 @@
-"""`stream_log`: a log larger than memory becomes files of histories: rows are sorted by user on disk, and written user by user."""
+"""`stream_log`: convert a log larger than memory to files of histories: rows are sorted by user on disk, and written user by user."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,13 +39,13 @@ from recprune_export.progress import print_status, track
 if TYPE_CHECKING:
     import polars as pl
 
-_SORTED_BYTES = 28  # of a row while a log is sorted: user, order, item, and the item's id
+_SORTED_BYTES = 28  # bytes of a row while a log is sorted: user, order, item, and the item's id
 _PIECE_ITEMS = 1 << 20
 
 
 @dataclass(frozen=True)
 class LogItems:
-    """The different items of a log, in their canonical text, each with how often the training parts hold it, int64 [items]."""
+    """The distinct items of a log, in their canonical text, and their numbers of occurrences in training parts, int64 [items]."""
 
     values: "pl.Series"
     counts: np.ndarray
@@ -53,7 +53,7 @@ class LogItems:
 
 @dataclass(frozen=True)
 class StreamedLog:
-    """The histories of each side in files, how they are split in words, and notes on the rows and users."""
+    """The histories of each side in files, a description of the split, and notes on the rows and users."""
 
     sides: dict[str, HistoryFile]
     description: str
@@ -78,8 +78,8 @@ def stream_log(
 
     `number_items` returns the id of each item, int [items], 0 for none.
 
-    Time O(rows x log(rows)), in at most five passes over the files of the log; memory: that of the different items and of the rows of a
-    run (`sort_by_user`), where one user has more rows that of these.
+    Time O(rows x log(rows)), in at most five passes over the files of the log; memory: that of the distinct items and of the rows of a
+    run (`sort_by_user`), or of the rows of one user if these are more.
 
     Raises `DataError` as `load_sequences` does, `UsageError` if the disk of temporary files has too little space.
     """
@@ -104,7 +104,7 @@ def list_histories(
 ) -> "tuple[pl.LazyFrame, ScratchFolder, LogCounts]":
     """Return the histories of a log of `count` rows: the column of the user, and `name` with the items of each, the oldest first.
 
-    They lie in files of the folder that is returned, while it is held. Raises `DataError` and `UsageError` as `stream_log` does.
+    They are in files of the returned folder, as long as that object exists. Raises `DataError` and `UsageError` as `stream_log` does.
     """
     import polars as pl
 
@@ -133,7 +133,7 @@ def list_items(log: OrderedLog, user: str, name: str) -> "pl.DataFrame":
 def _sorted_log(
     path: DataFile, frame: "pl.LazyFrame", count: int, columns: SequenceColumns, totals: _Totals, *, keeps_time: bool
 ) -> "Iterator[tuple[SortedRuns, pl.Series]]":
-    """Yield the rows by user, with numbers from 1 on as `ITEM`, and the items with these numbers."""
+    """Yield the rows by user, with item numbers from 1 on as `ITEM`, and the items with these numbers."""
     import polars as pl
 
     check_log_types(path, frame.collect_schema(), columns)
@@ -166,7 +166,7 @@ def _read_chunks(path: DataFile, frame: "pl.LazyFrame", count: int) -> "Iterator
 
 
 def _make_parser(path: DataFile, frame: "pl.LazyFrame", name: str) -> "Callable[[object, pl.Series], pl.Series]":
-    """Return a function that reads a part of a column as `parse_order` reads the whole. Raises `DataError` where that does."""
+    """Return a function that parses a part of a column as `parse_order` parses the whole. Raises `DataError` if that does."""
     import polars as pl
 
     kinds = find_distinct_orders(path, frame, name)
@@ -178,7 +178,8 @@ def _make_parser(path: DataFile, frame: "pl.LazyFrame", name: str) -> "Callable[
         return parse_order
 
     def parse(path: object, column: "pl.Series") -> "pl.Series":
-        texts = pl.concat([first.cast(pl.String), column.cast(pl.String)])  # so that both are read as the whole column
+        # so that both are parsed like the whole column
+        texts = pl.concat([first.cast(pl.String), column.cast(pl.String)])
         return parse_order(path, texts)[len(first) :]
 
     return parse
@@ -194,7 +195,7 @@ def _order_groups(runs: SortedRuns, totals: _Totals) -> Iterator[OrderedLog]:
 def _write_histories(
     runs: SortedRuns, rule: EndRule, items: int, totals: _Totals
 ) -> tuple[RecordFile, list[RecordFile], np.ndarray]:
-    """Write the items of all users that are kept, and where the histories of each side lie; count items of training parts."""
+    """Write the items of all kept users, and the positions of the histories of each side; count items of training parts."""
     events, places = RecordWriter(EVENT_DTYPE), [RecordWriter(PLACE_DTYPE) for _ in SPLIT_NAMES]
     counts, written = np.zeros(items + 1, dtype=np.int64), 0
     for log in _order_groups(runs, totals):
@@ -217,7 +218,7 @@ def _write_histories(
 
 
 def _renumber(events: RecordFile, ids: np.ndarray) -> RecordFile:
-    """Return a copy of a file with `ids[n - 1]` in the place of each number n."""
+    """Return a copy of a file in which `ids[n - 1]` replaces each number n."""
     table = np.concatenate([[0], ids]).astype(EVENT_DTYPE)
     writer = RecordWriter(EVENT_DTYPE)
     for start in range(0, events.count, _PIECE_ITEMS):

@@ -14,7 +14,7 @@ class WindowSource(Protocol):
 
     @property
     def record_dtype(self) -> np.dtype:
-        """The dtype of what `read_window` returns."""
+        """The dtype of the records that `read_window` returns."""
         ...
 
     def epoch_windows(self, seed: int | None) -> Iterator[Window]:
@@ -27,7 +27,7 @@ class WindowSource(Protocol):
 
 
 def read_windows(source: WindowSource, seed: int | None, readers: int) -> Iterator[np.ndarray]:
-    """Yield the records of each window in the order of the seed: read by a thread, or where they are shuffled by `readers` processes.
+    """Yield the records of each window in the order of the seed: read by a thread, or, if they are shuffled, by `readers` processes.
 
     Raises `DataError` if a reader process ends early.
     """

@@ -1,4 +1,4 @@
-"""`read_in_processes`: windows of rows read by several processes, in the order of one."""
+"""`read_in_processes`: windows of rows read by several processes, in the same order as by one."""
 
 import multiprocessing
 import warnings
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def read_in_processes(source: "WindowSource", seed: int, readers: int) -> Iterator[np.ndarray]:
-    """Yield the records of each window of an epoch, as one process would: reader r reads the windows r, r + readers, ... .
+    """Yield the records of each window of an epoch, in the order of a single process: reader r reads the windows r, r + readers, ... .
 
     The processes are those of PyTorch's DataLoader, started anew: none inherits a thread. They end with the iterator.
 
-    Raises `DataError` if one of them ends early, `UsageError` where the system does not let them open the files.
+    Raises `DataError` if one of them ends early, `UsageError` if the system does not allow them to open the files.
     """
     from torch.utils.data import DataLoader
 
@@ -35,7 +35,7 @@ def read_in_processes(source: "WindowSource", seed: int, readers: int) -> Iterat
     try:
         # Ctrl-C reaches this process, which ends the others.
         with warnings.catch_warnings(), block_interrupts():
-            warnings.filterwarnings("ignore", message=".*worker processes in total.*")  # the user gave their number
+            warnings.filterwarnings("ignore", message=".*worker processes in total.*")  # the user chose their number
             loader: Any = DataLoader(
                 dataset, batch_size=None, num_workers=readers, prefetch_factor=1, multiprocessing_context="spawn"
             )
@@ -45,16 +45,16 @@ def read_in_processes(source: "WindowSource", seed: int, readers: int) -> Iterat
     except KeyboardInterrupt:
         _kill(set(multiprocessing.active_children()) - others)
         raise
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was sending a window
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two if it was sending a window
         raise DataError(
             f"A process that reads rows ended early ({first_line(error)}): give --readers 0 to read them in this process."
         ) from error
 
 
 def _kill(processes: Collection[BaseProcess]) -> None:
-    """End processes at once: PyTorch waits five seconds for one that is still importing modules."""
+    """End processes immediately: PyTorch waits five seconds for one that is still importing modules."""
     for process in processes:
-        with suppress(RuntimeError):  # by which PyTorch reports one that was killed
+        with suppress(RuntimeError):  # the error by which PyTorch reports a killed process
             process.kill()
             process.join()
 

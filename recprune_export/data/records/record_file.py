@@ -1,7 +1,7 @@
-"""`RecordFile`: encoded rows one after the other in an unnamed temporary file, read in order or at random places.
+"""`RecordFile`: encoded rows one after the other in an unnamed temporary file, read in order or at random positions.
 
-The file has no name, so that nothing is left when the process ends, however it ends. Other processes of the machine open it
-through the process that wrote it, by `/proc`, where the system has that.
+The file has no name, so that no file remains after the process ends in any way. Other processes of the machine open it through the
+process that wrote it, by `/proc`, if the system has it.
 """
 
 import errno
@@ -42,11 +42,11 @@ class RecordFile:
 
     @property
     def path(self) -> str:
-        """The path by which any process of this machine opens the file while this one lives, where it can (`can_share_files`)."""
+        """The path by which any process of this machine opens the file while this process runs, if it can (`can_share_files`)."""
         return f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
 
     def map(self) -> np.ndarray:
-        """Return all records, mapped: pages are read where they are looked at."""
+        """Return all records as a memory map, whose pages are read on access."""
         if not self.count:
             return np.zeros(0, dtype=self.dtype)
         return np.memmap(self.file, dtype=self.dtype, mode="c", shape=(self.count,))

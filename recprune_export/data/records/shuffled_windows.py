@@ -13,7 +13,7 @@ BLOCKS = 64  # of a window
 class Window:
     """Rows that are in memory together: `ranges` [start, stop) of a file, read one after the other, and then their `order`.
 
-    `order`, [rows], are positions among the rows of the ranges; None leaves them as they are.
+    `order`, [rows], are positions among the rows of the ranges; None keeps their order.
     """
 
     ranges: list[tuple[int, int]]
@@ -23,8 +23,8 @@ class Window:
 def shuffle_in_windows(count: int, window_rows: int, seed: int | None) -> Iterator[Window]:
     """Yield windows that together hold each of `count` rows once; without a seed they are in order.
 
-    A window has `BLOCKS` blocks from anywhere in the file. Where all rows fit into one window the order is that of
-    `Rows.batches`, a permutation of all rows. Time and memory: those of a window, and 8 bytes a block.
+    A window has `BLOCKS` blocks from any position in the file. If all rows fit into one window, the order is that of `Rows.batches`, a
+    permutation of all rows. Time and memory: those of a window, and 8 bytes per block.
 
     >>> [window.ranges for window in shuffle_in_windows(5, 2, None)]
     [[(0, 2)], [(2, 4)], [(4, 5)]]

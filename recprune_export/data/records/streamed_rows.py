@@ -12,7 +12,7 @@ from recprune_export.data.records.shuffled_windows import WINDOW_BYTES, Window, 
 from recprune_export.data.rows import Rows
 
 _GROUP, _WEIGHT = "group", "weight"
-_FEWEST_ROWS = 1024  # of a window, also where a row is long
+_FEWEST_ROWS = 1024  # the fewest rows of a window, even if rows are long
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RowLayout:
         return records
 
     def unpack(self, records: np.ndarray) -> Rows:
-        """Return records as rows, each array on its own."""
+        """Return records as rows, with a separate array for each field."""
         return Rows(
             {name: records[f"input {name}"].astype(dtype) for name, (dtype, _) in self.inputs.items()},
             {name: np.ascontiguousarray(records[f"label {name}"]) for name in self.labels},
@@ -108,7 +108,7 @@ class StreamedRows(Rows):
         return self._layout.unpack(self._file.map()[indices])
 
     def sample(self, count: int, seed: int) -> Rows:
-        """Return `count` rows drawn without replacement, or all if there are fewer; those that `Rows` draws if few are there.
+        """Return `count` rows drawn without replacement, or all if there are fewer; the rows that `Rows` draws if there are few.
 
         Time and memory: those of the sample.
         """
@@ -120,8 +120,8 @@ class StreamedRows(Rows):
     def batches(self, size: int, seed: int | None = None, *, rank: int = 0, world_size: int = 1) -> Iterator[Rows]:
         """Yield batches of `size` rows, the last one shorter; shuffled in windows if a seed is given.
 
-        Of `world_size` processes the one of `rank` gets every `world_size`-th row of each batch. Raises `DataError` if a reader
-        process ends early.
+        The process `rank` of `world_size` gets every `world_size`-th row of each batch. Raises `DataError` if a reader process ends
+        early.
         """
         rest = np.empty(0, dtype=self._file.dtype)
         for records in read_windows(self, seed, self.readers):

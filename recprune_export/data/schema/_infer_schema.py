@@ -108,7 +108,7 @@ class SchemaOverrides:
 
 @dataclass(frozen=True)
 class InferredSchema:
-    """A schema, how each column of the file is read, and a sentence for each column whose role may surprise."""
+    """A schema, how each column of the file is read, and a sentence for each column whose role may be unexpected."""
 
     schema: Schema
     columns: tuple[ColumnSummary, ...] = ()
@@ -249,7 +249,7 @@ class _SchemaInference:
         return ColumnData(self._sample[name], self._statistics[name], self._texts.get(name))
 
     def _requested_role(self, name: str) -> ChosenRole | None:
-        """Return the role that the user gives a column. Raises `DataError` if it cannot have it."""
+        """Return the role that the user specifies for a column. Raises `DataError` if the column cannot have it."""
         column = self._column_data(name)
         if name in self._separators:
             if not column.is_list and not can_be_multi_valued(column.dtype):
@@ -270,7 +270,7 @@ class _SchemaInference:
         return None
 
     def _note_empty(self, name: str, chosen: ChosenRole | None) -> ChosenRole | None:
-        """Return a requested role with a note where the column has no value."""
+        """Return a requested role with a note if the column has no value."""
         if chosen is None or not self._statistics[name].is_empty:
             return chosen
         return ChosenRole(chosen.role, "no values", f"'{name}' has no value in any row.")
@@ -335,7 +335,7 @@ class _SchemaInference:
             self._notes.append(f"Integers are read as ids in {_quote(ids)}; --numeric {ids[0]} reads numbers.")
 
     def _is_like_ids(self, name: str) -> bool:
-        """Return whether floats or decimals are whole and repeat, as ids do where pandas wrote a column with gaps."""
+        """Return whether floats or decimals are integers and repeat, like ids that pandas wrote in a column with missing values."""
         column = self._sample[name]
         is_number = column.dtype.is_float() or column.dtype.is_decimal()
         return is_number and self._statistics[name].is_whole and column.n_unique() <= 0.5 * len(column)
@@ -344,7 +344,7 @@ class _SchemaInference:
         return "" if role == "excluded" else describe_missing_words(column, role)
 
     def _note_spelling(self, column: ColumnData) -> str:
-        """Return a note where a categorical field of strings spells an id in several ways."""
+        """Return a note if a categorical field of strings spells an id in several ways."""
         import polars as pl
 
         name = column.name
@@ -388,7 +388,7 @@ class _SchemaInference:
         import polars as pl
 
         column = self._sample[name]
-        most = 20  # values of a row that are used
+        most = 20  # the number of values of a row that are used
         if isinstance(column.dtype, pl.List | pl.Array):
             return MultiValued(name, None, min(most, _longest(column.cast(pl.List(column.dtype.inner)))))
         text = column.cast(pl.String)
@@ -451,7 +451,7 @@ def _longest(lists: "pl.Series") -> int:
 
 
 def _check_input_names(schema: Schema, path: DataFile) -> None:
-    """Raise `DataError` if two inputs of the model, or two of its numbers, would have one name."""
+    """Raise `DataError` if two inputs of the model, or two of its numbers, would have the same name."""
     numbers = schema.dense_columns
     ids = (*schema.categorical, *(several.name for several in schema.multi_valued))
     if numbers and NUMERIC in ids:

@@ -1,4 +1,4 @@
-"""The role that a column has unless the user gives one, by its type and values, with a note where that may surprise."""
+"""The role of a column that the user does not specify, by its type and values, with a note if it may be unexpected."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +26,7 @@ _OTHER_DATE = (
 
 @dataclass(frozen=True)
 class ColumnData:
-    """A column as far as its role depends on it: the first rows, statistics of all rows, and counts if it is text."""
+    """The properties of a column that determine its role: the first rows, statistics of all rows, and counts if it is text."""
 
     sample: "pl.Series"
     statistics: ColumnStatistics
@@ -50,7 +50,7 @@ class ColumnData:
 
 @dataclass(frozen=True)
 class ChosenRole:
-    """A role; `reason` is a few words for a table, `note` a sentence for the user where the role may surprise."""
+    """A role; `reason` is a few words for a table, `note` a sentence for the user if the role may be unexpected."""
 
     role: Role
     reason: str = ""
@@ -70,7 +70,7 @@ def holds_integers(dtype: "pl.DataType") -> bool:
 
 
 def can_be_multi_valued(dtype: "pl.DataType") -> bool:
-    """Return whether a value of a column that holds no lists may be several ids in one text."""
+    """Return whether a value of a column without lists may be several ids in one text."""
     import polars as pl
 
     return isinstance(dtype, pl.String | pl.Categorical | pl.Enum) or dtype.is_integer()
@@ -87,7 +87,7 @@ def is_vector(column: ColumnData) -> bool:
 
 
 def choose_role(column: ColumnData) -> ChosenRole:
-    """Return the role of a column that the user gives none."""
+    """Return the role of a column for which the user specifies none."""
     import polars as pl
 
     name, dtype, statistics = column.name, column.dtype, column.statistics
@@ -181,7 +181,7 @@ def describe_numbers_in_text(column: ColumnData) -> str:
 
 
 def describe_list_ids(column: ColumnData) -> str:
-    """Return a note where the ids of a multi-valued field are numbers with a fraction part; "" where they are not."""
+    """Return a note if the ids of a multi-valued field are numbers with a fractional part; otherwise ""."""
     if not column.is_list or not (_inner(column.dtype).is_float() or _inner(column.dtype).is_decimal()):
         return ""
     return (

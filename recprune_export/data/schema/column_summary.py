@@ -1,4 +1,4 @@
-"""`ColumnSummary`: how one column of a file was read, and the statistics of columns by which that is decided."""
+"""`ColumnSummary`: how one column of a file was read, and the statistics of columns that decide this."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class ColumnSummary(DictMixin):
     """How a column was read.
 
     `dtype` is its type in the file (for CSV: that of all of its values), `role` is "label", "categorical", "numeric",
-    "multi-valued", "vector", "split", "user", "item", "order", "excluded" or "ignored". `values` is the number of different
-    values with their own id, `low` and `high` the range of numbers, `missing` the fraction of rows without a value.
+    "multi-valued", "vector", "split", "user", "item", "order", "excluded" or "ignored". `values` is the number of distinct values with an
+    id, `low` and `high` the range of numbers, `missing` the fraction of rows without a value.
     """
 
     name: str

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Leak:
-    """A label that a field alone predicts almost perfectly: the AUC, or for a label of numbers the rank correlation."""
+    """A label that one field predicts almost perfectly: the AUC, or for a numeric label the rank correlation."""
 
     label: str
     measure: str
@@ -45,7 +45,7 @@ def find_leaking_fields(sample: "pl.DataFrame", labels: Sequence[str], fields: S
             scores = guess["__mean"].fill_null(0.5 if binary else average).to_numpy()
             truth = guess[label].cast(pl.Float64).to_numpy()
             value = agreement(scores, truth)
-            if guess[name].dtype.is_numeric():  # values that hardly repeat may rank the label by their order
+            if guess[name].dtype.is_numeric():  # values that rarely repeat may rank the label by their order
                 by_order = agreement(guess[name].cast(pl.Float64).fill_null(0.0).to_numpy(), truth)
                 value = max(value, by_order, 1.0 - by_order if binary else -by_order)
             if value > threshold:

@@ -38,9 +38,9 @@ class SequenceColumns:
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are split: by a column of split names, or into the shares `valid` and `test`, at random by a seed.
+    """How rows are split: by a column of split names, or into the fractions `valid` and `test`, at random by a seed.
 
-    With `time`, a column, the shares are the last ones in time; with `user`, a column, all rows of a user are on one side.
+    With `time`, a column, these fractions are the last ones in time; with `user`, a column, all rows of a user are in one split.
     """
 
     column: str | None = None

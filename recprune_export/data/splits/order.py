@@ -16,16 +16,16 @@ _ISO = (
 )
 
 
-_YEARS_IN_NANOSECONDS = (1700, 2200)  # these fit into int64
+_YEARS_IN_NANOSECONDS = (1700, 2200)  # nanoseconds of these years fit into int64
 
 
 def parse_order(path: object, column: "pl.Series", occurrences: Occurrences | None = None) -> "pl.Series":
     """Return a column as values that sort as numbers or in time, null where it is missing; of the same length.
 
-    Numbers, dates, times and durations stay as they are, with time zones as instants. Text becomes numbers or, from ISO
-    dates and times, instants. Messages count the rows of `occurrences`, if each value stands for several.
+    Numbers, dates, times and durations are not changed; times with time zones become instants. Text becomes numbers or, from ISO dates
+    and times, instants. Messages count the rows of `occurrences`, if each value stands for several.
 
-    Raises `DataError` if the column holds anything else, or infinity.
+    Raises `DataError` if the column has other values, or infinity.
     """
     import polars as pl
 
@@ -45,9 +45,9 @@ def parse_order(path: object, column: "pl.Series", occurrences: Occurrences | No
 
 
 def order_kinds(column: "pl.Expr", dtype: "pl.DataType") -> "list[pl.Expr]":
-    """Return what tells apart the values of which `parse_order` judges a column as a whole; nothing where any value will do.
+    """Return the properties of values by which `parse_order` interprets a whole column; empty if any value suffices.
 
-    A column with the first row of each combination of these is judged as the whole column is, and read in the same way.
+    A column with the first row of each combination of these properties is interpreted like the whole column.
     """
     import polars as pl
 
@@ -82,7 +82,7 @@ def _parse_text(path: object, column: "pl.Series", occurrences: Occurrences) -> 
             return _check_infinite(path, numbers.fill_nan(None), occurrences) if dtype == pl.Float64 else numbers
     times = _parse_times(path, text, occurrences)
     if times.null_count() > text.null_count():
-        # The rows that do not fit are those of the rarer kind.
+        # The rows of the rarer kind do not fit.
         read = numbers if numbers.null_count() < times.null_count() else times
         is_invalid = read.is_null() & text.is_not_null()
         invalid, count = text.filter(is_invalid), occurrences.count(is_invalid.to_numpy())
@@ -97,7 +97,7 @@ def _parse_text(path: object, column: "pl.Series", occurrences: Occurrences) -> 
 def _parse_times(path: object, text: "pl.Series", occurrences: Occurrences) -> "pl.Series":
     """Return ISO dates and times as instants, null where there is none.
 
-    They are nanoseconds since 1970, or microseconds where a year is too far away for these in int64.
+    They are nanoseconds since 1970, or microseconds if a year is out of range for nanoseconds in int64.
     """
     import polars as pl
 

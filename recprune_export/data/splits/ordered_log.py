@@ -1,7 +1,7 @@
 """`OrderedLog`: the rows of a log by user and in their order, the same on every machine: equal times stay in the order of the file.
 
 A log is read in two steps, each of which may be done in parts: `read_log` takes rows of the file, `order_users` all rows of
-some users. What is to be said about the rows are sums over the parts (`LogCounts`).
+some users. The counts for notes about the rows are sums over the parts (`LogCounts`).
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from recprune_export.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-USER, ITEM, ORDER, TIME = "user", "item", "order", "time"  # the columns of a log that is read
+USER, ITEM, ORDER, TIME = "user", "item", "order", "time"  # the columns of a log after reading
 
 
 @dataclass(frozen=True)
 class LogCounts:
-    """How many rows were read, are left out, have the time of another row of their user, or repeat an earlier row.
+    """The numbers of rows: read, left out, with the time of another row of their user, and repeating an earlier row.
 
-    `missing` are the rows without a user, an item and an order.
+    `missing` are the rows without a user, an item or an order.
     """
 
     rows: int = 0
@@ -68,9 +68,9 @@ class LogCounts:
 
 @dataclass(frozen=True)
 class OrderedLog:
-    """Items [N] and what orders them [N]; user i, of value `users[i]`, has the rows `offsets[i]` to `offsets[i + 1]`.
+    """Items [N] and the values that order them [N]; user i, with the value `users[i]`, has the rows `offsets[i]` to `offsets[i + 1]`.
 
-    `ties`, bool [N], are rows with the same order as the one before of their user.
+    `ties`, bool [N], are rows with the same order as the previous row of their user.
     """
 
     items: "pl.Series"
@@ -124,9 +124,9 @@ def read_log(
     columns: SequenceColumns,
     parse: "Callable[[object, pl.Series], pl.Series]" = parse_order,
 ) -> "tuple[pl.DataFrame, LogCounts]":
-    """Return the rows that have a user, an item and an order, with `ORDER` as `parse` makes it, beside the counts.
+    """Return the rows that have a user, an item and an order, with the result of `parse` as `ORDER`, and the counts.
 
-    `TIME` holds the order as it is in the table. Raises `DataError` if the order is text that is neither numbers nor times.
+    `TIME` contains the order as stored in the table. Raises `DataError` if the order is text that is neither numbers nor times.
     """
     import polars as pl
 
@@ -145,7 +145,7 @@ def read_log(
 
 def order_users(rows: "pl.DataFrame") -> OrderedLog:
     """Order all rows of some users, which are in the order of the file, by user and order."""
-    # A row number makes the order a total one, so no engine and no number of threads can give another.
+    # A row number makes the order total, so it does not depend on the engine or the number of threads.
     ordered = rows.with_row_index("row").sort(USER, ORDER, "row")
     same_user, same_order = (_equals_previous(ordered[name]) for name in (USER, ORDER))
     offsets = np.append(np.flatnonzero(~same_user), len(ordered))

@@ -1,4 +1,4 @@
-"""The sides of rows that are split at random: those of all rows, or of a part of a stream, are the same."""
+"""The sides of rows that are split at random: the same for all rows at once as for parts of a stream."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ DrawSides = Callable[[Split, int, int], np.ndarray]  # split, first row, count -
 
 
 def draw_sides(split: Split, first_row: int, count: int) -> np.ndarray:
-    """Return the sides of `count` rows from `first_row` on, drawn by the seed with the shares of the split: int8 [count].
+    """Return the sides of `count` rows from `first_row` on, drawn by the seed with the fractions of the split: int8 [count].
 
     >>> whole = draw_sides(Split(), 0, 100)
     >>> bool((np.concatenate([whole[:30], draw_sides(Split(), 30, 70)]) == whole).all())
@@ -29,7 +29,7 @@ def draw_array_sides(split: Split, first_row: int, count: int) -> np.ndarray:
 
 
 def describe_random_sides(split: Split) -> str:
-    """Say by which rule rows are split."""
+    """Describe the rule by which rows are split."""
     return f"at random with seed {split.seed}"
 
 

@@ -1,4 +1,4 @@
-"""Which rows are for training, validation and testing: by a column of split names, by time, by user, or at random."""
+"""Split rows into training, validation and testing: by a column of split names, by time, by user, or at random."""
 
 import hashlib
 from collections.abc import Sized
@@ -37,7 +37,7 @@ class RowSplit:
 
 @dataclass(frozen=True)
 class SplitSizes(DictMixin):
-    """How many rows each side has, and in words by which rule; of histories there is a row for each user.
+    """The number of rows of each side, and a description of the rule; for histories there is a row for each user.
 
     >>> print(SplitSizes(8000, 1000, 1000, "by the column 'split'"))
     8,000 train, 1,000 valid and 1,000 test, split by the column 'split'
@@ -53,7 +53,7 @@ class SplitSizes(DictMixin):
 
 
 class SplitMixin:
-    """The sizes of data with three sides, which their class defines; of histories a row is a user."""
+    """The sizes of data with three sides, which the class defines; for histories a row is a user."""
 
     train: Sized
     valid: Sized
@@ -74,7 +74,7 @@ def make_split(settings: SplitSettings, seed: int) -> Split:
 def split_rows(
     path: object, column: "pl.Series", split: Split, remedy: str, occurrences: Occurrences | None = None
 ) -> RowSplit:
-    """Split rows by `column`, the one that `split` names. `remedy` ends the message for rows that name no side.
+    """Split rows by `column`, the column of `split`. `remedy` ends the message for rows without a valid side.
 
     With `occurrences`, the column contains each value once, and `occurrences` its number of rows; the codes are those of the values.
 
@@ -137,9 +137,9 @@ def split_by_words(path: object, column: "pl.Series", remedy: str, occurrences: 
 
 
 def split_by_time(path: object, column: "pl.Series", split: Split, occurrences: Occurrences | None = None) -> RowSplit:
-    """Split rows in time: the last share is for testing, the one before for validation. Equal times stay on one side.
+    """Split rows in time: the last fraction is for testing, the one before for validation. Equal times stay on one side.
 
-    Of all borders between different times those are taken whose shares are nearest to the ones of `split`.
+    Of all borders between distinct times, those are chosen whose fractions are nearest to the ones of `split`.
 
     Raises `DataError` if a row has no time, or there are fewer than three different ones.
     """
@@ -151,7 +151,7 @@ def split_by_time(path: object, column: "pl.Series", split: Split, occurrences: 
         raise DataError(
             f"The column '{column.name}' of {path} has {len(counts)} different times; a split by time needs three or more."
         )
-    rows_from = np.cumsum(counts[::-1])[::-1]  # how many rows have the time of this rank or a later one
+    rows_from = np.cumsum(counts[::-1])[::-1]  # the number of rows with the time of this rank or a later one
     total = int(counts.sum())
     test = 2 + _nearest(rows_from[2:], split.test * total)
     valid = 1 + _nearest(rows_from[1:test], (split.valid + split.test) * total)
@@ -161,7 +161,7 @@ def split_by_time(path: object, column: "pl.Series", split: Split, occurrences: 
 
 
 def describe_time_split(name: str, first_valid: object, first_test: object) -> str:
-    """Say in words which times of the column `name` the sides begin with."""
+    """Describe the times of the column `name` at which the sides begin."""
     return f"by time: valid from '{name}' {first_valid} on, test from {first_test} on, equal times in the same split"
 
 
@@ -212,7 +212,7 @@ def check_no_missing(path: object, column: "pl.Series", occurrences: Occurrences
 
 
 def count_rows(mask: np.ndarray, occurrences: Occurrences | None = None) -> str:
-    """Say how many rows are selected, and the first of them, counted from 0.
+    """Describe the number of selected rows, and the first of them, counted from 0.
 
     >>> count_rows(np.array([False, True, True]))
     '2 rows (the first is row 1)'

@@ -13,7 +13,7 @@ from recprune_export.errors import DataError, UsageError
 if TYPE_CHECKING:
     import polars as pl
 
-SPLIT_COLUMNS = ("split", "fold", "subset")  # a column of these names is never a field by itself
+SPLIT_COLUMNS = ("split", "fold", "subset")  # a column with one of these names is never a field by default
 _REMEDY = "Correct these rows; if the column is not a split, --ignore {name} leaves it out and --categorical {name} makes it a field."
 
 
@@ -28,7 +28,7 @@ def find_split_columns(columns: Collection[str], roles: Collection[str]) -> list
 
 @dataclass(frozen=True)
 class ChosenSplit:
-    """The split of a file's rows, the columns that are no fields because of it, and notes on them."""
+    """The split of a file's rows, the columns that are not fields because of it, and notes on them."""
 
     split: Split
     columns: tuple[str, ...]
@@ -38,8 +38,8 @@ class ChosenSplit:
 def choose_split(path: DataFile, frame: "pl.LazyFrame", requested: Split, roles: Collection[str]) -> ChosenSplit:
     """Return the requested split; otherwise that of a column with the name and values of a split; otherwise a random split.
 
-    A column that is named like a split, or by which rows are split, is no field; `roles` are the columns that the user
-    gave another role.
+    A column that is named like a split, or by which rows are split, is not a field; `roles` are the columns for which the user specified
+    another role.
 
     Raises `DataError` if such a column does not hold names of splits, `UsageError` if there are several that do.
     """

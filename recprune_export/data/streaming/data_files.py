@@ -11,7 +11,7 @@ from recprune_export.error_text import first_line
 from recprune_export.errors import DataError
 
 DataFile = Path | str  # a local file, or the URL of a remote one: a Path would drop a slash of "s3://"
-HIDDEN_PREFIXES = (".", "_")  # files and folders that writers of tables leave beside the rows, such as _SUCCESS
+HIDDEN_PREFIXES = (".", "_")  # files and folders that writers of tables add to the rows, such as _SUCCESS
 _PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 _CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".psv", ".tab")
 _COMPRESSION_SUFFIXES = (".gz", ".zst")
@@ -21,7 +21,7 @@ _EXPECTED = "give CSV or Parquet files"
 
 
 def is_url(source: Path | str) -> bool:
-    """Return whether `source` is an address such as s3://bucket/rows, and no path of this machine.
+    """Return whether `source` is an address such as s3://bucket/rows, not a path of this machine.
 
     >>> is_url("s3://bucket/rows/*.parquet"), is_url("rows.csv"), is_url(Path("s3:/bucket"))
     (True, False, False)
@@ -30,7 +30,7 @@ def is_url(source: Path | str) -> bool:
 
 
 def as_data_source(source: Path | str) -> DataFile:
-    """Return the address of an object store as it is, and anything else as a path.
+    """Return the address of an object store unchanged, and other values as a path.
 
     >>> as_data_source("gs://bucket/a.parquet"), as_data_source("file:///rows/a.csv").as_posix()
     ('gs://bucket/a.parquet', '/rows/a.csv')
@@ -43,11 +43,11 @@ def as_data_source(source: Path | str) -> DataFile:
 def find_data_files(source: Path | str) -> tuple[DataFile, ...]:
     """Return the files that `source` names, in a natural order (part-2 before part-10), all CSV or all Parquet.
 
-    A file is itself, whatever it holds. A folder stands for the CSV and Parquet files below it, a glob for those that it
-    matches; files and folders whose names begin with "." or "_" are left out. Addresses of object stores (s3://, gs://, az://,
-    hf://) may be files, folders or globs too, those of http(s):// are files; they are strings.
+    A file is returned whatever its content. A folder means the CSV and Parquet files below it, a glob the files that it matches; files
+    and folders whose names begin with "." or "_" are left out. Addresses of object stores (s3://, gs://, az://, hf://) may be files,
+    folders or globs too, those of http(s):// are files; they are strings.
 
-    Raises `DataError` if there is no such file, or if they are of both kinds.
+    Raises `DataError` if there is no such file, or if both kinds occur.
     """
     source = as_data_source(source)
     if isinstance(source, str):
@@ -107,7 +107,7 @@ def _matches(pattern: Path) -> list[DataFile]:
         if any(part.startswith(HIDDEN_PREFIXES) for part in match.parts[fixed:]):
             continue
         if match.is_dir():
-            if pattern.name != "**":  # which matches the files of the folder as well
+            if pattern.name != "**":  # this also matches the files of the folder
                 files += _files_below(match)
         elif _holds_rows(match):
             files.append(match)

@@ -14,10 +14,10 @@ from recprune_export.data.tabular_files import collect
 if TYPE_CHECKING:
     import polars as pl
 
-_EXACT_UNTIL = 64  # integers up to here are distinguished: classes and stars, signs, 0 and 1
+_EXACT_UNTIL = 64  # integers up to this value are distinguished: classes and stars, signs, 0 and 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ROW = "__row"
-_MANY_TIMES = 1 << 22  # different times that are in memory at once
+_MANY_TIMES = 1 << 22  # the number of distinct times in memory
 _BUCKETS = 1 << 16
 
 
@@ -25,7 +25,7 @@ _BUCKETS = 1 << 16
 class DistinctValues:
     """A row of `table` for each combination of values, in the order in which they first occur, with its occurrences.
 
-    `joined` are columns of numbers of which not each value has a row: numbers that differ only in their range share one.
+    `joined` are numeric columns whose values do not all have a separate row: values of the same kind share one.
     """
 
     table: "pl.DataFrame"
@@ -34,7 +34,7 @@ class DistinctValues:
 
 
 def find_distinct(path: DataFile, frame: "pl.LazyFrame", name: str) -> DistinctValues:
-    """Return the different values of a column, null among them. Memory: those of these values."""
+    """Return the distinct values of a column, including null. Memory: that of these values."""
     import polars as pl
 
     rows = frame.select(name).with_row_index(_ROW).group_by(name).agg(pl.len().alias("__len"), pl.col(_ROW).min())
@@ -44,10 +44,10 @@ def find_distinct(path: DataFile, frame: "pl.LazyFrame", name: str) -> DistinctV
 def find_distinct_labels(
     path: DataFile, frame: "pl.LazyFrame", labels: Collection[str], weight: str | None, missing: Collection[float]
 ) -> DistinctValues:
-    """Return values of labels and weights that stand for those of all rows in every check of `read_labels`.
+    """Return values of labels and weights that represent those of all rows in every check of `read_labels`.
 
-    Texts and integers up to 64 are distinguished, as are the numbers in `missing`; of other numbers the first is taken of those
-    that are whole, have a fraction, are infinite in float32, or are negative. Memory: that of the combinations.
+    Texts, integers up to 64 and the numbers in `missing` are distinguished. Of other numbers, the first integer, fraction, negative
+    number and number that is infinite in float32 are kept. Memory: that of the combinations.
     """
     import polars as pl
 
@@ -66,7 +66,7 @@ def find_distinct_labels(
 
 
 def find_distinct_orders(path: DataFile, frame: "pl.LazyFrame", name: str) -> DistinctValues | None:
-    """Return values of a column that stand for those of all rows in the judgment of `parse_order`; None where any value does.
+    """Return values of a column that represent those of all rows for `parse_order`; None if any value does.
 
     Memory: that of the values, which are few.
     """
@@ -82,11 +82,11 @@ def find_distinct_orders(path: DataFile, frame: "pl.LazyFrame", name: str) -> Di
 
 
 def find_distinct_times(path: DataFile, frame: "pl.LazyFrame", name: str, shares: Collection[float]) -> DistinctValues:
-    """Return the different times of a column; of very many numbers or times only those near the borders of `shares`.
+    """Return the distinct times of a column; if there are very many, only those near the borders of `shares`.
 
-    A border lies where the share of rows from there on is one of `shares`. Far from these, the least of 1 / 65,536 of the range
-    stands for the others there: the nearest border is among the values that are left. Two passes more; memory: the values
-    that are left.
+    A border is a value at which the fraction of rows from there on is one of `shares`. Far from the borders, the smallest value in each 1
+    / 65,536 of the range represents the others: the nearest border is among the kept values. Time: two more passes; memory: the kept
+    values.
     """
     import polars as pl
 

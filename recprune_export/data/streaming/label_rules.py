@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class LabelRules:
     """The result of `read_labels` for all rows, and the conversion of the value of a row to a label.
 
-    `words` has strings and their numbers by label; of numbers, those `missing` are no labels, and `signs` are labels of -1 and 1.
+    `words` has strings and their numbers by label; numbers in `missing` are not labels, and `signs` are labels of -1 and 1.
     """
 
     read: LabelColumns
@@ -125,7 +125,7 @@ def as_labels(path: DataFile, frame: "pl.LazyFrame", names: Sequence[str]) -> "p
 
 
 def read_group_codes(path: DataFile, frame: "pl.LazyFrame", name: str) -> ValueCodes:
-    """Return the codes of the values of a group column, as `encode_groups` gives them; memory: the different values."""
+    """Return the codes of the values of a group column, like `encode_groups`; memory: the distinct values."""
     values = find_distinct(path, frame, name).table[name]
     return ValueCodes.of(values, encode_groups(path, name, values.to_numpy()))
 

@@ -1,8 +1,8 @@
-"""From which number of rows on they are streamed from files."""
+"""The number of rows from which on rows are streamed from files."""
 
 STREAM_BYTES = 1 << 29  # docs/decisions/rows-in-files.md
-_BYTES_A_VALUE = 22  # at the peak of loading into memory
-_BYTES_AN_EVENT = 230  # of a log, likewise
+_BYTES_A_VALUE = 22  # bytes per value at the peak of loading into memory
+_BYTES_AN_EVENT = 230  # the same per row of a log
 
 
 def is_large(rows: int, columns: int) -> bool:

@@ -1,4 +1,4 @@
-"""The side of each row of a stream, in small files beside it, so that queries of one side need no column in memory."""
+"""The side of each row of a stream, stored in small files, so that queries of one side need no column in memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,9 +59,8 @@ class SideRule:
 def choose_sides(
     path: DataFile, frame: "pl.LazyFrame", split: Split, remedy: str, draw: DrawSides = draw_sides
 ) -> SideRule:
-    """Decide by all rows which side each has, as `split_rows` does; memory: the different values of the column.
-
-    Without a column `draw` decides.
+    """Decide from all rows which side each has, as `split_rows` does; memory: the distinct values of the column. Without a column, `draw`
+    decides.
 
     Raises `DataError` if `split_rows` does.
     """
@@ -97,7 +96,7 @@ def read_chunks(
 def add_sides(
     path: DataFile, frame: "pl.LazyFrame", count: int, rule: SideRule, labels: LabelRules
 ) -> "Iterator[pl.LazyFrame]":
-    """Yield the frame with the column `SIDE`; inside the block the sides lie in a temporary folder, a byte a row."""
+    """Yield the frame with the column `SIDE`; inside the block the sides are in a temporary folder, one byte per row."""
     import polars as pl
 
     with TemporaryDirectory(prefix="recprune-sides-") as folder:

@@ -32,7 +32,7 @@ def hive_values(source: DataFile, file: DataFile) -> dict[str, str | None]:
 
 
 def refuse_columns_of_folders(file: DataFile, names: Collection[str], keys: Collection[str]) -> None:
-    """Raise `DataError` if a file has a column, among `names`, that its folders name as well, `keys`: they may differ."""
+    """Raise `DataError` if a file has a column, among `names`, that its folders also define (`keys`), since the values may differ."""
     own = next((key for key in keys if key in names), None)
     if own is not None:
         raise DataError(
@@ -42,7 +42,7 @@ def refuse_columns_of_folders(file: DataFile, names: Collection[str], keys: Coll
 
 
 def check_same_columns(source: DataFile, files: Sequence[DataFile], names: Sequence[Sequence[str]]) -> None:
-    """Raise `DataError` if a file lacks a column of the first one, has another one, one of another type, or one of its folders.
+    """Raise `DataError` if the columns of a file differ from those of the first one in name or type, or repeat one of its folders.
 
     `names` has the columns of each CSV file, whose types follow from all rows; Parquet files state theirs.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArrayColumns:
-    """The columns of a file that hold the inputs: `sources` has those of each, one or several side by side."""
+    """The columns of a file that contain the inputs: `sources` has the columns of each input, one or several."""
 
     path: DataFile
     frame: "pl.LazyFrame"
@@ -53,9 +53,9 @@ class ArrayColumns:
 def can_stream(
     types: "pl.Schema", inputs: Sequence[ArraySpec], sources: Mapping[str, Sequence[str]], others: Sequence[str]
 ) -> bool:
-    """Return whether rows can be streamed: lists are of numbers, and only those of an input that is one column.
+    """Return whether rows can be streamed: lists must contain numbers, and belong to an input with one column.
 
-    `sources` has the columns of the inputs, `others` are those of labels and all else that is read.
+    `sources` has the columns of the inputs, `others` are the other columns that are read, such as labels.
     """
     columns = [sources[spec.name] for spec in inputs]
     single = {names[0] for names in columns if len(names) == 1 and _holds_lists_of_numbers(types[names[0]])}
@@ -67,7 +67,7 @@ def can_stream(
 def count_values(
     path: DataFile, frame: "pl.LazyFrame", inputs: Sequence[ArraySpec], sources: Mapping[str, Sequence[str]]
 ) -> int:
-    """Return how many values a row of all columns in `sources` has in memory, where lists are padded to the longest."""
+    """Return the number of values in memory for a row of all columns in `sources`, with lists padded to the longest."""
     import polars as pl
 
     types, specs = frame.collect_schema(), {spec.name: spec for spec in inputs}
@@ -103,7 +103,7 @@ def even_lists(columns: ArrayColumns) -> ArrayColumns:
 
 
 def check_arrays(columns: ArrayColumns, has_answer: HasAnswer | None) -> dict[str, tuple[int, ...]]:
-    """Return the shape of a row of each input, of lists that of the longest; one pass over the inputs.
+    """Return the shape of a row of each input, for lists that of the longest; one pass over the inputs.
 
     Raises `DataError` for arrays that `load_arrays` refuses.
     """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValueCodes:
-    """The `codes` of all `values` of a column that its file holds, null among them; each value once."""
+    """The `codes` of all distinct `values` of a column in a file, including null."""
 
     values: "pl.Series"
     codes: "pl.Series"

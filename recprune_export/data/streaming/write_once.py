@@ -1,4 +1,4 @@
-"""`write_once`: of several processes of one machine the first one writes the files of rows, and the others open them."""
+"""`write_once`: the first of several processes on one machine writes the files of rows, and the others open them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +24,8 @@ _READ_BY_PROCESSES = (StreamedRows, StreamedHistories, StreamedNextItems)
 def write_once(write: Callable[[], D], readers: int) -> D:
     """Return the rows that `write` returns. In a run of several processes on one machine only the first one calls it.
 
-    On several machines, or where processes cannot open the files of another, each process writes files of its own. An error is raised
-    in all processes.
+    On several machines, or if processes cannot open the files of another, each process writes separate files. An error is raised in all
+    processes.
     """
     if not (is_divided() and on_one_host() and can_share_files()):
         return write()
@@ -36,5 +36,5 @@ def write_once(write: Callable[[], D], readers: int) -> D:
 
 
 def _open(rows: Any, readers: int) -> Any:
-    """Return rows that another process sent, with the readers that belong to this one."""
+    """Return rows that another process sent, with the readers of this process."""
     return rows.with_readers(readers) if isinstance(rows, _READ_BY_PROCESSES) else rows

@@ -31,13 +31,13 @@ LARGEST_INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """The rows of each side, and by side and field how many of their ids are unknown."""
+    """The rows of each side, and the number of unknown ids by side and field."""
 
     sides: dict[str, StreamedRows]
     unknown: dict[str, dict[str, UnknownTally]]
 
     def tally(self, sides: Sequence[str]) -> dict[str, UnknownTally]:
-        """Return by field how many ids of some sides are unknown."""
+        """Return the number of unknown ids of some sides, by field."""
         return {
             name: sum((self.unknown[side][name] for side in sides), UnknownTally()) for name in self.unknown[sides[0]]
         }
@@ -94,7 +94,7 @@ def open_writers(layout: RowLayout, count: int) -> list[RecordWriter]:
 
 
 def open_written(writers: Sequence[RecordWriter], layout: RowLayout, readers: int) -> dict[str, StreamedRows]:
-    """Return the rows of each side, all of which are written. Raises `UsageError` if the disk is full."""
+    """Return the rows of each side after all are written. Raises `UsageError` if the disk is full."""
     return {
         name: StreamedRows.open(writer.finish(), layout, readers)
         for name, writer in zip(SPLIT_NAMES, writers, strict=True)

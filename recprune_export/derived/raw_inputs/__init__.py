@@ -1,4 +1,4 @@
-"""`model.raw.onnx`: the model with the encoding of raw values inside."""
+"""`model.raw.onnx`: the model including the encoding of raw values."""
 
 import lazy_loader
 

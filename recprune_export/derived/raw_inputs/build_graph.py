@@ -22,7 +22,7 @@ _TYPES = {"str": TensorProto.STRING, "int64": TensorProto.INT64, "float64": Tens
 
 
 def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
-    """Replace inputs of a graph by those of `plan`, and compute them from these.
+    """Replace inputs of a graph by those of `plan`, and compute the former from the latter.
 
     Raises `ExportError` if a raw input has the name of an output, or the vocabularies are too large for one file.
     """
@@ -40,7 +40,7 @@ def add_raw_inputs(model: onnx.ModelProto, plan: tuple[RawInput, ...]) -> None:
     builder = _Builder(names)
     read = {name for inner in iterate_graphs(graph) for node in inner.node for name in node.input}
     for part in plan:
-        if encoded[part.name] in read:  # else the field was removed, and its input is ignored
+        if encoded[part.name] in read:  # otherwise the field was removed, and its input is ignored
             builder.encode(part, encoded[part.name])
     kept = [value for value in graph.input if value.name not in encoded.values()]
     nodes = [*builder.nodes, *graph.node]
@@ -97,7 +97,7 @@ class _Builder:
             self._add("Cast", [ids], output, to=helper.np_dtype_to_tensor_dtype(np.dtype(part.encoded_dtype)))
 
     def _move_to_end(self, part: RawIds, ids: str, output: str) -> None:
-        """Order each row [length] by whether its id is known, and then by its place: the keys of a row are all different."""
+        """Order the elements of each row [length] by whether their id is known, and then by position: the keys of a row are distinct."""
         length = part.shape[1]
         assert isinstance(length, int)
         padding = self._constant("padding", np.array(part.unknown, dtype=np.int64))
@@ -150,7 +150,7 @@ def _list_names(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Give values of a graph and of its inner graphs other names."""
+    """Rename values of a graph and of its inner graphs."""
     for inner in iterate_graphs(graph):
         for value in (*inner.input, *inner.output, *inner.initializer, *inner.value_info):
             value.name = names.get(value.name, value.name)

@@ -31,7 +31,7 @@ _ODD_ROWS = 8
 def derive_raw_inputs(
     source: SourceModel, folder: Path, *, make_plan: Callable[[Signature], tuple[RawInput, ...]]
 ) -> DerivedModel:
-    """Write the file into `folder`; weights of `model.onnx` in a file of their own are shared with it.
+    """Write the file into `folder`; external weights of `model.onnx` are shared with it.
 
     Raises `ExportError` if the file cannot be made.
     """
@@ -62,7 +62,7 @@ def derive_raw_inputs(
 
 
 def describe_purpose(plan: tuple[RawInput, ...]) -> str:
-    """Return how the inputs are written, as the end of a sentence that begins with the name of the file."""
+    """Describe the form of the inputs, as the end of a sentence that begins with the name of the file."""
     kinds = {part.dtype for part in plan if isinstance(part, RawIds)}
     parts = []
     if TEXT in kinds:

@@ -1,4 +1,4 @@
-"""Plan which raw values a file takes: of an encoder's vocabularies, or of vocabularies that the user names."""
+"""Plan the raw values that a file takes, from the vocabularies of an encoder or of the user."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ def plan_of_encoder(encoder: Encoder | SequenceEncoder, signature: Signature) ->
 
 
 def plan_of_vocabularies(vocabularies: Iterable[InputVocabulary], signature: Signature) -> tuple[RawInput, ...]:
-    """Return the plan of a model whose inputs have these vocabularies; its other inputs stay as they are."""
+    """Return the plan of a model whose inputs have these vocabularies; its other inputs are not changed."""
     specs = {spec.name: spec for spec in signature.inputs}
     return tuple(_plan_vocabulary(vocabulary, specs[vocabulary.input]) for vocabulary in vocabularies)
 
@@ -61,7 +61,7 @@ def _plan_vocabulary(vocabulary: InputVocabulary, spec: Input) -> RawIds:
 def _make_raw_ids(
     spec: Input, ids: Mapping[str, int], unknown: int, missing: int, *, is_history: bool = False
 ) -> RawIds:
-    """Return the plan of one input: of integers where each key is one, else of strings."""
+    """Return the plan of one input: of integers if each key is one, otherwise of strings."""
     keys: tuple[str, ...] | tuple[int, ...] = tuple(ids)
     dtype = TEXT
     if ids and all(_INTEGER.fullmatch(key) and MISSING_INTEGER < int(key) < 2**63 for key in ids):

@@ -1,6 +1,6 @@
 """The plan of raw inputs: for each input of `model.onnx` that is encoded in the graph, the raw inputs that replace it.
 
-A plan converts arrays as the graph does (`encode`), and back (`decode`), from which rows for tests are made.
+A plan converts arrays like the graph (`encode`), and back (`decode`), to make rows for tests.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _NEW_TEXT = "new value"
 
 @dataclass(frozen=True)
 class RawIds:
-    """Raw values of the input `name`, strings or integers, in its shape; each of `keys` has the id at its place in `ids`.
+    """Raw values of the input `name`, strings or integers, in its shape; each of `keys` has the id at the same position in `ids`.
 
     Any other value has the id `unknown`, and `MISSING_TEXT` or `MISSING_INTEGER` the id `missing`. In a history (`is_history`)
     `unknown` is the padding: other ids are moved to the end of their row, in their order. With `refuses_unknown` it is an id that the
@@ -41,7 +41,7 @@ class RawIds:
 
     @property
     def missing_key(self) -> str | int:
-        """The raw value that stands for a missing one."""
+        """The raw value that represents a missing one."""
         return MISSING_TEXT if self.dtype == TEXT else MISSING_INTEGER
 
     @property
@@ -60,7 +60,7 @@ class RawIds:
         return np.take_along_axis(array, order, axis=1)
 
     def decode(self, ids: np.ndarray) -> RequestArrays:
-        """Return raw values that have these ids; one that is in no vocabulary for others."""
+        """Return raw values with these ids; for other ids, a value that is not in the vocabulary."""
         key_by_id: dict[int, str | int] = dict(zip(self.ids, self.keys, strict=True))
         other = self.keys[0] if self.refuses_unknown else self.new_key
         key_by_id |= {self._id_by_key.get(key, self.unknown): key for key in self.odd_keys}
@@ -69,7 +69,7 @@ class RawIds:
 
     @property
     def odd_keys(self) -> tuple[str | int, ...]:
-        """A new value and the missing one, where the model takes these."""
+        """A new value and the missing one, if the model accepts them."""
         return tuple(k for k, i in ((self.new_key, self.unknown), (self.missing_key, self.missing)) if self._answers(i))
 
     def _answers(self, number: int) -> bool:
@@ -103,7 +103,7 @@ class RawColumn:
 
 @dataclass(frozen=True)
 class RawNumbers:
-    """Raw numbers of `columns`, float64, that become the float32 input `name`: (x - mean) / std, 0 where x is NaN.
+    """Raw numbers of `columns`, float64, that are converted to the float32 input `name`: (x - mean) / std, 0 if x is NaN.
 
     `means` and `stds` have one number for each number of the columns, in their order.
     """
@@ -129,7 +129,7 @@ class RawNumbers:
         return np.where(np.isnan(scaled), np.float32(0), scaled)
 
     def decode(self, numbers: np.ndarray) -> RequestArrays:
-        """Return raw numbers that are standardized to about these."""
+        """Return raw numbers whose standardized values are about these."""
         raw = numbers.astype(np.float64) * self.stds + self.means
         ends = np.cumsum([column.size or 1 for column in self.columns])
         parts = np.split(raw, ends[:-1], axis=1)
@@ -147,7 +147,7 @@ def encode_request(plan: tuple[RawInput, ...], request: Mapping[str, np.ndarray]
 
 
 def decode_request(plan: tuple[RawInput, ...], request: Mapping[str, np.ndarray]) -> RequestArrays:
-    """Return a request of raw values that is encoded to about this one."""
+    """Return a request of raw values whose encoding is about this request."""
     planned = {part.name for part in plan}
     raw = {name: values for name, values in request.items() if name not in planned}
     for part in plan:

@@ -1,4 +1,4 @@
-"""Vocabularies of the inputs of any model, from files with the columns `raw` and `id`."""
+"""Read vocabularies for the inputs of any model, from files with the columns `raw` and `id`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _ID_TYPES = ("int64", "int32")
 
 @dataclass(frozen=True)
 class InputVocabulary:
-    """Ids of raw values of an input by their canonical text, None for a missing value; `unknown` is the id of any other.
+    """Ids of raw values of an input by their canonical text, None for a missing value; `unknown` is the id of all other values.
 
     With `refuses_unknown` that id is out of the range of the input, and the model refuses it.
     """
@@ -45,13 +45,11 @@ def parse_vocabulary_options(options: Iterable[str]) -> dict[str, Path]:
 
 
 def read_vocabularies(files: Mapping[str, Path], signature: Signature) -> tuple[InputVocabulary, ...]:
-    """Read the vocabulary of each input that `files` names.
+    """Read the vocabulary of each input in `files`.
 
-    A value that the vocabulary lacks has the id that the file makes of an id out of its range; where it refuses these, it
-    refuses the request.
-
-    Raises `UsageError` if the model has no such input of ids, and `DataError` if a file has not the two columns, a
-    value twice, or an id that is missing or out of the range of the input.
+    A value that is not in the vocabulary gets the id by which the ONNX file replaces ids out of range; if the file refuses such ids, it
+    refuses the request. Raises `UsageError` if the model has no such input of ids, and `DataError` if a file does not have the two
+    columns, has a value twice, or an id that is missing or out of the range of the input.
     """
     specs = {spec.name: spec for spec in signature.inputs}
     return tuple(_read(path, _find_input(name, specs)) for name, path in files.items())
@@ -82,7 +80,7 @@ def _read(path: Path, spec: Input) -> InputVocabulary:
     frame = scan(path, text=(RAW,))
     types = frame.collect_schema()
     check_columns_exist(path, (RAW, ID), types.names(), "which a vocabulary needs")
-    if collect(frame.select(RAW).head(1), path).is_empty():  # a CSV file without rows has no types either
+    if collect(frame.select(RAW).head(1), path).is_empty():  # a CSV file without rows also has no types
         raise DataError(f"{path} has no value: a vocabulary has one row per value.")
     if not types[ID].is_integer():
         raise DataError(f"The column '{ID}' of {path} holds {types[ID]}: a vocabulary has one integer per value.")

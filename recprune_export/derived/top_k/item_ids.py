@@ -1,4 +1,4 @@
-"""The ids that a caller has for the items that a model scores, one for each column of its output."""
+"""The caller's ids for the items that a model scores, one for each column of its output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from recprune_export.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-COLUMN, ID = "column", "id"  # of a file with ids
-NO_ITEM, NO_ITEM_TEXT = -1, ""  # the id of a place that no item takes
+COLUMN, ID = "column", "id"  # the columns of a file with ids
+NO_ITEM, NO_ITEM_TEXT = -1, ""  # the id of a rank without an item
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ItemIds:
 
     @property
     def no_item(self) -> int | str:
-        """The id of a place that no item takes."""
+        """The id of a rank without an item."""
         return NO_ITEM_TEXT if self.dtype == "str" else NO_ITEM
 
     def without(self, columns: Sequence[int]) -> "ItemIds":
-        """Return the ids in which some columns are no items."""
+        """Return the ids with some columns marked as no items."""
         is_item = self.is_item.copy()
         is_item[list(columns)] = False
         return ItemIds(self.values, is_item)
@@ -54,7 +54,7 @@ def make_column_ids(columns: int) -> ItemIds:
 def make_vocabulary_ids(values: Sequence[str], first: int) -> ItemIds:
     """Return the ids of a vocabulary whose first value has column `first`; the columns before are no items.
 
-    They are integers where each value is spelled as one and none is negative, else strings.
+    They are integers if each value is spelled as one and none is negative, otherwise strings.
 
     >>> make_vocabulary_ids(["12", "7"], 1).values.tolist(), make_vocabulary_ids(["a", "7"], 1).values.tolist()
     ([-1, 12, 7], ['', 'a', '7'])
@@ -70,10 +70,10 @@ def make_vocabulary_ids(values: Sequence[str], first: int) -> ItemIds:
 def read_item_ids(path: Path, columns: int) -> ItemIds:
     """Read the id of each of `columns` columns of an output; a column without an id (null) is no item.
 
-    The file has a row for each: `column`, its number from 0, and `id`, an integer or a text. Ids in CSV are integers where each is
-    spelled as one. Other columns of the file are not read.
+    The file has a row for each: `column`, its number from 0, and `id`, an integer or a text. Ids in CSV are integers if each is spelled
+    as one. Other columns of the file are not read.
 
-    Raises `DataError` if the rows are not those of the columns, two ids are equal, or a value is no id.
+    Raises `DataError` if the rows do not match the columns, two ids are equal, or a value is not an id.
     """
     check_columns_exist(path, (COLUMN, ID), read_column_names(path), "which --item-ids reads")
     table = collect(scan(path, text=(ID,), columns=(COLUMN, ID)), path)
@@ -98,7 +98,7 @@ def read_item_ids(path: Path, columns: int) -> ItemIds:
 def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], bool]:
     """Return the ids in a column of a file, integers or strings, and whether they are strings; in CSV all are read as strings.
 
-    Raises `DataError` if two are equal, or a value is no id.
+    Raises `DataError` if two are equal, or a value is not an id.
     """
     import polars as pl
 
@@ -117,7 +117,7 @@ def parse_ids(path: Path, ids: "pl.Series") -> tuple[list[int | str | None], boo
 
 
 def _to_integers(texts: "pl.Series") -> "np.ndarray | None":
-    """Return strings as int64 if each is spelled as such an integer, else None."""
+    """Return strings as int64 if each is spelled as such an integer, otherwise None."""
     import polars as pl
 
     integers = texts.cast(pl.Int64, strict=False)

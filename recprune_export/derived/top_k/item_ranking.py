@@ -31,7 +31,7 @@ class ItemRanking:
 class CandidateRanking:
     """Rank the rows of a request with shared inputs by `output`, [batch] or [batch, 1].
 
-    The input `item`, [batch], holds the id of each candidate, if only one input holds one id in a row.
+    The input `item`, [batch], contains the id of each candidate, if only one input has one id per row.
     """
 
     k: int
@@ -44,7 +44,7 @@ def plan_ranking(
 ) -> ItemRanking | CandidateRanking:
     """Choose the ranking of `--top-k` for a model with this `signature`, which includes shared inputs.
 
-    Ids are those of `--item-ids`, else those of the vocabulary of a sequential recommender, else the numbers of the columns.
+    Ids are those of `--item-ids`, or those of the vocabulary of a sequential recommender, or the numbers of the columns.
 
     Raises `UsageError` if nothing can be ranked, or the items of a history cannot be left out, and `DataError` for ids that do not
     fit the output.
@@ -105,7 +105,7 @@ def _plan_items(
 
 
 def _find_history(signature: Signature, columns: int) -> str:
-    """Return the input that holds several ids in a row, each of them a column of the scores."""
+    """Return the input with several ids per row, each of them a column of the scores."""
     several = [i for i in signature.inputs if len(i.shape) == 2 and i.dtype in ("int64", "int32") and i.ids]
     histories = [i.name for i in several if set(i.ids) == {(0, columns - 1)}]
     if len(histories) != 1:

@@ -1,4 +1,4 @@
-"""`model.top_k.onnx`: `model.onnx` with the choice of the best items behind it, in standard operators."""
+"""`model.top_k.onnx`: `model.onnx` followed by the choice of the best items, in standard operators."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +25,9 @@ _DTYPES = {"str": ir.DataType.STRING, "int64": ir.DataType.INT64, "int32": ir.Da
 def derive_top_k(source: SourceModel, folder: Path, *, ranking: ItemRanking | CandidateRanking) -> DerivedModel:
     """Write the file of a ranking.
 
-    Outputs of an `ItemRanking`: `top_scores` and `top_item_ids`, [batch, k] each; a place that no item takes has the score -inf and the
-    id -1, or "". Of a `CandidateRanking`: `top_scores` and `top_positions`, [1, k] each, the rows of the request, and the ids that the
-    request has there. Equal scores are in the order of columns or rows. Weights in a file of their own stay there.
+    Outputs of an `ItemRanking`: `top_scores` and `top_item_ids`, [batch, k] each; a rank without an item has the score -inf and the id
+    -1, or "". Outputs of a `CandidateRanking`: `top_scores` and `top_positions`, [1, k] each, the rows of the request, and the ids in
+    these rows. Equal scores are in the order of columns or rows. External weights stay in their file.
     """
     model = ir.load(source.file.path)
     graph = _RankedGraph(model, source, ranking.output)
@@ -35,7 +35,7 @@ def derive_top_k(source: SourceModel, folder: Path, *, ranking: ItemRanking | Ca
     model.graph.outputs[:] = outputs
     RemoveUnusedNodesPass()(model)
     NameFixPass()(model)
-    # External weights stay in their file, beside which this one must lie.
+    # External weights stay in their file, so this file must be in the same folder.
     path = (folder if source.file.data is None else source.file.path.parent) / TOP_K
     save_with_weights_beside(model, path)
     rows = 1 if isinstance(ranking, CandidateRanking) else BATCH
@@ -99,7 +99,7 @@ def choose_candidates(ranking: CandidateRanking, scores: np.ndarray, request: Re
 
 
 class _RankedGraph:
-    """Adds nodes behind an output of a graph, in the order in which they run."""
+    """Adds nodes after an output of a graph, in the order in which they run."""
 
     def __init__(self, model: ir.Model, source: SourceModel, output: str) -> None:
         self._graph = model.graph
@@ -149,7 +149,7 @@ class _RankedGraph:
         return outputs
 
     def _leave_out(self, scores: ir.Value, history: ir.Value, columns: int) -> ir.Value:
-        """Set the scores of the items of a history, [batch, length], to -inf; ids out of range are no items."""
+        """Set the scores of the items of a history, [batch, length], to -inf; ids out of range are not items."""
         if history.dtype != ir.DataType.INT64:
             history = self._add("Cast", history, to=ir.DataType.INT64)
         first, last = self._constant("first_item", np.array(0)), self._constant("last_item", np.array(columns - 1))

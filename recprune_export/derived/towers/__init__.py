@@ -1,4 +1,5 @@
-"""`user.onnx` and `item.onnx`: a model of two towers, cut where they meet, and an index of the vectors of items."""
+"""`user.onnx` and `item.onnx`: a two-tower model, split at the operator that combines the towers, and an index of the vectors of
+items."""
 
 import lazy_loader
 

@@ -9,7 +9,7 @@ _BROADCASTING = {"Add", "Sub", "Mul", "Div"}
 
 
 def remove_expansions(model: ir.Model) -> None:
-    """Remove each Expand whose result is combined only with values of its own shape, to which operators broadcast by themselves.
+    """Remove each Expand whose result is combined only with values of the same shape, to which operators broadcast anyway.
 
     Before: Div(x, Expand(norm, Shape(y))), with x of the shape of y. After: Div(x, norm).
     """

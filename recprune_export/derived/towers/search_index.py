@@ -1,4 +1,4 @@
-"""An index of the vectors of items, in faiss, and how many of the exact best items it finds."""
+"""An index of the vectors of items, in faiss, and its recall of the exact best items."""
 
 import time
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from recprune_export.errors import UsageError
 
 # Links of an item, and candidates while it is added (docs/decisions/index-library.md).
 NEIGHBORS, CONSTRUCTION = 16, 200
-QUANTILES = (1.0, 0.99, 0.9)  # of the lengths of items, up to which they are made equal
-RECALL = 0.99  # the breadth of the search doubles until so many of the best items are found
+QUANTILES = (1.0, 0.99, 0.9)  # quantiles of the lengths of items, up to which lengths are made equal
+RECALL = 0.99  # the breadth of the search doubles until this fraction of the best items is found
 DOUBLINGS = 4
-CHUNK = 1 << 26  # products in memory at once
-ROUNDING = 1e-6  # of the largest product: items whose products differ by less are equal
+CHUNK = 1 << 26  # products in memory at the same time
+ROUNDING = 1e-6  # of the largest product: items whose products differ by less count as equal
 
 
 @dataclass(frozen=True)
 class IndexReport(ToDictMixin):
     """A hierarchical small-world graph (HNSW) over `items` vectors of `width` numbers, searched by inner product.
 
-    `recall` is the mean fraction of the exact `k` best items of `queries` users that a search of breadth `search` finds; an item of the
-    same product as the last of the best counts. `quantile`: see `build_index`. Times are of one user on one thread, in µs.
+    `recall` is the mean fraction of the exact `k` best items of `queries` users that a search of breadth `search` finds; an item with the
+    same product as the last of the best items counts. `quantile`: see `build_index`. Times are of one user on one thread, in µs.
     """
 
     library: str
@@ -57,17 +57,17 @@ def import_faiss() -> Any:
 def build_index(vectors: np.ndarray, quantile: float = 1.0) -> Any:
     """Return an HNSW index of vectors [items, width] by inner product; the label of an item is its row.
 
-    A graph of vectors of different lengths may find few of the largest products, for its links lead to the long ones. Each
-    item gets one more number, by which all have the same length up to that `quantile` of the lengths, and a user's is 0
-    (Bachrach et al. 2014, "Speeding up the Xbox recommender system"): the products stay. The index appends the 0 itself. The
-    same vectors give the same index. Malkov and Yashunin 2018.
+    A graph of vectors of different lengths may find few of the largest products, because its links lead to the long ones. Each item
+    vector gets one more number, so that all have the same length up to the `quantile` of the lengths, and a user's vector gets a 0
+    (Bachrach et al. 2014, "Speeding up the Xbox recommender system"): the products stay. The index appends the 0 itself. The same vectors
+    give the same index. Malkov and Yashunin 2018.
     """
     faiss = import_faiss()
     width = vectors.shape[1]
     graph = faiss.IndexHNSWFlat(width + 1, NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = CONSTRUCTION
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # items that are added at once are linked in any order
+    faiss.omp_set_num_threads(1)  # items that are added together are linked in any order
     try:
         graph.add(_add_length(vectors, quantile))
     finally:
@@ -81,7 +81,7 @@ def build_index(vectors: np.ndarray, quantile: float = 1.0) -> Any:
 
 
 def _add_length(vectors: np.ndarray, quantile: float) -> np.ndarray:
-    """Return vectors [items, width + 1] of one length, but for those beyond the quantile; products with [user, 0] are the same."""
+    """Return vectors [items, width + 1] of one length, except those beyond the quantile; products with [user, 0] are the same."""
     squares = np.square(vectors, dtype=np.float64).sum(axis=1)
     rest = np.sqrt(np.maximum(np.quantile(squares, quantile) - squares, 0.0))
     return np.column_stack([vectors, rest]).astype(np.float32)
@@ -90,7 +90,7 @@ def _add_length(vectors: np.ndarray, quantile: float) -> np.ndarray:
 def measure_index(vectors: np.ndarray, users: np.ndarray, k: int, path: Path) -> IndexReport:
     """Write an index of `vectors` [items, width] to `path` and measure it on `users` [queries, width].
 
-    Of the quantiles of lengths it takes the first that finds enough of the exact best items, else the one that finds most.
+    The quantile of lengths is the first that finds enough of the exact best items, or else the one that finds most.
     """
     faiss = import_faiss()
     exact, exact_microseconds = _time_queries(lambda user: choose_nearest(vectors, user, k)[0], users)
@@ -124,7 +124,8 @@ def measure_index(vectors: np.ndarray, users: np.ndarray, k: int, path: Path) ->
 
 
 def _choose_breadth(index: Any, users: np.ndarray, k: int, exact: np.ndarray) -> tuple[int, float, float]:
-    """Set the least breadth of the search that finds enough of the exact best items; return it, the recall and the time of a user in µs."""
+    """Set the smallest breadth of the search that finds enough of the exact best items; return it, the recall and the time per user in
+    µs."""
     graph = import_faiss().downcast_index(index.index)
     search, recall, microseconds = k, 0.0, 0.0
     for doubling in range(DOUBLINGS + 1):
@@ -138,7 +139,8 @@ def _choose_breadth(index: Any, users: np.ndarray, k: int, exact: np.ndarray) ->
 
 
 def choose_nearest(vectors: np.ndarray, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `k` largest inner products of each of `users` [queries, width], in order, and the rows of their items, by all products."""
+    """Return the `k` largest inner products of each of `users` [queries, width], in order, and the rows of their items, by exact
+    search."""
     at_once = max(1, CHUNK // len(vectors))
     parts = [_choose_of_chunk(vectors, users[start : start + at_once], k) for start in range(0, len(users), at_once)]
     best, rows = (np.concatenate(of) for of in zip(*parts, strict=True))
@@ -154,7 +156,7 @@ def _choose_of_chunk(vectors: np.ndarray, users: np.ndarray, k: int) -> tuple[np
 
 
 def measure_recall(products: np.ndarray, exact: np.ndarray) -> float:
-    """Return the mean fraction of the exact best products [queries, k] among `products` [queries, k], which were found.
+    """Return the mean fraction of the exact best products [queries, k] among the found `products` [queries, k].
 
     >>> measure_recall(np.array([[0.9, 0.5, 0.1]]), np.array([[0.9, 0.5, 0.4]])).__round__(2)
     0.67

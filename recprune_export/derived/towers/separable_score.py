@@ -1,7 +1,7 @@
-"""Find where two parts of a graph over disjoint inputs meet in an inner product, by dataflow from the output back.
+"""Find the inner product at which two parts of a graph over disjoint inputs meet, by dataflow from the output back.
 
-A score is separable where it is f(u · i), with u computed from some inputs, i from the others, and f increasing. What is
-added or multiplied by a part of only one side becomes a part of its vector: u · i + b(user) is [u, b] · [i, 1].
+A score is separable if it is f(u · i), with u computed from some inputs, i from the others, and f increasing. Terms and factors that
+depend on only one side become part of its vector: u · i + b(user) is [u, b] · [i, 1].
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 class Side:
     """One side of the inner product, in values of the graph.
 
-    `vector` holds `width` numbers a row; `factors` multiply them by one number a row, or divide, where the second entry is true;
-    `terms` are numbers a row that are added to the inner product, with their coefficients.
+    `vector` has `width` numbers per row; `factors` multiply them by one number per row, or divide if the second entry is true; `terms`
+    are numbers per row that are added to the inner product, with their coefficients.
     """
 
     inputs: Support
@@ -59,8 +59,7 @@ class _Walk:
 def find_separable_score(graph: ir.Graph) -> SeparableScore:
     """Return the two sides of the only output of `graph`, the one with the first input first.
 
-    Raises `ModelError` with the reason where it is not separable: inputs that reach both sides, or the operator at which they
-    meet.
+    Raises `ModelError` with the reason if it is not separable: inputs that reach both sides, or the operator at which they meet.
     """
     if len(graph.outputs) != 1:
         names = list_names(value.name or "" for value in graph.outputs)
@@ -97,7 +96,7 @@ class _Finder:
             value = self._step_back(value)
 
     def _step_back(self, value: ir.Value) -> ir.Value:
-        """Pass the operator that computes `value`; return the operand behind which the sides meet."""
+        """Pass the operator that computes `value`; return the operand through which the sides meet."""
         node = value.producer()
         assert node is not None
         whole = [operand for operand in node.inputs if operand is not None and self._supports[operand] == self._whole]
@@ -160,7 +159,7 @@ class _Finder:
             self._walk.terms = [(value, coefficient / number) for value, coefficient in self._walk.terms]
 
     def _split_factor(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ...]:
-        """Return a factor of one side, or those of both sides of which it is the product."""
+        """Return a factor of one side, or the factors of both sides if it is their product."""
         if self._supports[value] != self._whole:
             return (value,)
         product = find_producer(value, "Mul")

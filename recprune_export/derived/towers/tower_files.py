@@ -45,7 +45,7 @@ class Tower:
 
     @property
     def output(self) -> str:
-        """The name of its output, one that no input has."""
+        """The name of its output, which differs from those of all inputs."""
         name = f"{self.name}_vector"
         while name in {spec.name for spec in self.inputs}:
             name += "_"
@@ -53,7 +53,7 @@ class Tower:
 
     @property
     def signature(self) -> Signature:
-        """The inputs and the output of its file, in which every input has a row for each vector."""
+        """The inputs and the output of its file, with one row of every input for each vector."""
         return Signature(self.inputs, (Output(self.output, "float32", (BATCH, self.width)),))
 
 
@@ -74,9 +74,9 @@ def open_towers(
 ) -> tuple[SeparableScore, tuple[Tower, Tower]]:
     """Return the score of an ONNX file of a bundle, the user's tower and that of the items.
 
-    The user's side is that of `user_input`, else that of the inputs that a request shares, else that of the first input.
+    The user's side is that of `user_input`, otherwise that of shared inputs, otherwise that of the first input.
 
-    Raises `ModelError` if the model cannot be split, `UsageError` if `user_input` is no input of a side.
+    Raises `ModelError` if the model cannot be split, `UsageError` if `user_input` is not an input of a side.
     """
     packed = next((i.name for i in signature.inputs if is_packed(i)), None)
     if packed is not None:
@@ -107,7 +107,7 @@ def _find_user_side(score: SeparableScore, signature: Signature, user_input: str
 
 
 def _count_numbers(score: SeparableScore) -> int:
-    """Return the length of a vector: a term of either side takes one more number of both."""
+    """Return the length of a vector: a term of either side adds one number to both."""
     return score.sides[0].width + sum(bool(side.terms) for side in score.sides)
 
 
@@ -134,7 +134,7 @@ def _make_tower_graph(path: Path, tower: Tower) -> ir.Model:
         if value.shape is not None:
             value.shape = ir.Shape([BATCH, *list(value.shape)[1:]])
     RemoveUnusedNodesPass()(model)
-    for node in graph:  # shapes of a request with one shared row do not hold any more
+    for node in graph:  # shapes of a request with one shared row are no longer valid
         for value in node.outputs:
             if value is not vector:
                 value.shape = None
@@ -207,7 +207,7 @@ class _VectorGraph:
 def derive_tower(source: SourceModel, folder: Path, *, tower: Tower, others: RequestArrays) -> DerivedModel:
     """Write the file of a tower; its outputs must equal the same values inside `model.onnx`.
 
-    `others` is a request with the inputs of the other tower, of which rows are taken to run `model.onnx`.
+    `others` is a request with the inputs of the other tower, whose rows are used to run `model.onnx`.
     """
     file = write_tower(source.file.path, tower, folder / tower.file)
     inside = _run_inside(source.file.path, tower)
@@ -242,7 +242,7 @@ def derive_tower(source: SourceModel, folder: Path, *, tower: Tower, others: Req
 
 
 def _run_inside(path: Path, tower: Tower) -> Callable[[RequestArrays], np.ndarray]:
-    """Return a function that gives the vector of a tower as `model.onnx` computes it, from whole requests."""
+    """Return a function that computes the vector of a tower with `model.onnx`, from complete requests."""
     model, vector = _add_vector(path, tower)
     model.graph.outputs[:] = [vector]
     NameFixPass()(model)
@@ -252,6 +252,6 @@ def _run_inside(path: Path, tower: Tower) -> Callable[[RequestArrays], np.ndarra
 
 
 def combine_vectors(score: SeparableScore, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Return the scores, [rows], of pairs of vectors, [rows, width] each, or of one user's with several items'."""
+    """Return the scores, [rows], of pairs of vectors, [rows, width] each, or of the vector of one user with those of several items."""
     products = np.sum(users.astype(np.float64) * items.astype(np.float64), axis=1)
     return apply_steps(score.steps, products)

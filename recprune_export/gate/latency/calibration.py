@@ -1,4 +1,4 @@
-"""Resolution of the latency gate on this machine, measured by comparing one artifact to itself."""
+"""Resolution of the latency gate on this machine, measured by comparing an artifact with itself."""
 
 import time
 from collections.abc import Mapping, Sequence

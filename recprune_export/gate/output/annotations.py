@@ -9,7 +9,7 @@ _LEVELS = {Verdict.FAILS: "error", Verdict.UNDECIDED: "warning"}
 
 
 def render_annotations(check: Check) -> list[str]:
-    """Return the commands, one line each; an undecided gate is an error where it counts as a failure."""
+    """Return the commands, one line each; an undecided gate is an error if it counts as a failure."""
     failed = {finding.gate for finding in check.failed()}
     return [
         render_command(

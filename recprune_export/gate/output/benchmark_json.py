@@ -17,9 +17,9 @@ _QUALITY = "quality, "
 
 
 def render_benchmark(check: Check) -> list[dict[str, Any]]:
-    """Return an entry for each gate that measured NEW, where less is better: not for metrics such as AUC, which rise.
+    """Return an entry for each gate that measured NEW, if less is better: not for metrics such as AUC.
 
-    `range` is half the width of the interval, where one was measured.
+    `range` is half the width of the interval, if one was measured.
     """
     return [
         _render_entry(finding)
@@ -29,7 +29,7 @@ def render_benchmark(check: Check) -> list[dict[str, Any]]:
 
 
 def write_benchmark(check: Check, path: Path) -> None:
-    """Write the entries to `path` as a whole. Raises `UsageError` if it cannot be written."""
+    """Write all entries to `path` atomically. Raises `UsageError` if it cannot be written."""
     partial = make_sibling_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ from recprune_export.onnx.mapped_tensors import iterate_rows, split_rows, write_
 from recprune_export.stored_bits import LEVELS
 
 INT8_MAX = 127  # the largest integer of a table in int8; -128 is not used
-INT4_MAX = 7  # the largest of a table in int4; -8 is not used
+INT4_MAX = 7  # the largest integer of a table in int4; -8 is not used
 INT4_ZERO = 8  # the nibble that represents 0
-UINT8_MAX = 255  # the largest of an activation, in uint8
+UINT8_MAX = 255  # the largest integer of an activation, in uint8
 
 
 def compute_row_scales(table: np.ndarray, largest: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def compute_row_scales(table: np.ndarray, largest: int) -> np.ndarray:
 
 
 def narrow_scales(scales: np.ndarray) -> np.ndarray:
-    """Return scales in fp16, or as they are where one of them is not a normal number of fp16."""
+    """Return scales in fp16, or unchanged if one of them is not a normal number of fp16."""
     limits = np.finfo(np.float16)
     fits = bool(((scales >= limits.tiny) & (scales <= limits.max)).all())
     return scales.astype(np.float16) if fits else scales
@@ -84,7 +84,7 @@ def convert_rows(
 
 
 def pack_neighbors(integers: np.ndarray) -> np.ndarray:
-    """Pack integers [N, D] from -8 to 7 into bytes [N, ceil(D / 2)], neighbors together, as `GatherBlockQuantized` reads it."""
+    """Pack integers [N, D] from -8 to 7 into bytes [N, ceil(D / 2)], neighbors together, the format of `GatherBlockQuantized`."""
 
     def pack(rows: slice) -> np.ndarray:
         nibbles = _pad_nibbles(integers[rows])

@@ -1,7 +1,7 @@
 """Shifts that every runtime computes exactly.
 
-OpenVINO (2026.4) computes a shift of uint8 to the right by a product of floats and rounds it: 15 >> 2 is 4 there, not 3. Where the bits
-that a shift drops are zero, both are exact.
+OpenVINO (2026.4) computes a shift of uint8 to the right by a product of floats and rounds it: 15 >> 2 is 4 there, not 3. If the bits that
+a shift drops are zero, both are exact.
 """
 
 import numpy as np

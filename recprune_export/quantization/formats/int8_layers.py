@@ -27,8 +27,8 @@ from recprune_export.quantization.quantization_plan import (
 )
 from recprune_export.stored_bits import count_row_bytes, count_scales
 
-# In int32 sums of products are added to it. An output of tiny weights, such as those of a unit that weight decay has emptied,
-# has a tiny scale, and the bias may be any number of its steps.
+# In int32 sums of products are added to it. An output with tiny weights, such as those of a unit that weight decay has
+# reduced to almost zero, has a tiny scale, and its bias may be any number of steps.
 _LARGEST_BIAS = 2.0**30
 
 
@@ -113,8 +113,8 @@ def quantize_dynamic(graph: ir.Graph, layer: Linear, activations: ActivationQuan
 def store_layer(graph: ir.Graph, layer: Linear, bits: int) -> None:
     """Store W in few bits, with a scale for each output; the product stays one of floats.
 
-    After: the same `Gemm` or `MatMul`, whose W is dequantized from constants. ONNX Runtime does that once, at load, so that
-    a request takes the time of fp32, and only the file is smaller.
+    After: the same `Gemm` or `MatMul`, whose W is dequantized from constants. ONNX Runtime does this once, at load, so that a request
+    takes the time of fp32, and only the file is smaller.
     """
     rows = np.ascontiguousarray(layer.matrix().T, dtype=np.float32)
     stored = store_rows(graph, layer.weight.name or "", rows, bits)
@@ -164,9 +164,9 @@ CONTRIB_KERNELS = ("QGemm", "MatMulIntegerToFloat")
 def use_contrib_kernels(graph: ir.Graph) -> None:
     """Replace static layers by the com.microsoft kernels that ONNX Runtime would not choose for them.
 
-    Static layers that feed only each other, with or without a ReLU between them, stay: ONNX Runtime fuses each into a
-    QGemm without floats between them. Any other one it would fuse with the ReLU that follows, in floats, and dequantize
-    the weights at every request. Such a layer becomes `QGemm` or `MatMulIntegerToFloat` of com.microsoft.
+    Static layers that feed only each other, with or without a ReLU between them, are not changed: ONNX Runtime fuses each into a QGemm
+    without floats between them. It would fuse any other layer with the ReLU that follows, in floats, and dequantize the weights in every
+    request. Such a layer becomes `QGemm` or `MatMulIntegerToFloat` of com.microsoft.
     """
     for node in find_nodes(graph, "Gemm", "MatMul"):
         operand, weight = (find_producer(value, "DequantizeLinear") for value in node.inputs[:2])
@@ -208,7 +208,7 @@ def _quantize_weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value
 
 
 def _quantize_with_one_scale(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value, np.ndarray, list[ir.Node]]:
-    """Return W [inputs, outputs] in int8 in 7 bits, its scale [] as a value and as an array, and no nodes."""
+    """Return W [inputs, outputs] in int8 in 7 bits, its scale [] as a value and as an array, and an empty list of nodes."""
     integers, scale = quantize_with_one_scale(layer.matrix().astype(np.float32))
     name = layer.weight.name
     weight = add_initializer(graph, f"{name}_int8", np.ascontiguousarray(integers))

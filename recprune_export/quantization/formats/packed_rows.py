@@ -1,8 +1,8 @@
 """Matrices stored by row: the bytes of the rows, and a scale for each row in one byte.
 
-A scale is 2^(k / 16), see `stored_bits.py`. Its code is 0 for a row of zeros, else 256 + k - 16 · octave, at least 16: the
-octave is that of the largest scale, and rows with scales more than 14 octaves below it, which no number of the others
-would notice, get the smallest one. So a graph computes all scales of a table as two factors, `make_scale_book`.
+A scale is 2^(k / 16), see `stored_bits.py`. Its code is 0 for a row of zeros, otherwise 256 + k - 16 · octave, at least 16: the octave is
+that of the largest scale, and rows with scales more than 14 octaves below it, which are negligible, get the smallest one. So a graph
+computes all scales of a table as two factors, `make_scale_book`.
 """
 
 from dataclasses import dataclass, replace
@@ -75,7 +75,7 @@ def pack_matrix(matrix: np.ndarray, bits: int) -> PackedRows:
 
 
 def _fit_scales(matrix: np.ndarray, bits: int) -> np.ndarray:
-    """Return the scales [N, 1], or one [1, 1] where all rows have it."""
+    """Return the scales [N, 1], or one [1, 1] if all rows share it."""
     if has_one_scale(matrix.shape[1], bits):
         largest = max((np.abs(rows).max(initial=0.0) for rows in iterate_rows(matrix)), default=0.0)
         return np.asarray(fit_scales(np.full((1, 1), largest, np.float32), bits))

@@ -48,7 +48,7 @@ def store_fp16(graph: ir.Graph, table: Table) -> StoredRows:
 
 
 def replace_lookups(graph: ir.Graph, table: Table, stored: StoredRows) -> None:
-    """Replace each lookup by one in the stored rows, and dequantize the rows of the request alone.
+    """Replace each lookup by one in the stored rows, and dequantize only the rows of the request.
 
     After: `Cast(Gather(T₁₆, ids))`, or `Mul(Cast(Gather(T₈, ids)), Gather(book, Cast(Gather(codes, ids))))`, with fewer
     bits the same with unpacked rows, see `stored_rows.py`.
@@ -65,8 +65,7 @@ def replace_lookups(graph: ir.Graph, table: Table, stored: StoredRows) -> None:
 def store_int8_by_dimension(graph: ir.Graph, table: Table) -> None:
     """Store a table in int8 with a scale for each dimension. After: `Mul(Cast(Gather(T₈, ids)), scales)`.
 
-    Where a row of the request has several ids, the scales are repeated for each of them: one long product is faster than
-    many short ones.
+    If a row of the request has several ids, the scales are repeated for each of them: one long product is faster than many short ones.
     """
     integers, scales = quantize_by_dimension(table.array())
     stored = add_initializer(graph, f"{table.name}_int8", integers)
@@ -166,7 +165,7 @@ def _mean_squares(rows: np.ndarray) -> np.ndarray:
 
 
 def _get_inner_axes(lookup: ir.Node) -> tuple[int, ...]:
-    """Return the sizes of the axes between batch and dimensions of a lookup's output; none where one is unknown."""
+    """Return the sizes of the axes between batch and dimensions of a lookup's output; none if one is unknown."""
     inner = (get_dims(lookup.outputs[0]) or [])[1:-1]
     return tuple(int(size) for size in inner) if all(isinstance(size, int) for size in inner) else ()  # type: ignore[arg-type]
 

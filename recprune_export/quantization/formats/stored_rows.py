@@ -1,9 +1,9 @@
 """Matrices stored by row in a graph, and the nodes that dequantize some of the rows or all of them.
 
 Values that depend only on constants, such as all dequantized rows of a layer, are computed once by ONNX Runtime, at load.
-Numbers of 2 and 3 bits are looked up by the byte in a book of levels, which is faster than shifts: a byte holds four
-numbers, so a Gather copies 16 bytes at a time (docs/decisions/table-formats.md). Books are computed at load too, so that
-the file does not hold them.
+Bytes of numbers with 2 and 3 bits are decoded by a lookup in a codebook of levels, which is faster than shifts: a byte contains four
+numbers, so a Gather copies 16 bytes at a time (docs/decisions/table-formats.md). Codebooks are also computed at load, so that the file
+does not contain them.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from recprune_export.quantization.formats.packed_rows import pack_matrix, scale_
 
 FLOAT, INT32 = ({"to": kind.value} for kind in (ir.DataType.FLOAT, ir.DataType.INT32))
 AXIS = {"axis": 0}
-PREFIX = "stored_rows/"  # of the names of what all of them share
+PREFIX = "stored_rows/"  # the prefix of the names of shared constants
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,6 @@ def _get_producer(value: ir.Value) -> ir.Node:
 
 
 def _share(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Return the constant of the graph for all rows that are stored, which is added at its first use."""
+    """Return the constant that all stored rows share, which is added to the graph at its first use."""
     unique = PREFIX + name
     return graph.initializers[unique] if unique in graph.initializers else add_initializer(graph, unique, array)

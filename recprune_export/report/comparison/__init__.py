@@ -1,4 +1,4 @@
-"""Sections of a page on two bundles, one per module, and what may be compared at all."""
+"""Sections of a page on two bundles, one per module, and the conditions for a comparison."""
 
 __all__ = [
     "bundle_pair",

@@ -1,4 +1,4 @@
-"""`BundlePair`: two bundles that may be put side by side, and for which of their figures that means nothing."""
+"""`BundlePair`: two bundles that can be compared, and the figures that are not comparable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ class BundlePair:
 
     @property
     def have_same_dense_model(self) -> bool:
-        """Whether both were made of the same file of a model; False where that is not recorded."""
+        """Whether both were made from the same model file; False if that is not recorded."""
         return _is_same(*(_get_sha256(manifest.settings.get("model_file")) for manifest in (self.a, self.b)))
 
     @property
     def have_same_rows(self) -> bool:
-        """Whether metrics of both were measured on the same test rows; False where that is not recorded."""
+        """Whether metrics of both were measured on the same test rows; False if that is not recorded."""
         files = (_get_sha256((manifest.provenance or {}).get("data")) for manifest in (self.a, self.b))
         return _is_same(*files) and self.a.settings.get("rows") == self.b.settings.get("rows")
 
     @property
     def signature_changes(self) -> tuple[str, ...]:
-        """Sentences on inputs and outputs that differ, ranges of ids aside; empty if both were made of the same file."""
+        """Sentences on inputs and outputs that differ, except ranges of ids; empty if both were made from the same file."""
         if self.have_same_dense_model:
             return ()
         new, base = (Signature.from_dict(manifest.signature) for manifest in (self.b, self.a))
@@ -42,7 +42,7 @@ class BundlePair:
 
     @cached_property
     def latency_differences(self) -> tuple[str, ...]:
-        """What differed between the two measurements of latency, so that their figures cannot be compared; empty if nothing did."""
+        """Differences between the two measurements of latency that make their figures incomparable; empty if there are none."""
         one, other = self.a.latency, self.b.latency
         pairs = [(word, self.a.environment.get(key), self.b.environment.get(key)) for key, word in _MACHINE]
         pairs.append(("ONNX Runtime", _get_version(self.a, "onnxruntime"), _get_version(self.b, "onnxruntime")))

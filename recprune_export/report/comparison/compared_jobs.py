@@ -8,7 +8,7 @@ from recprune_export.report.comparison.bundle_pair import SIDES, BundlePair
 from recprune_export.report.numbers import TO
 from recprune_export.report.page import PageTable, Section
 
-# What `settings` states beside the options: the inputs of the job, and what follows from them.
+# The entries of `settings` that are not options: the inputs of the job, and values derived from them.
 NOT_OPTIONS = frozenset({"model", "model_file", "data", "rows", "labels", "metrics", "label_kinds", "command"})
 MAX_CHARACTERS = 200
 DIGITS_OF_A_HASH = 12

@@ -1,4 +1,4 @@
-"""Section on the latency of two bundles: what each measured in its own job, and whether that can be compared."""
+"""Section on the latency of two bundles: the measurements of each job, and whether they are comparable."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ SAME_DENSE = "The dense model is the same in both, so that its two times show ho
 
 
 def compare_latency(pair: BundlePair) -> Section | None:
-    """Return times and speed-ups of both, with a plot where they can be compared; None where neither was measured."""
+    """Return times and speed-ups of both, with a plot if they are comparable; None if neither was measured."""
     batches = list_batches(pair)
     if not batches:
         return None
@@ -36,7 +36,7 @@ def compare_latency(pair: BundlePair) -> Section | None:
 
 
 def headline_speed(pair: BundlePair) -> Headline | None:
-    """Return how many times as fast as the dense model each is, at the batch size of the headline."""
+    """Return the speed-up of each over its dense model, at the batch size of the headline."""
     speedups = [read_speedups(manifest) for manifest in (pair.a, pair.b)]
     batches = speedups[0].keys() & speedups[1].keys()
     if not batches:
@@ -54,7 +54,7 @@ def headline_speed(pair: BundlePair) -> Headline | None:
 
 
 def list_batches(pair: BundlePair) -> list[str]:
-    """Return the batch sizes at which either was measured, rising."""
+    """Return the batch sizes at which either was measured, in increasing order."""
     measured = {batch for manifest in (pair.a, pair.b) for batch in manifest.latency.get("milliseconds", {})}
     return sorted(measured, key=int)
 

@@ -1,4 +1,4 @@
-"""Section on the quality of two bundles: the metrics of each, beside those of its dense model."""
+"""Section on the quality of two bundles: the metrics of each, compared with those of its dense model."""
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.comparison.bundle_pair import SIDES, BundlePair
@@ -19,7 +19,7 @@ NOT_PAIRED = (
 
 
 def compare_metrics(pair: BundlePair) -> Section:
-    """Return the metrics of both, or a sentence where neither measured any."""
+    """Return the metrics of both, or a sentence if neither has any."""
     names = list(dict.fromkeys(name for of in (pair.a, pair.b) for name in of.metrics["pruned"]))
     if not names:
         return Section("quality", "Quality", ("Not measured: both were compressed without rows that have labels.",))
@@ -39,7 +39,7 @@ def compare_metrics(pair: BundlePair) -> Section:
 
 
 def headline_quality(pair: BundlePair) -> Headline | None:
-    """Return the deciding metric of both; None where they have none in common."""
+    """Return the deciding metric of both; None if they have none in common."""
     name = pair.a.change.get("metric")
     if name is None or name != pair.b.change.get("metric"):
         return None

@@ -22,7 +22,7 @@ EXPLANATION = "Weights are counted as they are stored: in fewer bits they take f
 
 
 def compare_size(pair: BundlePair) -> Section | None:
-    """Return bytes by kind and counts of both; None where one of them was not counted."""
+    """Return bytes by kind and counts of both; None if one of them was not counted."""
     sides = [read_counts(manifest) for manifest in (pair.a, pair.b)]
     if sides[0] is None or sides[1] is None:
         return None
@@ -51,7 +51,7 @@ def compare_size(pair: BundlePair) -> Section | None:
 
 
 def headline_size(pair: BundlePair) -> Headline | None:
-    """Return by how much the file of B is smaller than that of A."""
+    """Return the ratio of the file sizes of A and B."""
     sides = [read_counts(manifest) for manifest in (pair.a, pair.b)]
     if sides[0] is None or sides[1] is None:
         return None
@@ -66,7 +66,7 @@ def sum_files(manifest: Manifest) -> int:
 
 
 def _knows_kinds(counts: Counts) -> bool:
-    """Return whether bytes by kind were counted, as they are not in earlier bundles."""
+    """Return whether bytes by kind were counted; earlier bundles do not have them."""
     return counts.total.bytes is not None
 
 

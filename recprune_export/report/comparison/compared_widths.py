@@ -10,7 +10,7 @@ EXPLANATION = "The pale track is the width of the dense model. A group that one 
 
 
 def compare_widths(pair: BundlePair) -> Section | None:
-    """Return a plot and a table for each kind of group; None where neither has groups."""
+    """Return a plot and a table for each kind of group; None if neither bundle has groups."""
     sides = [list_widths(manifest.plan) for manifest in (pair.a, pair.b)]
     kinds = dict.fromkeys(kind for side in sides for kind in side)
     if not kinds:

@@ -18,7 +18,7 @@ class SideFigures(ToDictMixin):
     """One bundle: bytes of `model.onnx` and of its weights, latency at one batch size, and the deciding metric.
 
     `milliseconds` is a median, `speedup` that over the dense model in the same job, and `change` that of the metric from the dense
-    model. None for what the manifest does not state.
+    model. None for figures that the manifest does not contain.
     """
 
     name: str
@@ -34,7 +34,7 @@ class SideFigures(ToDictMixin):
 
 @dataclass(frozen=True)
 class PairFigures(ToDictMixin):
-    """Both bundles, at the `batch` size of the headline, and what keeps their figures from being compared.
+    """Both bundles, at the `batch` size of the headline, and the reasons why figures cannot be compared.
 
     `latency_differences`: conditions of the measurements that differ. `have_same_rows`: whether the metrics are of the same rows.
     """

@@ -1,4 +1,4 @@
-"""Places of the labels of points, so that they cover neither each other nor the points."""
+"""Positions for the labels of points, so that they cover neither each other nor the points."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Box:
     bottom: float
 
     def overlaps(self, other: "Box") -> bool:
-        """Return whether both have an area in common."""
+        """Return whether both boxes have an area in common."""
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
@@ -34,12 +34,12 @@ class LabeledPoint:
 
     @property
     def box(self) -> Box:
-        """What the shape and the error bar cover."""
+        """The area of the shape and the error bar."""
         return Box(self.x - 5, min(self.top, self.y - 5), self.x + 5, max(self.bottom, self.y + 5))
 
 
 def place_labels(points: Sequence[LabeledPoint], area: Box) -> list[tuple[float, float]]:
-    """Return the center and the baseline of each label: above its point, below, farther off, right or left, where it covers least.
+    """Return the center and the baseline of each label: above its point, below, farther away, right or left, wherever it covers least.
 
     One label after the other, in the order given: O(n²).
 

@@ -14,7 +14,7 @@ Point = tuple[int, float]
 
 
 def draw_loss_curve(name: str, title: str, points: Sequence[Point], chosen: Point, *, across: str, up: str) -> Markup:
-    """Draw the points (bytes, predicted loss) by rising bytes on logarithmic axes; a diamond marks the chosen one."""
+    """Draw the points (bytes, predicted loss) by increasing bytes on logarithmic axes; a diamond marks the chosen one."""
     curve = sorted((size, max(loss, LEAST_LOSS)) for size, loss in {*points, chosen})
     description = "; ".join(f"{format_bytes(size)}: predicted loss {loss:.2g}" for size, loss in curve)
     drawing = Drawing(name, title, description, HEIGHT)

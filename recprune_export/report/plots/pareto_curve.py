@@ -15,7 +15,7 @@ KINDS = {
     "sparsity": "sparsity",
     "bytes": "% of the bytes",
     "dense int8": "dense in int8",
-}  # with the words of the legend
+}  # the kinds, with their words in the legend
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def draw_pareto_curve(
     _axes(drawing, x, y, across, up)
     best = find_pareto_front(points, less_is_better)
     drawing.path([(x(p.cost), y(p.change)) for p in best], "front")
-    for point in sorted(points, key=lambda point: point.is_bundle):  # that of the bundle covers the others
+    for point in sorted(points, key=lambda point: point.is_bundle):  # the point of the bundle covers the others
         x_cost = x(point.cost)
         drawing.line(x_cost, y(point.low), x_cost, y(point.high), "own-error" if point.is_bundle else "error")
         if point.is_bundle:
@@ -83,7 +83,7 @@ def _draw_shape(drawing: Drawing, kind: str, x: float, y: float, style: str) -> 
 
 
 def _draw_legend(drawing: Drawing, kinds: Sequence[str]) -> None:
-    """Draw the shape of each kind with its name in a line below the axis, where there are several."""
+    """Draw the shape of each kind with its name in a line below the axis, if there are several."""
     x = LEFT
     for kind in kinds if len(kinds) > 1 else ():
         _draw_shape(drawing, kind, x + 5, LEGEND - 4, "strong")
@@ -92,7 +92,7 @@ def _draw_legend(drawing: Drawing, kinds: Sequence[str]) -> None:
 
 
 def find_pareto_front(points: Sequence[ParetoPoint], less_is_better: bool) -> list[ParetoPoint]:
-    """Return the points that no other point beats in both cost and change, by rising cost.
+    """Return the points that no other point beats in both cost and change, by increasing cost.
 
     >>> a, b, c = ParetoPoint("a", 1.0, -0.3, 0, 0), ParetoPoint("b", 2.0, -0.1, 0, 0), ParetoPoint("c", 3.0, -0.2, 0, 0)
     >>> [p.name for p in find_pareto_front([c, b, a], less_is_better=True)]

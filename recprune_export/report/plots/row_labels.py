@@ -1,4 +1,4 @@
-"""Rows of a plot: the name at the left and the value at the right lie on the line of what is drawn between them."""
+"""Rows of a plot: the name at the left and the value at the right are on the line of the shape between them."""
 
 import re
 

@@ -17,7 +17,7 @@ DIGITS = 4
 def draw_tuning_curve(
     name: str, title: str, epochs: Sequence[float | None], chosen: int, untuned: float | None, up: str
 ) -> Markup:
-    """Draw the metric after each epoch, None where the weights were no candidate; at least one value is not None.
+    """Draw the metric after each epoch, None if the weights were not a candidate; at least one value is not None.
 
     `untuned` is the metric before tuning, at epoch 0. `chosen` counts epochs from 1; 0 are the weights before tuning.
     """

@@ -10,7 +10,7 @@ from recprune_export.report.numbers import format_count
 from recprune_export.report.page import PageTable, Section, list_markup
 
 _SOURCE = re.compile(r'"(.+)", line (\d+)')
-MAX_NAMES = 4  # tensors, and lines of code, that are named for one reason
+MAX_NAMES = 4  # the number of tensors, and of lines of code, named for one reason
 MAX_REASONS = 60
 
 

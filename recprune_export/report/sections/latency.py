@@ -127,7 +127,7 @@ def _cpu_times(latency: Mapping[str, Any]) -> PageTable:
 
 
 def _cold(cold: Mapping[str, Any], clock: str) -> PageTable:
-    """Return the times after other memory was read, and their ratios where the machine was quiet."""
+    """Return the times with cold caches, and their ratios if the machine was not busy."""
     headings = ("", *(f"batch {batch}" for batch in cold["milliseconds"]))
     rows = _by_backend(cold["milliseconds"])
     title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory was read, medians"

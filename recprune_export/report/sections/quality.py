@@ -90,7 +90,7 @@ def _interpret_change(change: Mapping[str, Any], quality: Mapping[str, Any]) -> 
 
 
 def _describe_verdict(quality: Mapping[str, Any]) -> str:
-    """Return that the loss is within the usual allowance; nothing elsewhere, since the first note of the page says it then."""
+    """Return that the loss is within the usual allowance; otherwise nothing, since the first note of the page describes the loss."""
     if not quality or quality["verdict"] != Verdict.HOLDS.words:
         return ""
     return f"A loss of more than {quality['limit']:.2g}, the usual allowance, is ruled out."
@@ -120,7 +120,7 @@ def _rows(manifest: Manifest) -> str:
 
 
 def describe_metric(name: str) -> str:
-    """Return the name of a metric with acronyms in capitals; where less is better, that is said.
+    """Return the name of a metric with acronyms in capitals; with a note if less is better.
 
     >>> describe_metric("mean auc"), describe_metric("ndcg@10"), describe_metric("stars/rmse")
     ('mean AUC', 'NDCG@10', 'stars/RMSE (less is better)')

@@ -1,4 +1,4 @@
-"""Quality beside the mean: by how often ids occurred in training, and calibration."""
+"""Quality in addition to the mean: by the frequency of ids in training, and calibration."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ MODELS = {"dense": "before", "pruned": "after"}  # the keys of a change
 
 
 def make_frequency_table(breakdown: Mapping[str, Any], describe: Callable[[str], str]) -> tuple[PageTable, ...]:
-    """Return the table of quality by id frequency; none where the bundle states none."""
+    """Return the table of quality by id frequency; none if the bundle has none."""
     rows = []
     for bucket in breakdown.get("buckets", ()):
         change, metrics = bucket["change"], bucket["metrics"]
@@ -58,7 +58,7 @@ def make_calibration_figures(breakdown: Mapping[str, Any]) -> tuple[PageFigure, 
 
 
 def explain_breakdown(breakdown: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the sentence that explains the plots; none where there are none."""
+    """Return the sentence that explains the plots; none without plots."""
     return (CALIBRATION,) if breakdown.get("calibration") else ()
 
 

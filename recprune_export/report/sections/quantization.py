@@ -10,7 +10,7 @@ from recprune_export.report.numbers import format_bytes, format_count, format_in
 from recprune_export.report.page import Cell, PageTable, Section, list_markup
 
 MAX_ROWS = 60
-MAX_NAMES = 6  # weights that are named for one reason
+MAX_NAMES = 6  # the number of weights named for one reason
 
 
 def quantization_section(manifest: Manifest) -> Section | None:

@@ -1,4 +1,4 @@
-"""Section on the rewrites of the ONNX graph: which were tried, which were kept, and what they gave."""
+"""Section on the rewrites of the ONNX graph: those that were tried, those that were kept, and their effect."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ EXPLANATION = (
 
 
 def rewrites_section(manifest: Manifest) -> Section | None:
-    """Return all rewrites with the estimated change of time, and what the kept ones gave together; None without any."""
+    """Return all rewrites with the estimated change of time, and the total effect of the kept ones; None without any."""
     rewrites = manifest.rewrites
     if not rewrites:
         return None

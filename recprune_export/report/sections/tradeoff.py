@@ -20,8 +20,8 @@ TrialT = TypeVar("TrialT", bound=QualityTrial)
 def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
     """Return plots of the change of quality against size and against speed, and a table of all trials.
 
-    All points are trials of the sweep, so that they have the same rows and the same measurement of latency; the one at the
-    point of the bundle stands out.
+    All points are trials of the sweep, so that they have the same rows and the same measurement of latency; the one at the point of the
+    bundle is highlighted.
     """
     batch = choose_batch(sweep.trials[0].speedup)
     bundle = find_bundle_trial(manifest, sweep.trials)
@@ -109,7 +109,8 @@ def _point(trial: TrialT, cost: float, bundle: TrialT | None) -> ParetoPoint:
 
 
 def find_bundle_trial(manifest: Manifest, trials: Sequence[TrialT]) -> TrialT | None:
-    """Return the first trial at the point of the bundle; None where it has none, or different sparsities for tables and the rest."""
+    """Return the first trial at the point of the bundle; None if there is none, or if the sparsities of tables and other layers
+    differ."""
     settings, storage = manifest.settings, read_storage(manifest)
     if storage is not None:
         counts = read_counts(manifest)

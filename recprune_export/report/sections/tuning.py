@@ -20,7 +20,7 @@ WITHOUT_ROWS = (
 
 
 def tuning_section(manifest: Manifest) -> Section | None:
-    """Return a curve and a table for each run of fine-tuning; None where nothing was tuned."""
+    """Return a curve and a table for each run of fine-tuning; None without tuning."""
     figures = tuple(
         _figure(f"tuning-{number}", title, run, _name_metric(manifest, run))
         for number, (title, run) in enumerate(_list_runs(manifest.plan))
@@ -52,7 +52,7 @@ def _has_metric(run: Mapping[str, Any]) -> bool:
 
 
 def _name_metric(manifest: Manifest, run: Mapping[str, Any]) -> str:
-    """Return the name of the validation metric; bundles that were made before it was recorded state it elsewhere."""
+    """Return the name of the validation metric, which older bundles store in another place."""
     name = run.get("metric") or manifest.change.get("metric")
     return "validation metric" if name is None else describe_metric(name)
 

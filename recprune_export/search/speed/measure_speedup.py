@@ -1,4 +1,4 @@
-"""How many times as fast one ONNX file is as another, over several batch sizes together, or how far below limits of time."""
+"""Measure the speed-up of one ONNX file over another, over several batch sizes together, or its ratio to time limits."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -13,7 +13,7 @@ from recprune_export.validation.latency.repeated_sessions import SessionTimes, l
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import interval_of_few
 
-SESSIONS = 6  # created again, since two sessions of one file differ for as long as they live
+SESSIONS = 6  # created again, since two sessions of one file differ throughout their lifetime
 SECONDS = 0.2  # for each batch size and pair of sessions
 
 
@@ -37,8 +37,8 @@ def measure_headroom(
     """Return the least ratio of a limit in milliseconds, by batch size, to the time of `pruned`, with its 95 % interval.
 
     The time of a session is its median, and the interval is over repeated sessions, as in `measure_speedup`, interleaved with the
-    dense file, so that caches are as in the report of a bundle. Each end of the interval is the least over batch sizes: where the
-    lower one is 1 or more, every limit holds.
+    dense file, so that caches are as in the report of a bundle. Each end of the interval is the smallest over batch sizes: if the lower
+    one is 1 or more, every limit holds.
     """
     sessions = _measure_sessions(dense, pruned, requests, threads, seed)
     ratios = []

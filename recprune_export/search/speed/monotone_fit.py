@@ -1,4 +1,4 @@
-"""`fit_monotone`: estimates that must rise, such as the speed-up over sparsity, fitted together."""
+"""`fit_monotone`: fit estimates that must increase, such as the speed-up over sparsity, together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class _Pool:
 
 
 def fit_monotone(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """Return the nearest estimates that do not fall, in the order given; O(n).
+    """Return the nearest non-decreasing estimates, in the given order; O(n).
 
     Neighbors in the wrong order get one common value (pool adjacent violators: Barlow et al. 1972, "Statistical Inference
     under Order Restrictions", section 1.2). An end of an interval is bounded by those of its neighbors as well: a value is at

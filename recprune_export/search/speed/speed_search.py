@@ -1,4 +1,4 @@
-"""`find_point_for_speed`: the point with the smallest removed part at which the artifact is certainly fast enough."""
+"""`find_point_for_speed`: find the point with the smallest removed part at which the artifact is certainly fast enough."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ from recprune_export.settings import QuantizationSettings, Settings
 from recprune_export.stored_bits import StoredBits
 
 TIME_STEP = 0.8  # ratio of the predicted time of one trial to that of the one before
-MIN_TIME_FRACTION = 0.02  # of the predicted time of the first plan: the least that a search tries
+MIN_TIME_FRACTION = 0.02  # of the predicted time of the first plan: the smallest limit that a search tries
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def find_point_for_speed(
     *,
     max_bytes: float | None = None,
 ) -> SpeedSearchResult:
-    """Search the least sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, the most predicted time.
+    """Search for the smallest sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, for the longest predicted
+    time.
 
     Only the structure is searched, without fine-tuning, since weights do not affect the time: a sparsity without quantization, plans within
     `max_bytes` with the planned bits. The speed increases with the removed part, or with less predicted time, so the measurements at all
@@ -60,7 +61,7 @@ def find_point_for_speed(
     dense model is exported once.
 
     Raises `ValidationFailed` if even the last point is certainly not fast enough, `Undecided` if that is inconclusive,
-    `TooFewBytes` where no plan has `max_bytes`.
+    `TooFewBytes` if no plan is within `max_bytes`.
     """
     fields = plan_fields(program, settings.pruning.prune_fields, task, settings.seed)
     candidates = None
@@ -107,9 +108,10 @@ Step = tuple[Bracket, dict[float, Estimate]]
 
 
 def bisect_monotone(measure: Callable[[float], Estimate], target: float, first: float, most: float) -> Iterator[Step]:
-    """Yield ever narrower brackets of the least sparsity that certainly reaches `target`, with all fitted estimates so far.
+    """Yield narrowing brackets of the smallest sparsity that certainly reaches `target`, with all fitted estimates so far.
 
-    `upper` reaches it, or is 1 while none is known that does; `lower` does not certainly. The newest trial is the last entry.
+    `upper` certainly reaches it, or is 1 if no such sparsity is known yet; `lower` does not certainly reach it. The newest trial is the
+    last entry.
     """
     measured: dict[float, Estimate] = {}
     trial = first
@@ -125,10 +127,10 @@ def bisect_monotone(measure: Callable[[float], Estimate], target: float, first: 
 def shrink_until_fast(
     measure: Callable[[float], Estimate], target: float, read_fraction: Callable[[], float]
 ) -> Iterator[Step]:
-    """Yield brackets as `bisect_monotone` does, of the removed fraction of the predicted time, which rises from 0.
+    """Yield brackets as `bisect_monotone` does, of the removed fraction of the predicted time, which increases from 0.
 
-    `read_fraction` returns the time of the last plan as a fraction of that of the first: it may be less than allowed.
-    Ends where `target` is reached, or where no plan takes as little.
+    `read_fraction` returns the time of the last plan as a fraction of that of the first: it may be less than allowed. Ends if `target` is
+    reached, or if no plan is as fast.
     """
     measured: dict[float, Estimate] = {}
     density = 1.0
@@ -155,7 +157,7 @@ def _fit_bracket(measured: dict[float, Estimate], target: float) -> Step:
 
 @dataclass(frozen=True)
 class _Structure:
-    """A pruned program, not tuned, with the bits of its weights and the predicted time of their reads where they were planned."""
+    """A pruned program without tuning, with the bits of its weights and the predicted time of their reads, if they were planned."""
 
     program: Program
     bits: StoredBits | None

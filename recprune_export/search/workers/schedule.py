@@ -34,10 +34,10 @@ def tune_in_workers(
 ) -> None:
     """Tune at the points that `choose` returns, the most urgent first, until it returns none.
 
-    `choose` is called again when a trial is done, and may return trials that are running. Results are taken into `trials` in this
-    process, the only one that writes into its folder.
+    `choose` is called again when a trial is done, and may return trials that are running. Results are added to `trials` in this process,
+    the only one that writes into its folder.
 
-    Raises `UsageError` if a process is killed, and the errors of a trial but `TooFewBytes`.
+    Raises `UsageError` if a process is killed, and the errors of a trial except `TooFewBytes`.
     """
     running: dict[Future[TunedModel], _Running] = {}
     with ExitStack() as folders, progress_bar(description, total) as advance:
@@ -49,7 +49,7 @@ def tune_in_workers(
                     folder = stack.enter_context(trials.folder.scratch(key)) if trials.artifacts else Path()
                     running[workers.submit(trials, key, folder)] = _Running(key, folder, stack)
                 finished: set[Future[TunedModel]] = set()
-                while not finished:  # a signal that another thread gets is seen when this one wakes up
+                while not finished:  # a signal that another thread receives is handled when this one wakes up
                     finished, _ = wait(running, timeout=WAKE_UP, return_when=FIRST_COMPLETED)
                 for future in finished:
                     trial = running.pop(future)
@@ -58,7 +58,7 @@ def tune_in_workers(
                     report(trial.key)
                     advance(f"{description}: {trial.key[0].label}")
         finally:
-            if running:  # or they would write into their folders again, which are removed now
+            if running:  # otherwise they would write into their folders, which are removed now
                 workers.end()
 
 

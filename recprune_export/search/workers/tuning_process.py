@@ -1,6 +1,6 @@
 """The work of a process of `--jobs`: load the job at the first trial, then tune at the requested points.
 
-This module imports nothing that computes: the number of threads is set before anything reads it.
+This module imports no numerical libraries, because the number of threads must be set first.
 """
 
 import os
@@ -41,7 +41,7 @@ _process = _Process()
 
 
 def start_process(pickled_job: bytes, settings: "Settings", artifacts: bool, key: str, threads: int) -> None:
-    """Prepare this process; nothing is opened yet, so that errors are those of the first trial."""
+    """Prepare this process without loading the job, so that errors occur in the first trial."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     _process.pickled_job, _process.settings, _process.artifacts = pickled_job, settings, artifacts
@@ -83,7 +83,7 @@ def _open_tuner() -> "Tuner":
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however it did."""
+    """End this process when its parent process has ended for any reason."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -26,7 +26,7 @@ class TuningWorkers:
 
     Each is a new Python process (spawned, since threads do not survive a fork), which loads the job and keeps it: each process needs the
     memory of the model, of the rows and of its largest trial. Each has an equal part of the cores of this process
-    as threads, at least one, and no more than PyTorch has here. On Ctrl-C, and when this process is killed, they end at once.
+    as threads, at least one, and no more than PyTorch has here. On Ctrl-C, and when this process is killed, they end immediately.
 
     Raises `UsageError` if a model or rows in memory cannot be pickled.
     """
@@ -53,7 +53,7 @@ class TuningWorkers:
         self.end()
 
     def end(self) -> None:
-        """End the processes, those at work as well: what they do is not needed any more. `submit` starts new ones."""
+        """End the processes, including busy ones, whose work is no longer needed. `submit` starts new ones."""
         if self._executor is not None:
             for process in self.processes:
                 process.terminate()
@@ -61,10 +61,11 @@ class TuningWorkers:
             self._executor = None
 
     def submit(self, trials: Trials, key: TrialKey, folder: Path) -> "Future[TunedModel]":
-        """Begin to tune at a point; `folder` is where an ONNX file is written."""
+        """Start tuning at a point; an ONNX file is written into `folder`."""
         point, seed = key
         settings = trials.settings_at(point)
-        with block_interrupts():  # processes inherit that: Ctrl-C reaches this one, which ends the others
+        # processes inherit the blocked signal: Ctrl-C reaches only this one, which ends the others
+        with block_interrupts():
             before = set(multiprocessing.active_children())
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(

@@ -66,11 +66,11 @@ class FileSession:
         self._session: onnxruntime.InferenceSession | None = make_session(self._path, self._threads, self._options)
 
     def free(self) -> None:
-        """Give the memory of the weights back."""
+        """Free the memory of the weights."""
         self._session = None
 
     def run(self, request: RequestArrays) -> object:
-        """Answer a prepared request."""
+        """Run a prepared request."""
         assert self._session is not None
         return self._session.run(None, request)
 

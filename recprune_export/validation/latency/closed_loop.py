@@ -1,7 +1,7 @@
-"""Closed-loop latency: backends take turns in one process, so that disturbances of the machine hit all of them.
+"""Closed-loop latency: backends take turns in one process, so that disturbances of the machine affect all of them.
 
-The one protocol of every latency that is reported: turns of several calls (`turns.py`), different requests
-(`request_cycle.py`), sessions that are loaded again several times, wall and CPU time, and cold caches apart from warm ones.
+This is the only protocol for reported latencies: turns of several calls (`turns.py`), different requests (`request_cycle.py`), sessions
+that are loaded again several times, wall-clock and CPU time, and separate measurements with cold caches.
 """
 
 import resource
@@ -60,8 +60,7 @@ class LatencyReport:
     Round i of all backends ran side by side on the same request; `requests[batch]` different requests took turns. `cpu` has
     the CPU time of a call, in the same form, and `cold` times with cold caches. `sessions[batch]` and `cold_sessions[batch]`
     number the set of sessions of each round, by backend; `turns[batch]` counts the turns of each backend, and
-    `preemptions[batch]` involuntary context switches. A backend of which a rough ratio suffices has fewer rounds, and no `cold`
-    times.
+    `preemptions[batch]` involuntary context switches. A backend for which a rough ratio suffices has fewer rounds, and no `cold` times.
     """
 
     samples: Samples
@@ -93,7 +92,7 @@ class LatencyReport:
         return outliers(self.samples[batch][name])
 
     def ratio(self, batch: int, slow: str, fast: str) -> Estimate:
-        """Return the ratio of the medians of `slow` and `fast` that these measurements support: by `clock`."""
+        """Return the ratio of the medians of `slow` and `fast` by `clock`, the clock that these measurements support."""
         return self.ratio_by(self.clock, batch, slow, fast)
 
     def ratio_by(self, clock: str, batch: int, slow: str, fast: str) -> Estimate:
@@ -132,7 +131,7 @@ class LatencyReport:
 
     @property
     def clock(self) -> str:
-        """The clock of the ratios: WALL, or CPU where other processes took the core from a single thread."""
+        """The clock of the ratios: WALL, or CPU if other processes took the core from a single thread."""
         return CPU if self.disturbances else WALL
 
     def waiting(self, batch: int) -> float:
@@ -142,7 +141,7 @@ class LatencyReport:
 
     @cached_property
     def disturbances(self) -> tuple[str, ...]:
-        """Return a sentence for each batch size at which wall times are those of a busy machine.
+        """Return a sentence for each batch size at which the machine was too busy for wall-clock times.
 
         With several threads, CPU time includes waiting, so it is unknown.
         """
@@ -167,7 +166,7 @@ class LatencyReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return a sentence where the machine was too busy for wall times, else nothing."""
+        """Return a sentence if the machine was too busy for wall-clock times; otherwise nothing."""
         if not self.disturbances:
             return ()
         return (
@@ -238,13 +237,13 @@ def measure_latency(
     rough: Collection[str] = (),
     cold: bool = True,
 ) -> LatencyReport:
-    """Time every backend on the requests of each batch size, for about `seconds` each, less where ratios are precise before.
+    """Time every backend on the requests of each batch size, for about `seconds` each, less if ratios are precise earlier.
 
     The time is divided among SESSION_SETS sets of sessions, loaded in one order and then in the other, the old ones freed
     first. In each set the backends take turns until the ratio of each to the last one has a relative standard error of
-    RATIO_PRECISION, less than two sessions of one file differ; of those named in `rough` a rough ratio suffices (see
-    `measure_turns`). `threads` determines the threads whose CPU time is counted, and is recorded: the backends must use this number.
-    Without `cold` no calls after other memory are timed.
+    RATIO_PRECISION, less than two sessions of one file differ; for those named in `rough`, a rough ratio suffices (see `measure_turns`).
+    `threads` determines the threads whose CPU time is counted, and is recorded: the backends must use this number. Without `cold`, no
+    calls with cold caches are timed.
     """
     rng = np.random.default_rng(seed)
     cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
@@ -287,7 +286,7 @@ def measure_latency(
 
 
 def count_preemptions(threads: int) -> int:
-    """Return how often the calling thread, or any of the process where it uses several, lost its core so far."""
+    """Return how often the calling thread, or any thread of a process with several, has lost its core so far."""
     who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF) if threads == 1 else resource.RUSAGE_SELF
     return resource.getrusage(who).ru_nivcsw
 

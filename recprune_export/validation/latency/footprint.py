@@ -20,11 +20,11 @@ from recprune_export.validation.latency.latency_constants import REPEATS
 
 @dataclass(frozen=True)
 class Footprint:
-    """Cost of one process: ms to make the session, ms of the first request, and bytes beyond Python and ONNX Runtime.
+    """Cost of one process: ms to create the session, ms of the first request, and bytes in addition to Python and ONNX Runtime. `memory`
+    is in use after the first request; `peak` is the maximum until then, including loading.
 
-    `memory` is in use after the first request; `peak` is the maximum until then, loading included. Both count the weights in
-    memory and all pages of weights that are mapped from a file, as traffic reads them: those that the first request did not
-    read are added. So a file with its weights inside and one with its weights beside it compare by the same figure.
+    Both include the weights in memory and all pages of weights that are mapped from a file, because traffic will read them: pages that
+    the first request did not read are added. So files with internal and with external weights are comparable.
     """
 
     load: float
@@ -63,8 +63,8 @@ def measure_footprints(
 ) -> FootprintReport:
     """Load each model and answer one request of `batch` rows, `repeats` times, in fresh processes.
 
-    The models are loaded beside each other where there is a core for each of their threads, else interleaved. Files may come
-    from the page cache of the system: this measures a restart, not a first boot.
+    The models are loaded in parallel if there is a core for each of their threads, otherwise one after the other. Files may come from the
+    page cache of the system: this measures a restart, not a first boot.
     """
 
     def measure(name: str) -> Footprint:
@@ -126,7 +126,7 @@ def _read_resident_bytes() -> tuple[int, int]:
 
 
 def count_unread_bytes(model: Path, maps: str) -> int:
-    """Return the bytes of the maps of weights beside `model` that are not in memory, from the text of /proc/self/smaps."""
+    """Return the bytes of the mapped external weights of `model` that are not in memory, from the text of /proc/self/smaps."""
     unread, is_weights = 0, False
     beside = f"{model.resolve()}."
     for line in maps.splitlines():

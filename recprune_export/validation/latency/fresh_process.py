@@ -1,4 +1,4 @@
-"""Call a function in a fresh process, where its memory and first times are not mixed with those of other work.
+"""Call a function in a fresh process, so that its memory and first times are not affected by other work.
 
     python -m recprune_export.validation.latency.fresh_process module:function < arguments.json
 
@@ -17,7 +17,7 @@ from recprune_export.errors import RecpruneError, ValidationFailed
 def call_fresh(function: str, /, **arguments: Any) -> Any:
     """Call `function`, given as "module:name", with JSON arguments in a new Python process; return its JSON answer.
 
-    Raises the function's own exception if it is a `RecpruneError`, else `ValidationFailed` with the last line of output.
+    Raises the exception of the function if it is a `RecpruneError`, otherwise `ValidationFailed` with the last line of output.
 
     >>> call_fresh("math:hypot_of_nothing")
     Traceback (most recent call last):

@@ -14,7 +14,7 @@ from recprune_export.validation.latency.latency_constants import REPEATS
 
 
 def measure_load_times(files: Mapping[str, Path], options: SessionOptions) -> dict[str, float]:
-    """Return ms to make a session of each file: the median over fresh processes, in which the files take turns."""
+    """Return ms to create a session of each file: the median over fresh processes, in which the files take turns."""
     times: dict[str, list[float]] = {name: [] for name in files}
     with progress_bar("Measuring load times in new processes", REPEATS * len(files)) as advance:
         for _ in range(REPEATS):
@@ -25,10 +25,10 @@ def measure_load_times(files: Mapping[str, Path], options: SessionOptions) -> di
 
 
 def load_here(path: str, options: Mapping[str, Any]) -> float:
-    """Return ms to make a session in this process, which should be fresh."""
+    """Return ms to create a session in this process, which should be fresh."""
     import onnxruntime  # noqa: F401  # its import is not counted for the model
 
-    session_options = SessionOptions.from_dict(options)  # imports pydantic, which is not counted either
+    session_options = SessionOptions.from_dict(options)  # imports pydantic, which is also not counted
     start = time.perf_counter()
     make_session(Path(path), options=session_options)
     return (time.perf_counter() - start) * 1e3

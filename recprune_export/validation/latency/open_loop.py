@@ -1,4 +1,4 @@
-"""Open-loop latency: requests arrive independently of the outputs, and queue while an earlier one is answered.
+"""Open-loop latency: requests arrive independently of the answers, and wait in a queue while an earlier one is processed.
 
 In a closed loop a slow answer delays the next request, and the waiting time of users is never measured ("coordinated
 omission"). Here arrivals are drawn beforehand from a Poisson process, and latency counts from the arrival. Each arrival
@@ -30,7 +30,7 @@ class OpenLoopTimes:
     service: np.ndarray
 
     def utilization(self, qps: float) -> float:
-        """Return the fraction of the time that the backend is busy; from 1 on the queue grows without bound."""
+        """Return the fraction of the time that the backend is busy; at 1 and above, the queue grows without bound."""
         return float(self.service.mean()) / 1e3 * qps
 
 
@@ -90,7 +90,7 @@ def measure_open_loop(
     seconds: float = 4.0,
     seed: int = 0,
 ) -> OpenLoopReport:
-    """Let each backend serve `qps` arrivals a second of each batch size, for about `seconds` each.
+    """Make each backend serve `qps` arrivals per second of each batch size, for about `seconds` each.
 
     Backends take turns of a second or more, in random order; in a turn all get the same arrivals and requests.
     """
@@ -122,10 +122,10 @@ def poisson_arrivals(qps: float, seconds: float, rng: np.random.Generator) -> np
 
 
 def serve(backend: Backend, requests: Sequence[RequestArrays], arrivals: np.ndarray) -> list[tuple[float, float]]:
-    """Answer the request of each arrival, first come first served; return (latency, service) in seconds.
+    """Process the request of each arrival, first come first served; return (latency, service) in seconds.
 
-    `requests` are prepared for `backend`, one for each arrival. Stops early where the backend needs several times
-    longer than the arrivals take.
+    `requests` are prepared for `backend`, one for each arrival. Stops early if the backend needs several times longer than the arrivals
+    take.
     """
     pairs = []
     with without_garbage_collection():

@@ -1,8 +1,8 @@
 """Repeated sessions: backends are recreated several times to average over the placement of weights in memory.
 
-Two sessions of the same 76 MB model differ by 5 % (standard deviation) at batch 1 for as long as they live, and the one
-loaded second is faster by 3 %. More rounds cannot separate that from a slower model; new sessions, loaded in one order
-and then in the other, can.
+Two sessions of the same 76 MB model differ by 5 % (standard deviation) at batch 1 throughout their lifetime, and the session loaded
+second is faster by 3 %. More rounds cannot separate that from a slower model; new sessions, loaded in one order and then in the other,
+can.
 """
 
 from collections.abc import Callable, Mapping

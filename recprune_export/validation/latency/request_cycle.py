@@ -1,7 +1,7 @@
 """Cycles of different requests, as in real traffic.
 
-With one request repeated, the table rows that it looks up stay in the caches, where those of the next user never are:
-a lookup of 6,656 rows in a table of 20 MB takes 134 µs so, and 445 µs with ids that were not looked up just before.
+If one request is repeated, the table rows that it looks up stay in the caches, unlike those of a new user: a lookup of 6,656 rows in a
+table of 20 MB then takes 134 µs, but 445 µs with ids that were not looked up just before.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,9 +42,8 @@ def split_into_cycles(
 ) -> dict[int, RequestCycle]:
     """Split rows, such as those of a test set, into a cycle of requests for each batch size.
 
-    Rows are shuffled, since files are often sorted by user. Where there are too few, rows repeat, but no two requests of
-    a cycle begin with the same row, so that there are fewer requests as well. For inputs that candidates share, all rows
-    of a request equal its first one.
+    Rows are shuffled, since files are often sorted by user. If there are too few rows, they repeat, but no two requests of a cycle begin
+    with the same row, so there are also fewer requests. For inputs that candidates share, all rows of a request equal its first one.
     """
     order = np.random.default_rng(seed).permutation(count_candidates(rows))
     shuffled = {name: values[order] for name, values in rows.items()}

@@ -1,4 +1,4 @@
-"""The one speed-up that stands for all: pruned ONNX against dense ONNX at one batch size, read from a latency section."""
+"""The speed-up of the headline: pruned ONNX against dense ONNX at one batch size, read from a latency section."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ RATIO = f"{DENSE_ONNX} / {PRUNED_ONNX}"
 class Speedup(ToDictMixin):
     """How many times faster the pruned ONNX file is than the dense model, by the wall `clock` or by CPU time.
 
-    `warm`: with warm caches; in earlier bundles they were as warm as the other backends left them.
+    `warm`: with warm caches; in earlier bundles other backends may have evicted data from the caches.
     """
 
     batch: int

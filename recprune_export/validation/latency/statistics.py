@@ -1,4 +1,4 @@
-"""Percentiles, ratios and confidence intervals of times measured in sequence on a machine that is never quite idle."""
+"""Percentiles, ratios and confidence intervals of times that are measured in sequence on a machine with other load."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 from recprune_export.evidence import Estimate, t_quantile
 from recprune_export.validation.latency.latency_constants import BLOCK
 
-RESAMPLES = 2000  # of rounds, for the interval of a ratio
-PERCENTILE_RESAMPLES = 500  # for those of percentiles, whose ends then vary by a twentieth of their width
+RESAMPLES = 2000  # resamples of rounds, for the interval of a ratio
+PERCENTILE_RESAMPLES = 500  # for intervals of percentiles, whose ends then vary by a twentieth of their width
 PERCENTS = (50, 95, 99)
 DISTRIBUTION = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percentiles of the plotted distribution
 FENCE = 3.0  # interquartile ranges above the upper quartile: "far out" in Tukey (1977, section 2D)
@@ -83,8 +83,8 @@ def ratio_over_sessions(
 ) -> Estimate:
     """Return the ratio of medians, or other quantiles, and its 95 % interval; `sessions` [rounds] number new sessions.
 
-    Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
-    Student's interval over the logarithms of the ratios of the sets. Both may have different numbers of rounds in a set.
+    Two sessions of one file differ in speed throughout their lifetime, so rounds of one set of sessions are not independent: the interval
+    is Student's, over the logarithms of the ratios of the sets. Both models may have different numbers of rounds in a set.
     """
     ratios = [
         float(
@@ -143,9 +143,9 @@ def interval_of_few(
 ) -> Estimate:
     """Return `statistic` of a few independent values, with a bootstrap interval that is correct for few values.
 
-    The plain percentile interval is too narrow for few values: it lacks the factor n / (n - 1) and the tails of the t
-    distribution. Its percentiles are moved outwards to account for both (the expanded percentile interval of Hesterberg
-    2015, "What Teachers Should Know About the Bootstrap", section 5.2). Raises `ValueError` for fewer than three values.
+    The plain percentile interval is too narrow for few values, because it lacks the factor n / (n - 1) and the tails of the t
+    distribution. Its percentiles are moved outwards to account for both (the expanded percentile interval of Hesterberg 2015, "What
+    Teachers Should Know About the Bootstrap", section 5.2). Raises `ValueError` for fewer than three values.
     """
     array = np.asarray(values, dtype=np.float64)
     count = len(array)

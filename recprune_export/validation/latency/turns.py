@@ -1,7 +1,7 @@
 """Turns: a backend answers several requests in a row, the first of them untimed, before the next backend does.
 
 The first call after another model takes up to five times as long as the tenth: code, branch predictions and weights are no
-longer in the caches. Timed in single calls, a backend would be as slow as its neighbors in the round make it.
+longer in the caches. With single calls, the measured time of a backend would depend on the previous backend in the round.
 """
 
 import gc
@@ -58,8 +58,8 @@ class RenewableSession(Protocol):
 class Backend:
     """A named function that answers a request; the answer is ignored.
 
-    `prepare` converts a request to the form that `run` takes, outside the timed region. `session` holds what `run` uses,
-    where it can be loaded again.
+    `prepare` converts a request to the form that `run` takes, outside the timed region. `session` is the session that `run` uses, if it
+    can be loaded again.
     """
 
     name: str
@@ -69,9 +69,9 @@ class Backend:
 
 
 class TurnTimes(NamedTuple):
-    """Milliseconds of a call [rounds] by backend: of each call by the wall clock, and the mean CPU time of its block.
+    """Milliseconds of a call [rounds] by backend: the wall-clock time of each call, and the mean CPU time of its block.
 
-    A backend of which a rough ratio suffices has fewer rounds than the others. `turns` counts the turns of each.
+    A backend for which a rough ratio suffices has fewer rounds than the others. `turns` counts the turns of each.
     """
 
     wall: dict[str, np.ndarray]
@@ -95,7 +95,7 @@ def measure_interleaved(
     min_rounds: int = MIN_ROUNDS,
     max_rounds: int = MAX_ROUNDS,
 ) -> dict[str, np.ndarray]:
-    """Return milliseconds by the wall clock [rounds] by backend (see `measure_turns`)."""
+    """Return wall-clock milliseconds [rounds] by backend (see `measure_turns`)."""
     prepared = prepare_requests(backends, request_cycle)
     return measure_turns(backends, prepared, seconds, rng, min_rounds, max_rounds).wall
 
@@ -115,14 +115,11 @@ def measure_turns(
 ) -> TurnTimes:
     """Warm up, then let the backends take turns, in random order, for about `seconds`.
 
-    In a turn a backend answers the next few requests of the cycle, and all backends the same ones; before them it answers the
-    preceding ones untimed.
-
-    With a `precision` the measurement ends before, as soon as the ratio of each backend to the last one has a relative
-    standard error of that or less. A backend in `rough` takes shorter turns, and no more of them once the error of its ratio
-    is a quarter of the distance from 1, or ROUGH_PRECISION if that is less: enough to determine which of both is faster. Seconds are
-    then those of the CPU clock, so that a busy machine gives as many rounds, but at most BUSY_PATIENCE times as many by the
-    wall clock.
+    In a turn a backend processes the next few requests of the cycle, the same for all backends, after an untimed run of the preceding
+    ones. With a `precision` the measurement ends earlier, as soon as the relative standard error of the ratio of each backend to the last
+    one is at most `precision`. A backend in `rough` has shorter turns, and stops when the error of its ratio is a quarter of the distance
+    from 1, or ROUGH_PRECISION if that is less: enough to determine which of the two is faster. In this case `seconds` are CPU time, so
+    that a busy machine gives the same number of rounds, but at most BUSY_PATIENCE times as many seconds of wall-clock time.
     """
     times = warm_up(backends, prepared)
     untimed, timed = count_calls(max(of for name, of in times.items() if name not in rough))
@@ -165,7 +162,7 @@ def measure_turns(
 
 
 def _start_budget(seconds: float, cpu_clock: Clock, patience: float) -> Callable[[], bool]:
-    """Return a function that returns whether `seconds` have passed by both clocks, or `patience` times that by the wall clock."""
+    """Return a function that returns whether `seconds` have passed by both clocks, or `patience` times as many by the wall clock."""
     wall_start, cpu_start = time.perf_counter(), cpu_clock()
 
     def is_over() -> bool:
@@ -176,7 +173,7 @@ def _start_budget(seconds: float, cpu_clock: Clock, patience: float) -> Callable
 
 
 class _TurnTaker:
-    """A backend, the calls of its turn, and its times so far: ns of each call, and the median of each turn."""
+    """A backend, the number of calls in its turn, and its times so far: ns of each call, and the median of each turn."""
 
     def __init__(
         self, backend: Backend, requests: RequestCycle, untimed: int, timed: int, call_seconds: float, cpu_clock: Clock
@@ -190,7 +187,7 @@ class _TurnTaker:
         self.medians: list[float] = []
 
     def take_turn(self, first: int, most: int) -> None:
-        """Answer up to `most` requests from number `first` on, after the preceding ones, untimed."""
+        """Process up to `most` requests from number `first` on, after an untimed run of the preceding ones."""
         limit_mapped_pages()
         calls = min(self._timed, most)
         requests = [self._requests[n % len(self._requests)] for n in range(first - self._untimed, first + calls)]
@@ -215,7 +212,7 @@ def _is_precise(taker: _TurnTaker, last: _TurnTaker, precision: float | None, ro
 def estimate_log_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
     """Return the logarithm of the ratio of two backends and its standard error, from the medians of their turns.
 
-    Both are by medians over turns, which a few disturbed turns do not move. Time and memory are linear in the turns.
+    Both use medians over turns, which are robust to a few disturbed turns. Time and memory are linear in the turns.
 
     >>> estimate_log_ratio([2.0, 2.0, 2.0], [1.0, 1.0, 9.0])
     (0.6931471805599453, 0.0)
@@ -237,7 +234,7 @@ def measure_cold(
 ) -> dict[str, np.ndarray]:
     """Return milliseconds [rounds] by backend of calls that each come after all of `other_memory` was read.
 
-    Where calls take long, it ends after `seconds` of CPU time, but not before two rounds.
+    If calls take long, it ends after `seconds` of CPU time, but not before two rounds.
     """
     times: dict[str, list[int]] = {backend.name: [] for backend in backends}
     with without_garbage_collection():
@@ -255,12 +252,12 @@ def measure_cold(
 
 
 def make_other_memory() -> np.ndarray:
-    """Return COLD_BYTES of memory; not zeros, which share one page."""
+    """Return COLD_BYTES of memory that is not zero, because zeros share one page."""
     return np.ones(COLD_BYTES // 8)
 
 
 def count_calls(slowest: float, fewest: int = FEWEST_CALLS) -> tuple[int, int]:
-    """Return the untimed and the timed calls of a turn, where a call of the slowest backend takes so many seconds.
+    """Return the numbers of untimed and timed calls of a turn, if a call of the slowest backend takes `seconds`.
 
     >>> count_calls(25e-6), count_calls(5e-3), count_calls(1.0)
     ((8, 16), (2, 4), (1, 3))
@@ -271,9 +268,9 @@ def count_calls(slowest: float, fewest: int = FEWEST_CALLS) -> tuple[int, int]:
 
 
 def count_rough_calls(call_seconds: float, most: int) -> tuple[int, int]:
-    """Return the untimed and the timed calls, at most so many, of a turn of a backend whose ratio may be rough.
+    """Return the numbers of untimed and timed calls of a turn of a backend whose ratio may be rough.
 
-    As many are untimed as for other backends: with half of them PyTorch would seem up to 17 % slower.
+    The number of untimed calls is that of other backends: with half of them PyTorch would seem up to 17 % slower.
 
     >>> count_rough_calls(1e-3, 16), count_rough_calls(0.1, 16)
     ((8, 6), (1, 1))
@@ -283,10 +280,10 @@ def count_rough_calls(call_seconds: float, most: int) -> tuple[int, int]:
 
 
 def warm_up(backends: Sequence[Backend], prepared: PreparedRequests) -> dict[str, float]:
-    """Let each backend answer WARM_UP requests, or two where they take long; return the seconds of its fastest call.
+    """Make each backend process WARM_UP requests, or two if they take long; return the seconds of its fastest call.
 
-    Where a model may lie in a mapped file, each backend first answers all requests once: earlier stages have read the pages of
-    some models and not those of others, and the first call that reads a page takes longer.
+    If a model may be in a mapped file, each backend first processes all requests once: earlier stages have read the pages of
+    some models but not of others, and the first call that reads a page takes longer.
     """
     if has_registered_maps():
         for backend in backends:
@@ -312,7 +309,7 @@ def _warm_up_one(backend: Backend, requests: RequestCycle) -> float:
 def _run_timed(
     run: Callable[[RequestArrays], object], requests: Sequence[RequestArrays], cpu_clock: Clock, block: int = 1
 ) -> tuple[list[int], list[float]]:
-    """Return nanoseconds of each call by the wall clock, and by the CPU clock, as means of blocks of calls."""
+    """Return the wall-clock nanoseconds of each call, and the CPU time, as means of blocks of calls."""
     wall: list[int] = []
     cpu: list[float] = []
     for first in range(0, len(requests), block):

@@ -3,8 +3,8 @@
     python encode_rows.py .              encodes samples/raw-rows.json of the bundle and compares
     python encode_rows.py . rows.json    prints the inputs for a list of rows, as JSON
 
-It reads nothing but the bundle's `encoding.json`; docs/encoding.md of recprune-export is the specification of that file. A row is an
-object with a value for each field, null where it is missing; for a model of histories it is {"history": [oldest item, ...]}.
+It reads only the bundle's `encoding.json`; docs/encoding.md of recprune-export is the specification of that file. A row is an object with
+a value for each field, null where it is missing; for a model of histories it is {"history": [oldest item, ...]}.
 """
 
 import datetime
@@ -80,7 +80,7 @@ class RowEncoder:
 
 
 def canonical_text(value: Any) -> str | None:
-    """Return the text by which a vocabulary knows a value; None if it is missing."""
+    """Return the text with which a vocabulary looks up a value; None if it is missing."""
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, bool):
@@ -123,7 +123,7 @@ def list_texts(value: Any, separator: str | None) -> list[str | None]:
 
 
 def to_number(value: Any, missing: Sequence[str]) -> float | None:
-    """Return the number of a value; None if it is missing or no number."""
+    """Return the number of a value; None if it is missing or not a number."""
     if value is None or (isinstance(value, str) and value.strip(WHITE_SPACE) in missing):
         return None
     number = number_of_text(value.strip(WHITE_SPACE)) if isinstance(value, str) else float(value)
@@ -147,7 +147,7 @@ def number_of_text(text: str) -> float | None:
 
 
 def plain_number(text: str) -> float | None:
-    """Return the number that a text writes as one, infinity included; None for another text."""
+    """Return the number in a text, including infinity; None for another text."""
     return float(text) if NUMBER.fullmatch(text) or INFINITE.fullmatch(text) else None
 
 
@@ -160,7 +160,7 @@ def to_float32(number: float) -> float:
 
 
 def as_word(value: Any) -> Any:
-    """Return lists in which numbers that JSON has no form for are words."""
+    """Return lists in which numbers without a JSON form are words."""
     if isinstance(value, list):
         return [as_word(each) for each in value]
     words = {math.inf: "Infinity", -math.inf: "-Infinity"}

@@ -26,11 +26,11 @@ from .prediction_service import PredictionService
 from .row_fields import RawRows
 
 CONNECTIONS = 64
-WAIT = 30.0  # seconds that a request waits for others to be computed
+WAIT = 30.0  # seconds that a request waits for other requests
 
 
 class TimedReader(io.RawIOBase):
-    """Reads from a socket until a deadline, however slowly the bytes come."""
+    """Reads from a socket until a deadline, even if the bytes arrive slowly."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self.deadline = connection, math.inf
@@ -85,7 +85,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.reply(HTTPStatus(code), {"error": message or HTTPStatus(code).phrase})
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: a proxy before this server does."""
+        """Log nothing: a proxy in front of this server logs requests."""
 
     def _answer(self, make: Any) -> None:
         path = unquote(urlsplit(self.path).path).rstrip("/")
@@ -100,14 +100,14 @@ class RequestHandler(BaseHTTPRequestHandler):
                 {"error": f"The body did not arrive within {self.server.limits.timeout:g} s."},
             )
         except OSError:
-            raise  # the client went away
+            raise  # the client closed the connection
         except Exception:
             traceback.print_exc()
             status, values = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "The server failed; see its log."}
         self.reply(status, values)
 
     def _check_headers(self) -> int:
-        """Return the length of the body. Raises `RequestError` for a body that is not taken."""
+        """Return the length of the body. Raises `RequestError` for a body that is not accepted."""
         length = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,18}", length):
             raise RequestError("Give the Content-Length of the body.", HTTPStatus.LENGTH_REQUIRED)
@@ -159,7 +159,7 @@ class RequestHandler(BaseHTTPRequestHandler):
 
 
 class PredictionServer(ThreadingHTTPServer):
-    """One thread for each connection, up to `CONNECTIONS` of them; further ones are refused at once."""
+    """One thread for each connection, up to `CONNECTIONS` of them; further ones are refused immediately."""
 
     request_queue_size = 128
     daemon_threads = True
@@ -188,11 +188,11 @@ class PredictionServer(ThreadingHTTPServer):
             self.places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no failure
+        if not isinstance(sys.exc_info()[1], OSError):  # a closed connection is not an error
             traceback.print_exc()
 
     def finish(self) -> None:
-        """Wait until the requests that are computed are done."""
+        """Wait until running requests are finished."""
         for _ in range(self.limits.requests_at_once):
             self.turns.acquire(timeout=self.limits.timeout)
 

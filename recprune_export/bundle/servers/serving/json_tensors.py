@@ -1,4 +1,4 @@
-"""Tensors as JSON: arrays of lists that are checked, and lists of arrays; errors name the tensor."""
+"""Tensors as JSON: checked lists to arrays, and arrays to lists; errors name the tensor."""
 
 import json
 import math
@@ -28,7 +28,7 @@ class RequestError(Exception):
 
 
 class Tensor:
-    """An input or an output: its name, type and shape, in which a text is a size that varies, and the valid ids of an input."""
+    """An input or an output: its name, type and shape, in which a text is a variable size, and the valid ids of an input."""
 
     def __init__(self, node: Any, described: Mapping[str, Any] | None = None) -> None:
         self.name: str = node.name
@@ -68,7 +68,7 @@ class Tensor:
         return array
 
     def describe_shape(self) -> str:
-        """Return the shape as it stands in the README."""
+        """Return the shape in the form of the README."""
         return f"({', '.join(map(str, self.shape))})"
 
     def _convert(self, flat: list[Any]) -> np.ndarray:
@@ -147,7 +147,7 @@ def check_names(names: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
 
 
 def as_word(value: Any) -> Any:
-    """Return nested lists in which a number that JSON does not have is a word."""
+    """Return nested lists in which numbers without a JSON form are words."""
     if isinstance(value, list):
         return [as_word(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -156,7 +156,7 @@ def as_word(value: Any) -> Any:
 
 
 def to_list(array: np.ndarray) -> Any:
-    """Return an array as nested lists of values that JSON has; a float32 as the float64 that equals it."""
+    """Return an array as nested lists of JSON values; a float32 as the equal float64."""
     values = array.tolist()
     return as_word(values) if array.dtype.kind == "f" and not np.isfinite(array).all() else values
 
@@ -171,7 +171,7 @@ def show(value: Any) -> str:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Return the object of a body. Raises `RequestError` if it is none."""
+    """Return the object of a body. Raises `RequestError` if it is not an object."""
 
     def refuse(word: str) -> None:
         raise RequestError(f'{word} is not valid JSON: write "{word}", with quotation marks.')

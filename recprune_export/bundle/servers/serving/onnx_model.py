@@ -48,7 +48,7 @@ class OnnxModel:
         self.shared = {name for name, tensor in signature.items() if tensor.get("shared")}
         self.row_ends = find_row_ends(section["signature"]["inputs"])
         golden = "samples/inputs.npz" if file == MODEL else section["samples"]["inputs"]
-        self.run(dict(np.load(bundle / golden)))  # warms up, and fails at the start if it fails
+        self.run(dict(np.load(bundle / golden)))  # warm up; a failing model then fails at the start
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs by name. Raises `RequestError` if inputs are missing, unknown, or do not fit each other."""
@@ -100,7 +100,7 @@ class RowEnds:
         self.keys_last = layout.get("keys_last", False)
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Raise `RequestError` if the rows do not hold exactly the elements that there are."""
+        """Raise `RequestError` if the row ends do not match the number of elements."""
         ends, count = arrays[self.rows], len(arrays[self.values])
         if self.key is not None:
             ends = ends[..., self.key] if self.keys_last else ends[self.key]
@@ -127,7 +127,7 @@ def _is_packed(tensor: Mapping[str, Any] | None) -> bool:
 
 
 def find_row_ends(inputs: Sequence[Mapping[str, Any]]) -> list[RowEnds]:
-    """Return the tensors of row ends for which one tensor holds the elements of a key, or those of all keys."""
+    """Return the tensors of row ends whose elements are in one tensor for each key, or in one for all keys."""
     layouts = [
         tensor["jagged"] for tensor in inputs if _is_packed(tensor) and tensor["jagged"]["present"] == tensor["name"]
     ]

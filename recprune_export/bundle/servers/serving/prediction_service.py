@@ -45,7 +45,7 @@ class PredictionService:
         raise self.unknown_route(path)
 
     def unknown_route(self, path: str) -> RequestError:
-        """Return the error for a path, which names those that there are."""
+        """Return the error for an unknown path, which lists the existing paths."""
         return RequestError(f"{path[:200]} does not exist; the routes are {self.routes}.", HTTPStatus.NOT_FOUND)
 
     def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class PredictionService:
 
 
 def read_entries(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """Return the list of tensors under a key, each with a name. Raises `RequestError` if it is none."""
+    """Return the list of tensors under a key, each with a name. Raises `RequestError` if it is not such a list."""
     entries = body.get(key)
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries

@@ -20,12 +20,12 @@ MISSING_WORDS = {
 
 
 class RowFields:
-    """The fields of a row, and which values each takes, by an `encoding.json`."""
+    """The fields of a row, and the values that each accepts, according to an `encoding.json`."""
 
     def __init__(self, encoding: Mapping[str, Any]) -> None:
         self.fields: dict[
             str, tuple[str, Any]
-        ] = {}  # by name: the expected kind of value, and whether a value is of it
+        ] = {}  # by name: the expected kind of value, and a function that tests it
         for spec in encoding["inputs"]:
             if spec["kind"] == "numbers":
                 fits = partial(is_number, missing=encoding["schema"]["missing"])
@@ -44,7 +44,7 @@ class RowFields:
             self.fields[vector["name"]] = (f"a list of {vector['size']} numbers", fits)
 
     def check(self, number: int, row: Any) -> None:
-        """Raise `RequestError` that names a field which row `number` lacks, or whose value is of another type."""
+        """Raise `RequestError` that names a field which is missing in row `number`, or whose value has another type."""
         if not isinstance(row, dict):
             raise RequestError(
                 f"Row {number} must be an object with the fields {', '.join(self.fields)}, not {show(row)}."
@@ -57,7 +57,7 @@ class RowFields:
                 raise RequestError(f"'{name}' in row {number} must be {expected}, or null, not {show(row[name])}.")
 
     def takes(self, row: Any) -> bool:
-        """Return whether a row has every field, with a value that it takes."""
+        """Return whether a row has every field, with a valid value."""
         try:
             self.check(0, row)
         except RequestError:
@@ -97,7 +97,8 @@ def is_scalar(value: Any) -> bool:
 
 
 def is_number(value: Any, missing: Collection[str]) -> bool:
-    """Return whether a value is a finite number, a boolean, a text that docs/encoding.md reads as one, or a word for a missing number."""
+    """Return whether a value is a finite number, a boolean, a text that is a number by docs/encoding.md, or a word for a missing
+    number."""
     if not isinstance(value, str):
         return is_scalar(value)
     text = value.strip(WHITE_SPACE)
