@@ -9,14 +9,25 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-MOST_MAPPED = 1 << 30  # bytes of mapped pages that stay in memory
-# The same while calls are timed, which should not have to map their pages again
-MOST_MAPPED_WHILE_TIMED = 1 << 32
+from recprune_export.memory_limit import available_memory
 
-_limit = ContextVar("limit", default=MOST_MAPPED)
+MOST_MAPPED = 1 << 30  # bytes of mapped pages that stay in memory
+TIMED_SHARE = 0.5  # the share of the available memory that may stay mapped while calls are timed
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """The bytes of mapped pages that stay in memory; owners with fewer bytes than `least_share` of the largest one keep theirs."""
+
+    most: int = MOST_MAPPED
+    least_share: float = 0.0
+
+
+_limit: ContextVar[_Limit] = ContextVar("limit")
 _STATUS = Path("/proc/self/statm")
 _OWNERS: "WeakKeyDictionary[mmap.mmap, str]" = WeakKeyDictionary()
 
@@ -38,8 +49,11 @@ def has_registered_maps() -> bool:
 
 @contextmanager
 def raise_page_limit() -> Iterator[None]:
-    """Raise the default limit of `limit_mapped_pages` to MOST_MAPPED_WHILE_TIMED within the context."""
-    token = _limit.set(MOST_MAPPED_WHILE_TIMED)
+    """Let more pages stay in memory within the context, in which calls of several models are timed: TIMED_SHARE of the available memory.
+
+    Models of less than half the bytes of the largest one, such as both forms of the pruned model, keep all of their pages.
+    """
+    token = _limit.set(_Limit(max(MOST_MAPPED, int(TIMED_SHARE * available_memory())), 0.5))
     try:
         yield
     finally:
@@ -49,29 +63,36 @@ def raise_page_limit() -> Iterator[None]:
 def limit_mapped_pages(most: int | None = None) -> None:
     """Release pages of registered maps while this process has more than `most` bytes of mapped files in memory.
 
-    The default of `most` is MOST_MAPPED, or the limit that `raise_page_limit` sets.
-
-    The maps of the largest owner are released first, so that the pruned model stays in memory if that is enough. Its file may be
-    larger than each file of a checkpoint in shards.
+    The default of `most` is MOST_MAPPED, or the limit that `raise_page_limit` sets. The maps of the largest owner are released first:
+    the pruned model stays in memory if that is enough, even if its file is larger than each file of a checkpoint in shards.
     """
     if not _OWNERS or not hasattr(mmap, "MADV_DONTNEED"):
         return
-    most = _limit.get() if most is None else most
+    limit = _limit.get(_Limit())
+    most = limit.most if most is None else most
     with suppress(OSError, ValueError, IndexError):
-        for content in _sort_maps():
-            if int(_STATUS.read_bytes().split()[2]) * mmap.PAGESIZE <= most:
-                return
+        if _count_mapped() <= most:
+            return
+        for content in _sort_maps(limit.least_share):
             with suppress(ValueError):  # closed
                 content.madvise(mmap.MADV_DONTNEED)
+            if _count_mapped() <= most:
+                return
 
 
-def _sort_maps() -> list[mmap.mmap]:
+def _count_mapped() -> int:
+    return int(_STATUS.read_bytes().split()[2]) * mmap.PAGESIZE
+
+
+def _sort_maps(least_share: float) -> list[mmap.mmap]:
     """Return the maps of the owner with the most bytes first, and of each owner the largest map first."""
     sizes = {content: _count_bytes(content) for content in _OWNERS}
     totals: Counter[str] = Counter()
     for content, size in sizes.items():
         totals[_OWNERS[content]] += size
-    return sorted(sizes, key=lambda content: (-totals[_OWNERS[content]], _OWNERS[content], -sizes[content]))
+    least = least_share * max(totals.values(), default=0)
+    released = [content for content in sizes if totals[_OWNERS[content]] >= least]
+    return sorted(released, key=lambda content: (-totals[_OWNERS[content]], _OWNERS[content], -sizes[content]))
 
 
 def _count_bytes(content: mmap.mmap) -> int:

@@ -49,14 +49,24 @@ def test_the_maps_of_the_largest_model_are_released_first(touched: list[mmap.mma
     assert abs(before - read_mapped_bytes() - (44 * MB - left)) < 2 * MB
 
 
-def test_tables_that_are_read_while_calls_are_timed_leave_the_pages_of_the_other_models(
-    touched: list[mmap.mmap], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_calls_are_timed_more_pages_stay(touched: list[mmap.mmap], monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_mapped_bytes()
-    monkeypatch.setattr(mapped_pages, "MOST_MAPPED_WHILE_TIMED", before + MB)
+    monkeypatch.setattr(mapped_pages, "MOST_MAPPED", 0)
+    monkeypatch.setattr(mapped_pages, "available_memory", lambda: 2 * (before + MB))
     with raise_page_limit():
         limit_mapped_pages()
     assert read_mapped_bytes() > before - MB
+
+
+def test_while_calls_are_timed_much_smaller_models_keep_their_pages(
+    touched: list[mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_mapped_bytes()
+    monkeypatch.setattr(mapped_pages, "MOST_MAPPED", 0)
+    monkeypatch.setattr(mapped_pages, "available_memory", lambda: 0)
+    with raise_page_limit():
+        limit_mapped_pages()
+    assert abs(before - read_mapped_bytes() - 32 * MB) < 2 * MB
 
 
 def test_a_closed_map_is_passed_over(touched: list[mmap.mmap]) -> None:

@@ -312,8 +312,11 @@ def _run_timed(
     """Return the wall-clock nanoseconds of each call, and the CPU time, as means of blocks of calls."""
     wall: list[int] = []
     cpu: list[float] = []
+    has_maps = has_registered_maps()
     for first in range(0, len(requests), block):
         neighbors = requests[first : first + block]
+        if has_maps:
+            limit_mapped_pages()
         start = cpu_clock()
         for request in neighbors:
             before = time.perf_counter_ns()
