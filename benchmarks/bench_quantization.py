@@ -85,7 +85,7 @@ def main() -> None:
                 row = [f"{sparsity:g}", mode, sizes, f"{layers} of {len(found.plan.layers)}", forms, *cells]
                 print(f"| {' | '.join(row)} |", flush=True)
                 figures[f"{sparsity:g} {mode}"] = {"bytes": list(found.bytes), "times faster than fp32": ratios}
-    print(json.dumps({"benchmark": "quantisation", "environment": environment(), "figures": figures}))
+    print(json.dumps({"benchmark": "quantization", "environment": environment(), "figures": figures}))
 
 
 if __name__ == "__main__":

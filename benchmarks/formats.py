@@ -143,10 +143,10 @@ def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
     validate_parity(pruned.program, file, of.task)
     yield of.row(name, sparsity, FP32, file, "", start)
     for bits in method.bits:
-        yield _quantise(of, name, settings.with_options(quantize=bits), file)
+        yield _quantize(of, name, settings.with_options(quantize=bits), file)
 
 
-def _quantise(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
+def _quantize(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
     start = time.perf_counter()
     mode, batches = settings.quantization.quantize, settings.latency.latency_batch_sizes
     quantized = quantize_export(

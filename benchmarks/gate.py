@@ -51,7 +51,7 @@ class Tally:
     """Verdicts of the same comparison again and again."""
 
     name: str
-    neighbour: bool
+    neighbor: bool
     truth: str
     verdicts: list[Verdict] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Tally:
 
     def row(self) -> str:
         """Return a line of the table."""
-        beside = "busy neighbour" if self.neighbour else "as it is"
+        beside = "busy neighbor" if self.neighbor else "as it is"
         low, high = min(self.ratios), max(self.ratios)
         return (
             f"{self.name:>10} {self.truth:>24} {beside:>15} {len(self.verdicts):>5} {self.share(Verdict.FAILS):>5} "
@@ -88,7 +88,7 @@ class Tally:
         return {
             "comparison": self.name,
             "truth": self.truth,
-            "busy_neighbour": self.neighbour,
+            "busy_neighbor": self.neighbor,
             "comparisons": len(self.verdicts),
             **counts,
             "ratios": ratios,
@@ -149,7 +149,7 @@ def slow_model(base: Artifact, batch: int, share: float, folder: Path) -> tuple[
 
 
 @contextmanager
-def neighbour(active: bool) -> Iterator[None]:
+def neighbor(active: bool) -> Iterator[None]:
     """Let a process of one thread keep a core busy inside the block."""
     if not active:
         yield
@@ -187,7 +187,7 @@ def main(comparisons: int, seconds: float) -> None:
         base = write_model(Path(scratch) / "base.onnx")
         slow = {(s, b): slow_model(base, b, s, Path(scratch)) for s in SLOWDOWNS for b in BATCHES}
         for busy in (False, True):
-            with neighbour(busy):
+            with neighbor(busy):
                 tally = Tally("itself", busy, "0 %")
                 for number in range(comparisons):
                     compare(base, base, BATCHES, seconds, 10**6 + number, tally)

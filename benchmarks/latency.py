@@ -25,7 +25,7 @@ import click
 import numpy as np
 import torch
 from models import MODELS, ONE_WIDTH, Model, find_size, make
-from plain import export_plain, prune_plain, quantise_plain
+from plain import export_plain, prune_plain, quantize_plain
 from results import keep, kept, write_section
 from torch import nn
 
@@ -76,7 +76,7 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: ServingConfig, sc
     files = {REFERENCE: export_plain(model, scratch / f"{name}-dense.onnx")}
     left_out: dict[str, str] = {}
     if others:
-        files["dense, ONNX Runtime's int8"] = quantise_plain(files[REFERENCE])
+        files["dense, ONNX Runtime's int8"] = quantize_plain(files[REFERENCE])
     for sparsity in sparsities:
         pruned = prune(program, sparsity)
         ours = f"ours .{sparsity * 10:.0f}"
@@ -97,7 +97,7 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: ServingConfig, sc
         if reason := prune_plain(name, _rest(pruned), path):
             left_out["Torch-Pruning"] = f"at sparsity {sparsity:g}: {reason}"
         else:
-            files |= {theirs: path, f"{theirs}, ONNX Runtime's int8": quantise_plain(path)}
+            files |= {theirs: path, f"{theirs}, ONNX Runtime's int8": quantize_plain(path)}
     parameters = {label: count(path).total.parameters for label, path in files.items()}
     return Prepared(name, model, torch.compile(model.module), files, parameters, left_out, program)
 
@@ -212,7 +212,7 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     shown = {told.split(",")[0]: result[f"times faster than {REFERENCE}"] for told, result in results.items()}
     whole = list(dict.fromkeys(_in_fp32(label) for ratios in shown.values() for label in ratios))
-    colours = dict(zip(whole, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    colors = dict(zip(whole, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
     figure, axes = pyplot.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.5, 3.6), sharey=True, squeeze=False)
     lines: dict[str, Any] = {}
     for axis, (name, ratios) in zip(axes[0], shown.items(), strict=True):
@@ -220,7 +220,7 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             batches, estimates = [int(b) for b in by_batch], [ratio["estimate"] for ratio in by_batch.values()]
             style = "--" if label.endswith("int8") else ":" if label.endswith("plain") else "-"
             (lines[label],) = axis.plot(
-                batches, estimates, style, marker="o", color=colours[_in_fp32(label)],
+                batches, estimates, style, marker="o", color=colors[_in_fp32(label)],
                 lw=2.5 if label.startswith("ours") else 1.2, ms=4,
             )  # fmt: skip
         axis.set(title=name, xscale="log", yscale="log", xlabel="batch")

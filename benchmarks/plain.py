@@ -39,7 +39,7 @@ def export_plain(model: Model, path: Path) -> Path:
     return path
 
 
-def quantise_plain(path: Path) -> Path:
+def quantize_plain(path: Path) -> Path:
     """Let ONNX Runtime quantize the linear layers of a file to int8, with dynamic ranges of activations."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -138,7 +138,7 @@ class Summary:
     seeds: int
 
 
-def summarise(rows: Sequence[Measured]) -> Summary:
+def summarize(rows: Sequence[Measured]) -> Summary:
     """Pair by seed."""
     dense = np.array([row.dense for row in rows])
     tuned = [row.tuned - row.dense for row in rows if row.tuned is not None]
@@ -153,7 +153,7 @@ def as_markdown(rows: Sequence[Measured]) -> str:
     for case in dict.fromkeys(row.case for row in rows):
         own = [row for row in rows if row.case == case]
         sparsities = sorted({row.sparsity for row in own})
-        dense = summarise([row for row in own if (row.method, row.sparsity) == (own[0].method, own[0].sparsity)])
+        dense = summarize([row for row in own if (row.method, row.sparsity) == (own[0].method, own[0].sparsity)])
         spread = "" if math.isnan(dense.spread) else f" ± {dense.spread:.4f}"
         parts.append(
             f"### {case}\n\n{own[0].metric} of the dense model: {dense.dense:.4f}{spread}, {dense.seeds} seeds.\n"
@@ -163,7 +163,7 @@ def as_markdown(rows: Sequence[Measured]) -> str:
         parts.append("|---|" + "---|" * len(head))
         for method in METHODS:
             measured = [[row for row in own if (row.method, row.sparsity) == (method, s)] for s in sparsities]
-            found = [summarise(r) if r else None for r in measured]
+            found = [summarize(r) if r else None for r in measured]
             if not any(found):
                 continue
             cells = [str(f.pruned) if f else "" for f in found]
@@ -195,12 +195,12 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
             if not any(row.method == method for row in rows):
                 continue
             shown = [s for s in sparsities if any((row.method, row.sparsity) == (method, s) for row in own)]
-            found = [summarise([row for row in own if (row.method, row.sparsity) == (method, s)]) for s in shown]
-            colour = "black" if method == "ours" else f"C{number}"
+            found = [summarize([row for row in own if (row.method, row.sparsity) == (method, s)]) for s in shown]
+            color = "black" if method == "ours" else f"C{number}"
             width = 2.0 if method == "ours" else 1.0
-            panel.plot(shown, [f.pruned.value for f in found], "--", color=colour, linewidth=width)
+            panel.plot(shown, [f.pruned.value for f in found], "--", color=color, linewidth=width)
             tuned = [f.tuned.value if f.tuned else math.nan for f in found]
-            panel.plot(shown, tuned, "-o", color=colour, linewidth=width, markersize=3, label=method)
+            panel.plot(shown, tuned, "-o", color=color, linewidth=width, markersize=3, label=method)
         panel.set_title(case)
         panel.set_yscale("symlog", linthresh=0.001)
         panel.set_xlabel("sparsity")
@@ -279,7 +279,7 @@ def _figures(rows: Sequence[Measured]) -> dict[str, Mapping[str, object]]:
     keys = dict.fromkeys((row.case, row.method, row.sparsity) for row in rows)
     return {
         f"{case} {method} {sparsity:g}": asdict(
-            summarise([row for row in rows if (row.case, row.method, row.sparsity) == (case, method, sparsity)])
+            summarize([row for row in rows if (row.case, row.method, row.sparsity) == (case, method, sparsity)])
         )
         for case, method, sparsity in keys
     }

@@ -48,7 +48,7 @@ def test_the_manifest_says_what_the_bundle_was_made_of(bundle: Path, checkpoint:
         assert (told["name"], told["bytes"]) == (path.name, path.stat().st_size)
         assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert set(manifest["provenance"]["seeds"]) == {"compression", "training"}
-    assert manifest["licence"] is None
+    assert manifest["license"] is None
     encoding, inputs = manifest["encoding"], {i["name"]: i for i in manifest["signature"]["inputs"]}
     assert {*encoding["vocabularies"], "numeric"} == set(inputs)
     for name, vocabulary in encoding["vocabularies"].items():

@@ -21,7 +21,7 @@ from tests.jobs import QUICK, QUICK_OPTIONS, assert_refused, invoke
 
 
 @pytest.mark.parametrize(("option", "value", "exit_code"), [("--license", "free beer", 2), ("--sign", "absent.pem", 3)])
-def test_a_bad_licence_or_key_is_told_before_the_work(
+def test_a_bad_license_or_key_is_told_before_the_work(
     checkpoint: Path, tmp_path: Path, option: str, value: str, exit_code: int
 ) -> None:
     done = invoke(checkpoint, option, value, "-o", tmp_path / "out")

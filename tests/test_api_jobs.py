@@ -20,7 +20,7 @@ from tests.jobs import QUICK, QUICK_OPTIONS, assert_refused, invoke
 from tests.recommenders.test_recommenders import CLICKS, SMALL
 
 
-def test_a_bundle_of_a_module_states_licence_and_signature_and_leaves_triton_out(tmp_path: Path) -> None:
+def test_a_bundle_of_a_module_states_license_and_signature_and_leaves_triton_out(tmp_path: Path) -> None:
     private, public = key_pair(tmp_path, "ours")
     module = torch.nn.Sequential(
         torch.nn.Embedding(100, 32), torch.nn.Linear(32, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
@@ -31,7 +31,7 @@ def test_a_bundle_of_a_module_states_licence_and_signature_and_leaves_triton_out
     )  # fmt: skip
     assert verify(tmp_path / "ctr", public).signature == "valid"
     manifest = json.loads((tmp_path / "ctr/manifest.json").read_text())
-    assert (manifest["licence"], manifest["encoding"]) == ("MIT", None)
+    assert (manifest["license"], manifest["encoding"]) == ("MIT", None)
     assert (manifest["provenance"]["model"], manifest["provenance"]["data"]) == (None, None)
     assert not [name for name in manifest["files"] if name.startswith("triton/")]
     assert "triton" not in (tmp_path / "ctr/README.md").read_text()
@@ -188,7 +188,7 @@ def test_a_bundle_holds_the_plans_and_proofs_of_all_steps(checkpoint: Path, clic
 def test_regularised_training_is_told_in_the_manifest(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     done = invoke(checkpoint, "--data", clicks_file, "--regularize", "3", "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert done.exit_code == 0, done.stderr
-    told = json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["regularisation"]
+    told = json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["regularization"]
     assert told["strength"] == 3.0
     assert sum(told["zero_channels"].values()) > 0
     assert "channels with zero weights" in done.stderr

@@ -77,11 +77,11 @@ def test_the_section_follows_the_schema_and_gives_no_path_away(
 
 
 @pytest.mark.parametrize("text", ["free for all", "Apache 2", "", "GPL", "MIT AND", "Proprietary"])
-def test_free_text_is_no_licence(text: str) -> None:
+def test_free_text_is_no_license(text: str) -> None:
     with pytest.raises(UsageError, match="LicenseRef-"):
         Settings(license=text)
 
 
-def test_a_licence_is_spelled_as_spdx_does() -> None:
+def test_a_license_is_spelled_as_spdx_does() -> None:
     assert Settings(license="apache-2.0 OR mit").export.license == "Apache-2.0 OR MIT"
     assert Settings().export.license is None

@@ -52,7 +52,7 @@ def plan_summary(
         **({"inferred_rules": [rule.to_dict() for rule in analysis.inferred]} if analysis.inferred else {}),
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
-        "regularisation": None if regularized is None else regularized.to_dict(),
+        "regularization": None if regularized is None else regularized.to_dict(),
         "finetuning": None if fit_result is None else {"metric": metric, **fit_result.to_dict()},
     }
 

@@ -100,8 +100,8 @@ def print_tables(console: "Console", result: "CompressionResult") -> None:
         console.print(footprint_table(result.footprints))
     console.print(_make_floor_table(result.manifest.cost["models"], result.latency.clock))
     console.print(rewrite_table(result.manifest.rewrites))
-    if result.manifest.quantisation:
-        print_quantization(console, result.manifest.quantisation)
+    if result.manifest.quantization:
+        print_quantization(console, result.manifest.quantization)
     if result.manifest.models:
         console.print(_make_derived_table(result.manifest.models))
     for output in result.parity.outputs:
@@ -231,7 +231,7 @@ def _format_floor(cost: Mapping[str, Any]) -> str:
 
 
 def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
-    """Print the section `quantisation` of a manifest."""
+    """Print the section `quantization` of a manifest."""
     for title, choices in (("Linear layers", section["layers"]), ("Tables", section["tables"])):
         if choices:
             console.print(_make_choice_table(f"{title}, quantized for {section['mode']}", choices))

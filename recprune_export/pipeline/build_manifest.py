@@ -130,7 +130,7 @@ def make_manifest(
         cost=compute_roofline(measurements.latency, models).to_dict(),
         models={of.model.name: of.to_dict() for of in outcome.derived},
         encoding=encoding,
-        licence=settings.export.license,
+        license=settings.export.license,
         provenance=provenance(
             command=origin.command,
             model=origin.model_file,
@@ -144,7 +144,7 @@ def make_manifest(
         quality={} if measurements.quality is None else measurements.quality.to_dict(),
         breakdown={} if measurements.breakdown is None else measurements.breakdown.to_dict(),
         notes=list(notes),
-        quantisation={} if exported.quantization is None else exported.quantization.to_dict(),
+        quantization={} if exported.quantization is None else exported.quantization.to_dict(),
     )
 
 

@@ -25,7 +25,7 @@ def render_pages(
         encoding=manifest.encoding,
         ignored=manifest.plan.get("fields", {}).get("removed", ()),
         shared_rows=manifest.plan.get("rows"),
-        quantization=manifest.quantisation,
+        quantization=manifest.quantization,
         servers=servers,
         figures=describe_figures(manifest),
         omissions=describe_omissions(latency),

@@ -33,7 +33,7 @@ class GroupPreview(ToDictMixin):
 
 @dataclass(frozen=True)
 class Preview(ToDictMixin):
-    """What the job would remove, and what is not known before it runs (`unknown`, in sentences).
+    """The channels that a job would remove, and the values that are not known before it runs (`unknown`, in sentences).
 
     `dense` and `pruned` count parameters; `zeroed` of the latter are set to zero. Bytes are those of the weights, or of the whole file
     with `--max-bytes`. `table_rows` has the numbers of rows before and after, by table. Values that a search decides are None.

@@ -301,7 +301,7 @@ def _renew_plan(opened: OpenBundle, plan: Plan, projected: Program, task: Task) 
 
 def _read_forms(opened: OpenBundle) -> QuantizationPlan | None:
     """Return the forms of the quantized weights of a bundle; None if it has none."""
-    section = opened.manifest.quantisation
+    section = opened.manifest.quantization
     return QuantizationPlan.from_dict(section) if section else None
 
 

@@ -94,7 +94,7 @@ def test_every_key_of_the_manifest_is_held_by_its_checksum(bundle: Path) -> None
         path.write_text(json.dumps({name: value for name, value in values.items() if name != key}))
         with pytest.raises(BundleError, match=r"manifest\.json|format version"):
             verify(bundle)
-    for key, value in {"name": "other", "licence": "MIT", "opset": 21, "created": "2027-01-02T03:04:05Z"}.items():
+    for key, value in {"name": "other", "license": "MIT", "opset": 21, "created": "2027-01-02T03:04:05Z"}.items():
         path.write_text(json.dumps(values | {key: value}))
         with pytest.raises(BundleError, match=r"manifest\.json was changed"):
             verify(bundle)

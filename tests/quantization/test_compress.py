@@ -43,12 +43,12 @@ def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPat
 def test_the_bundle_verifies_within_what_it_states(bundle: Path) -> None:
     assert verify(bundle).rows == 16
     manifest = read_manifest(bundle)
-    assert manifest.tolerances["absolute"] == pytest.approx(1e-5 + 4 * manifest.quantisation["spread"])
+    assert manifest.tolerances["absolute"] == pytest.approx(1e-5 + 4 * manifest.quantization["spread"])
     assert manifest.tolerances["absolute"] < 0.01
 
 
 def test_the_section_says_what_was_done(bundle: Path) -> None:
-    stated = read_manifest(bundle).quantisation
+    stated = read_manifest(bundle).quantization
     forms = {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
     assert INT8_BY_ROW in forms
     assert forms & {INT8_STATIC, INT8_ONE_SCALE}  # whichever answers as nearly
@@ -106,7 +106,7 @@ def test_nothing_allowed_means_nothing_quantized_and_says_so(
 
     monkeypatch.setattr(quantize_export, "quantize", strict)
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))
-    assert {choice["form"] for choice in result.manifest.quantisation["layers"]} == {"fp32"}
+    assert {choice["form"] for choice in result.manifest.quantization["layers"]} == {"fp32"}
     assert result.manifest.tolerances == {"absolute": 1e-5, "relative": 1e-5}
     assert any(note.startswith("Reverted to more bits to keep quality") for note in result.notes)
     assert any(note.startswith("Nothing was quantized") for note in result.notes)
@@ -117,7 +117,7 @@ def test_without_rows_the_answers_themselves_are_the_gate(tmp_path: Path) -> Non
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(3000, 16), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
     wishes = {"sparsity": 0.3, "epochs": 0, "batches": (1, 32), "quantize": "fp16"}
-    stated = compress(model, torch.arange(4), tmp_path / "b", **wishes).manifest.quantisation
+    stated = compress(model, torch.arange(4), tmp_path / "b", **wishes).manifest.quantization
     assert stated["loss"]["metric"] == "error of the answers"
     assert stated["loss"]["limit"] == pytest.approx(0.001**0.5)
     assert stated["loss"]["interval"] is None
@@ -133,7 +133,7 @@ def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks
     called = CliRunner().invoke(main, arguments)
     assert called.exit_code == 0, called.output
     assert "Tables, quantized for int8" in called.output
-    stated = json.loads((tmp_path / "b" / "manifest.json").read_text())["quantisation"]
+    stated = json.loads((tmp_path / "b" / "manifest.json").read_text())["quantization"]
     assert {table["form"] for table in stated["tables"]} > {"fp32"}
     assert all(len(choice["speedups"]) == 2 for choice in stated["layers"] if choice["form"] != "fp32")
     assert verify(tmp_path / "b").rows == 16
@@ -145,8 +145,8 @@ def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: P
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=settings)
     manifest = result.manifest
     assert any("before it was quantized" in note for note in result.notes)
-    assert manifest.quantisation["loss"]["metric"] == "error of the answers"
-    assert "fp16" in {table["form"] for table in manifest.quantisation["tables"]}
+    assert manifest.quantization["loss"]["metric"] == "error of the answers"
+    assert "fp16" in {table["form"] for table in manifest.quantization["tables"]}
     assert verify(tmp_path / "b").rows == 16
 
 

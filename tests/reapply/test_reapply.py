@@ -73,7 +73,7 @@ def edited(bundle: Path, target: Path, without: Collection[str]) -> Path:
 
 
 def list_forms(manifest: Manifest) -> dict[str, str]:
-    section = manifest.quantisation
+    section = manifest.quantization
     return {weight["name"]: weight["form"] for part in ("layers", "tables") for weight in section.get(part, ())}
 
 

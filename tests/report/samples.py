@@ -36,7 +36,7 @@ def counts(tables: int, rest: int, size: int) -> dict[str, Any]:
 
 
 def weight(name: str, form: str, reason: str) -> dict[str, Any]:
-    """A weight of which a quantisation tells."""
+    """A weight of which a quantization tells."""
     return {
         "name": name, "shape": [100, 32], "form": form, "reason": reason, "speedups": {}, "error": None, "bytes": [12_800, 3_600],
     }  # fmt: skip
@@ -158,7 +158,7 @@ def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
             "model_file": {"path": name, "sha256": "a" * 64},
         },
         "environment": {"cpu": name, "cores": 2, "system": name, "python": "3.11", "packages": {"numpy": "2.4.6", name: name}},
-        "quantisation": {
+        "quantization": {
             "mode": "int8",
             "tables": [weight(f"{name}.{n}", "int8 by row", name) for n in range(groups)],
             "layers": [weight(name, "fp32", name)],
@@ -173,7 +173,7 @@ def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
         "rewrites": [rewrite(f"{name}.{n}", kept=n % 2 == 0) for n in range(groups)],
         "trials": [trial(0.1, -0.004), trial(0.3, -0.0001), trial(0.3, -0.0002, seed=1)],
         "notes": [name],
-        "licence": name,
+        "license": name,
         "provenance": {
             "command": [name, "--data", name],
             "model": {"name": name, "bytes": 1, "sha256": "a" * 64},

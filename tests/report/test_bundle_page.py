@@ -168,7 +168,7 @@ def test_a_slower_model_is_not_called_faster() -> None:
 
 
 def test_what_the_bundle_was_made_of_is_told() -> None:
-    text = section(read(render_bundle_report(samples.full(licence="Apache-2.0"), encoded=False)), "environment").text
+    text = section(read(render_bundle_report(samples.full(license="Apache-2.0"), encoded=False)), "environment").text
     assert all(told in text for told in ("Apache-2.0", "a" * 64, "b" * 64, "c" * 40 + ", with changes"))
     assert "recprune-export" in text
     older = samples.full(provenance=None, settings={**samples.full().settings, "command": ["old.pt", "--seed", "3"]})
@@ -181,11 +181,11 @@ def test_units_stay_with_their_figures() -> None:
 
 
 def test_weights_in_fewer_bits_are_told_with_the_gate_and_the_speed() -> None:
-    told = texts(section(read(render_bundle_report(samples.full(), encoded=True)), "quantisation"))
+    told = texts(section(read(render_bundle_report(samples.full(), encoded=True)), "quantization"))
     assert "265 kB instead of 681 kB" in told.replace(SPACE, " ")
     for words in ("lost +0.00004", "It holds", "int8 by row", "Reverted to more bits for quality: 1 weights", "1.25×"):
         assert words in told
-    assert 'id="quantisation"' not in render_bundle_report(samples.full(quantisation={}), encoded=True)
+    assert 'id="quantization"' not in render_bundle_report(samples.full(quantization={}), encoded=True)
 
 
 def test_quality_by_id_frequency_and_calibration_stand_beside_the_mean() -> None:
@@ -218,7 +218,7 @@ def test_sections_fold_and_the_important_ones_are_open() -> None:
         "size", "storage", "quality", "tuning", "search", "latency", "widths",
     }  # fmt: skip
     assert {key for key, is_open in folds.items() if not is_open} == {
-        "quantisation", "rewrites", "frozen", "parity", "calling", "environment",
+        "quantization", "rewrites", "frozen", "parity", "calling", "environment",
     }  # fmt: skip
     for fold in root.all("details"):
         assert fold.children
@@ -258,7 +258,7 @@ def test_without_a_candidate_there_is_no_curve(run: object) -> None:
 
 
 def test_each_stage_of_pruning_has_a_curve() -> None:
-    plan = {**samples.full().plan, "regularisation": {"strength": 0.1, "zero_channels": {}, **samples.tuning()}}
+    plan = {**samples.full().plan, "regularization": {"strength": 0.1, "zero_channels": {}, **samples.tuning()}}
     root = read(render_bundle_report(samples.full(plan={**plan, "then": samples.full().plan}), encoded=True))
     captions = [figure.all("figcaption")[0].text.partition(":")[0] for figure in section(root, "tuning").all("figure")]
     assert captions == ["Training towards fewer channels", "Stage 1", "Stage 2"]
@@ -293,8 +293,8 @@ def test_no_reason_stands_twice_on_a_page() -> None:
     sentence = "auc fell by 0.0100: a large loss."
     manifest = samples.full(
         plan={**samples.full().plan, "frozen": again},
-        quantisation={
-            **samples.full().quantisation,
+        quantization={
+            **samples.full().quantization,
             "tables": [samples.weight(f"w{n}", "fp32", "it holds less than 1%") for n in range(3)],
         },
         quality={"metric": "auc", "loss": {"estimate": 0.01, "low": 0.005, "high": 0.015}, "limit": 0.002, "verdict": "fails",
@@ -306,7 +306,7 @@ def test_no_reason_stands_twice_on_a_page() -> None:
         assert texts(root).count(reason) == 1, reason
     (frozen,) = section(root, "frozen").all("tbody")[0].all("tr")
     assert all(f"t{n}, axis 0" in frozen.text and f"m.py, line {n}" in frozen.text for n in range(3))
-    weights = section(root, "quantisation").all("tbody")[-1].text
+    weights = section(root, "quantization").all("tbody")[-1].text
     assert all(f"w{n}" in weights for n in range(3))
 
 

@@ -116,7 +116,7 @@ def test_a_group_that_one_bundle_lacks_has_no_width_there() -> None:
 
 
 def test_weights_in_other_forms_are_listed() -> None:
-    fp32 = other(quantisation={})
+    fp32 = other(quantization={})
     rows = rows_of(BundlePair(other(), fp32), "bits")
     assert rows["ctr.0"] == ["int8 by row", "fp32"]
     assert "ctr" not in rows  # fp32 in both

@@ -155,7 +155,7 @@ class Manifest(BaseModel):
         ),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="remarks for the user about this run")] = Field(default_factory=list)
-    quantisation: Annotated[
+    quantization: Annotated[
         Object,
         PublishedAs(QuantizationSection),
         Field(description="quantized weights, and the loss against the same file in fp32; empty without quantization"),
@@ -173,7 +173,7 @@ class Manifest(BaseModel):
         Annotated[Object, PublishedAs(EncodingSection)] | None,
         Field(description="null if requests are built from arrays, not from raw values"),
     ] = None
-    licence: Annotated[str | None, Field(description="SPDX license expression; null if none was given")] = None
+    license: Annotated[str | None, Field(description="SPDX license expression; null if none was given")] = None
     provenance: Annotated[
         Annotated[Object, PublishedAs(ProvenanceSection)] | None, Field(description="null if it is not known")
     ] = None

@@ -14,7 +14,7 @@ def migrate(values: Mapping[str, Any], version: int) -> Values:
     Raises `BundleError` if they have a newer or an unknown format version.
 
     >>> sorted(migrate({"format_version": 1, "name": "ctr"}, 2))
-    ['encoding', 'format_version', 'licence', 'name', 'provenance']
+    ['encoding', 'format_version', 'license', 'name', 'provenance']
     """
     source_version = values.get("format_version")
     known = isinstance(source_version, int) and not isinstance(source_version, bool)
@@ -30,7 +30,7 @@ def migrate(values: Mapping[str, Any], version: int) -> Values:
 
 def _from_1(values: Values) -> Values:
     """Add the sections that version 1 does not have: encoding, license and provenance."""
-    return {**values, "format_version": 2, "encoding": None, "licence": None, "provenance": None}
+    return {**values, "format_version": 2, "encoding": None, "license": None, "provenance": None}
 
 
 _STEPS: Mapping[int, Callable[[Values], Values]] = {1: _from_1}

@@ -89,7 +89,7 @@ class CheckOutput(TypedDict):
 
 @with_config(CLOSED)
 class ResolutionEntry(TypedDict):
-    """What is resolved at one batch size."""
+    """The smallest regression that is detected at one batch size."""
 
     ratio: Annotated[NumberInterval, Field(description="the artifact / itself")]
     processes: AtLeastOne

@@ -32,5 +32,5 @@ def compare_bits(pair: BundlePair) -> Section | None:
 
 def read_forms(manifest: Manifest) -> Mapping[str, str]:
     """Return the form of each weight by its name; empty for a bundle in fp32."""
-    weights = (*manifest.quantisation.get("tables", ()), *manifest.quantisation.get("layers", ()))
+    weights = (*manifest.quantization.get("tables", ()), *manifest.quantization.get("layers", ()))
     return {weight["name"]: weight["form"] for weight in weights}

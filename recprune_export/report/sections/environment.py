@@ -17,8 +17,8 @@ def environment_section(manifest: Manifest) -> Section | None:
     rows += [(name, version) for name, version in environment.get("packages", {}).items() if version is not None]
     if settings.get("seed") is not None:
         rows.append(("Seed", str(settings["seed"])))
-    if manifest.licence is not None:
-        rows.append(("License", manifest.licence))
+    if manifest.license is not None:
+        rows.append(("License", manifest.license))
     for source, source_label in (("model", "Dense model, SHA-256"), ("data", "Rows, SHA-256")):
         if provenance.get(source):
             rows.append((source_label, provenance[source]["sha256"]))

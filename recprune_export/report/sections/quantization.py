@@ -15,7 +15,7 @@ MAX_NAMES = 6  # the number of weights named for one reason
 
 def quantization_section(manifest: Manifest) -> Section | None:
     """Return the loss of the gate, the speed-up over fp32, and the format of each weight; None without quantization."""
-    quantization = manifest.quantisation
+    quantization = manifest.quantization
     if not quantization:
         return None
     tables = []
@@ -34,7 +34,7 @@ def quantization_section(manifest: Manifest) -> Section | None:
         cells = tuple(_row(*key, of) for key, of in list(groups.items())[:MAX_ROWS])
         tables.append(PageTable(title, ("weight", "shape", "form", "bytes", "why"), cells, frozenset({0, 1, 2, 4})))
     return Section(
-        "quantisation",
+        "quantization",
         "Fewer bits",
         _describe_quantization(quantization),
         tables=tuple(tables),

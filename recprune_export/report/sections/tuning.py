@@ -34,7 +34,7 @@ def tuning_section(manifest: Manifest) -> Section | None:
 
 def _list_runs(plan: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield a title and the result of each run that has a metric: the regularized training, then each stage."""
-    regularized = plan.get("regularisation")
+    regularized = plan.get("regularization")
     if regularized and _has_metric(regularized):
         yield "Training towards fewer channels", regularized
     stages: list[Mapping[str, Any]] = []

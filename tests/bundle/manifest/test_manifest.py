@@ -24,7 +24,7 @@ FORBIDDEN: list[tuple[dict[str, object], str]] = [
     ({"latency": {"milliseconds": {"1": {"dense": {"distribution": [-1.0]}}}}}, r"\$\.latency"),
     ({"surprise": 1}, "schema"),
     ({"signature": {"inputs": [], "outputs": []}}, r"\$\.signature"),
-    ({"licence": 7}, r"\$\.licence"),
+    ({"license": 7}, r"\$\.license"),
     ({"provenance": {"command": []}}, r"\$\.provenance"),
     ({"encoding": {"file": "encoding.json"}}, r"\$\.encoding"),
 ]
@@ -57,7 +57,7 @@ def test_tuples_are_the_lists_that_json_makes_of_them() -> None:
 
 
 def version_1() -> dict[str, object]:
-    made = {k: v for k, v in values().items() if k not in ("encoding", "licence", "provenance")} | {"format_version": 1}
+    made = {k: v for k, v in values().items() if k not in ("encoding", "license", "provenance")} | {"format_version": 1}
     return made | {"checksum": values_checksum(made)}
 
 
