@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from recprune_export.errors import CaptureError, DataError, ModelFileError, RecpruneError
 from recprune_export.finetuning import run_program
 from recprune_export.program import LoadedModel, ModelKind, Program, load_program, sample_request
+from recprune_export.program.capture import capture
 from recprune_export.pruning import Budget, apply_plan, check_soundness, make_plan, rank_by
 from tests.gate.odd_files import ANSWERED, FLOAT, REFUSED, linear, model, node
 from tests.gate.odd_files import save as save_odd
@@ -59,6 +60,21 @@ def test_a_dlrm_of_either_exporter(opset: int, dynamo: bool, tmp_path: Path) -> 
             torch.testing.assert_close(weight.detach(), module.state_dict()[name])
     assert_answers_as_the_runtime(path, loaded.program)
     assert_prunes_soundly(loaded.program)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_equal_biases_and_gains_tie_no_layers(dynamo: bool, tmp_path: Path) -> None:
+    """Exporters store equal vectors once: the biases of zeros of an untrained model, its gains of ones."""
+    module = Histories()
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.constant_(parameter, float(name.endswith("weight")))
+    path = exported.save(module, HISTORY, tmp_path / "m.onnx", ["history"], 18, dynamo=dynamo)
+    program = load_program(path).program
+    widths = sorted(group.width for group in program.analysis.groups)
+    assert widths == sorted(group.width for group in capture(module, HISTORY).analysis.groups)
+    assert_answers_as_the_runtime(path, program)
+    assert_prunes_soundly(program)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
