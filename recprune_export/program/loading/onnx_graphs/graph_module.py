@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.program.loading.onnx_graphs.bag_loops import replace_bag_loops
+from recprune_export.program.loading.onnx_graphs.bag_sequences import replace_bag_sequences
 from recprune_export.program.loading.onnx_graphs.fold_constants import (
     fold_constants,
     fold_recurrent_weights,
@@ -32,7 +33,7 @@ class OnnxModule(nn.Module):
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
         graph = fold_recurrent_weights(lift_constants(graph))
-        graph = find_recurrent_layers(find_linear_layers(replace_bag_loops(graph)))
+        graph = find_recurrent_layers(find_linear_layers(replace_bag_sequences(replace_bag_loops(graph))))
         graph = untie_vectors(graph, find_weights(graph))
         weights = find_weights(graph)
         self.graph = fold_constants(graph, weights)

@@ -95,12 +95,22 @@ def test_a_fixed_batch_is_freed(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "opset"), [("attention", 11), ("attention", 17), ("GRU", 13), ("LSTM", 14), ("RNN", 11)]
+    ("kind", "opset", "dynamo"),
+    [
+        ("attention", 11, False),
+        ("attention", 17, False),
+        ("GRU", 13, False),
+        ("GRU", 18, True),
+        ("LSTM", 14, False),
+        ("LSTM", 20, True),
+        ("RNN", 11, False),
+    ],
 )
-def test_models_of_sequences(kind: str, opset: int, tmp_path: Path) -> None:
+def test_models_of_sequences(kind: str, opset: int, dynamo: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path = exported.save(Histories(kind), HISTORY, tmp_path / "m.onnx", ["history"], opset)
+    path = exported.save(Histories(kind), HISTORY, tmp_path / "m.onnx", ["history"], opset, dynamo=dynamo)
     program = load_program(path).program
+    assert not any("first state" in axis.reason.text for axis in program.analysis.frozen)
     assert program.signature.inputs[0].ids == ((0, exported.ITEMS - 1),)
     shapes = [tuple(weight.shape) for weight in program.parameters().values()]
     assert shapes.count((exported.ITEMS, exported.DIM)) == 1  # the exporter has written the tied table twice
@@ -116,15 +126,64 @@ def test_the_loop_of_an_embedding_bag_is_a_bag(mode: str, opset: int, tmp_path: 
     axes = {"ids": {0: "elements"}, "offsets": {0: "rows"}, "score": {0: "rows"}}
     path = exported.save(Bags(mode), (ids, offsets), tmp_path / "m.onnx", ["ids", "offsets"], opset, axes=axes)
     assert "Loop" in {n.op_type for n in onnx.load(path).graph.node}
-    with pytest.raises(CaptureError, match="give an example request with --inputs"):
-        load_program(path)
     np.savez(tmp_path / "sample.npz", ids=ids.numpy(), offsets=offsets.numpy())
-    program = load_program(path, inputs=tmp_path / "sample.npz").program
-    (spec,) = program.signature.inputs
-    assert spec.jagged is not None
-    assert (spec.name, spec.jagged.values, spec.jagged.rows) == ("ids", "ids", "offsets")
-    assert spec.ids == ((0, exported.ITEMS - 1),)
-    assert_prunes_soundly(program)
+    for inputs in (None, tmp_path / "sample.npz"):
+        loaded = load_program(path, inputs=inputs)
+        (spec,) = loaded.program.signature.inputs
+        assert spec.jagged is not None
+        assert (spec.name, spec.jagged.values, spec.jagged.rows) == ("ids", "ids", "offsets")
+        assert spec.ids == ((0, exported.ITEMS - 1),)
+        assert loaded.onnx is None
+        assert "dense.onnx, is therefore the same graph written anew" in " ".join(loaded.program.notes)
+    assert_prunes_soundly(loaded.program)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_the_sequence_of_an_embedding_bag_is_a_bag(mode: str, padding: int | None, tmp_path: Path) -> None:
+    """PyTorch's newer exporter writes a Loop that inserts the rows of one bag after the other in a sequence."""
+    torch.manual_seed(0)
+    module = Bags(mode)
+    module.table = torch.nn.EmbeddingBag(exported.ITEMS, exported.DIM, mode=mode, padding_idx=padding)
+    requests = {
+        "offsets": (torch.randint(0, exported.ITEMS, (12,)), torch.tensor([0, 3, 4, 9])),
+        "matrix": (torch.randint(0, exported.ITEMS, (4, 3)), None),
+    }
+    if mode == "max":
+        del requests["offsets"]
+    for name, request in requests.items():
+        given = tuple(x for x in request if x is not None)
+        names = ["ids", "offsets"][: len(given)]
+        rows, elements = torch.export.Dim("rows"), torch.export.Dim("elements")
+        shapes = ({0: elements}, {0: rows}) if name == "offsets" else ({0: rows}, None)
+        path = exported.save(module, request, tmp_path / f"{name}.onnx", names, 18, dynamo=True, shapes=shapes)
+        assert "ConcatFromSequence" in {n.op_type for n in onnx.load(path).graph.node}
+        program = load_program(path).program
+        assert (program.signature.inputs[0].jagged is not None) == (name == "offsets")
+        assert_prunes_soundly(program)
+
+
+def test_an_input_with_one_row_for_all_candidates(tmp_path: Path) -> None:
+    """The row of the user, as servers of rankings take it: in the program each candidate has its own."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=size).astype(np.float32) for name, size in (("users", (9, 8)), ("items", (7, 8)), ("w", (8, 8)))}
+    nodes = [
+        node("Gather", "users user", "a"),
+        node("Gather", "items item", "b"),
+        node("MatMul", "a w", "c"),
+        node("Mul", "b c", "d"),
+        node("ReduceMax", "d", "score", axes=[1], keepdims=0),
+    ]
+    inputs = {"user": (TensorProto.INT64, [1]), "item": (TensorProto.INT64, ["n"])}
+    path = save_odd(model(nodes, inputs, {"score": (FLOAT, ["n"])}, weights, opset=13), tmp_path / "m.onnx")
+    loaded = load_program(path)
+    assert loaded.onnx is None
+    assert "takes one row of user for all rows" in " ".join(loaded.program.notes)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    request = sample_request(loaded.program.signature, 5, seed=0)
+    for row, score in enumerate(run_program(loaded.program, request)["score"]):
+        (expected,) = session.run(None, {name: values[row : row + 1] for name, values in request.items()})
+        np.testing.assert_allclose(score, expected[0], rtol=1e-5)
 
 
 def test_weights_in_another_file(tmp_path: Path) -> None:
