@@ -28,7 +28,9 @@ def replace_bag_sequences(graph: OnnxGraph) -> OnnxGraph:
 
 def _find_bag(node: Node, producers: Mapping[str, Node], graph: OnnxGraph) -> Node | None:
     """Return the bag that a `ConcatFromSequence` joins; None for any other node."""
-    loop = producers.get(node.inputs[0]) if node.operator == "ConcatFromSequence" and not node.get("new_axis", 0) else None
+    loop = (
+        producers.get(node.inputs[0]) if node.operator == "ConcatFromSequence" and not node.get("new_axis", 0) else None
+    )
     body = None if loop is None or loop.operator != "Loop" else loop.get("body")
     if body is None:
         return None
@@ -36,7 +38,9 @@ def _find_bag(node: Node, producers: Mapping[str, Node], graph: OnnxGraph) -> No
     made = {name: inner for inner in inside for name in inner.outputs}
     reductions = [inner for inner in inside if inner.operator in MODES]
     modes = {MODES[inner.operator] for inner in reductions}
-    modes -= {"sum"} if "mean" in modes else set()  # the mean of the last bag is a sum, divided by the number of its ids
+    modes -= (
+        {"sum"} if "mean" in modes else set()
+    )  # the mean of the last bag is a sum, divided by the number of its ids
     if len(modes) != 1 or not any(inner.operator == "SequenceInsert" for inner in inside):
         return None
     rows = _trace(reductions[0].inputs[0], made)

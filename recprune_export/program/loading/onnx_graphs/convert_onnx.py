@@ -131,7 +131,9 @@ def _describe_difference(graph: OnnxGraph, signature: Signature, failed: str) ->
     unread = [spec.name for spec in graph.inputs if spec.name not in {i.name for i in signature.inputs}]
     if unread:
         return f"has inputs that it does not read ({list_names(unread)}); the new file takes them no longer"
-    if [(spec.name, str(spec.dtype)) for spec in graph.inputs] != [(spec.name, spec.dtype) for spec in signature.inputs]:
+    if [(spec.name, str(spec.dtype)) for spec in graph.inputs] != [
+        (spec.name, spec.dtype) for spec in signature.inputs
+    ]:
         return "takes other types of numbers than the new file"
     return ""
 

@@ -166,7 +166,10 @@ def test_the_sequence_of_an_embedding_bag_is_a_bag(mode: str, padding: int | Non
 def test_an_input_with_one_row_for_all_candidates(tmp_path: Path) -> None:
     """The row of the user, as servers of rankings take it: in the program each candidate has its own."""
     rng = np.random.default_rng(0)
-    weights = {name: rng.normal(size=size).astype(np.float32) for name, size in (("users", (9, 8)), ("items", (7, 8)), ("w", (8, 8)))}
+    weights = {
+        name: rng.normal(size=size).astype(np.float32)
+        for name, size in (("users", (9, 8)), ("items", (7, 8)), ("w", (8, 8)))
+    }
     nodes = [
         node("Gather", "users user", "a"),
         node("Gather", "items item", "b"),
