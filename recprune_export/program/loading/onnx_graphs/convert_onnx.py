@@ -75,7 +75,8 @@ def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
     if difference:
         notes.insert(
             0,
-            f"{path.name} {difference}. The dense model of a job, dense.onnx, is therefore the same graph written anew, not {path.name} itself.",
+            f"{path.name} {difference}. The dense model of a job, dense.onnx, is therefore the same graph written anew, not {path.name} "
+            "itself.",
         )
     return ConvertedFile(program.with_notes(notes), not difference)
 

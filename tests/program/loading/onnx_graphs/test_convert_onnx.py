@@ -310,6 +310,17 @@ def make_quantized() -> onnx.ModelProto:
     return made
 
 
+def make_dequantizing() -> onnx.ModelProto:
+    weights = {"w": np.ones((2, 3), np.int8), "scale": np.array(0.1, np.float32)}
+    nodes = [node("DequantizeLinear", "w scale", "v"), node("MatMul", "x v", "y")]
+    return model(nodes, {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 3])}, weights, opset=13)
+
+
+def make_scikit_learn() -> onnx.ModelProto:
+    scaled = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.0], scale=[2.0])
+    return model([scaled], {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 2])}, domains=[("ai.onnx.ml", 3)])
+
+
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
@@ -329,6 +340,12 @@ def make_quantized() -> onnx.ModelProto:
         (ANSWERED["opset 7"], CaptureError, "uses the operator set 7 of ONNX, and 11 to 24 are read"),
         (ANSWERED["sparse weights"], CaptureError, "stores the weight 'w' as a sparse tensor"),
         (make_quantized, CaptureError, "stores 'w' as int4"),
+        (
+            make_dequantizing,
+            CaptureError,
+            "is quantized already, by the operator DequantizeLinear (which computes 'v')",
+        ),
+        (make_scikit_learn, CaptureError, "is of a model of trees, or another one that is no neural network"),
     ],
 )
 def test_what_is_not_taken_is_refused_in_one_sentence(
