@@ -15,7 +15,8 @@ Function = Callable[..., Any]
 _QUANTIZED = frozenset(
     {
         "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QGemm", "QAttention",
-        "QEmbedLayerNormalization", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits", "GatherBlockQuantized",
+        "QEmbedLayerNormalization", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits",
+        "GatherBlockQuantized",
     }
 )  # fmt: skip
 _TRADITIONAL = "ai.onnx.ml"
