@@ -13,7 +13,7 @@ from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manif
 from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.errors import ModelFileError
 from recprune_export.evidence import Estimate
-from recprune_export.onnx.cost.estimate import Cost, estimate_cost
+from recprune_export.onnx.cost.estimate import Cost, estimate_file_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
 from recprune_export.onnx.cost.profiler import Profile, profile_model
 from recprune_export.onnx.counts import Counts, count, find_id_limit
@@ -46,6 +46,7 @@ def _encode_costs(costs: Mapping[int, Cost]) -> dict[str, Any]:
     return {
         str(batch): {
             "operations": cost.operations,
+            "operations_complete": cost.operations_complete,
             "weight_bytes": cost.weights,
             "activation_bytes": cost.activations,
             "interface_bytes": cost.interface,
@@ -89,7 +90,7 @@ def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> Artifa
     try:
         counts, costs = (
             count(artifact.file),
-            {batch: estimate_cost(artifact.model, batch, machine) for batch in batches},
+            {batch: estimate_file_cost(artifact.file, batch, machine) for batch in batches},
         )
     except Exception as error:  # onnx raises many unrelated classes for an invalid graph
         raise ModelFileError(f"{artifact.file} cannot be analyzed: it is not a valid ONNX model.") from error

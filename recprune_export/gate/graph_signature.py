@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import TensorProto, helper
 
 from recprune_export.errors import ModelFileError
+from recprune_export.onnx.inline_functions import inline_functions
 from recprune_export.onnx.inner_graphs import iterate_graphs, list_inner_graphs
 from recprune_export.onnx.reading import read_model, read_tensor
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
@@ -46,16 +46,6 @@ def read_signature(path: Path) -> Signature:
     batch = {axes[0] for axes in map(_axes, taken) if axes and isinstance(axes[0], str)}
     inputs = [_input(path, graph, value, dtypes[value.name], batch) for value in taken]
     return Signature(tuple(inputs), tuple(_output(path, value, batch) for value in _infer_outputs(model)))
-
-
-def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model with inlined functions; functions that cannot be inlined are not changed."""
-    if not model.functions:
-        return model
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except Exception:  # onnx's inliner raises no specific exceptions; a session reports the error of the model
-        return model
 
 
 def _check_names(path: Path, graph: onnx.GraphProto) -> None:

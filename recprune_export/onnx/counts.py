@@ -11,7 +11,7 @@ import onnx
 
 from recprune_export.codec import OMIT_DEFAULT, DictMixin, ToDictMixin
 from recprune_export.mapped_pages import limit_mapped_pages
-from recprune_export.onnx.cost.estimate import count_operations
+from recprune_export.onnx.cost.estimate import estimate_file_cost
 from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
 from recprune_export.onnx.reading import count_bytes, find_weight_files, read_tensor
@@ -48,13 +48,17 @@ class WeightCounts:
 
 @dataclass(frozen=True)
 class Counts(DictMixin):
-    """All counts of a file. `operations`: multiply-adds of matrix products for one row. `bytes`: external weights too."""
+    """All counts of a file. `operations`: multiply-adds of matrix products for one row. `bytes`: external weights too.
+
+    `operations_complete` is false where `operations` is a lower bound (`Cost`).
+    """
 
     tables: WeightCount
     rest: WeightCount
     operations: int
     nodes: int
     bytes: int
+    operations_complete: bool = field(default=True, metadata=OMIT_DEFAULT)
 
     @property
     def total(self) -> WeightCount:
@@ -106,16 +110,20 @@ def count(path: Path) -> Counts:
     A constant that the exporter computed from parameters (a transposed weight, a batch-norm as a product and a sum) is
     counted as it is in the file; a parameter that several layers share is counted once.
 
+    Operations are counted from the shapes of the graph; where those follow from sizes that are computed at run time, from one
+    answer of ONNX Runtime (`estimate_file_cost`).
+
     Time: one pass over the weights. Memory: one chunk of them where they lie next to the graph, which are mapped.
     """
-    model = onnx.load(path, load_external_data=False)
+    model, cost = onnx.load(path, load_external_data=False), estimate_file_cost(path, 1)
     weight_counts = _count_weights(model, lambda tensor: read_tensor(tensor, path.parent))
     return Counts(
         tables=weight_counts.tables,
         rest=weight_counts.rest,
-        operations=count_operations(model),
+        operations=cost.operations,
         nodes=len(model.graph.node),
         bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in find_weight_files(model)),
+        operations_complete=cost.operations_complete,
     )
 
 

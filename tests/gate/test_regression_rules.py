@@ -1,5 +1,6 @@
 """Rules without statistics, by table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,13 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
 )
 def test_the_worst_counts(verdicts: str, together: str) -> None:
     assert combine_verdicts(Verdict(v) for v in verdicts.split()).value == together
+
+
+def test_operations_of_which_only_a_lower_bound_is_known_are_not_judged(tmp_path: Path) -> None:
+    base = open_artifact(bundle(tmp_path / "base"))
+    new = open_artifact(bundle(tmp_path / "new", Shape(units=12)))
+    partial = replace(new, counts=replace(new.counts, operations_complete=False))
+    for pair in ((partial, base), (base, partial)):
+        (found,) = (f for f in compare_counts(*pair, Limits()) if f.gate == "operations")
+        assert found.verdict is Verdict.SKIPPED
+        assert "lower bound" in found.reason

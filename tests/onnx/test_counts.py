@@ -180,3 +180,100 @@ def test_counts_are_plain_json_values(tmp_path: Path) -> None:
 def test_torch_is_not_needed(module: str) -> None:
     code = f"import recprune_export.onnx.{module}, sys; assert not {{'torch', 'onnxruntime'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _layer(*before: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Two looked-up rows of DIM numbers, flattened by `before`, which gives 'flat', and a layer of UNITS outputs."""
+    return [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        *before,
+        helper.make_node("MatMul", ["flat", "w1"], ["out"]),
+    ]
+
+
+_LAYER_WEIGHTS = [tensor("table", ROWS, DIM), tensor("w1", 2 * DIM, UNITS)]
+_RUN_TIME_SIZES = [
+    helper.make_node("Shape", ["vectors"], ["sizes"]),
+    helper.make_node("Cast", ["sizes"], ["floats"], to=TensorProto.FLOAT),
+    helper.make_node("Split", ["floats"], ["rows", "fields", "dim"], num_outputs=3),
+    helper.make_node("Mul", ["fields", "dim"], ["width"]),
+    helper.make_node("Concat", ["rows", "width"], ["joined"], axis=0),
+    helper.make_node("Cast", ["joined"], ["target"], to=TensorProto.INT64),
+    helper.make_node("Reshape", ["vectors", "target"], ["flat"]),
+]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_operations_behind_sizes_that_are_computed_at_run_time(tmp_path: Path, external: bool) -> None:
+    """ONNX infers no shape behind them: ONNX Runtime tells it."""
+    counts = count(write(tmp_path / "m.onnx", _layer(*_RUN_TIME_SIZES), _LAYER_WEIGHTS, external))
+    assert (counts.operations, counts.operations_complete) == (2 * DIM * UNITS, True)
+
+
+def test_operations_of_an_einsum(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Einsum", ["vectors", "vectors"], ["out"], equation="bfd,bgd->bfg"),
+    ]
+    counts = count(write(tmp_path / "m.onnx", nodes, [tensor("table", ROWS, DIM)]))
+    assert (counts.operations, counts.operations_complete) == (2 * 2 * DIM, True)
+
+
+def test_operations_in_a_loop_are_a_lower_bound(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+            helper.make_node("MatMul", ["state", "square"], ["new_state"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("new_state", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Flatten", ["vectors"], ["flat"], axis=1),
+        helper.make_node("Loop", ["turns", "", "flat"], ["looped"], body=body),
+        helper.make_node("MatMul", ["looped", "w1"], ["out"]),
+    ]
+    weights = [*_LAYER_WEIGHTS, tensor("square", 2 * DIM, 2 * DIM), numpy_helper.from_array(np.array(3), "turns")]
+    counts = count(write(tmp_path / "m.onnx", nodes, weights))
+    assert counts.operations == 2 * DIM * UNITS
+    assert not counts.operations_complete
+
+
+def test_operations_in_a_function(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.onnx", _layer(helper.make_node("Flatten", ["vectors"], ["flat"], axis=1)), _LAYER_WEIGHTS
+    )
+    model = onnx.load(path)
+    product = model.graph.node.pop()
+    model.functions.append(
+        helper.make_function(
+            "own", "Product", ["a", "b"], ["c"], [helper.make_node("MatMul", ["a", "b"], ["c"])], model.opset_import
+        )
+    )
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node.append(helper.make_node("Product", product.input, product.output, domain="own"))
+    onnx.save(model, path)
+    counts = count(path)
+    assert (counts.operations, counts.operations_complete) == (2 * DIM * UNITS, True)
+
+
+def test_operations_over_an_axis_that_the_file_does_not_state_are_a_lower_bound(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("MatMul", ["vectors", "narrow"], ["out"]),
+    ]
+    path = write(tmp_path / "m.onnx", nodes, [tensor("table", ROWS, DIM), tensor("narrow", DIM, UNITS)])
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "length"
+    onnx.save(model, path)
+    counts = count(path)
+    assert (counts.operations, counts.operations_complete) == (DIM * UNITS, False)

@@ -142,7 +142,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
         measured = inspection.measured.get(batch)
         table.add_row(
             str(batch),
-            f"{cost.operations:,}",
+            cost.format_operations(),
             format_bytes(cost.weights),
             format_bytes(cost.interface),
             f"{format_significant(cost.floor * 1e3)} ms",

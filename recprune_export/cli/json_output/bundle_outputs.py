@@ -319,6 +319,11 @@ class FileCounts(TypedDict):
     tables: StoredCounts
     rest: StoredCounts
     operations: Annotated[Count, Field(description="multiply-adds of one row")]
+    operations_complete: NotRequired[
+        Annotated[
+            bool, Field(description="false, where `operations` is a lower bound: some products have unknown sizes")
+        ]
+    ]
     nodes: Count
     bytes: Bytes
 
@@ -340,6 +345,9 @@ class RequestCost(TypedDict):
     """The cost of a request, estimated from the graph."""
 
     operations: Annotated[Count, Field(description="multiply-adds of matrix products")]
+    operations_complete: Annotated[
+        bool, Field(description="whether `operations` has all products; false for a lower bound")
+    ]
     weight_bytes: Annotated[Count, Field(description="weights, and rows of tables, that are read")]
     activation_bytes: Annotated[Count, Field(description="tensors between operators")]
     interface_bytes: Annotated[Count, Field(description="inputs and outputs")]

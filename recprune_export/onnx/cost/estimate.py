@@ -35,8 +35,11 @@ from recprune_export.onnx.cost.operator_cost import (
     OperatorWorkload,
     TensorSpec,
     compute_workload,
+    count_multiply_adds,
 )
-from recprune_export.onnx.cost.shape_inference import Shapes, add_value_infos, infer_shapes
+from recprune_export.onnx.cost.run_shapes import find_shapes
+from recprune_export.onnx.cost.shape_inference import Shapes, add_value_infos, find_varying_axes, infer_shapes
+from recprune_export.onnx.inline_functions import inline_functions
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
@@ -94,17 +97,24 @@ class NodeCost:
 class Cost:
     """The cost of one request of `batch` rows. `operations`: multiply-adds of matrix products; bytes as in the file's types.
 
-    A product with a matrix of integers is a sum in another form, and counts no operations.
+    A product with a matrix of integers is a sum in another form, and has no operations. `operations_complete` is false where
+    `operations` is a lower bound: for a product of unknown shape, in a Loop or by an operator of another domain, and for an axis
+    beside the batch whose size the file does not state.
     """
 
     batch: int
     nodes: tuple[NodeCost, ...]
     operations: int
+    operations_complete: bool
     weights: int
     activations: int
     interface: int
     floor: float
     estimate: float
+
+    def format_operations(self) -> str:
+        """Return the operations as text, with "at least" where they are a lower bound."""
+        return f"{'' if self.operations_complete else 'at least '}{self.operations:,}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, times in milliseconds."""
@@ -116,10 +126,11 @@ class Cost:
 
 
 def estimate_file_cost(path: Path, batch: int, machine: Machine = REFERENCE) -> Cost:
-    """Return the cost of the model in a file."""
-    model = onnx.load(path, load_external_data=False)
+    """Return the cost of the model in a file, of which ONNX Runtime tells the shapes that ONNX does not infer."""
+    model = inline_functions(onnx.load(path, load_external_data=False))
+    shapes = find_shapes(path, model, batch)
     add_value_infos(model, batch)
-    return estimate_cost(model, batch, machine)
+    return estimate_cost_with_shapes(model, shapes, batch, machine)
 
 
 def estimate_cost(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) -> Cost:
@@ -145,6 +156,10 @@ def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int
     }
     uncached = sum(table_bytes.values()) > NEAR
     sums = _find_sums(model)
+    multiply_adds = [
+        0 if operator.node.output[0] in sums | folded else count_multiply_adds(operator, workload)
+        for operator, workload in zip(operators, workloads, strict=True)
+    ]
     nodes = tuple(
         NodeCost(
             name=operator.node.name,
@@ -158,11 +173,8 @@ def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int
     return Cost(
         batch=batch,
         nodes=nodes,
-        operations=sum(
-            workload.operations
-            for operator, workload in zip(operators, workloads, strict=True)
-            if operator.node.output[0] not in sums
-        ),
+        operations=sum(count or 0 for count in multiply_adds),
+        operations_complete=None not in multiply_adds and not find_varying_axes(model),
         weights=sum(workload.weights for workload in workloads),
         activations=sum(workload.activations for workload in workloads),
         interface=interface,

@@ -35,6 +35,7 @@ from recprune_export.onnx.cost.cost_constants import (
     TRANSPOSED,
     UNCACHED_PAGE,
 )
+from recprune_export.onnx.inner_graphs import list_inner_graphs
 
 Shape = tuple[int, ...]
 Rule = Callable[["Operator"], "OperatorWorkload"]
@@ -138,6 +139,70 @@ def compute_workload(operator: Operator) -> OperatorWorkload:
         return OperatorWorkload(nodes=OTHERS)
     rule, nodes = _RULES.get(operator.node.op_type, (_elementwise, OTHERS))
     return replace(rule(operator), nodes=nodes)
+
+
+# Operators of matrix products, without a rule that counts their multiply-adds or with one; contrib operators that are none.
+_COUNTED = {
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "MatMulInteger",
+    "QGemm",
+    "MatMulIntegerToFloat",
+    "Conv",
+    "LSTM",
+    "GRU",
+    "RNN",
+}
+_UNCOUNTED = {
+    "Attention",
+    "ConvInteger",
+    "ConvTranspose",
+    "DeformConv",
+    "QLinearConv",
+    "QLinearMatMul",
+    "TfIdfVectorizer",
+}
+_NO_PRODUCTS = {
+    "BiasGelu", "FastGelu", "GatherBlockQuantized", "Gelu", "QuickGelu", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+}  # fmt: skip
+
+
+def is_product(node: onnx.NodeProto) -> bool:
+    """Return whether a node computes a matrix product, or may: an operator of another domain, or one with such a node inside."""
+    if node.op_type in _COUNTED | _UNCOUNTED | {"Einsum"}:
+        return True
+    if node.domain not in ("", "ai.onnx") and node.op_type not in _NO_PRODUCTS:
+        return True
+    return any(is_product(inner) for graph in list_inner_graphs(node) for inner in graph.node)
+
+
+def count_multiply_adds(operator: Operator, workload: OperatorWorkload) -> int | None:
+    """Return the multiply-adds of an operator with this workload; None if it computes products whose number is unknown.
+
+    An Einsum has one for each combination of its letters, of two operands at a time.
+    """
+    if not is_product(operator.node):
+        return 0
+    if operator.node.op_type not in _COUNTED | {"Einsum"} or any(
+        tensor is None for tensor in (*operator.inputs[:2], *operator.outputs[:1])
+    ):
+        return None
+    return _count_einsum(operator) if operator.node.op_type == "Einsum" else workload.operations
+
+
+def _count_einsum(operator: Operator) -> int | None:
+    equation = next((a.s.decode(errors="replace") for a in operator.node.attribute if a.name == "equation"), "")
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if "." in equation or len(terms) > 2 or None in operator.inputs:
+        return None
+    sizes: dict[str, int] = {}
+    for term, tensor in zip(terms, operator.inputs, strict=True):
+        for letter, size in zip(term, tensor.shape if tensor else (), strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return prod(sizes.values()) if len(terms) == 2 else 0
 
 
 _RULES: dict[str, tuple[Rule, float]] = {}

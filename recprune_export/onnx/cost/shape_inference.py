@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
 
 from recprune_export.program.requests.jagged_inputs import ELEMENTS
@@ -32,6 +33,45 @@ def read_shapes(model: onnx.ModelProto, values: Iterable[onnx.ValueInfoProto]) -
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
+
+
+def find_varying_axes(model: onnx.ModelProto) -> frozenset[tuple[str, int]]:
+    """Return the axes of inputs whose size is neither stated nor follows from the number of rows: the least size, 1, is taken.
+
+    The first axis is that of the rows, as is any other one of its name.
+    """
+    axes = [
+        (value.name, axis, dim.dim_param)
+        for value in model.graph.input
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+        if not dim.HasField("dim_value")
+    ]
+    rows = {name for _, axis, name in axes if axis == 0 and name}
+    return frozenset(
+        (value, axis)
+        for value, axis, name in axes
+        if axis and name not in rows and not _TERM.fullmatch(name) and not name.endswith(ELEMENTS)
+    )
+
+
+def find_request_shapes(model: onnx.ModelProto, batch: int) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return the shapes and types of the inputs of a request of `batch` rows."""
+    weights, varying = {tensor.name for tensor in model.graph.initializer}, find_varying_axes(model)
+    return {
+        value.name: (
+            tuple(
+                dim.dim_value
+                if dim.HasField("dim_value")
+                else 1
+                if (value.name, axis) in varying
+                else _choose_size(dim.dim_param, batch)
+                for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+            ),
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
+        )
+        for value in model.graph.input
+        if value.name not in weights
+    }
 
 
 def add_value_infos(model: onnx.ModelProto, batch: int) -> None:
@@ -85,10 +125,10 @@ def _fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
             fixed.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         else:
             fixed.graph.initializer.append(tensor)
+    shapes = find_request_shapes(model, batch)
     for value in fixed.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if not dim.HasField("dim_value"):
-                dim.dim_value = _choose_size(dim.dim_param, batch)
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ((), None))[0], strict=False):
+            dim.dim_value = size
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     fixed.graph.value_info.extend(_fix_known_shapes(model, batch))

@@ -67,6 +67,8 @@ def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     try:
         with torch.no_grad():
             answer = module(*args, **kwargs)
+    except CaptureError:  # an operator of an ONNX file that is not read
+        raise
     except Exception as error:  # any error of the user's code
         where = describe_place(find_user_line(error))
         raise CaptureError(f"The model fails on the example request{where}: {summarize_error(error)}") from error

@@ -7,7 +7,7 @@ from recprune_export.program.loading.onnx_graphs.onnx_graph import Node, OnnxGra
 # No operator of ONNX; it takes the table, the ids, the offsets with the end of the last bag, and weights of the ids.
 EMBEDDING_BAG = "EmbeddingBag"
 _TO_THE_END = (1 << 31) - 1
-_MODES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max"}
+MODES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _read_body(body: OnnxGraph) -> _Bag | None:
         ends = None if node is None else (position(node.inputs[1]), position(node.inputs[2]))
         return None if node is None or ends is None or None in ends else (node.inputs[0], *ends)  # type: ignore[return-value]
 
-    reduced = made_by(body.outputs[1], *_MODES)
+    reduced = made_by(body.outputs[1], *MODES)
     if reduced is None or reduced.get("keepdims", 1):
         return None
     rows, weights = made_by(reduced.inputs[0], "Gather", "Mul"), None
@@ -95,4 +95,4 @@ def _read_body(body: OnnxGraph) -> _Bag | None:
     if rows is None or taken is None or (weights is not None and weights[1:] != taken[1:]):
         return None
     ids, starts, ends = taken
-    return _Bag(rows.inputs[0], ids, starts, ends, _MODES[reduced.operator], None if weights is None else weights[0])
+    return _Bag(rows.inputs[0], ids, starts, ends, MODES[reduced.operator], None if weights is None else weights[0])

@@ -20,6 +20,7 @@ from recprune_export.program.loading._check_finite import check_finite
 from recprune_export.program.loading.onnx_graphs.file_request import (
     describe_fixed_sizes,
     find_fixed_rows,
+    find_shared_inputs,
     make_example,
     read_example,
 )
@@ -57,7 +58,7 @@ def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
     module = OnnxModule(graph).eval()
     check_finite(module, path)
     session = _open(path)
-    example = read_example(path, graph, inputs) if inputs else make_example(path, graph)
+    example = read_example(path, graph, inputs) if inputs else make_example(path, module.graph)
     try:
         program = _name_interface(_capture(module, example), graph)
     except CaptureError as error:
@@ -69,14 +70,15 @@ def convert_onnx(path: Path, inputs: Path | None = None) -> ConvertedFile:
             ) from error
         raise
     failed = _compare(path, session, graph, program)
-    notes = [f"ONNX Runtime does not answer 1 row from {path.name} ({failed}); the new file does."] if failed else []
-    if rows := find_fixed_rows(graph.inputs):
-        notes.append(
-            f"{path.name} takes {rows} rows at a time; figures of the dense model are those of the same graph for any number."
+    difference = _describe_difference(graph, program.signature, failed)
+    notes = [*describe_fixed_sizes(graph, example)]
+    if difference:
+        notes.insert(
+            0,
+            f"{path.name} {difference}. The dense model of a job, dense.onnx, is therefore the same graph written anew, not {path.name} "
+            "itself.",
         )
-    same = not notes
-    notes += describe_fixed_sizes(graph, example)
-    return ConvertedFile(program.with_notes(notes), same and _has_same_interface(graph, program.signature))
+    return ConvertedFile(program.with_notes(notes), not difference)
 
 
 def _open(path: Path) -> "onnxruntime.InferenceSession":
@@ -109,10 +111,32 @@ def _name_interface(program: Program, graph: OnnxGraph) -> Program:
     return program.with_signature(Signature(tuple(inputs), tuple(outputs)))
 
 
-def _has_same_interface(graph: OnnxGraph, signature: Signature) -> bool:
-    taken = [(spec.name, str(spec.dtype)) for spec in graph.inputs]
-    read = [(spec.name, spec.dtype) for spec in signature.inputs]
-    return taken == read and not has_jagged_inputs(signature) and not _is_half(graph)
+def _describe_difference(graph: OnnxGraph, signature: Signature, failed: str) -> str:
+    """Say how a file is used otherwise than its program, which takes and gives float32 tensors of any number of rows; empty if it is not.
+
+    `failed` says why ONNX Runtime does not answer one row from it.
+    """
+    if rows := find_fixed_rows(graph.inputs):
+        return f"takes {rows} rows at a time; the new file takes any number"
+    if shared := find_shared_inputs(graph.inputs):
+        return (
+            f"takes one row of {list_names(shared)} for all rows of the other inputs; the new file takes a row for each, or with "
+            f"--shared-inputs {','.join(shared)} one for all"
+        )
+    if failed:
+        return f"gives no answer to 1 row in ONNX Runtime ({failed.rstrip('.')}); the new file does"
+    if has_jagged_inputs(signature):
+        return "takes the elements of all rows as one vector, of which a job makes and reads rows"
+    if _is_half(graph):
+        return "computes in float16; the new file computes in float32"
+    unread = [spec.name for spec in graph.inputs if spec.name not in {i.name for i in signature.inputs}]
+    if unread:
+        return f"has inputs that it does not read ({list_names(unread)}); the new file takes them no longer"
+    if [(spec.name, str(spec.dtype)) for spec in graph.inputs] != [
+        (spec.name, spec.dtype) for spec in signature.inputs
+    ]:
+        return "takes other types of numbers than the new file"
+    return ""
 
 
 def _is_half(graph: OnnxGraph) -> bool:
@@ -132,10 +156,11 @@ def _compare(path: Path, session: "onnxruntime.InferenceSession", graph: OnnxGra
     """
     failed = ""
     rows = find_fixed_rows(graph.inputs)
-    half = _is_half(graph)
+    half, shared = _is_half(graph), find_shared_inputs(graph.inputs)
     names = [output.name for output in program.signature.outputs]
     for number, count in enumerate(_COMPARED_ROWS if rows is None else [rows] * len(_COMPARED_ROWS)):
         request = sample_request_rows(program.signature, count, seed=number)
+        request |= {name: request[name][:1].repeat_interleave(count, 0) for name in shared if name in request}
         with torch.no_grad():
             actual = list(program(request).values())
         try:
@@ -173,6 +198,7 @@ def _run(
     count = len(next(iter(request.values())))
     unread = {spec.name: np.zeros([n if isinstance(n, int) else count for n in spec.shape]) for spec in graph.inputs}
     arrays = {**unread, **to_file_arrays(signature, request)}
+    arrays |= {name: arrays[name][:1] for name in find_shared_inputs(graph.inputs)}
     names = [output.name for output in signature.outputs]
     answers = run_silently(session, names, {i.name: arrays[i.name].astype(i.dtype) for i in graph.inputs})
     return [torch.from_numpy(np.asarray(answer)) for answer in answers]

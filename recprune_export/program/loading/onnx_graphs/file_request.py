@@ -1,6 +1,7 @@
 """The example request with which the graph of an ONNX file is captured."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import CaptureError, DataError
+from recprune_export.program.loading.onnx_graphs.bag_loops import EMBEDDING_BAG
 from recprune_export.program.loading.onnx_graphs.onnx_graph import GraphInput, OnnxGraph
 
 _ROWS = 5  # of a request that is made here
+_BAG_IDS = 2  # of each of its bags
+_MOVES = {"Cast", "Concat", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 def find_fixed_rows(inputs: Sequence[GraphInput]) -> int | None:
@@ -21,21 +25,67 @@ def find_fixed_rows(inputs: Sequence[GraphInput]) -> int | None:
     return max(numbers, key=numbers.count) if len(numbers) == len(sizes) and numbers else None
 
 
+def find_shared_inputs(inputs: Sequence[GraphInput]) -> list[str]:
+    """Return the inputs of which a file takes one row for all rows of the others, such as the user of many candidates."""
+    if not any(isinstance(size, str) for spec in inputs for size in spec.shape[:1]):
+        return []
+    return [spec.name for spec in inputs if spec.shape[:1] == (1,)]
+
+
 def make_example(path: Path, graph: OnnxGraph) -> tuple[Tensor, ...]:
-    """Return a request of ones, which are valid ids and lengths.
+    """Return a request of ones, which are valid ids and lengths; offsets of bags delimit bags of two ids.
 
     Raises `CaptureError` where more than the batch varies.
     """
+    bags, shared = list(_find_bag_inputs(graph)), find_shared_inputs(graph.inputs)
+    elements = {spec.shape[0] for spec in graph.inputs for bag in bags if spec.name in bag.elements} - {""}
     varying = next((spec for spec in graph.inputs if any(isinstance(size, str) for size in spec.shape[1:])), None)
     if varying is not None:
         raise CaptureError(
             f"{path.name}: '{varying.name}' has a size beside the batch that the file does not state: give an example request with "
             "--inputs sample.npz."
         )
-    return tuple(
-        torch.ones([_ROWS if isinstance(size, str) else size for size in spec.shape], dtype=_torch_dtype(spec))
-        for spec in graph.inputs
-    )
+
+    def make(spec: GraphInput) -> Tensor:
+        offsets = next((bag for bag in bags if bag.offsets == spec.name), None)
+        if offsets is not None:
+            return _BAG_IDS * torch.arange(_ROWS + offsets.last_included, dtype=_torch_dtype(spec))
+        shape = (_ROWS, *spec.shape[1:]) if spec.name in shared else spec.shape
+        of_elements = any(spec.name in bag.elements for bag in bags) or spec.shape[:1] in {(name,) for name in elements}
+        rows = _BAG_IDS * _ROWS if of_elements else _ROWS
+        return torch.ones([rows if isinstance(size, str) else size for size in shape], dtype=_torch_dtype(spec))
+
+    return tuple(map(make, graph.inputs))
+
+
+@dataclass(frozen=True)
+class _BagInputs:
+    """Inputs of a file with an element for each id of a bag, and that of the offsets."""
+
+    elements: frozenset[str]
+    offsets: str
+    last_included: bool
+
+
+def _find_bag_inputs(graph: OnnxGraph) -> Iterator[_BagInputs]:
+    """Yield the inputs of each `EmbeddingBag` whose ids and offsets the file takes as vectors of free size."""
+    vectors = {spec.name for spec in graph.inputs if len(spec.shape) == 1 and isinstance(spec.shape[0], str)}
+    producers = {name: node for node in graph.nodes for name in node.outputs}
+
+    def trace(name: str) -> tuple[str, bool]:
+        """Return the value from which `name` is moved, and whether it has a number behind it."""
+        extended = False
+        while (node := producers.get(name)) is not None and node.operator in _MOVES:
+            extended = extended or node.operator == "Concat"
+            name = node.inputs[0]
+        return name, extended
+
+    for node in graph.nodes:
+        if node.operator == EMBEDDING_BAG:
+            offsets, extended = trace(node.inputs[2])
+            elements = frozenset(trace(name)[0] for name in (node.inputs[1], *node.inputs[3:]))
+            if elements & vectors and offsets in vectors:
+                yield _BagInputs(elements & vectors, offsets, not extended)
 
 
 def read_example(path: Path, graph: OnnxGraph, inputs: Path) -> tuple[Tensor, ...]:

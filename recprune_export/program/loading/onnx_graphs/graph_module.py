@@ -1,12 +1,13 @@
 """The graph of an ONNX file as an `nn.Module`, whose parameters have the names of the file."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recprune_export.program.loading.onnx_graphs.bag_loops import replace_bag_loops
+from recprune_export.program.loading.onnx_graphs.bag_sequences import replace_bag_sequences
 from recprune_export.program.loading.onnx_graphs.fold_constants import (
     fold_constants,
     fold_recurrent_weights,
@@ -16,6 +17,7 @@ from recprune_export.program.loading.onnx_graphs.linear_nodes import find_linear
 from recprune_export.program.loading.onnx_graphs.onnx_graph import OnnxGraph
 from recprune_export.program.loading.onnx_graphs.recurrent_nodes import find_recurrent_layers
 from recprune_export.program.loading.onnx_graphs.run_graph import run_graph
+from recprune_export.program.loading.onnx_graphs.untie_vectors import untie_vectors
 from recprune_export.program.loading.onnx_graphs.values import Value, as_tensor
 
 _MIN_DISTINCT = 0.5  # of the numbers of a weight; masks and one-hot features repeat few numbers
@@ -31,7 +33,8 @@ class OnnxModule(nn.Module):
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
         graph = fold_recurrent_weights(lift_constants(graph))
-        graph = find_recurrent_layers(find_linear_layers(replace_bag_loops(graph)))
+        graph = find_recurrent_layers(find_linear_layers(replace_bag_sequences(replace_bag_loops(graph))))
+        graph = untie_vectors(graph, find_weights(graph))
         weights = find_weights(graph)
         self.graph = fold_constants(graph, weights)
         read = {*self.graph.outputs, *(name for node in self.graph.nodes for name in node.reads())}
@@ -44,14 +47,14 @@ class OnnxModule(nn.Module):
         return tuple(map(as_tensor, run_graph(self.graph, values)))
 
 
-def find_weights(graph: OnnxGraph) -> Set[str]:
+def find_weights(graph: OnnxGraph) -> frozenset[str]:
     """Return the names of the initializers that are trained: those of layers and tables, and others of mostly distinct numbers."""
     of_layers, constants = {*list_weights(graph)}, {*list_constants(graph)}
-    return {
+    return frozenset(
         name
         for name, array in graph.initializers.items()
         if name not in constants and _is_weight(array, name in of_layers)
-    }
+    )
 
 
 def _is_weight(array: np.ndarray, of_layer: bool) -> bool:

@@ -4,6 +4,7 @@ ONNX stacks the directions, and orders the gates of a GRU as update, reset, hidd
 LSTM as input, output, forget, cell (PyTorch: input, forget, cell, output).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from recprune_export.program.loading.onnx_graphs.onnx_graph import STANDARD, Nod
 GATES = {"GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1), "RNN": (0,)}  # the gates of PyTorch by their places in ONNX
 # GRULayer, LSTMLayer, RNNLayer: no operators of ONNX. They take x, lengths, first states, and the weights of each direction.
 LAYER = "Layer"
+_MOVES = {"Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 
 
 def find_recurrent_layers(graph: OnnxGraph) -> OnnxGraph:
@@ -21,10 +23,33 @@ def find_recurrent_layers(graph: OnnxGraph) -> OnnxGraph:
     Before: `GRU(x, W: directions×3H×K, R, B: directions×6H, …)`. After: `GRULayer(x, lengths, h, c, W_0: 3H×K, R_0, …, W_1, …)`.
     """
     weights = dict(graph.initializers)
+    producers = {name: node for node in graph.nodes for name in node.outputs}
     nodes = [
-        _convert(node, weights) if node.operator in GATES and node.domain == STANDARD else node for node in graph.nodes
+        _convert(_drop_zero_states(node, producers, weights), weights)
+        if node.operator in GATES and node.domain == STANDARD
+        else node
+        for node in graph.nodes
     ]
     return replace(graph, nodes=tuple(nodes), initializers=weights)
+
+
+def _drop_zero_states(node: Node, producers: Mapping[str, Node], weights: Mapping[str, np.ndarray]) -> Node:
+    """Return a layer without first states that are zeros of the size of the batch, which are those of a layer without any."""
+    states = {name for name in node.inputs[5:7] if name and _is_zero(name, producers, weights)}
+    return replace(node, inputs=tuple("" if name in states else name for name in node.inputs))
+
+
+def _is_zero(name: str, producers: Mapping[str, Node], weights: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a value is zeros that were only moved and repeated."""
+    if name in weights:
+        return not weights[name].any()
+    node = producers.get(name)
+    if node is None:
+        return False
+    if node.operator == "ConstantOfShape":
+        value = node.get("value")
+        return value is None or not value.any()
+    return node.operator in _MOVES and _is_zero(node.inputs[0], producers, weights)
 
 
 def _convert(node: Node, weights: dict[str, np.ndarray]) -> Node:

@@ -76,13 +76,13 @@ class Histories(nn.Module):
 
 
 class Bags(nn.Module):
-    """An `EmbeddingBag` over bags that offsets delimit."""
+    """An `EmbeddingBag` over bags that offsets delimit, or over the rows of a matrix."""
 
     def __init__(self, mode: str = "sum") -> None:
         super().__init__()
         self.table, self.head = nn.EmbeddingBag(ITEMS, DIM, mode=mode), nn.Linear(DIM, 1)
 
-    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
         score: Tensor = self.head(self.table(ids, offsets)).squeeze(1)
         return score
 
@@ -105,7 +105,7 @@ def dlrm_request(rows: int = 4) -> tuple[Tensor, ...]:
 
 def save(
     module: nn.Module,
-    request: tuple[Tensor, ...],
+    request: tuple[Tensor | None, ...],
     path: Path,
     names: Sequence[str],
     opset: int = 13,
@@ -113,10 +113,12 @@ def save(
     dynamo: bool = False,
     axes: dict[str, dict[int, str]] | None = None,
     free: bool = True,
+    shapes: tuple[dict[int, torch.export.Dim] | None, ...] | None = None,
 ) -> Path:
-    """Export a module with the batch free, or fixed at that of `request`."""
+    """Export a module with the batch free, or fixed at that of `request`; with the newer exporter, `shapes` are the free sizes."""
     axes = axes or {name: {0: "rows"} for name in (*names, "score")}
-    shapes = tuple({0: torch.export.Dim("rows")} for _ in names) if dynamo and free else None
+    if dynamo and free and shapes is None:
+        shapes = tuple({0: torch.export.Dim("rows")} for _ in names)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(

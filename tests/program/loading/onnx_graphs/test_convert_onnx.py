@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from recprune_export.errors import CaptureError, DataError, ModelFileError, RecpruneError
 from recprune_export.finetuning import run_program
 from recprune_export.program import LoadedModel, ModelKind, Program, load_program, sample_request
+from recprune_export.program.capture import capture
 from recprune_export.pruning import Budget, apply_plan, check_soundness, make_plan, rank_by
 from tests.gate.odd_files import ANSWERED, FLOAT, REFUSED, linear, model, node
 from tests.gate.odd_files import save as save_odd
@@ -61,6 +62,21 @@ def test_a_dlrm_of_either_exporter(opset: int, dynamo: bool, tmp_path: Path) -> 
     assert_prunes_soundly(loaded.program)
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_equal_biases_and_gains_tie_no_layers(dynamo: bool, tmp_path: Path) -> None:
+    """Exporters store equal vectors once: the biases of zeros of an untrained model, its gains of ones."""
+    module = Histories()
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.constant_(parameter, float(name.endswith("weight")))
+    path = exported.save(module, HISTORY, tmp_path / "m.onnx", ["history"], 18, dynamo=dynamo)
+    program = load_program(path).program
+    widths = sorted(group.width for group in program.analysis.groups)
+    assert widths == sorted(group.width for group in capture(module, HISTORY).analysis.groups)
+    assert_answers_as_the_runtime(path, program)
+    assert_prunes_soundly(program)
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_a_fixed_batch_is_freed(rows: int, tmp_path: Path) -> None:
     path = exported.save(make_dlrm(), dlrm_request(rows), tmp_path / "m.onnx", FIELDS, free=False)
@@ -79,12 +95,22 @@ def test_a_fixed_batch_is_freed(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "opset"), [("attention", 11), ("attention", 17), ("GRU", 13), ("LSTM", 14), ("RNN", 11)]
+    ("kind", "opset", "dynamo"),
+    [
+        ("attention", 11, False),
+        ("attention", 17, False),
+        ("GRU", 13, False),
+        ("GRU", 18, True),
+        ("LSTM", 14, False),
+        ("LSTM", 20, True),
+        ("RNN", 11, False),
+    ],
 )
-def test_models_of_sequences(kind: str, opset: int, tmp_path: Path) -> None:
+def test_models_of_sequences(kind: str, opset: int, dynamo: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path = exported.save(Histories(kind), HISTORY, tmp_path / "m.onnx", ["history"], opset)
+    path = exported.save(Histories(kind), HISTORY, tmp_path / "m.onnx", ["history"], opset, dynamo=dynamo)
     program = load_program(path).program
+    assert not any("first state" in axis.reason.text for axis in program.analysis.frozen)
     assert program.signature.inputs[0].ids == ((0, exported.ITEMS - 1),)
     shapes = [tuple(weight.shape) for weight in program.parameters().values()]
     assert shapes.count((exported.ITEMS, exported.DIM)) == 1  # the exporter has written the tied table twice
@@ -100,15 +126,67 @@ def test_the_loop_of_an_embedding_bag_is_a_bag(mode: str, opset: int, tmp_path: 
     axes = {"ids": {0: "elements"}, "offsets": {0: "rows"}, "score": {0: "rows"}}
     path = exported.save(Bags(mode), (ids, offsets), tmp_path / "m.onnx", ["ids", "offsets"], opset, axes=axes)
     assert "Loop" in {n.op_type for n in onnx.load(path).graph.node}
-    with pytest.raises(CaptureError, match="give an example request with --inputs"):
-        load_program(path)
     np.savez(tmp_path / "sample.npz", ids=ids.numpy(), offsets=offsets.numpy())
-    program = load_program(path, inputs=tmp_path / "sample.npz").program
-    (spec,) = program.signature.inputs
-    assert spec.jagged is not None
-    assert (spec.name, spec.jagged.values, spec.jagged.rows) == ("ids", "ids", "offsets")
-    assert spec.ids == ((0, exported.ITEMS - 1),)
-    assert_prunes_soundly(program)
+    for inputs in (None, tmp_path / "sample.npz"):
+        loaded = load_program(path, inputs=inputs)
+        (spec,) = loaded.program.signature.inputs
+        assert spec.jagged is not None
+        assert (spec.name, spec.jagged.values, spec.jagged.rows) == ("ids", "ids", "offsets")
+        assert spec.ids == ((0, exported.ITEMS - 1),)
+        assert loaded.onnx is None
+        assert "dense.onnx, is therefore the same graph written anew" in " ".join(loaded.program.notes)
+    assert_prunes_soundly(loaded.program)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_the_sequence_of_an_embedding_bag_is_a_bag(mode: str, padding: int | None, tmp_path: Path) -> None:
+    """PyTorch's newer exporter writes a Loop that inserts the rows of one bag after the other in a sequence."""
+    torch.manual_seed(0)
+    module = Bags(mode)
+    module.table = torch.nn.EmbeddingBag(exported.ITEMS, exported.DIM, mode=mode, padding_idx=padding)
+    requests = {
+        "offsets": (torch.randint(0, exported.ITEMS, (12,)), torch.tensor([0, 3, 4, 9])),
+        "matrix": (torch.randint(0, exported.ITEMS, (4, 3)), None),
+    }
+    if mode == "max":
+        del requests["offsets"]
+    for name, request in requests.items():
+        given = tuple(x for x in request if x is not None)
+        names = ["ids", "offsets"][: len(given)]
+        rows, elements = torch.export.Dim("rows"), torch.export.Dim("elements")
+        shapes = ({0: elements}, {0: rows}) if name == "offsets" else ({0: rows}, None)
+        path = exported.save(module, request, tmp_path / f"{name}.onnx", names, 18, dynamo=True, shapes=shapes)
+        assert "ConcatFromSequence" in {n.op_type for n in onnx.load(path).graph.node}
+        program = load_program(path).program
+        assert (program.signature.inputs[0].jagged is not None) == (name == "offsets")
+        assert_prunes_soundly(program)
+
+
+def test_an_input_with_one_row_for_all_candidates(tmp_path: Path) -> None:
+    """The row of the user, as servers of rankings take it: in the program each candidate has its own."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=size).astype(np.float32)
+        for name, size in (("users", (9, 8)), ("items", (7, 8)), ("w", (8, 8)))
+    }
+    nodes = [
+        node("Gather", "users user", "a"),
+        node("Gather", "items item", "b"),
+        node("MatMul", "a w", "c"),
+        node("Mul", "b c", "d"),
+        node("ReduceMax", "d", "score", axes=[1], keepdims=0),
+    ]
+    inputs = {"user": (TensorProto.INT64, [1]), "item": (TensorProto.INT64, ["n"])}
+    path = save_odd(model(nodes, inputs, {"score": (FLOAT, ["n"])}, weights, opset=13), tmp_path / "m.onnx")
+    loaded = load_program(path)
+    assert loaded.onnx is None
+    assert "takes one row of user for all rows" in " ".join(loaded.program.notes)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    request = sample_request(loaded.program.signature, 5, seed=0)
+    for row, score in enumerate(run_program(loaded.program, request)["score"]):
+        (expected,) = session.run(None, {name: values[row : row + 1] for name, values in request.items()})
+        np.testing.assert_allclose(score, expected[0], rtol=1e-5)
 
 
 def test_weights_in_another_file(tmp_path: Path) -> None:
@@ -232,6 +310,17 @@ def make_quantized() -> onnx.ModelProto:
     return made
 
 
+def make_dequantizing() -> onnx.ModelProto:
+    weights = {"w": np.ones((2, 3), np.int8), "scale": np.array(0.1, np.float32)}
+    nodes = [node("DequantizeLinear", "w scale", "v"), node("MatMul", "x v", "y")]
+    return model(nodes, {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 3])}, weights, opset=13)
+
+
+def make_scikit_learn() -> onnx.ModelProto:
+    scaled = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.0], scale=[2.0])
+    return model([scaled], {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 2])}, domains=[("ai.onnx.ml", 3)])
+
+
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
@@ -251,6 +340,12 @@ def make_quantized() -> onnx.ModelProto:
         (ANSWERED["opset 7"], CaptureError, "uses the operator set 7 of ONNX, and 11 to 24 are read"),
         (ANSWERED["sparse weights"], CaptureError, "stores the weight 'w' as a sparse tensor"),
         (make_quantized, CaptureError, "stores 'w' as int4"),
+        (
+            make_dequantizing,
+            CaptureError,
+            "is quantized already, by the operator DequantizeLinear (which computes 'v')",
+        ),
+        (make_scikit_learn, CaptureError, "is of a model of trees, or another one that is no neural network"),
     ],
 )
 def test_what_is_not_taken_is_refused_in_one_sentence(

@@ -16,7 +16,7 @@ def embedding_bag(node: Node, table: Value, ids: Value, offsets: Value, weights:
     """The rows of each bag, reduced; `offsets` has the end of the last bag as well."""
     return F.embedding_bag(
         as_tensor(ids), as_tensor(table), as_tensor(offsets), mode=node.get("mode"), include_last_offset=True,
-        per_sample_weights=None if weights is None else as_tensor(weights),
+        per_sample_weights=None if weights is None else as_tensor(weights), padding_idx=node.get("padding"),
     )  # fmt: skip
 
 
