@@ -111,7 +111,8 @@ def test_what_does_not_fit_is_said(tmp_path: Path, change: object, schema: Schem
         (None, "cannot be read"),
         (b"", "is empty"),
         (b"PAR1 and then nothing", "damaged"),
-        (b"\x80\x04\x00\x00 a pickle, perhaps", "neither CSV nor Parquet"),
+        (b"\x80\x04\x00\x00 a pickle, perhaps", "is a pickle"),
+        (b"\x07\x00\x00\x00 of no format", "neither CSV nor Parquet"),
         (b"one column\n1\n2\n", "1 column"),
     ],
 )
