@@ -110,6 +110,12 @@ class InNumPy(Head):
         return self.head(self.table(user)) + float(order.sum())  # type: ignore[no-any-return]
 
 
+class Reading(Head):
+    def forward(self, user: Tensor) -> Tensor:
+        scores = self.head(self.table(user))
+        return scores / scores.max().item()  # type: ignore[no-any-return]
+
+
 class Silent(Head):
     def forward(self, user: Tensor) -> int:
         return 3
@@ -121,12 +127,37 @@ class Silent(Head):
         (Baked, "fixes the batch size.*x.size"),
         (Deciding, r"depends on the values of a request.*test_capture\.py"),
         (InNumPy, r"leaves PyTorch at .*test_capture\.py.*for NumPy"),
+        (Reading, r"reads a number from a tensor at .*test_capture\.py.*\.item\(\).*compute with the tensor"),
         (Silent, "returns no tensor"),
     ],
 )
 def test_what_cannot_be_captured_is_said_with_its_line(make: Callable[[], nn.Module], said: str) -> None:
     with pytest.raises(CaptureError, match=said):
         capture(make(), (USER,))
+
+
+class Detached(Head):
+    """A forward of a service, whose answers need no gradients."""
+
+    def forward(self, user: Tensor) -> Tensor:
+        return self.head(self.table(user)).sigmoid().detach().clone()  # type: ignore[no-any-return]
+
+
+class StopsGradient(Head):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.head(self.table(user)) + self.table(user).detach()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("make", "trained"), [(Detached, {"table", "head"}), (StopsGradient, {"table", "head"})])
+def test_answers_have_gradients_also_where_the_forward_detaches_them(
+    make: Callable[[], nn.Module], trained: set[str]
+) -> None:
+    program = capture(make(), (USER,))
+    program.module(USER)[0].sum().backward()
+    with_gradient = {name.partition(".")[0] for name, p in program.parameters().items() if p.grad is not None}
+    assert with_gradient == trained
+    stops = any(node.target is torch.ops.aten.detach.default for node in program.module.graph.nodes)
+    assert stops == (make is StopsGradient)
 
 
 def test_an_example_without_a_batch_is_refused() -> None:
