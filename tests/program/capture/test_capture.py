@@ -71,6 +71,19 @@ def test_requests_of_any_shape_become_flat_and_named(
         torch.testing.assert_close(list(program(request).values())[-1], expected)
 
 
+@pytest.mark.parametrize("names", [("0", "1"), ("_c0", "_c1"), ("--data", "2nd"), ("user id", "größe")])
+def test_the_keys_of_a_request_are_its_names_whatever_they_are(names: tuple[str, str]) -> None:
+    class OfKeys(Head):
+        def forward(self, request: dict[str, Tensor]) -> dict[str, Tensor]:
+            score = self.head(self.table(request[names[0]]))
+            return {names[1]: score * request[names[1]].unsqueeze(1)}
+
+    program = capture(OfKeys(), ({names[0]: USER, names[1]: WEIGHT},))
+    assert [i.name for i in program.signature.inputs] == list(names)
+    assert program({names[0]: USER, names[1]: WEIGHT}).keys() == {f"{names[1]}_output"}  # no two have one name
+    assert program.analysis.groups
+
+
 def test_an_example_of_one_row_is_enough() -> None:
     program = capture(OfTensors(), (USER[:1], WEIGHT[:1]))
     assert program({"user": USER, "weight": WEIGHT})["output"].shape == (3,)
