@@ -80,7 +80,7 @@ class Inspection(ToDictMixin):
         """Return one sentence: the prunable fraction, and the most frequent reasons why other parameters are frozen."""
         counts: dict[str, int] = defaultdict(int)
         for axis in self.frozen:
-            if axis.reason.text != RETURNED:  # of every model some axis, and no news
+            if axis.reason.text != RETURNED:  # every model has such axes, so they are not worth listing
                 counts[axis.reason.text] += 1
         most = sorted(counts, key=lambda text: -counts[text])[:REASONS]
         frozen = f"; frozen: {'; '.join(f'{text} ({counts[text]}×)' for text in most)}" if most else ""

@@ -132,6 +132,7 @@ def train(
 
 def _refuse_unused_options(recommender: str, overrides: SchemaOverrides, *, is_sequential: bool) -> None:
     """Raise `UsageError` for an option of the other kind of rows: labeled rows with fields, or a log of interactions."""
+    roles: Mapping[str, object]
     if is_sequential:
         roles = {name: overrides.columns[name] for name in ("--label", "--categorical", "--numeric", "--multi-valued")}
         reason = "reads a log of user, item and order (--sequence) and learns the next item of each user"
