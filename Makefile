@@ -27,7 +27,7 @@ help:  ## list the targets
 demo: $(READY)  ## train, compress and verify, on generated rows or on DATA=file LABEL=column
 	mkdir -p $(DEMO)
 	$(if $(DATA),,$(BIN)/recprune-export generate -o $(DEMO_DATA))
-	$(BIN)/recprune-export train --data $(DEMO_DATA) --label $(LABEL) --recommender $(RECOMMENDER) -o $(DEMO)/model.pt
+	$(BIN)/recprune-export train --data $(DEMO_DATA) $(if $(filter sasrec,$(RECOMMENDER)),,--label $(LABEL)) --recommender $(RECOMMENDER) -o $(DEMO)/model.pt
 	$(BIN)/recprune-export $(DEMO)/model.pt --sparsity $(SPARSITY) --data $(DEMO_DATA) -o $(DEMO)/bundle
 	$(BIN)/recprune-export verify $(DEMO)/bundle
 

@@ -1,11 +1,13 @@
 """The error for an unknown name: it lists the existing names and suggests the most similar one."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from recprune_export.errors import DataError
 
 MAX_LISTED = 40
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
 def suggest_name(name: str, names: Iterable[str]) -> str | None:
@@ -49,11 +51,20 @@ def describe_missing_column(source: object, name: str, columns: Iterable[str], r
     "a.csv has no column 'clicked', which --label names; its columns are user, Clicked; did you mean 'Clicked'?"
     >>> describe_missing_column("the batch", "user", [])
     "the batch has no column 'user'; it has no columns."
+    >>> describe_missing_column("u.data", "rating", ["196", "242", "3"])[-80:]
+    ' columns are 196, 242, 3. Write the names of the columns in the first line.'
     """
     columns = list(columns)
     clause = f", {role}" if role else ""
     present = f"its columns are {list_names(columns)}" if columns else "it has no columns"
-    return f"{source} has no column '{name}'{clause}; {present}{did_you_mean(name, columns)}"
+    remedy = " Write the names of the columns in the first line." if _are_values(columns) else ""
+    return f"{source} has no column '{name}'{clause}; {present}{did_you_mean(name, columns)}{remedy}"
+
+
+def _are_values(names: Sequence[str]) -> bool:
+    """Return whether names seem to be the first row of a file without a header: half of them are numbers, and not 0, 1, ..."""
+    numbers = [name for name in names if _NUMBER.fullmatch(name.strip())]
+    return bool(names) and 2 * len(numbers) >= len(names) and numbers != [str(n) for n in range(len(numbers))]
 
 
 def check_columns_exist(source: object, names: Iterable[str], columns: Iterable[str], role: str = "") -> None:

@@ -11,6 +11,7 @@ from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
 from recprune_export.channels.inferred_rules import InferredRule
 from recprune_export.channels.rule_trials import TRIAL_ROWS, infer_channel_rules
+from recprune_export.channels.walk import RETURNED
 from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
 from recprune_export.onnx._translate import list_foreign_operators
 from recprune_export.program.loading._load_program import load_program
@@ -22,7 +23,6 @@ from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.fields.field_selection import field_channels, with_fields
 
 REASONS = 3  # in the summary
-RETURNED = "the model returns it"  # every model has such axes, so they are not worth listing
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Inspection(ToDictMixin):
         """Return one sentence: the prunable fraction, and the most frequent reasons why other parameters are frozen."""
         counts: dict[str, int] = defaultdict(int)
         for axis in self.frozen:
-            if axis.reason.text != RETURNED:
+            if axis.reason.text != RETURNED:  # every model has such axes, so they are not worth listing
                 counts[axis.reason.text] += 1
         most = sorted(counts, key=lambda text: -counts[text])[:REASONS]
         frozen = f"; frozen: {'; '.join(f'{text} ({counts[text]}×)' for text in most)}" if most else ""

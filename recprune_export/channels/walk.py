@@ -27,6 +27,7 @@ ChannelRule = Callable[["Walk", fx.Node], NodeTags]
 aten = torch.ops.aten
 _LOOKUPS = (aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default)
 
+RETURNED = "the model returns it"
 FIELD_KEY = "a field"  # the first element of a field tag's key, where other keys have the name of a node
 RULES: Mapping[Any, ChannelRule] = OPERATORS.rules(Facet.CHANNELS)
 WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and gets no tags
@@ -273,7 +274,7 @@ class Walk(fx.Interpreter):
 
     def _freeze_outputs(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
-            self._freeze_all(node, self.node_tags.get(source), "the model returns it")
+            self._freeze_all(node, self.node_tags.get(source), RETURNED)
 
     def _parameter(self, node: fx.Node, value: Tensor) -> TensorTags:
         lookups = [ids for user in node.users if (ids := _ids_of_lookup(user, node)) is not None]

@@ -197,6 +197,7 @@ def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
     import polars as pl
 
     types = frame.collect_schema()
+    empty = {name for name, dtype in types.items() if isinstance(dtype, pl.Null)}  # without a value there is no type
     for name in schema.categorical:
         if types[name].is_nested() or isinstance(types[name], pl.Binary | pl.Object):
             raise DataError(f"The column '{name}' of {path} contains {types[name]}, but the model expects one value.")
@@ -206,14 +207,17 @@ def check_types(path: DataFile, frame: "pl.LazyFrame", schema: Schema) -> None:
                 f"The column '{name}' of {path} contains {types[name]}, but the model expects it as a number."
             )
     for vector in schema.vectors:
-        if not isinstance(types[vector.name], pl.List | pl.Array):
+        if vector.name not in empty and not isinstance(types[vector.name], pl.List | pl.Array):
             raise DataError(
                 f"The column '{vector.name}' of {path} contains {types[vector.name]}, but the model expects vectors "
                 f"of {vector.size} numbers."
             )
     for several in schema.multi_valued:
+        if several.name in empty:
+            continue
         if (several.separator is None) != (str(types[several.name]).startswith(("List", "Array"))):
-            expected = "lists" if several.separator is None else f"text with '{several.separator}' between values"
+            is_list = several.separator is None
+            expected = "lists, as Parquet has them" if is_list else f"text with '{several.separator}' between values"
             raise DataError(
                 f"The column '{several.name}' of {path} contains {types[several.name]}, but the model expects {expected}."
             )

@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,29 @@ from recprune_export.installation import install_command
 
 SEPARATORS = (",", "\t", ";", "|")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_OTHER_ARCHIVES = {b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "ZIP (or a spreadsheet)", b"7z\xbc\xaf": "7z"}
+_ARCHIVES = {b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "ZIP (or a spreadsheet)", b"7z\xbc\xaf": "7z"}
+_DECOMPRESS = "give CSV, plain or compressed with gz or zst, or Parquet"
+_CONVERT = "convert it, in Python: {}(...).write_parquet('rows.parquet')"
+_OTHER_TABLES = {  # first bytes -> name and remedy
+    b"ARROW1": ("an Arrow (Feather) file", _CONVERT.format("polars.read_ipc")),
+    b"\xff\xff\xff\xff": ("an Arrow stream", _CONVERT.format("polars.read_ipc_stream")),
+    b"Obj\x01": ("Avro", _CONVERT.format("polars.read_avro")),
+    b"ORC": ("ORC", "convert it, in Python: pandas.read_orc(...).to_parquet('rows.parquet')"),
+    b"\x89HDF": ("HDF5", "convert it, in Python: pandas.read_hdf(...).to_parquet('rows.parquet')"),
+    b"FEA1": (
+        "a Feather file of version 1",
+        "convert it, in Python: pandas.read_feather(...).to_parquet('rows.parquet')",
+    ),
+    b"\x93NUMPY": ("a NumPy array", "give CSV or Parquet with a name for each column"),
+    **{
+        bytes([0x80, protocol]): (
+            "a pickle",
+            "convert it, in Python: pandas.read_pickle(...).to_parquet('rows.parquet')",
+        )
+        for protocol in range(2, 6)
+    },
+}
+_JSON_LINES, _JSON = re.compile(r"\s*\{\s*(?:\"|\}|$)"), re.compile(r"\s*\[\s*(?:[\[{]|$)")
 _HEAD_BYTES = 1 << 16
 _SAMPLE_LINES = 100
 _CHUNK_BYTES = 1 << 20
@@ -62,7 +85,7 @@ class CsvFormat:
 
 
 def detect_csv_format(path: DataFile, options: CsvOptions) -> CsvFormat:
-    """Return the format of `path`. Raises `DataError` if it is not text, or not in the given encoding."""
+    """Return how `path` is written. Raises `DataError` if it is JSON or no text, or not in the given encoding."""
     return _detect(path, options, file_state(path))
 
 
@@ -92,9 +115,15 @@ def is_text_file(head: bytes) -> bool:
     return head.startswith((_GZIP, _ZSTD)) or b"\0" not in head or _utf16(head) is not None
 
 
-def name_archive(head: bytes) -> str | None:
-    """Return the name of an unsupported compression format, by the first bytes of a file."""
-    return next((name for magic, name in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
+def describe_other_format(head: bytes) -> str | None:
+    """Return the name of a format that is not read and how to convert it, by the first bytes of a file.
+
+    >>> describe_other_format(b"BZh91AY")
+    'bz2: give CSV, plain or compressed with gz or zst, or Parquet'
+    """
+    formats = {magic: (name, _DECOMPRESS) for magic, name in _ARCHIVES.items()} | _OTHER_TABLES
+    found = next((known for magic, known in formats.items() if head.startswith(magic)), None)
+    return None if found is None else ": ".join(found)
 
 
 def file_state(path: DataFile) -> FileState:
@@ -110,6 +139,7 @@ def _detect(path: DataFile, options: CsvOptions, state: FileState) -> CsvFormat:
     head = _read_head(path)
     if isinstance(path, str):
         text = head.decode(errors="ignore")
+        _refuse_json(path, text)
         return CsvFormat(options.separator or detect_separator(text), options.encoding or "utf-8")
     encoding, is_guess = options.encoding, False
     if encoding is None:
@@ -122,7 +152,16 @@ def _detect(path: DataFile, options: CsvOptions, state: FileState) -> CsvFormat:
     if codecs.lookup(encoding).name in ("utf-8", "ascii", "utf-8-sig"):
         encoding = "utf-8"
     text = head.decode(encoding, errors="ignore")
+    _refuse_json(path, text)
     return CsvFormat(options.separator or detect_separator(text), encoding, is_guess)
+
+
+def _refuse_json(path: DataFile, text: str) -> None:
+    """Raise `DataError` if a text is JSON, whose first line would be taken for the names of columns."""
+    first = text.removeprefix("\ufeff").partition("\n")[0]
+    for name, pattern, reader in (("JSON lines", _JSON_LINES, "read_ndjson"), ("JSON", _JSON, "read_json")):
+        if pattern.match(first):
+            raise DataError(f"{path} is {name}: {_CONVERT.format(f'polars.{reader}')}.")
 
 
 def detect_separator(text: str) -> str:

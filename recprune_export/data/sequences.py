@@ -1,5 +1,6 @@
 """Sequences of items by user, split by leave-one-out (the last item for testing, the one before for validation) or by time."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,11 @@ import numpy as np
 from recprune_export.codec import DictMixin, JsonForm, json_name
 from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
-from recprune_export.data.encoding.canonical_text import canonical_text
+from recprune_export.data.encoding.canonical_text import canonical_text, is_among
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.input_encoding import HISTORY, PublishedEncoding
 from recprune_export.data.encoding.unknown_values import count_unknown_in_query, count_unknown_texts, judge_unknown
-from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.encoding.vocabulary import Vocabulary, mark_missing_texts
 from recprune_export.data.histories.history_ends import EndRule, LeaveOneOut, SplitInTime
 from recprune_export.data.histories.history_file import StreamedHistories, StreamedNextItems
 from recprune_export.data.histories.history_source import HistorySource
@@ -145,6 +146,8 @@ def load_sequences(
     Raises `DataError` if a column is missing, the file cannot be read, the order cannot be parsed, no user is long enough,
     or nearly all items are unknown to a given `encoder`.
     """
+    import polars as pl
+
     columns = schema.sequence
     assert columns is not None
     frame = scan(path, CsvOptions(reading.separator, reading.encoding), text=(columns.item,), missing=schema.missing)
@@ -152,7 +155,10 @@ def load_sequences(
     roles = (columns.user, columns.item, columns.order)
     check_columns_exist(path, roles, names, "required by the log of the model")
     unused = find_split_columns(names, roles)
+    is_text = isinstance(frame.collect_schema()[columns.item], pl.String | pl.Categorical | pl.Enum)
     frame = select_canonical(frame, columns)
+    if is_text:
+        frame = _drop_missing_items(path, frame, columns.item, schema.missing)
     count = count_frame_rows(frame, path)
     if reading.stream if reading.stream is not None else is_large_log(count):
         # needs packages that a serving program does not have
@@ -235,6 +241,15 @@ def _stream_sequences(
         split_description=log.description,
         notes=notes,
     )
+
+
+def _drop_missing_items(path: DataFile, log: "pl.LazyFrame", item: str, missing: Collection[str]) -> "pl.LazyFrame":
+    """Set strings for a missing item to null, so that their rows are left out: they are no items to predict."""
+    import polars as pl
+
+    different = collect(log.select(pl.col(item).unique()), path)
+    words = different.filter(mark_missing_texts(pl.col(item), missing))[item].drop_nulls().to_list()
+    return log.with_columns(pl.when(~is_among(pl.col(item), words)).then(pl.col(item)).alias(item)) if words else log
 
 
 def select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyFrame":

@@ -10,10 +10,10 @@ from recprune_export.data.csv_format import (
     CsvOptions,
     FileState,
     csv_source,
+    describe_other_format,
     detect_csv_format,
     file_state,
     is_text_file,
-    name_archive,
     read_csv_header,
 )
 from recprune_export.data.csv_types import TextCounts, cast_text, infer_csv_types
@@ -160,7 +160,7 @@ def _open_file(path: DataFile, options: CsvOptions) -> tuple["pl.LazyFrame", tup
         raise DataError(f"{path} is damaged or not a table: {_describe(error)}") from error
     if len(names) < 2 and is_csv:  # with another separator it may have more
         raise DataError(
-            f"{path} has {len(names)} column; a label and at least one field are required "
+            f"{path} has {len(names)} column, '{''.join(names)[:60]}', by its first line; a label and at least one field are required "
             f"(is the separator '{separator}'? Give another one with --separator)."
         )
     return _name_as_written(frame, names, read_csv_header(path, form)) if is_csv else (frame, names)
@@ -175,8 +175,10 @@ def _check_head(path: Path, options: CsvOptions) -> bool:
         raise DataError(f"The data file {path} cannot be read: {error.strerror}.") from error
     if not head:
         raise DataError(f"The data file {path} is empty.")
-    if archive := name_archive(head):
-        raise DataError(f"{path} is {archive}: give CSV, plain or compressed with gz or zst, or Parquet.")
+    if head.startswith(b"PK") and path.suffix == ".npz":
+        raise DataError(f"{path} holds arrays, which have no rows by column here: give CSV or Parquet.")
+    if other := describe_other_format(head):
+        raise DataError(f"{path} is {other}.")
     if is_parquet_file(path):
         return True
     if options.encoding is None and not is_text_file(head):

@@ -109,9 +109,7 @@ def _check_fit(output: Output, label: str, values: LabelValues) -> None:
     size = count_per_row(output)
     where = f"The label '{label}' contains {values.describe()}, but the output '{output.name}'"
     if values.words and size == 1:
-        raise DataError(
-            f"{where} is one number per row, but the label is text: write the label as 0 and 1, or as numbers."
-        )
+        raise DataError(f"{where} is one number per row: write the label as 0 and 1, or as numbers.")
     if values.words and size != len(values.words):
         raise DataError(
             f"{where} has {size} numbers for each row and not {len(values.words)}: write the label as 0 to {size - 1}, in the order "

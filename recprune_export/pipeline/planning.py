@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.walk import RETURNED
+from recprune_export.column_names import list_names
 from recprune_export.data.batch import Batch
 from recprune_export.errors import ModelError, PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
@@ -63,11 +65,18 @@ def analyze_prunable(program: Program, *, without_projections: bool = True) -> A
                 "No channel of this model can be removed: it is linear, with one number per id, so no width "
                 "can be reduced."
             )
-        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
+        reasons = dict.fromkeys(axis.reason.text for axis in analysis.frozen)
         raise PruningError(
-            f"No channel of this model can be removed: {reasons}. See `recprune-export inspect` for details."
+            f"No channel of this model can be removed: {'; '.join(reasons) or 'it has no parameters'}."
+            f"{_advise_fewer_outputs(program) if RETURNED in reasons else ''} See `recprune-export inspect` for details."
         )
     return analysis
+
+
+def _advise_fewer_outputs(program: Program) -> str:
+    """Return a sentence that names the outputs, of which those that return embeddings may be left out."""
+    names = [output.name for output in program.signature.outputs]
+    return f" It returns {list_names(names)}: --outputs serves the scores alone." if len(names) > 1 else ""
 
 
 def plan_pruning(

@@ -9,6 +9,9 @@ from recprune_export.errors import UsageError
 from recprune_export.prediction.finished_scores import read_description
 
 SUFFIX = ".parquet"
+_OTHER_FORMATS = (
+    ".json", ".jsonl", ".ndjson", ".tsv", ".txt", ".feather", ".arrow", ".ipc", ".orc", ".avro", ".xlsx", ".npz", ".npy", ".gz", ".pq"
+)  # fmt: skip
 
 
 def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> dict[DataFile, Path]:
@@ -39,9 +42,11 @@ def mirror_paths(source: DataFile, files: Sequence[DataFile], folder: Path) -> d
 
 
 def check_apart(output: Path, data: DataFile) -> None:
-    """Raise `UsageError` if scores would be written among the rows, or if a folder of scores is a file."""
+    """Raise `UsageError` if scores would lie among the rows, or a folder of scores is a file or is named like one."""
     if output.exists() and not output.is_dir() and not output.suffix:
         raise UsageError(f"{output} is a file: give a folder for the scores, or a file that ends in .parquet or .csv.")
+    if output.suffix.lower() in _OTHER_FORMATS and not output.is_dir():
+        raise UsageError(f"{output} would be a folder: the extension of a file of scores must be .parquet or .csv.")
     if isinstance(data, str):
         return
     root = Path(_find_root(data, (data,)) or ".") if not data.is_dir() else data

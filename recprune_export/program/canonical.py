@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
-from recprune_export.program.nodes import arguments
+from recprune_export.program.nodes import ancestors, arguments
 
 aten = torch.ops.aten
 
@@ -30,6 +30,7 @@ _GUARDS = frozenset(
 _RANDOM = frozenset({aten.dropout.default, aten.rand.default, aten.randn.default, aten.bernoulli.default})
 _FLATTENING = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
 _WRAPPERS = frozenset({torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast})
+_DETACHES = frozenset({aten.detach.default, aten.detach_.default})
 _SQUEEZES = frozenset({aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims})
 
 
@@ -42,6 +43,7 @@ def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
     module.graph._codegen = CodeGen()
     steps = (
         inline_subgraphs,
+        _keep_gradients,
         _drop_guards,
         _whole_numbers_to_buffers,
         _share_tied_tensors,
@@ -114,6 +116,32 @@ def _drop_guards(module: fx.GraphModule) -> None:
         is_guard_module = node.op == "call_module" and str(node.target).startswith("_guards_fn")
         if is_guard_module or node.target in _GUARDS:
             module.graph.erase_node(node)
+
+
+def _keep_gradients(module: fx.GraphModule) -> None:
+    """Remove all detaches if they leave an answer without a gradient for any parameter, such as `scores.detach()`.
+
+    Fine-tuning needs gradients. Detaches inside of a model that is trained otherwise are part of its training, and stay.
+    """
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    if not any(_has_no_gradient(module, answer) for answer in output.all_input_nodes):
+        return
+    for node in [node for node in module.graph.nodes if node.target in _DETACHES]:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        module.graph.erase_node(node)
+
+
+def _has_no_gradient(module: fx.GraphModule, answer: fx.Node) -> bool:
+    """Return whether a detach stands between an answer and each parameter that it depends on."""
+    read = ancestors([answer])
+    detached = [node.all_input_nodes[0] for node in read if node.target in _DETACHES]
+    with_gradient = ancestors([answer], until=_DETACHES)
+    parameters = {node for node in ancestors(detached) if _is_parameter(module, node)}
+    return bool(parameters) and not any(_is_parameter(module, node) for node in with_gradient)
+
+
+def _is_parameter(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "get_attr" and isinstance(tensor_at(module, str(node.target)), nn.Parameter)
 
 
 def _whole_numbers_to_buffers(module: fx.GraphModule) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ def operator_name(node: fx.Node) -> str:
     return "" if schema is None else str(schema.name)
 
 
-def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
-    """Return the nodes and all nodes that they are computed from."""
+def ancestors(nodes: Iterable[fx.Node], until: Collection[Any] = ()) -> dict[fx.Node, None]:
+    """Return the nodes and all nodes that they are computed from; the inputs of operators in `until` are left out."""
     visited = dict.fromkeys(nodes)
     pending = list(visited)
     while pending:
-        new = [n for n in pending.pop().all_input_nodes if n not in visited]
+        node = pending.pop()
+        new = [n for n in node.all_input_nodes if n not in visited and node.target not in until]
         visited.update(dict.fromkeys(new))
         pending.extend(new)
     return visited

@@ -114,6 +114,7 @@ def train(
     call_on_main(partial(check_output_file, output))
     config = dict(config or {})
     sequential = is_sequential(recommender)
+    _refuse_unused_options(recommender, overrides, is_sequential=sequential)
     if not sequential:
         _check_labels(recommender, overrides.labels)
     hyperparameters = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
@@ -127,6 +128,20 @@ def train(
     clicks = _load_clicks(data, overrides, evaluation.group, reading)
     notes = (*clicks.encoder.notes, *_describe_value_labels(clicks))
     return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
+
+
+def _refuse_unused_options(recommender: str, overrides: SchemaOverrides, *, is_sequential: bool) -> None:
+    """Raise `UsageError` for an option of the other kind of rows: labeled rows with fields, or a log of interactions."""
+    roles: Mapping[str, object]
+    if is_sequential:
+        roles = {name: overrides.columns[name] for name in ("--label", "--categorical", "--numeric", "--multi-valued")}
+        reason = "reads a log of user, item and order (--sequence) and learns the next item of each user"
+    else:
+        roles = {"--sequence": overrides.sequence, "--max-length": overrides.max_length}
+        reason = "reads labeled rows with fields; --recommender sasrec reads a log"
+    unused = next((option for option, value in roles.items() if value), None)
+    if unused is not None:
+        raise UsageError(f"{unused} has no effect: {recommender} {reason}. Leave out {unused}.")
 
 
 def _load_clicks(data: DataFile, overrides: SchemaOverrides, group: str | None, reading: DataSettings) -> ClickData:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recprune_export.data import MultiValued, Schema, SplitSizes, load_clicks, scan
+from recprune_export.data import NUMERIC, MultiValued, Schema, SplitSizes, load_clicks, scan
+from recprune_export.data.clicks import check_types
 from recprune_export.data.schema import Split
+from recprune_export.data.schema.schema import VectorColumn
 from recprune_export.errors import DataError
 
 SCHEMA = Schema(labels=("click",), categorical=("shop",), numeric=("age",))
@@ -85,6 +87,23 @@ def test_no_row_of_valid_or_test_contributes_to_the_encoder(tmp_path: Path, side
     assert encoders[0] == encoders[1]
 
 
+def test_a_column_without_a_value_is_missing_in_every_row_whatever_its_role(tmp_path: Path) -> None:
+    rows = frame(40).with_columns(
+        pl.Series("genres", [["a"], ["b", "a"]] * 20), pl.Series("vector", [[0.5, 1.0], [1.5, 2.0]] * 20)
+    )
+    rows.write_parquet(tmp_path / "rows.parquet")
+    schema = Schema(
+        ("click",), ("shop",), ("age",), (MultiValued("genres", None, 2),), vectors=(VectorColumn("vector", 2),)
+    )
+    encoder = load_clicks(tmp_path / "rows.parquet", schema).encoder
+    columns = ("shop", "age", "genres", "vector")
+    empty = rows.with_columns(pl.lit(None).alias(name) for name in columns)
+    empty.write_parquet(tmp_path / "empty.parquet")
+    check_types(tmp_path / "empty.parquet", empty.lazy(), schema)
+    request = encoder.encode(empty)
+    assert not any(request[name].any() for name in ("shop", "genres", NUMERIC))
+
+
 @pytest.mark.parametrize(
     ("change", "schema", "said"),
     [
@@ -111,7 +130,8 @@ def test_what_does_not_fit_is_said(tmp_path: Path, change: object, schema: Schem
         (None, "cannot be read"),
         (b"", "is empty"),
         (b"PAR1 and then nothing", "damaged"),
-        (b"\x80\x04\x00\x00 a pickle, perhaps", "neither CSV nor Parquet"),
+        (b"\x80\x04\x00\x00 a pickle, perhaps", "is a pickle"),
+        (b"\x07\x00\x00\x00 of no format", "neither CSV nor Parquet"),
         (b"one column\n1\n2\n", "1 column"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import bz2
 import gzip
+import pickle
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import polars as pl
 import pytest
 import zstandard
@@ -59,6 +61,34 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes, opt
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         scan(path, options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (ROWS.write_ndjson().encode(), "is JSON lines: .*read_ndjson"),
+        (gzip.compress(ROWS.write_ndjson().encode()), "is JSON lines"),
+        (ROWS.write_json().encode(), "is JSON: .*read_json"),
+        (b'[\n  {\n    "user": 1\n  }\n]\n', "is JSON: "),
+        (b"ARROW1\0\0" + bytes(40), "Feather.*read_ipc"),
+        (b"\xff\xff\xff\xff" + bytes(40), "Arrow stream.*read_ipc_stream"),
+        (pickle.dumps({"user": [1]}), "is a pickle.*read_pickle"),
+        (b"Obj\x01" + bytes(40), "is Avro.*read_avro"),
+        (b"# made by a program\nuser,click\nu1,1\n", "1 column, '# made by a program', by its first line"),
+    ],
+    ids=["lines", "packed lines", "json", "indented json", "feather", "stream", "pickle", "avro", "comment"],
+)
+def test_another_format_is_named_with_its_conversion(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        scan(path)
+
+
+def test_arrays_are_no_table(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", user=np.arange(3))
+    with pytest.raises(DataError, match=r"holds arrays.*give CSV or Parquet"):
+        scan(tmp_path / "rows.npz")
 
 
 def test_an_option_that_means_nothing_is_refused() -> None:

@@ -24,6 +24,7 @@ from recprune_export.data import (
 )
 from recprune_export.data.schema import Split
 from recprune_export.errors import DataError
+from recprune_export.settings import DataSettings
 
 SCHEMA = Schema(sequence=SequenceColumns("user", "item", "order", max_length=3))
 
@@ -128,6 +129,25 @@ def test_rows_that_are_left_out_tied_or_repeated_are_counted(tmp_path: Path) -> 
     assert notes[2].startswith("1 rows of")
     assert notes[3] == "1 of 3 users have fewer than 3 items and are left out."
     assert "held-out" in notes[4]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("word", ["\\N", "NA", "None"])
+def test_a_string_for_a_missing_item_is_no_item_to_predict(
+    tmp_path: Path, word: str, suffix: str, stream: bool
+) -> None:
+    log = pl.DataFrame(
+        {"user": ["u"] * 5 + ["v"] * 4, "item": ["1", "2", "3", "4", word, "4", "3", "2", "1"], "order": range(9)}
+    )
+    path = tmp_path / f"log{suffix}"
+    log.write_csv(path) if suffix == ".csv" else log.write_parquet(path)
+    data = load_sequences(path, SCHEMA, reading=DataSettings(stream=stream))
+    assert data.notes == (f"1 of 9 rows of {path} are left out, since a value is missing: 'item' in 1.",)
+    assert 0 not in data.test.sample(2, 0).labels[NEXT_ITEM]
+    texts = log.with_columns(pl.when(pl.col("item") == "1").then(pl.lit("one")).otherwise("item").alias("item"))
+    texts.write_csv(path) if suffix == ".csv" else texts.write_parquet(path)
+    assert load_sequences(path, SCHEMA, reading=DataSettings(stream=stream)).notes == ()
 
 
 def test_a_column_of_splits_in_a_log_is_said_to_be_unused(tmp_path: Path) -> None:

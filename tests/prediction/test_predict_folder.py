@@ -178,6 +178,9 @@ def test_what_cannot_be_is_one_sentence(bundle: Path, lake: Path, tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file: give a folder"):
         predict_folder(bundle, lake, tmp_path / "file")
+    for name in ("scores.jsonl", "scores.feather"):
+        with pytest.raises(UsageError, match=rf"{name} would be a folder: .* \.parquet or \.csv"):
+            predict_folder(bundle, lake, tmp_path / name)
     (tmp_path / "scores" / "day=0").mkdir(parents=True)
     (tmp_path / "scores" / "day=0" / "part-0.parquet").write_bytes((lake / "day=0" / "part-0.parquet").read_bytes())
     with pytest.raises(UsageError, match="was not written by `predict`"):

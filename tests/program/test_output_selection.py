@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from recprune_export import compress
 from recprune_export.api import dump_plan
 from recprune_export.cli import main
-from recprune_export.errors import UsageError
+from recprune_export.errors import PruningError, UsageError
+from recprune_export.pipeline.planning import analyze_prunable
 from recprune_export.program.capture import capture
 from recprune_export.program.output_selection import select_outputs
 from recprune_export.settings import Settings
@@ -55,6 +56,18 @@ def test_outputs_keep_their_order_and_all_may_be_named() -> None:
     ]
     assert select_outputs(program, ()) is program
     assert select_outputs(program, [o.name for o in program.signature.outputs]) is program
+
+
+def test_a_model_whose_vectors_are_all_returned_is_refused_with_the_outputs_that_it_has() -> None:
+    class Returned(TwoTowers):
+        def forward(self, user: Tensor, item: Tensor, other: Tensor) -> dict[str, Tensor]:
+            u, i = self.user(user), self.item(item)
+            return {"scores": (u * i).sum(1), "user_vector": u, "item_vector": i}
+
+    program = capture(Returned(), REQUEST)
+    with pytest.raises(PruningError, match=r"It returns scores, user_vector, item_vector: --outputs"):
+        analyze_prunable(program)
+    assert analyze_prunable(select_outputs(program, ("scores",))).groups
 
 
 def test_an_unknown_output_is_refused_with_the_known_ones() -> None:

@@ -115,6 +115,22 @@ def test_what_cannot_be_learned_is_said_first(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("recommender", "overrides", "option"),
+    [
+        ("sasrec", SchemaOverrides(labels=("clicked",)), "--label"),
+        ("sasrec", SchemaOverrides(categorical=("user",)), "--categorical"),
+        ("dlrm", SchemaOverrides(labels=("clicked",), sequence="user,item,order"), "--sequence"),
+        ("dlrm", SchemaOverrides(labels=("clicked",), max_length=5), "--max-length"),
+    ],
+)
+def test_an_option_for_the_other_kind_of_rows_is_refused(
+    clicks_file: Path, tmp_path: Path, recommender: str, overrides: SchemaOverrides, option: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"^{option} has no effect: {recommender} reads"):
+        train(clicks_file, recommender, tmp_path / "model.pt", overrides)
+
+
 def test_an_output_that_cannot_be_written_is_said_first(clicks_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for output in (tmp_path, tmp_path / "file" / "model.pt"):

@@ -89,16 +89,20 @@ class Vocabulary:
 
         ordered = counted.sort("len", "value", descending=[True, False]).collect(engine="streaming")
         values = ordered["value"].cast(pl.String)
-        return cls(values.filter(~_is_missing(values, missing)), first)
+        marked = values.to_frame("value").select(mark_missing_texts(pl.col("value"), missing)).to_series()
+        return cls(values.filter(~marked), first)
 
 
-def _is_missing(values: "pl.Series", missing: Collection[str]) -> "pl.Series":
+def mark_missing_texts(column: "pl.Expr", missing: Collection[str]) -> "pl.Expr":
+    """Return whether texts of a column stand for a missing value: those in `missing`, and usual words if all others are numbers.
+
+    >>> import polars as pl
+    >>> texts = pl.DataFrame({"shop": ["7", "NA", None], "country": ["DE", "NA", None]})
+    >>> texts.select(mark_missing_texts(pl.all(), [])).rows()
+    [(False, False), (True, False), (True, True)]
+    """
     import polars as pl
 
-    column = pl.lit(values)
-    is_word, is_requested, is_number = pl.select(
-        word=is_missing_text(column),
-        requested=is_among(column, missing),
-        number=column.str.strip_chars().cast(pl.Float64, strict=False).is_not_null(),
-    ).get_columns()
-    return is_requested | is_word if (is_number | is_word).all() else is_requested
+    is_word, is_requested = is_missing_text(column), is_among(column, missing).fill_null(True)
+    is_number = column.str.strip_chars().cast(pl.Float64, strict=False).is_not_null()
+    return is_requested | (is_word & (is_number | is_word).all())

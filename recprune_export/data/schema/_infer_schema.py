@@ -11,6 +11,7 @@ from recprune_export.data.encoding.input_encoding import NUMERIC
 from recprune_export.data.encoding.numeric_columns import can_be_number, is_no_number
 from recprune_export.data.read_labels import read_labels, refuse_texts
 from recprune_export.data.schema.column_roles import (
+    DATE_EXAMPLE,
     ChosenRole,
     ColumnData,
     Role,
@@ -22,6 +23,7 @@ from recprune_export.data.schema.column_roles import (
     describe_numbers_in_text,
     find_date_unit,
     find_decimal_comma,
+    find_other_date,
     find_separator,
     holds_integers,
     is_vector,
@@ -288,10 +290,13 @@ class _SchemaInference:
         count = int(collect(wrong.select(pl.len()), path).item())
         if count:
             row, value = collect(wrong.select("__row", name).head(1), path).row(0)
+            if find_other_date(column):
+                remedy = f"write dates and times as {DATE_EXAMPLE}, without a zone"
+            else:
+                remedy = f"--missing '{value}' reads it as a missing value"
             raise DataError(
                 f"The column '{name}' of {path} contains '{value}' at row {row:,} ({count:,} such row{'' if count == 1 else 's'}), "
-                f"so it cannot be a numeric field: --missing '{value}' reads it as a missing value, --categorical {name} "
-                f"reads ids, --ignore {name} does not read it."
+                f"so it cannot be a numeric field: {remedy}, --categorical {name} reads ids, --ignore {name} does not read it."
             )
         unit = find_date_unit(column)
         if unit is not None:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 Role = Literal["categorical", "numeric", "multi-valued", "vector", "excluded"]
 SEPARATORS = ("|", ";", ",")
+DATE_EXAMPLE = "2024-05-31 10:00:00"
 _MAX_EXACT_FLOAT = 2**53
 _PATTERN_ROWS = 1000
 _BRACKETS = r"^\s*\[.*\]\s*$"
+_BRACES = r"^\s*\{.*\}\s*$"
 _FRACTION = r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?"
 _VECTOR = rf"^\s*\(?{_FRACTION}(?:[\s,;|]+{_FRACTION})+\)?\s*$"
 _NUMBER_WITH_UNIT = r"^\s*(?:[-+]?[%€$£¥]\s*[-+]?[0-9][0-9.,]*|[-+]?[0-9][0-9.,]*\s*[%€$£¥])\s*$"
@@ -115,13 +117,19 @@ def choose_role(column: ColumnData) -> ChosenRole:
             f"'{name}' contains lists written as strings, such as '{example}', and is excluded: write lists or vectors as Parquet lists, "
             f"numbers as columns {name}_0, {name}_1, ..., ids with '|' between them; --categorical {name} reads each string as one id.",
         )
-    if example := _find_other_date(column):
+    if example := _find_example(column, _BRACES):
+        return ChosenRole(
+            "excluded",
+            "objects as text",
+            f"'{name}' contains objects or sets written as strings, such as '{example}', and is excluded: write each of their "
+            f"values as a column, or a Parquet list; --categorical {name} reads each string as one id.",
+        )
+    if example := find_other_date(column):
         return ChosenRole(
             "excluded",
             "date or time",
-            f"'{name}' contains dates or times such as '{example}' and is excluded: write them as 2024-05-31 "
-            "10:00:00 to read them as numbers with "
-            f"--numeric {name}; --categorical {name} reads ids.",
+            f"'{name}' contains dates or times such as '{example}' and is excluded: write them as {DATE_EXAMPLE} to read them as "
+            f"numbers with --numeric {name}; --categorical {name} reads ids.",
         )
     if example := find_decimal_comma(column):
         return ChosenRole(
@@ -194,7 +202,10 @@ def describe_missing_words(column: ColumnData, role: Role) -> str:
     """Return a note about strings that usually stand for a missing value: whether they are, or have an id; "" without any."""
     texts, name = column.texts, column.name
     if texts is not None and texts.words and not texts.others and texts.numbers:
-        return f"'{name}' contains '{texts.word}' in {texts.words:,} rows and numbers in others: it is read as a missing value."
+        return (
+            f"'{name}' contains numbers, and strings for a missing value, such as '{texts.word}', in {texts.words:,} rows: "
+            "they are read as missing values."
+        )
     if role == "categorical" and column.statistics.words:
         word = find_missing_word(column)
         return (
@@ -235,7 +246,8 @@ def _find_list_in_text(column: ColumnData) -> str | None:
     return _find_example(column, _BRACKETS) or _find_example(column, _VECTOR)
 
 
-def _find_other_date(column: ColumnData) -> str | None:
+def find_other_date(column: ColumnData) -> str | None:
+    """Return an example of a text column of dates or times that are not read as numbers; None for other columns."""
     return _find_example(column, _OTHER_DATE)
 
 

@@ -16,6 +16,7 @@ from recprune_export.program.capture.answers import find_cached_leaves, return_p
 from recprune_export.program.capture.export_module import (
     disable_attention_fastpath,
     export_module,
+    run_uncompiled,
     silence_export,
     skip_slow_bookkeeping,
 )
@@ -56,7 +57,7 @@ from recprune_export.program.capture.side_effects import (
 from recprune_export.program.capture.source_lines import find_user_line, keep_lines
 from recprune_export.program.capture.unsupported_modules import check_supported
 from recprune_export.program.capture.unwrap_module import unwrap_module
-from recprune_export.program.capture.value_sizes import refuse_sizes_by_values
+from recprune_export.program.capture.value_sizes import refuse_read_values, refuse_sizes_by_values
 from recprune_export.program.failures import REPORT, explain_failures
 from recprune_export.program.nodes import argument, find_source_line, operator_name
 from recprune_export.program.output_selection import describe_unread_inputs, describe_unserved, keep_outputs
@@ -109,11 +110,12 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     module.eval()
     try:
         register_dataclasses((args, kwargs))
-        prepared = match_precision(module, args, order_kwargs(module, kwargs or {}))
-        request = (prepared.args, prepared.kwargs)
-        check_example(prepared.module, *request)
-        with return_plain_answers(prepared.module, *request) as left_out:
-            program = _capture_past_refusals(prepared.module, *request)
+        with run_uncompiled():
+            prepared = match_precision(module, args, order_kwargs(module, kwargs or {}))
+            request = (prepared.args, prepared.kwargs)
+            check_example(prepared.module, *request)
+            with return_plain_answers(prepared.module, *request) as left_out:
+                program = _capture_past_refusals(prepared.module, *request)
     finally:
         module.train(training)
     notes = (
@@ -273,6 +275,7 @@ def _convert_in_inference(
         graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     if jagged is None and not _has_jagged_operators(graph_module):
         refuse_sizes_by_values(graph_module)
+        refuse_read_values(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
             "The program does not describe the structure of its inputs; export it again with torch.export."

@@ -69,6 +69,9 @@ def export_module(
             SplitBatchMode(),
             _record_specialized_lines() as fixed,
             skip_slow_bookkeeping(),
+            torch.compiler.set_stance("default")
+            if strict
+            else contextlib.nullcontext(),  # strict mode is a compilation
         ):
             lines.append(fixed)
             return torch.export.export(
@@ -103,6 +106,16 @@ def export_module(
         fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
         where = lines[0][0] if fixes and lines[0] else find_user_line(error)
         raise CaptureError(_explain(error, where)) from error
+
+
+@contextlib.contextmanager
+def run_uncompiled() -> Iterator[None]:
+    """Run modules and functions that `torch.compile` wraps, or `module.compile()` changes, as they were, inside the block.
+
+    Compiling takes minutes, and `torch.export` cannot trace the result.
+    """
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextlib.contextmanager

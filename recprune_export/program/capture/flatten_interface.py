@@ -118,21 +118,28 @@ def input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Modu
             name = f"input_{index}" if rest else placeholder
         return [str(name), *(key_name(k) for k in rest)]
 
-    return _unique([components(path, name) for path, name in zip(paths, placeholders, strict=True)])
+    names = [components(path, name) for path, name in zip(paths, placeholders, strict=True)]
+    return _unique(names, given=all(_is_given(path[-1]) for path in paths))
 
 
 def output_names(paths: list[Path]) -> list[str]:
-    return _unique([[key_name(k) for k in path] or ["output"] for path in paths], numbered="output")
+    names = [[key_name(k) for k in path] or ["output"] for path in paths]
+    return _unique(names, numbered="output", given=all(path and _is_given(path[-1]) for path in paths))
 
 
-def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
-    """Return the last component of each path if these components are unique words, otherwise the whole paths.
+def _is_given(key: Any) -> bool:
+    """Return whether the last step of a path is a name of the model's own, such as a column '0' or '_c0', and no position."""
+    return isinstance(key, pytree.MappingKey) and isinstance(key.key, str) and bool(key.key)
+
+
+def _unique(paths: list[list[str]], numbered: str = "input", *, given: bool = False) -> list[str]:
+    """Return the last component of each path where these are unique, and words or all `given` as names, else the whole paths.
 
     >>> _unique([["request", "user"], ["request", "item"]]), _unique([["0"], ["1"]], "output")
     (['user', 'item'], ['output_0', 'output_1'])
     """
     last = [path[-1] for path in paths]
-    if len(set(last)) == len(last) and all(name[:1].isalpha() for name in last):
+    if len(set(last)) == len(last) and (given or all(name[:1].isalpha() for name in last)):
         return last
     whole = ["_".join(path) for path in paths]
     return [name if name[:1].isalpha() else f"{numbered}_{name}" for name in whole]

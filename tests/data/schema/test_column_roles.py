@@ -49,6 +49,8 @@ COLUMNS: dict[str, pl.Series] = {
     "vectors in text": pl.Series([f"[{n}, {2 * n}]" for n in FRACTIONS]),
     "fractions in text": pl.Series([f"{abs(n):.2f}|0.5" for n in FRACTIONS]),
     "dates of another form": pl.Series([f"{n + 1}/5/2024" for n in INTEGERS]),
+    "objects in text": pl.Series([f'{{"age": {n}}}' for n in INTEGERS]),
+    "times with a zone": pl.Series([f"2024-05-{1 + n % 30:02d}T10:00:00+02:00" for n in INTEGERS]),
     "clock": pl.Series([f"{n % 24}:30" for n in INTEGERS]),
     "whole decimal": pl.Series([Decimal(n) for n in INTEGERS], dtype=pl.Decimal(38, 0)),
     "percent": pl.Series([f"{n}%" for n in INTEGERS]),
@@ -67,7 +69,7 @@ EXPECTED = {
         ["date", "datetime", "time", "duration", "text of dates", "text of times", "ragged floats", "binary", "struct"], "excluded"
     ),
     **dict.fromkeys(["nested list", "nothing", "no text", "vectors in text", "fractions in text"], "excluded"),
-    **dict.fromkeys(["dates of another form", "clock"], "excluded"),
+    **dict.fromkeys(["dates of another form", "clock", "times with a zone", "objects in text"], "excluded"),
 }  # fmt: skip
 WORTH_A_NOTE = {
     "integer",
@@ -98,6 +100,12 @@ def test_the_role_of_each_type_and_a_note_where_it_may_surprise(tmp_path: Path, 
     assert column.role == EXPECTED.get(name, "categorical")
     surprising = column.role == "excluded" or name in WORTH_A_NOTE
     assert surprising == any(f"'{name}'" in note for note in inferred.notes)
+
+
+@pytest.mark.parametrize("name", ["dates of another form", "times with a zone"])
+def test_dates_that_are_no_numbers_are_refused_with_a_form_that_is(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="write dates and times as 2024-05-31 10:00:00"):
+        infer(tmp_path / "rows.parquet", {name: COLUMNS[name]}, numeric=(name,))
 
 
 @pytest.mark.parametrize("name", sorted(set(COLUMNS) - {"nothing"}))
@@ -173,12 +181,12 @@ def test_vectors_are_standardized_columns_and_of_one_length(tmp_path: Path) -> N
 
 def test_words_for_missing_values_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    age = [f"{n:.1f}" for n in FRACTIONS[:-4]] + ["N/A"] * 4
+    age = [f"{n:.1f}" for n in FRACTIONS[:-4]] + ["N/A", "?", "N/A", "None"]
     country = [["DE", "NA"][n % 2] for n in range(COUNT)]
     pl.DataFrame({"age": age, "country": country, "click": [n // 2 % 2 for n in range(COUNT)]}).write_csv(path)
     inferred = infer_schema(path, SchemaOverrides(labels=("click",)))
     assert (inferred.schema.numeric, inferred.schema.categorical) == (("age",), ("country",))
-    assert any("'age' contains 'N/A' in 4 rows" in note and "missing" in note for note in inferred.notes)
+    assert any("'age'" in note and "missing value, such as 'N/A', in 4 rows" in note for note in inferred.notes)
     assert any("'country' contains 'NA'" in note and "--missing 'NA'" in note for note in inferred.notes)
     named = infer_schema(path, SchemaOverrides(labels=("click",), missing=("NA",)))
     assert load_clicks(path, named.schema).encoder.vocabularies["country"].to_list() == ["DE"]

@@ -71,6 +71,19 @@ def test_requests_of_any_shape_become_flat_and_named(
         torch.testing.assert_close(list(program(request).values())[-1], expected)
 
 
+@pytest.mark.parametrize("names", [("0", "1"), ("_c0", "_c1"), ("--data", "2nd"), ("user id", "größe")])
+def test_the_keys_of_a_request_are_its_names_whatever_they_are(names: tuple[str, str]) -> None:
+    class OfKeys(Head):
+        def forward(self, request: dict[str, Tensor]) -> dict[str, Tensor]:
+            score = self.head(self.table(request[names[0]]))
+            return {names[1]: score * request[names[1]].unsqueeze(1)}
+
+    program = capture(OfKeys(), ({names[0]: USER, names[1]: WEIGHT},))
+    assert [i.name for i in program.signature.inputs] == list(names)
+    assert program({names[0]: USER, names[1]: WEIGHT}).keys() == {f"{names[1]}_output"}  # no two have one name
+    assert program.analysis.groups
+
+
 def test_an_example_of_one_row_is_enough() -> None:
     program = capture(OfTensors(), (USER[:1], WEIGHT[:1]))
     assert program({"user": USER, "weight": WEIGHT})["output"].shape == (3,)
@@ -110,6 +123,12 @@ class InNumPy(Head):
         return self.head(self.table(user)) + float(order.sum())  # type: ignore[no-any-return]
 
 
+class Reading(Head):
+    def forward(self, user: Tensor) -> Tensor:
+        scores = self.head(self.table(user))
+        return scores / scores.max().item()  # type: ignore[no-any-return]
+
+
 class Silent(Head):
     def forward(self, user: Tensor) -> int:
         return 3
@@ -121,12 +140,37 @@ class Silent(Head):
         (Baked, "fixes the batch size.*x.size"),
         (Deciding, r"depends on the values of a request.*test_capture\.py"),
         (InNumPy, r"leaves PyTorch at .*test_capture\.py.*for NumPy"),
+        (Reading, r"reads a number from a tensor at .*test_capture\.py.*\.item\(\).*compute with the tensor"),
         (Silent, "returns no tensor"),
     ],
 )
 def test_what_cannot_be_captured_is_said_with_its_line(make: Callable[[], nn.Module], said: str) -> None:
     with pytest.raises(CaptureError, match=said):
         capture(make(), (USER,))
+
+
+class Detached(Head):
+    """A forward of a service, whose answers need no gradients."""
+
+    def forward(self, user: Tensor) -> Tensor:
+        return self.head(self.table(user)).sigmoid().detach().clone()  # type: ignore[no-any-return]
+
+
+class StopsGradient(Head):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.head(self.table(user)) + self.table(user).detach()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("make", "trained"), [(Detached, {"table", "head"}), (StopsGradient, {"table", "head"})])
+def test_answers_have_gradients_also_where_the_forward_detaches_them(
+    make: Callable[[], nn.Module], trained: set[str]
+) -> None:
+    program = capture(make(), (USER,))
+    program.module(USER)[0].sum().backward()
+    with_gradient = {name.partition(".")[0] for name, p in program.parameters().items() if p.grad is not None}
+    assert with_gradient == trained
+    stops = any(node.target is torch.ops.aten.detach.default for node in program.module.graph.nodes)
+    assert stops == (make is StopsGradient)
 
 
 def test_an_example_without_a_batch_is_refused() -> None:

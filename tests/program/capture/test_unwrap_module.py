@@ -63,6 +63,23 @@ def test_a_wrapped_module_keeps_its_names(name: str, by_name: bool) -> None:
     assert set(program.parameters()) == set(make().state_dict())
 
 
+def refuse_to_compile(*_: Any) -> Any:
+    raise AssertionError("something is compiled")
+
+
+@pytest.mark.parametrize("what", ["the module", "a part", "a part in place"])
+def test_nothing_is_compiled(what: str) -> None:
+    module = PassesOn(make())
+    if what == "the module":
+        module.compile(backend=refuse_to_compile)
+    elif what == "a part":
+        module.network = torch.compile(module.network, backend=refuse_to_compile)  # type: ignore[assignment]
+    else:
+        module.network.compile(backend=refuse_to_compile)
+    program = load_model(module, EXAMPLE, {}).program
+    torch.testing.assert_close(program.module(*EXAMPLE)[0], make()(*EXAMPLE).sigmoid())
+
+
 def test_a_forward_that_takes_anything_has_the_names_of_the_module_inside() -> None:
     program = load_model(PassesOn(torch.compile(make())), EXAMPLE, {}).program
     assert [spec.name for spec in program.signature.inputs] == list(REQUEST)
