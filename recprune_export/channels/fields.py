@@ -74,6 +74,10 @@ def _takes_rows_of_a_table(lookup: IdLookup) -> bool:
     table = arguments(lookup.node)[0]
     if not isinstance(table, fx.Node) or table.op != "get_attr":
         return False
+    if not isinstance(
+        lookup.node.meta["val"], Tensor
+    ):  # an operator with several results, such as a bag that is not replaced
+        return False
     ids, rows, output = (list(node.meta["val"].shape) for node in (lookup.ids, table, lookup.node))
     return lookup.node.target is not aten.gather.default and output == [*ids, *rows[1:]]
 

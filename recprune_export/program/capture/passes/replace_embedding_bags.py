@@ -1,7 +1,7 @@
 """Replacement of `EmbeddingBag` by a lookup and a reduction.
 
 Bags of equal length, the matrix of ids that most models pass, become `embedding` and a sum, mean or maximum over the
-length. Bags that the request delimits by offsets become `embedding` and a sum by bag. The exporter would write both as
+length. Bags that the request delimits by offsets become `embedding` and a sum, mean or maximum by bag. The exporter would write both as
 a loop over the rows of the request: 14 ms, against .2 ms for the lookup and the sum.
 """
 
@@ -50,8 +50,6 @@ def replace_embedding_bags(module: fx.GraphModule) -> bool:
         with module.graph.inserting_before(node):
             write = _Writer(module.graph)
             result = write.by_offsets(bag) if length is None else write.by_length(bag, length)
-        if result is None:
-            continue
         for user in pooled:
             user.replace_all_uses_with(result)
             module.graph.erase_node(user)
@@ -130,22 +128,27 @@ class _Writer:
             return source
         return self._call(aten.reshape.default, flat, [-1, length])
 
-    def by_offsets(self, bag: _Bag) -> fx.Node | None:
-        """Write N ids in B bags as `embedding`, N×D, summed by bag."""
-        if bag.mode == MAX:
-            return None
+    def by_offsets(self, bag: _Bag) -> fx.Node:
+        """Write N ids in B bags as `embedding`, N×D, reduced by bag."""
         starts = self._call(aten.slice.Tensor, bag.offsets, 0, 0, -1) if bag.last_included else bag.offsets
         number = self._call(aten.sym_size.int, starts, 0)
         bags = self._bag_of_each_id(starts, self._call(aten.sym_size.int, bag.ids, 0))
         rows = self._call(aten.embedding.default, bag.table, bag.ids)
         counts = self._call(aten.new_ones.default, rows, [self._call(aten.sym_size.int, bag.ids, 0), 1])
         if bag.padding is not None:
-            present = self._call(aten.ne.Scalar, bag.ids, bag.padding)
-            counts = self._call(aten.mul.Tensor, counts, self._call(aten.unsqueeze.default, present, -1))
-            rows = self._call(aten.mul.Tensor, rows, counts)
+            present = self._call(aten.unsqueeze.default, self._call(aten.ne.Scalar, bag.ids, bag.padding), -1)
+            counts = self._call(aten.mul.Tensor, counts, present)
+            if bag.mode == MAX:
+                absent = self._call(aten.logical_not.default, present)
+                rows = self._call(aten.masked_fill.Scalar, rows, absent, float("-inf"))
+            else:
+                rows = self._call(aten.mul.Tensor, rows, counts)
         if bag.weights is not None:
             rows = self._call(aten.mul.Tensor, rows, self._call(aten.unsqueeze.default, bag.weights, -1))
-        total = self._sum(rows, bags, number, int(bag.table.meta["val"].shape[1]))
+        width = int(bag.table.meta["val"].shape[1])
+        if bag.mode == MAX:
+            return self._largest(rows, counts, bags, starts, width)
+        total = self._sum(rows, bags, number, width)
         if bag.mode == SUM:
             return total
         sizes = self._call(aten.clamp_min.default, self._sum(counts, bags, number, 1), 1)
@@ -159,6 +162,20 @@ class _Writer:
         started = count_ends(self._graph, starts, length)
         number = self._call(aten.sub.Tensor, started, 1)
         return self._call(aten.clamp_min.default, number, 0)  # a valid request starts at offset 0
+
+    def _largest(self, rows: fx.Node, counts: fx.Node, bags: fx.Node, starts: fx.Node, width: int) -> fx.Node:
+        """Return the maximum of the rows of each bag, B×D, and zeros for bags without ids.
+
+        The first row of each bag is compared with all of its rows. A row is appended for empty bags, which may start at N.
+        """
+        first = self._call(
+            aten.index_select.default, self._call(aten.constant_pad_nd.default, rows, [0, 0, 0, 1]), 0, starts
+        )
+        index = self._call(aten.expand.default, self._call(aten.unsqueeze.default, bags, -1), [-1, width])
+        largest = self._call(aten.scatter_reduce.two, first, 0, index, rows, "amax")
+        number = self._call(aten.sym_size.int, starts, 0)
+        empty = self._call(aten.eq.Scalar, self._sum(counts, bags, number, 1), 0)
+        return self._call(aten.masked_fill.Scalar, largest, empty, 0.0)
 
     def _sum(self, rows: fx.Node, bags: fx.Node, number: fx.Node, width: int) -> fx.Node:
         zeros = self._call(aten.new_zeros.default, rows, [number, width])

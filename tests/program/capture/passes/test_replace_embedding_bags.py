@@ -32,9 +32,9 @@ class Bags(nn.Module):
 class Ragged(nn.Module):
     """Ids N in bags that begin at offsets B, to B×2."""
 
-    def __init__(self, padding: int | None = None) -> None:
+    def __init__(self, mode: str, padding: int | None = None) -> None:
         super().__init__()
-        self.bag, self.last = nn.EmbeddingBag(20, 6, mode="mean", padding_idx=padding), nn.Linear(6, 2)
+        self.bag, self.last = nn.EmbeddingBag(20, 6, mode=mode, padding_idx=padding), nn.Linear(6, 2)
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         return self.last(self.bag(ids, offsets))  # type: ignore[no-any-return]
@@ -65,18 +65,27 @@ def test_a_matrix_of_ids_is_looked_up_and_reduced(
     np.testing.assert_allclose(answered["output"], expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
+OFFSETS = ([0, 1, 2, 3, 4], [0, 0, 3, 3, 4], [0, 0, 0, 0, 0], [0, 2, 5, 5, 5])
+
+
+@pytest.mark.parametrize("mode", ["mean", "max"])
 @pytest.mark.parametrize("padding", [None, 2])
-@pytest.mark.parametrize("offsets", [[0, 1, 2, 3, 4], [0, 0, 3, 3, 4], [0, 0, 0, 0, 0]])
-def test_bags_of_different_lengths(padding: int | None, offsets: list[int]) -> None:
-    module = no_zeros(Ragged(padding))
+def test_bags_of_different_lengths(mode: str, padding: int | None, tmp_path: Path) -> None:
+    module = no_zeros(Ragged(mode, padding))
     ids = torch.tensor([4, 2, 9, 2, 11])
-    program, analysis = check_any_plan(module, ids, torch.tensor([0, 1, 2, 3, 4]))
+    program, analysis = check_any_plan(module, ids, torch.tensor(OFFSETS[0]))
     assert not BAGS & {node.target for node in program.module.graph.nodes}
     assert ("bag.weight", 1) in prunable(analysis)
-    rows = read_file_arrays(program.signature, {"ids": ids.numpy(), "offsets": np.array(offsets)})
-    with torch.no_grad():
-        expected = module(ids, torch.tensor(offsets))
-    np.testing.assert_allclose(run_program(program, rows)["output"], expected.numpy(), rtol=1e-5, atol=1e-6)
+    file = export_onnx(program, tmp_path / "model.onnx")
+    assert not {"Loop", "Scan"} & {node.op_type for node in onnx.load(file.path).graph.node}
+    session = make_session(file.path, 1)
+    for offsets in OFFSETS:
+        request = {"ids": ids.numpy(), "offsets": np.array(offsets)}
+        with torch.no_grad():
+            expected = module(ids, torch.tensor(offsets)).numpy()
+        answer = run_program(program, read_file_arrays(program.signature, request))["output"]
+        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(run(session, request)["output"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_rows_of_a_bag_are_its_valid_ids() -> None:
