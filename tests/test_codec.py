@@ -118,7 +118,7 @@ READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
 
 @pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
 def test_what_is_written_is_read_back(kind: type[DictMixin]) -> None:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(READ[kind])
     def check(value: Any) -> None:
         text = json.dumps(encode(value), allow_nan=False)
@@ -176,7 +176,6 @@ class Everything(DictMixin):
 
 
 @given(instances(Everything, where=st.sampled_from([Path("a/b"), Path("/c")])))
-@settings(deadline=None)
 def test_all_kinds_of_fields_are_read_back(value: Everything) -> None:
     written = json.loads(json.dumps(value.to_dict()))
     again = Everything.from_dict({**written, "other": 1})
@@ -204,7 +203,6 @@ def test_what_is_wrong_is_said_in_one_sentence(changes: dict[str, Any], message:
 
 
 @given(st.dictionaries(st.sampled_from(sorted(GOOD)), st.none() | st.text() | st.lists(st.integers()) | st.just({})))
-@settings(deadline=None)
 def test_nothing_but_a_value_error_comes_out_of_wrong_values(changes: dict[str, Any]) -> None:
     with suppress(ValueError):
         assert isinstance(Everything.from_dict(GOOD | changes), Everything)

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -32,7 +32,6 @@ ACTIVE = [
     "[link=https://e.org]a[/link]", "    a", "```", "<b", "\u200b",
 ]  # fmt: skip
 TEXTS = st.lists(st.one_of(st.sampled_from(ACTIVE), st.text(max_size=4)), max_size=6).map("".join)
-RENDERED = settings(deadline=None)  # the machine of a test may be busy
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 PLAIN = {"text", "code_inline", "softbreak"}
 # What our own Markdown is made of.
@@ -51,7 +50,6 @@ def check_no_active(markdown: str, allowed: set[str]) -> None:
             assert not re.search(r"://|www\.|@|mailto:|#\d", token.content, re.IGNORECASE), markdown
 
 
-@RENDERED
 @given(TEXTS)
 def test_a_terminal_gets_no_control(text: str) -> None:
     written = escape_for_terminal(text)
@@ -68,7 +66,6 @@ def test_files_are_the_same_in_a_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     assert escape_for_terminal("std::a") == "std:\\:a"
 
 
-@RENDERED
 @given(TEXTS)
 def test_no_line_of_a_log_is_a_command_however_it_is_broken(text: str) -> None:
     written = neutralize_commands(text)
@@ -87,7 +84,6 @@ def decode(command: str) -> tuple[str, dict[str, str], str]:
     return name, dict(zip((key for key, _, _ in pairs), values, strict=False)), values[-1]
 
 
-@RENDERED
 @given(TEXTS, TEXTS)
 def test_a_command_of_ours_is_one_line_and_says_what_it_should(title: str, message: str) -> None:
     command = render_command("error", message, title=title)
@@ -95,7 +91,6 @@ def test_a_command_of_ours_is_one_line_and_says_what_it_should(title: str, messa
     assert decode(command) == ("error", {"title": title}, message)
 
 
-@RENDERED
 @given(TEXTS)
 @example("1. a")
 @example("a`|`b")
@@ -110,7 +105,6 @@ def test_markdown_shows_the_text_and_nothing_else(text: str) -> None:
     assert shown.replace(" ", "") == escape_line(text).replace(" ", "").replace("|", "|")
 
 
-@RENDERED
 @given(TEXTS)
 def test_a_table_keeps_its_cells(text: str) -> None:
     rows = f"| a | b |\n|---|---|\n| {escape_markdown(text)} | {code_span(text)} |\n"
@@ -121,7 +115,6 @@ def finding(text: str) -> Finding:
     return Finding(f"quality, {text}", Verdict.FAILS, f"{text} went down.", 1.0, 0.5, limit="at most 0 worse")
 
 
-@RENDERED
 @given(TEXTS)
 def test_the_files_of_a_check_hold_no_active_element(text: str) -> None:
     made = Check(text, text, (finding(text),), {}, 1, 1.0, environment={})
@@ -135,7 +128,6 @@ def test_the_files_of_a_check_hold_no_active_element(text: str) -> None:
     assert "\x1b" not in suite.attrib["name"]
 
 
-@RENDERED
 @given(TEXTS)
 def test_the_readme_of_a_bundle_holds_no_active_element(text: str) -> None:
     signature = Signature(

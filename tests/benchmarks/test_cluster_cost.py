@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -17,7 +17,6 @@ IDS = st.lists(st.integers(0, 49), max_size=40)
 
 
 @given(st.lists(IDS, min_size=1, max_size=5), st.sampled_from(cost.SHARDINGS), st.integers(1, 9))
-@settings(deadline=None)
 def test_what_is_sent_is_received_and_all_different_ids_are_looked_up(
     ids: list[list[int]], sharding: str, width: int
 ) -> None:
@@ -42,7 +41,6 @@ def test_an_all_reduce_sends_each_number_nearly_twice(ranks: int, size: int) -> 
 
 
 @given(st.sampled_from([0.0, 0.7, 1.0, 1.2]), st.integers(2, 10**10))
-@settings(deadline=None)
 def test_ids_lie_in_the_table_and_follow_the_law(exponent: float, rows: int) -> None:
     ids = cost.draw_ids(np.random.default_rng(0), rows, 4000, exponent)
     assert ids.min() >= 0

@@ -61,7 +61,7 @@ def test_an_operator_that_mixes_channels_gets_none(operator: CustomOperator) -> 
     assert "recprune_custom" in reasons(program.analysis, "first.weight", 0)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.sampled_from(OPERATORS), st.sampled_from([2, 3, 5, 7, 13, 16, 33]))
 def test_any_width_gives_the_same_judgment(operator: CustomOperator, width: int) -> None:
     program, _ = infer(operator, width)

@@ -60,7 +60,7 @@ def test_rows_are_split_by_words_time_or_user(tmp_path: Path, split: Split, size
 SIDES = st.lists(st.sampled_from(["train", "valid", "test"]), min_size=57, max_size=57)
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SIDES, st.integers(0, 1000))
 def test_no_row_of_valid_or_test_contributes_to_the_encoder(tmp_path: Path, sides: list[str], seed: int) -> None:
     sides = ["train", "valid", "test", *sides]

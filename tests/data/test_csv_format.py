@@ -99,7 +99,7 @@ def test_an_option_that_means_nothing_is_refused() -> None:
     assert CsvOptions("\\t").separator == "\t"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(["integers", "floats", "booleans"]),
     st.lists(st.integers(-1000, 1000), min_size=1, max_size=8),

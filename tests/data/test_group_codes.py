@@ -22,7 +22,7 @@ VALUES = st.one_of(
 
 
 @given(VALUES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_two_rows_have_the_same_code_where_they_have_the_same_value(values: list[object]) -> None:
     codes = encode_groups("rows", "user", pl.Series(values, strict=False).to_numpy())
     for first, code in zip(values, codes, strict=True):

@@ -24,7 +24,7 @@ def make_parts(sizes: list[int]) -> list[Rows]:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 7), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_batches_are_those_of_one_array(sizes: list[int], size: int, seed: int) -> None:
     parts, total = make_parts(sizes), sum(sizes)
     joined = join_rows([BatchesOnly(part) for part in parts])

@@ -13,7 +13,7 @@ NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32) | st.just(float("nan")), max_s
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_moments_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
     moments = sum((LabelMoments.of(np.array(part, dtype=np.float32)) for part in parts), LabelMoments())
     known = np.array([v for part in parts for v in part if v == v])

@@ -57,7 +57,7 @@ def columns(draw: st.DrawFn) -> tuple[list[float | None], np.ndarray]:
     return list(numbers), np.array(numbers, dtype=dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(columns())
 def test_numbers_survive_any_type_and_gaps_are_missing(case: tuple[list[float | None], np.ndarray]) -> None:
     values, column = case

@@ -67,7 +67,7 @@ def expected_histories(log: list[tuple[str | None, str | None, str | None]]) -> 
     return [[item for _, _, item in sorted((r for r in rows if r[0] == user), key=lambda r: r[1])] for user in users]
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LOGS)
 def test_equal_times_stay_in_the_order_of_the_file(
     tmp_path: Path, log: list[tuple[str | None, str | None, str | None]]
@@ -166,7 +166,7 @@ def test_an_order_of_words_is_refused(tmp_path: Path) -> None:
         encoder.encode(pl.read_parquet(path))
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1000))
 def test_in_time_no_history_reaches_beyond_the_border(tmp_path: Path, seed: int) -> None:
     chance = np.random.default_rng(seed)

@@ -37,13 +37,13 @@ def check_lookups(processes: Processes, seed: int, rows: int, most: int, padding
 
 
 @given(st.integers(0, 1000), st.integers(1, 12), st.sampled_from([0, 1, 6]), st.sampled_from([-1, 0]))
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 def test_two_processes(two: Processes, seed: int, rows: int, most: int, padding_id: int) -> None:
     check_lookups(two, seed, rows, most, padding_id)
 
 
 @given(st.integers(0, 1000), st.integers(1, 12), st.sampled_from([0, 1, 6]))
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 def test_three_processes_of_which_some_hold_no_row(three: Processes, seed: int, rows: int, most: int) -> None:
     check_lookups(three, seed, rows, most, -1)
 

@@ -12,7 +12,7 @@ IDS = st.lists(st.integers(-3, 12) | st.integers(2**25 - 2, 2**40), max_size=30)
 
 
 @given(st.lists(IDS, max_size=4), IDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_occurrences_in_all_batches_are_counted(batches: list[list[int]], queries: list[int]) -> None:
     counts = IdCounts()
     with pytest.MonkeyPatch.context() as patch:

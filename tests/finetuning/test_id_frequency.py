@@ -50,7 +50,7 @@ def test_without_ids_there_are_no_frequencies() -> None:
 
 
 @given(st.integers(1, 80), st.integers(1, 40), st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_that_are_only_read_in_batches_have_the_same_frequencies(trained: int, tested: int, seed: int) -> None:
     train, test = rows(trained, seed), rows(tested, seed + 1)
     objective = Objective({}, {}, {"click": LabelKind.BINARY})

@@ -83,7 +83,7 @@ def supervised(case: str, outputs: np.ndarray, labels: np.ndarray, weights: np.n
     return loss.detach()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(batches())
 def test_the_loss_is_the_weighted_mean_over_rows_with_a_label(
     batch: tuple[str, np.ndarray, np.ndarray, np.ndarray | None],
@@ -222,7 +222,7 @@ def test_a_row_of_scores_of_all_items_is_no_row_of_classes(monkeypatch: pytest.M
         make_objective(program(score=4), ("y",), {"y": values(0, 1, 2, 3)})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(-2, 8), min_size=1, max_size=8), st.sampled_from((1, 2, 3, 4, 5, 6)))
 def test_labels_of_whole_numbers_are_classes_numbers_or_refused(labels: list[int], logits: int) -> None:
     label = values(*labels)

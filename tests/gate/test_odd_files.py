@@ -74,7 +74,7 @@ INPUTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(INPUTS, st.integers(7, 26), st.integers(3, 15), st.sampled_from(["Identity", "Cast", "Shape", "Size"]))
 def test_any_interface_is_asked_or_refused(
     tmp_path: Path, inputs: list[tuple[int, list[int | str | None] | None]], opset: int, ir_version: int, operator: str

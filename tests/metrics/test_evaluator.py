@@ -105,7 +105,7 @@ def test_groups_of_one_class_and_rows_without_a_group_do_not_count() -> None:
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=1, max_size=12), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_labels_give_finite_metrics_or_a_reason(labels: list[float | None], seed: int) -> None:
     names = ("auc", "logloss", "pr-auc", "gauc", "ece", "accuracy", "rmse", "mae")
     evaluator = make_evaluator(EvaluationSettings(names, "user"), {"click": BINARY})

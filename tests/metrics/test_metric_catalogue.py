@@ -51,7 +51,7 @@ def binary_rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 @given(binary_rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_values_of_clicks_are_those_of_torchmetrics(rows: tuple[np.ndarray, ...]) -> None:
     predictions, labels, _, groups = rows
     p, y = torch.from_numpy(predictions), torch.from_numpy(labels).long()
@@ -76,7 +76,7 @@ def test_values_of_clicks_are_those_of_torchmetrics(rows: tuple[np.ndarray, ...]
 
 
 @given(binary_rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_row_of_weight_two_counts_as_two_rows(rows: tuple[np.ndarray, ...]) -> None:
     predictions, labels, weights, groups = rows
     copies = np.repeat(np.arange(len(labels)), weights.astype(int))
@@ -87,7 +87,7 @@ def test_a_row_of_weight_two_counts_as_two_rows(rows: tuple[np.ndarray, ...]) ->
 
 
 @given(binary_rows(), st.integers(0, 39))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_influence_of_a_row_is_the_change_by_a_little_more_weight(rows: tuple[np.ndarray, ...], row: int) -> None:
     predictions, labels, weights, groups = rows
     row %= len(labels)

@@ -74,13 +74,13 @@ def check_same(rows: Rows, kind: LabelKind, names: tuple[str, ...]) -> None:
 
 
 @given(labeled_rows())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_clicks(rows: Rows) -> None:
     check_same(rows, LabelKind.BINARY, BINARY)
 
 
 @given(labeled_rows())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_numbers(rows: Rows) -> None:
     check_same(rows, LabelKind.NUMBER, list_metric_names([LabelKind.NUMBER]))
 
@@ -113,7 +113,7 @@ def test_a_large_array_lies_in_a_file_and_takes_no_memory() -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_quantiles_are_those_of_numpy(values: list[float]) -> None:
     array, fractions = np.array(values), np.arange(1, 10) / 10
     with few_rows_in_memory():

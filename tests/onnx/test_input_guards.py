@@ -47,7 +47,7 @@ def within(dtype: str, numbers: list[int]) -> np.ndarray:
     return np.array([min(max(n, bounds.min), bounds.max) for n in numbers], dtype=dtype)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_ids_become_what_the_rule_says(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(INTEGERS))

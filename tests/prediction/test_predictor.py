@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -113,7 +113,6 @@ def test_probabilities(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-expected(ROWS).astype(np.float64))), rtol=1e-5, atol=1e-7)
 
 
-@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=6), size=st.integers(1, 70))
 def test_any_division_into_batches_gives_the_same_scores(bundle: Path, cuts: list[int], size: int) -> None:
     ends = [0, *sorted(cuts), 300]

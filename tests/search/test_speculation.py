@@ -35,7 +35,7 @@ def noisy_verdict(key: TrialKey, edge: float, noise: float, salt: int) -> Verdic
 
 
 @given(RULES, st.floats(0.01, 0.9), st.sampled_from([0.0, 0.3, 0.9]), st.integers(2, 9), st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_decision_is_the_same_for_any_number_of_processes_and_any_order(
     rule: DropRule, edge: float, noise: float, jobs: int, salt: int
 ) -> None:
@@ -61,7 +61,6 @@ def test_the_decision_is_the_same_for_any_number_of_processes_and_any_order(
 
 
 @given(RULES, st.floats(0.01, 0.9), st.integers(0, 99))
-@settings(deadline=None)
 def test_one_process_runs_the_trials_of_the_search_alone(rule: DropRule, edge: float, salt: int) -> None:
     asked: dict[TrialKey, Verdict] = {}
 
@@ -113,7 +112,7 @@ class CurveTrialsInWorkers(CurveTrials):
 
 
 @given(st.floats(0.003, 0.9), st.floats(0.0, 0.3), st.sampled_from([1.0, 1.3]), st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_point_trials_and_reports_are_those_of_the_search_alone(
     edge: float, least: float, worse_seed: float, jobs: int
 ) -> None:

@@ -36,14 +36,14 @@ SPELLINGS: dict[str, Callable[[list[int | None]], pl.Series]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(INTEGERS)
 def test_an_integer_has_one_id_in_every_type(values: list[int | None]) -> None:
     expected = [None if value is None else str(value) for value in values]
     assert {name: canonical(spell(values)) for name, spell in SPELLINGS.items()} == dict.fromkeys(SPELLINGS, expected)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(INTEGERS, st.sampled_from(sorted(SPELLINGS)), st.sampled_from(sorted(SPELLINGS)))
 def test_an_encoder_gives_the_same_ids_for_another_spelling(
     values: list[int | None], fitted: str, encoded: str
@@ -60,7 +60,7 @@ def test_an_encoder_gives_the_same_ids_for_another_spelling(
     assert (request["shop"] == 0).sum() == values.count(None)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(TEXTS, min_size=1, max_size=8))
 def test_the_canonical_text_stays_as_it_is(texts: list[str]) -> None:
     once = canonical(pl.Series(texts))
@@ -91,7 +91,7 @@ def test_booleans_are_one_id_in_every_spelling() -> None:
     assert canonical(pl.Series(["True", "FALSE", "true"])) == ["true", "false", "true"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(TEXTS, min_size=1, max_size=8)
     | st.lists(st.none() | st.floats(allow_infinity=False), min_size=1, max_size=8)
@@ -102,7 +102,7 @@ def test_a_client_in_plain_python_spells_values_alike(values: list[float | int |
     assert [encode_rows.canonical_text(value) for value in values] == canonical(pl.Series(values))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=10), st.sampled_from(NUMBER_WORDS))
 def test_a_word_for_a_missing_value_among_numbers_has_no_id(values: list[int], word: str) -> None:
     texts = pl.DataFrame({"shop": [*map(str, values), word]})

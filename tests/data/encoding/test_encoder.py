@@ -40,7 +40,7 @@ def test_several_values_are_aligned_left_and_cut_at_the_length() -> None:
 
 
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ids_are_below_the_rows_of_the_table_for_any_text(texts: list[str]) -> None:
     schema = Schema(categorical=("shop",), multi_valued=(MultiValued("tags", ",", 4),))
     frame = pl.DataFrame({"shop": texts, "tags": texts})

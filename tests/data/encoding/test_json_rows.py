@@ -24,7 +24,7 @@ COLUMNS: dict[str, tuple[st.SearchStrategy[Any], Any]] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_types_do_not_matter(kind: str, data: st.DataObject) -> None:
     strategy, dtype = COLUMNS[kind]

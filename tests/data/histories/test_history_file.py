@@ -43,7 +43,7 @@ def list_users(histories: StreamedHistories, size: int, seed: int) -> list[list[
     return [batch.values[batch.offsets[:-1]].tolist() for batch in batches]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(users=st.integers(1, 1500), size=st.integers(1, 700), seed=st.integers(0, 1000), world_size=st.integers(1, 4))
 def test_each_history_comes_once_and_ranks_share_the_batches(users: int, size: int, seed: int, world_size: int) -> None:
     file = write(users, seed)

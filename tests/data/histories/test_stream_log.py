@@ -93,7 +93,7 @@ def assert_same(one: SequenceData | str, other: SequenceData | str) -> None:
         assert_same_rows(side.sample(3, 1), expected.sample(3, 1))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**20),
     count=st.integers(0, 120),

@@ -66,7 +66,7 @@ def test_rows_of_one_window_come_as_from_memory(seed: int | None) -> None:
     assert len(streamed) == 1000
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(0, 6000),
     window_rows=st.integers(1024, 3000),

@@ -126,7 +126,7 @@ def test_a_requested_role_is_taken_or_refused_by_name(tmp_path: Path, name: str,
     assert np.isfinite(data.train.inputs.get(NUMERIC, np.zeros(1))).all()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(COLUMNS)), min_size=1, max_size=6, unique=True), st.integers(0, 40))
 def test_columns_of_random_types_are_encoded_finite_and_alike_after_json(
     tmp_path: Path, names: list[str], gaps: int

@@ -23,19 +23,17 @@ def parsed_ranks(values: list[object]) -> list[int]:
     return ranks(parse_order("log.csv", pl.Series("t", values)).to_list())
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(10**12), 10**12), min_size=1))
 def test_text_of_integers_sorts_as_integers(values: list[int]) -> None:
     assert parsed_ranks([f" {value}" for value in values]) == ranks(values)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1))
 def test_text_of_numbers_sorts_as_numbers(values: list[float]) -> None:
     assert parsed_ranks([str(value) for value in values]) == ranks(values)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(INSTANTS, st.sampled_from(["T", " "]), HOURS), min_size=1))
 def test_iso_times_of_any_zone_sort_as_instants(times: list[tuple[datetime.datetime, str, int]]) -> None:
     texts = []

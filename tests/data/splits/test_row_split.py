@@ -19,7 +19,7 @@ SPELLINGS = st.sampled_from(list(SIDES)).flatmap(
 OTHER_WORDS = st.one_of(st.none(), st.text(max_size=6)).filter(lambda word: (word or "").strip().lower() not in SIDES)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(SPELLINGS, min_size=3, max_size=30))
 def test_each_row_is_on_the_side_that_its_word_names(words: list[str]) -> None:
     sides = [SIDES[word.strip().lower()] for word in words]
@@ -27,7 +27,7 @@ def test_each_row_is_on_the_side_that_its_word_names(words: list[str]) -> None:
     assert split_by_words("rows.csv", pl.Series("split", words), "").codes.tolist() == sides
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(SPELLINGS, max_size=10), st.lists(OTHER_WORDS, min_size=1, max_size=10), st.randoms())
 def test_rows_without_a_word_of_a_split_are_counted_and_refused(
     words: list[str], others: list[str | None], chance: random.Random
@@ -58,7 +58,6 @@ def test_other_columns_are_no_split(values: list[object], message: str) -> None:
         split_by_words("rows.csv", pl.Series("split", values), "")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=3, max_size=60), st.randoms())
 def test_valid_and_test_are_last_in_time_and_equal_times_on_one_side(times: list[int], chance: random.Random) -> None:
     assume(len(set(times)) >= 3)
@@ -77,7 +76,6 @@ def test_the_shares_are_the_nearest_that_keep_equal_times_together() -> None:
     assert "'day' 2 on, test from 3 on" in split.description
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 20), st.integers()), min_size=3), st.randoms())
 def test_all_rows_of_a_user_are_on_one_side(users: list[int], chance: random.Random) -> None:
     assume(len(set(users)) >= 3)

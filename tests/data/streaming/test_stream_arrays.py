@@ -133,7 +133,7 @@ def assert_same(streamed: ArrayData | str, whole: ArrayData | str) -> None:
             np.testing.assert_array_equal(batch.groups, wanted.groups)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**20),
     dirt=st.lists(st.sampled_from(DIRT), max_size=2),

@@ -89,7 +89,7 @@ def assert_same(one: ClickData | str, other: ClickData | str) -> None:
                 np.testing.assert_array_equal(batch.groups, whole.groups)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**20),
     count=st.integers(20, 400),

@@ -47,7 +47,7 @@ def ids_of_texts_or_integers(draw: st.DrawFn) -> tuple[RawIds, np.ndarray]:
     return part, np.array(drawn, dtype=np.str_ if dtype == "str" else np.int64).reshape(shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=ids_of_texts_or_integers())
 def test_ids(tmp_path_factory: pytest.TempPathFactory, drawn: tuple[RawIds, np.ndarray]) -> None:
     part, values = drawn
@@ -62,7 +62,7 @@ def test_ids(tmp_path_factory: pytest.TempPathFactory, drawn: tuple[RawIds, np.n
             assert row == [0] * (len(row) - len(known)) + known
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), rows=st.integers(1, 4), size=st.none() | st.integers(1, 3))
 def test_numbers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, rows: int, size: int | None) -> None:
     width = 1 + (size or 1)

@@ -93,7 +93,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SourceModel]:
     return models
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     histories=st.lists(st.lists(st.integers(-3, ITEMS + 3), min_size=LENGTH, max_size=LENGTH), min_size=1, max_size=4),
     excluded=st.sets(st.integers(0, ITEMS - 1), max_size=ITEMS - 1),

@@ -97,7 +97,7 @@ def test_towers_give_the_score_of_the_model(tmp_path: Path, meet: Meet) -> None:
     check_apart(*export(Towers(meet), tmp_path), tmp_path)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     meet=st.sampled_from(sorted(MEETINGS)),
     hidden=st.sampled_from([0, 16]),

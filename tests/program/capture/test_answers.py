@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -113,7 +113,6 @@ UNSERVED = {
 }
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["scores", *UNSERVED]), min_size=1, max_size=4), st.booleans())
 def test_any_answer_gives_the_outputs_with_rows(parts: list[str], as_dict: bool) -> None:
     def answer(scores: Tensor, hidden: Tensor) -> Any:

@@ -202,7 +202,7 @@ def nest(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.recursive(st.just("ids"), nest, max_leaves=4))
 def test_any_nesting_of_tensors(shape: Any) -> None:
     request = pytree.tree_map(lambda _: draw_ids(BATCH, 3), shape)
@@ -220,7 +220,7 @@ def test_any_nesting_of_tensors(shape: Any) -> None:
     torch.testing.assert_close(actual, expected)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.lists(st.integers(0, IDS - 1), max_size=6), min_size=1, max_size=9))
 def test_any_rows_are_answered_as_the_model_does(rows: list[list[int]]) -> None:
     module, program = FORMS["a registered class"][0], captured("a registered class")

@@ -58,7 +58,7 @@ class Checked(nn.Module):
         return self.top(self.table(ids)).squeeze(1)
 
 
-@settings(deadline=None, max_examples=8, phases=[Phase.generate])
+@settings(max_examples=8, phases=[Phase.generate])
 @given(checks=st.lists(st.sampled_from(CHECKS), min_size=1, max_size=3, unique=True))
 def test_a_branch_that_only_refuses_is_left_out_and_said(checks: list[Callable[[Checked, Tensor], None]]) -> None:
     module = Checked(checks).eval()

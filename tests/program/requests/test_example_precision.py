@@ -30,7 +30,7 @@ class OfDict(Net):
         return super().forward(batch["ids"], batch["x"])
 
 
-@settings(deadline=None, max_examples=12, phases=[Phase.generate])
+@settings(max_examples=12, phases=[Phase.generate])
 @given(
     width=st.integers(1, 5),
     normalized=st.booleans(),

@@ -44,7 +44,7 @@ def streamed(tmp_path: Path) -> StreamedTable:
     return store(make_table(), tmp_path / "table.bin", (7, 22), (2,))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, ROWS - 1), max_size=3),
     st.lists(st.integers(1, COLUMNS - 1), max_size=2),

@@ -22,7 +22,7 @@ def rankings(seed: int = 0) -> dict[str, Ranking]:
 
 
 @given(st.floats(0.0, 0.9), st.floats(0.0, 0.8), st.floats(0.0, 1.0), st.sampled_from(["loss", "uniform"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_both_parts_meet_their_share(tables: float, rest: float, share: float, way: AllocationStrategy) -> None:
     budget = Budget(tables, rest, share, share)
     plan = make_plan(PROGRAM, rankings(), budget, "random", way)

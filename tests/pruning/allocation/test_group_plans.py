@@ -27,7 +27,7 @@ def ranking(seed: int, *, rotated: bool = False) -> Ranking:
 
 
 @given(st.integers(0, 9), st.integers(1, GROUP.width), st.booleans(), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_best_channels_stay_and_a_whole_group_is_not_rotated(
     seed: int, width: int, rotated: bool, turned: bool
 ) -> None:

@@ -17,7 +17,7 @@ from recprune_export.program.capture import capture
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), inverse=st.booleans(), onesided=st.booleans(), is_real=st.booleans())
 def test_every_transform_is_the_product(data: st.DataObject, inverse: bool, onesided: bool, is_real: bool) -> None:
     """Any axis, padded or cut to another length, odd or even."""

@@ -12,7 +12,7 @@ from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewri
 NORM = "LayerNormalization<axis=-1, epsilon=0.00001>"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(length=st.integers(1, 5), width=st.integers(2, 7), batch=st.integers(1, 4))
 def test_a_residual_that_is_read_again_stays(length: int, width: int, batch: int) -> None:
     shape = f"float[batch, {length}, {width}]"

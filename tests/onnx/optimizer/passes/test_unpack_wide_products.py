@@ -19,7 +19,7 @@ OF_TABLE = (
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     inputs=st.integers(1, MAX_UNPACKED_INPUTS), outputs=st.integers(MIN_UNPACKED_OUTPUTS, 700), has_bias=st.booleans()
 )

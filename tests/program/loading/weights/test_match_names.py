@@ -62,7 +62,7 @@ class Holder(nn.Module):
         self.model = network
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(network=blocks(), draw=st.data())
 def test_a_wrapped_network_fits_itself(network: Block, draw: st.DataObject) -> None:
     expected = expected_tensors(network)
@@ -80,7 +80,7 @@ def test_a_wrapped_network_fits_itself(network: Block, draw: st.DataObject) -> N
         assert torch.equal(tensor, expected.tensors[name])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(network=blocks(), prefix=st.lists(st.sampled_from(sorted(WRAPPERS)), max_size=3))
 def test_the_same_names_need_no_change_and_prefixes_are_removed(network: Block, prefix: list[str]) -> None:
     expected = expected_tensors(network)
@@ -94,7 +94,7 @@ def test_the_same_names_need_no_change_and_prefixes_are_removed(network: Block, 
         assert not match.alignment.removed | match.alignment.added
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(network=blocks(), draw=st.data())
 def test_another_shape_or_name_never_fits(network: Block, draw: st.DataObject) -> None:
     expected = expected_tensors(network)

@@ -140,13 +140,12 @@ def refuse(identity: Any) -> Any:
     raise AssertionError(identity)
 
 
-@settings(deadline=None)
 @given(content=PLAIN, protocol=st.integers(0, 5))
 def test_plain_content_is_read_as_it_was(content: Any, protocol: int) -> None:
     assert unpickle_inert(io.BytesIO(pickle.dumps(content, protocol=protocol)), refuse) == content
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     content=PLAIN,
     protocol=st.integers(0, 5),
