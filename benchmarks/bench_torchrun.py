@@ -167,7 +167,7 @@ def run_jobs(processes: int, data: str, label: str, ignore: str, folder: Path) -
 
 @click.command()
 @click.option("--processes", default="1,2,4")
-@click.option("--rows", default=10_000_000)
+@click.option("--rows", default=10_000_000, help="Rows of the long table; 0 leaves the measurements of tables out.")
 @click.option("--batches-per-round", default=20)
 @click.option("--data", default="")
 @click.option("--label", default="label")
@@ -184,7 +184,7 @@ def main(processes: str, rows: int, batches_per_round: int, data: str, label: st
         "memory, trained | memory, all moments |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for size in (100_000, rows):
+    for size in (100_000, rows) if rows else ():
         for count in counts:
             words = [__file__, "--part", "--rows", str(size), "--batches-per-round", str(batches_per_round)]
             measured.append(json.loads(start_together(count, words).splitlines()[-1]))

@@ -3,12 +3,14 @@
     python benchmarks/bench_scale.py | tail -1 >> figures.jsonl
     python benchmarks/scale_stages.py figures.jsonl [--write docs]
 
-The section is made from the last lines of benchmarks, and names each benchmark whose line is missing. A slope is the exponent of
+The section is made from the last lines of benchmarks. The figures of a benchmark whose line is missing remain as they are on the page,
+and a benchmark without any figures is named. A slope is the exponent of
 growth between the two largest sizes: 1 means proportional, 0 means no growth.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import log
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import click
 from cluster_page import format_table
 from results import told_of_machine, write_section
 
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 # Benchmarks whose last line has a list of results, by the name in it.
 OTHERS = {
     "search-jobs": ("bench_search_jobs.py", "trials in processes"),
@@ -82,8 +85,38 @@ def list_results(results: Iterable[Mapping[str, Any]]) -> str:
     return format_table(head, ([_format_cell(r.get(name, "")) for name in head] for r in scalars))
 
 
+def list_jobs(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the quality of each number of processes as a table, and whether the plan has the widths of one process."""
+    return format_table(
+        ["processes", "AUC of train", "AUC after the main job", "widths as with one process"],
+        (
+            [
+                j["processes"],
+                f"{j['train_auc']:.5f}",
+                f"{j['job_auc']:.5f}",
+                "yes" if j["widths"] == jobs[0]["widths"] else "no",
+            ]
+            for j in jobs
+        ),
+    )
+
+
 def _format_cell(value: Any) -> str:
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def find_part(page: str, script: str) -> str | None:
+    """Return the paragraph on a benchmark and the table after it; None if the page has no figures of it.
+
+    >>> find_part("Ranks (`benchmarks/a.py`). 2 cores.\\n\\n| ranks |\\n\\nRows (`benchmarks/b.py`).", "a.py")
+    'Ranks (`benchmarks/a.py`). 2 cores.\\n\\n| ranks |'
+    """
+    parts = page.split("\n\n")
+    for part, table in pairwise(parts):
+        if f"(`benchmarks/{script}`)" in part and table.startswith("|"):
+            content, _, _ = table.partition("\n<!--")  # the end of the section
+            return f"{part}\n\n{content}"
+    return None
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -93,6 +126,7 @@ def main(figures: Path, write: Path | None) -> None:
     """Print or write the section."""
     lines = [json.loads(line) for line in figures.read_text().splitlines() if line.startswith("{")]
     reports = {report["benchmark"]: report for report in lines}
+    page = PAGE.read_text()
     parts = []
     if "scale" in reports:
         scale = reports["scale"]
@@ -104,15 +138,23 @@ def main(figures: Path, write: Path | None) -> None:
         )
         parts.append(format_table(["stage", "as these grow", "measured", "slope"], rows))
     else:
-        parts.append("**Not in this table yet:** stages by fields and rows, `python benchmarks/bench_scale.py`.")
+        missing = "**Not in this table yet:** stages by fields and rows, `python benchmarks/bench_scale.py`."
+        parts.append(find_part(page, "bench_scale.py") or missing)
     for name, (script, what) in OTHERS.items():
-        if name in reports:
+        if reports.get(name, {}).get("results"):
             machine = told_of_machine(reports[name]["environment"], 1)
             parts.append(f"{what[0].upper()}{what[1:]} (`benchmarks/{script}`). {machine}")
             parts.append(list_results(reports[name]["results"]))
         else:
-            parts.append(f"**Not in this table yet:** {what}, `python benchmarks/{script}`.")
-    text = "\n\n".join(parts)
+            missing = f"**Not in this table yet:** {what}, `python benchmarks/{script}`."
+            parts.append(find_part(page, script) or missing)
+    if reports.get("torchrun", {}).get("jobs"):
+        machine = told_of_machine(reports["torchrun"]["environment"], 1)
+        parts.append(f"`train` and the main job under torchrun (`benchmarks/bench_torchrun.py --data`). {machine}")
+        parts.append(list_jobs(reports["torchrun"]["jobs"]))
+    else:
+        parts.append(find_part(page, "bench_torchrun.py --data") or "")
+    text = "\n\n".join(filter(None, parts))
     print(text)
     if write is not None:
         write_section(write / "scale.md", "Measured on this machine", "benchmarks/scale_stages.py", text)
