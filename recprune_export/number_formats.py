@@ -87,3 +87,12 @@ def format_turns(turns: Mapping[str, int]) -> str:
     """
     counts = sorted(set(turns.values()))
     return f"{' to '.join(f'{count:,}' for count in counts[:: max(len(counts) - 1, 1)])} turns of each backend"
+
+
+def format_operations(operations: int, *, complete: bool) -> str:
+    """Format a number of operations, which is a lower bound if it is not `complete`.
+
+    >>> format_operations(13200, complete=True), format_operations(13200, complete=False)
+    ('13,200', 'at least 13,200')
+    """
+    return f"{'' if complete else 'at least '}{operations:,}"

@@ -128,8 +128,8 @@ def _make_size_table(result: "CompressionResult") -> "Table":
         before, after = (getattr(counts, section) for counts in (dense, pruned))
         fractions = (getattr(of, section) for of in (reduction.removed, reduction.zeroed, reduction))
         table.add_row(label, f"{before.parameters:,}", f"{after.parameters:,}", *map(format_share, fractions))
-    operations = (f"{counts.operations:,}" for counts in (dense, pruned))
-    table.add_row("multiply-adds per row", *operations, format_share(reduction.operations), "", "")
+    share = format_share(reduction.operations) if dense.operations_complete and pruned.operations_complete else ""
+    table.add_row("multiply-adds per row", dense.format_operations(), pruned.format_operations(), share, "", "")
     sizes = (format_bytes(counts.bytes) for counts in (dense, pruned))
     table.add_row("file", *sizes, format_share(reduction.bytes), "", "")
     packed = _count_packed_bytes(result) if reduction.zeroed.parameters > MIN_ZEROED else None

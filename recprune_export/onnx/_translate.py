@@ -16,6 +16,7 @@ from torch import fx
 from recprune_export.error_text import describe_place, summarize_error
 from recprune_export.errors import ExportError
 from recprune_export.onnx.empty_rows import guard_empty_rows
+from recprune_export.onnx.graph import rename_equal_values
 from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.streamed_tensors import replace_streamed_tables
 from recprune_export.onnx.translations import missing_translations
@@ -53,6 +54,7 @@ def translate(program: Program, opset: int = DEFAULT_OPSET) -> ir.Model:
         ) from error
     assert exported is not None
     replace_streamed_tables(exported.model)
+    rename_equal_values(exported.model.graph)
     with _suppress_messages():
         simplify(exported.model)
     return exported.model

@@ -11,6 +11,7 @@ import onnx
 
 from recprune_export.codec import OMIT_DEFAULT, DictMixin, ToDictMixin
 from recprune_export.mapped_pages import limit_mapped_pages
+from recprune_export.number_formats import format_operations
 from recprune_export.onnx.cost.estimate import estimate_file_cost
 from recprune_export.onnx.inner_graphs import list_inner_graphs
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
@@ -59,6 +60,10 @@ class Counts(DictMixin):
     nodes: int
     bytes: int
     operations_complete: bool = field(default=True, metadata=OMIT_DEFAULT)
+
+    def format_operations(self) -> str:
+        """Return the operations as text, with "at least" where they are a lower bound."""
+        return format_operations(self.operations, complete=self.operations_complete)
 
     @property
     def total(self) -> WeightCount:

@@ -24,6 +24,21 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def rename_equal_values(graph: ir.Graph) -> None:
+    """Rename results of nodes that have the name of an initializer, in place; results of the graph keep theirs.
+
+    The exporter numbers results, such as `val_3`, and weights have the names of the model, which may come from an exporter too.
+    """
+    taken = {*graph.initializers, *(value.name for value in graph.inputs)}
+    results = [value for node in graph for value in node.outputs]
+    taken_by_results = {value.name for value in results}
+    for value in results:
+        if value.name in taken and not value.is_graph_output():
+            numbered = (f"{value.name}_{number}" for number in itertools.count(1))
+            value.name = next(name for name in numbered if name not in taken and name not in taken_by_results)
+            taken_by_results.add(value.name)
+
+
 def _make_string_tensor(array: np.ndarray, name: str) -> ir.StringTensor:
     texts = np.array([text.encode() for text in array.reshape(-1).tolist()], dtype=object)
     return ir.StringTensor(texts.reshape(array.shape), shape=ir.Shape(array.shape), name=name)

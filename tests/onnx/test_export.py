@@ -56,6 +56,30 @@ def assert_same_answers(wanted: Program, path: Path, batches: tuple[int, ...] = 
             np.testing.assert_allclose(answers[name], value.detach().numpy(), rtol=1e-4, atol=2e-5)
 
 
+class Numbered(nn.Module):
+    """Weights with the names that the exporter gives to results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        for number in range(24):
+            self.register_parameter(f"val_{number}", nn.Parameter(torch.randn(4)))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.table(ids)  # B×2×4
+        for layer in self.layers:
+            hidden = layer(hidden)
+        for number in range(24):
+            hidden = hidden * self.get_parameter(f"val_{number}")
+        return hidden.mean((1, 2))
+
+
+def test_weights_may_have_the_names_of_results(tmp_path: Path) -> None:
+    numbered = capture(Numbered().eval(), (torch.zeros(3, 2, dtype=torch.int64),))
+    assert_same_answers(numbered, export_onnx(numbered, tmp_path / "numbered.onnx").path)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_answers_as_the_program_does(exported: dict[str, Exported], name: str) -> None:
     assert_same_answers(exported[name].program, exported[name].file.path)

@@ -167,6 +167,23 @@ def test_a_slower_model_is_not_called_faster() -> None:
     assert names == ["smaller", "slower", "change of AUC"]
 
 
+def test_a_lower_bound_of_the_operations_is_called_one() -> None:
+    both = samples.full().counts
+    partial = samples.full(counts={**both, "dense": {**both["dense"], "operations_complete": False}})
+    rows = {
+        title: next(
+            line
+            for line in section(read(render_bundle_report(manifest, encoded=False)), "size").all("tr")
+            if "Multiply" in line.text
+        ).text
+        for title, manifest in (("whole", samples.full()), ("partial", partial))
+    }
+    assert "at least 88,556" in rows["partial"]
+    assert "at least" not in rows["whole"]
+    assert "%" in rows["whole"]
+    assert "%" not in rows["partial"]
+
+
 def test_what_the_bundle_was_made_of_is_told() -> None:
     text = section(read(render_bundle_report(samples.full(license="Apache-2.0"), encoded=False)), "environment").text
     assert all(told in text for told in ("Apache-2.0", "a" * 64, "b" * 64, "c" * 40 + ", with changes"))

@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx
 
+from recprune_export.number_formats import format_operations
 from recprune_export.onnx.cost.cost_constants import (
     ACTIVATIONS,
     FEED,
@@ -114,7 +115,7 @@ class Cost:
 
     def format_operations(self) -> str:
         """Return the operations as text, with "at least" where they are a lower bound."""
-        return f"{'' if self.operations_complete else 'at least '}{self.operations:,}"
+        return format_operations(self.operations, complete=self.operations_complete)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, times in milliseconds."""

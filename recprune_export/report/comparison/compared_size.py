@@ -43,7 +43,7 @@ def compare_size(pair: BundlePair) -> Section | None:
             ("bytes of the whole bundle", *(format_bytes(sum_files(manifest)) for manifest in (pair.a, pair.b))),
             ("parameters", *(format_count(of.total.parameters) for of in (a, b))),
             ("of these not zero", *(format_count(of.total.nonzero) for of in (a, b))),
-            ("multiply-adds for one row", *(format_count(of.operations) for of in (a, b))),
+            ("multiply-adds for one row", *(of.format_operations() for of in (a, b))),
             ("nodes of the graph", *(format_count(of.nodes) for of in (a, b))),
         ),
     )

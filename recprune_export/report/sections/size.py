@@ -26,12 +26,13 @@ def size_section(manifest: Manifest) -> Section | None:
         _describe_weights("Embedding tables", dense.tables, pruned.tables, change.removed.tables, change.zeroed.tables),
         _describe_weights("Everything else", dense.rest, pruned.rest, change.removed.rest, change.zeroed.rest),
     ]
-    operations, nodes = (dense.operations, pruned.operations), (dense.nodes, pruned.nodes)
+    complete = dense.operations_complete and pruned.operations_complete
+    operations = (dense.format_operations(), pruned.format_operations())
     sizes = (format_bytes(dense.bytes), format_bytes(pruned.bytes))
     rows += [
-        ("Multiply-adds per row", *_counts(*operations), format_percent(change.operations), "", ""),
+        ("Multiply-adds per row", *operations, format_percent(change.operations) if complete else "", "", ""),
         ("File size", *sizes, format_percent(change.bytes), "", ""),
-        ("Nodes of the graph", *_counts(*nodes), "", "", ""),
+        ("Nodes of the graph", *_counts(dense.nodes, pruned.nodes), "", "", ""),
     ]
     headings = ("", "dense", "pruned", "removed", "zero", "removed or zero")
     return Section(
