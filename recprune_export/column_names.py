@@ -51,8 +51,8 @@ def describe_missing_column(source: object, name: str, columns: Iterable[str], r
     "a.csv has no column 'clicked', which --label names; its columns are user, Clicked; did you mean 'Clicked'?"
     >>> describe_missing_column("the batch", "user", [])
     "the batch has no column 'user'; it has no columns."
-    >>> describe_missing_column("u.data", "rating", ["196", "242", "3"])[-80:]
-    ' columns are 196, 242, 3. Write the names of the columns in the first line.'
+    >>> describe_missing_column("u.data", "rating", ["196", "242", "3"])
+    "u.data has no column 'rating'; its columns are 196, 242, 3. Write the names of the columns in the first line."
     """
     columns = list(columns)
     clause = f", {role}" if role else ""

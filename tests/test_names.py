@@ -103,7 +103,7 @@ def texts() -> dict[str, str]:
 
 def mentions(names: list[str]) -> dict[str, str]:
     """The first of `names` that each file contains as a whole word."""
-    pattern = re.compile("|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in names))
+    pattern = re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, names))})(?![\w-])")
     return {path: match[0] for path, text in texts().items() if (match := pattern.search(text))}
 
 

@@ -76,6 +76,7 @@ def test_the_counted_file_of_a_plan_has_no_more_bytes_than_allowed(fraction: flo
     assert all(more <= fewer * (1 + 2 * TIED_LOSS_FRACTION) + TIED_LOSS for fewer, more in itertools.pairwise(losses))
 
 
+@pytest.mark.slow
 def test_a_plan_keeps_to_the_time_that_is_allowed_or_none_is_made(job: Job) -> None:
     limit = job.dense_bytes // 5
     slowest = job.plan(limit).plan.storage
@@ -91,6 +92,7 @@ def test_a_plan_keeps_to_the_time_that_is_allowed_or_none_is_made(job: Job) -> N
         plan_within_bytes(job.candidates, job.request, limit, max_microseconds=1e-3)
 
 
+@pytest.mark.slow
 def test_a_plan_with_bits_is_json_and_the_same_again(job: Job) -> None:
     plan = job.plan(job.dense_bytes // 4).plan
     assert Plan.from_dict(plan.to_dict()) == plan

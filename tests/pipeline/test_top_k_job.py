@@ -33,6 +33,7 @@ def sasrec(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_hit_rate_of_the_ids_is_that_of_the_manifest(sasrec: Path, log: Path, tmp_path: Path) -> None:
     options = ("--top-k", 10, "--exclude-seen", "--data", log)
     done = invoke(sasrec, *JOB, *options, "-o", tmp_path / "bundle")
@@ -48,6 +49,7 @@ def test_the_hit_rate_of_the_ids_is_that_of_the_manifest(sasrec: Path, log: Path
     assert hits.any()
 
 
+@pytest.mark.slow
 def test_the_callers_ids_come_out(sasrec: Path, tmp_path: Path) -> None:
     items = 1 + len(SequenceEncoder.from_dict(read_encoder(sasrec)).items.to_list())
     pl.DataFrame({"column": range(items), "id": [f"sku-{n}" for n in range(items)]}).write_csv(tmp_path / "ids.csv")

@@ -237,6 +237,7 @@ def test_what_is_open_or_fails_has_its_exit_code(folder: Path, tmp_path: Path, b
     assert_refused(invoke("reapply", bundle, "--model", tmp_path / "gone.pt2"), 3, "does not exist")
 
 
+@pytest.mark.slow
 def test_a_file_beyond_the_limit_of_its_plan_is_noted(folder: Path, tmp_path: Path) -> None:
     options = {**QUICK, **POINTS["bytes"]}
     compress(folder / "seed0.pt2", target=tmp_path / "old", data=folder / "rows.npz", labels="click", **options)

@@ -65,6 +65,7 @@ def derive(encoder: Encoder | SequenceEncoder, source: SourceModel, folder: Path
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_field_encoder, make_integer_encoder, make_history_encoder])
 def test_a_thousand_odd_rows_are_encoded_as_by_the_encoder(
     tmp_path: Path, make: Callable[[], Encoder | SequenceEncoder]

@@ -97,6 +97,7 @@ def test_towers_give_the_score_of_the_model(tmp_path: Path, meet: Meet) -> None:
     check_apart(*export(Towers(meet), tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     meet=st.sampled_from(sorted(MEETINGS)),

@@ -190,6 +190,7 @@ def test_a_signed_bundle_loses_its_signature(bundle: Path, tmp_path: Path) -> No
     assert not (tmp_path / "bundle" / "manifest.json.sig").exists()
 
 
+@pytest.mark.slow
 def test_users_without_a_finite_vector_are_refused_and_odd_ids_are_counted(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     from recprune_export.pipeline import compress_program

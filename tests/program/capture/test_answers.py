@@ -113,6 +113,7 @@ UNSERVED = {
 }
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["scores", *UNSERVED]), min_size=1, max_size=4), st.booleans())
 def test_any_answer_gives_the_outputs_with_rows(parts: list[str], as_dict: bool) -> None:
     def answer(scores: Tensor, hidden: Tensor) -> Any:

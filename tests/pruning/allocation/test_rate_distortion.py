@@ -113,6 +113,7 @@ def test_a_higher_price_of_time_never_takes_more_time_nor_more_bytes_than_allowe
         assert stored_bytes(pruned(candidate, plans[-1]), plans[-1]) <= plans[-1].bytes
 
 
+@pytest.mark.slow
 @CASES
 def test_a_plan_takes_no_more_than_the_time_that_is_allowed(name: str) -> None:
     for candidate in candidates(name):

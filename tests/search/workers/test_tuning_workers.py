@@ -51,6 +51,7 @@ def forget_times(trial: Trial) -> Any:
     return trial.point, trial.seed, trial.change, artifact.parameters, artifact.nonzero, artifact.bytes
 
 
+@pytest.mark.slow
 def test_tuned_models_are_the_same_bytes_as_in_one_process(
     inputs: JobInputs, workers: TuningWorkers, tmp_path: Path
 ) -> None:

@@ -61,8 +61,7 @@ def rotation(batch: int, count: int) -> list[dict[str, np.ndarray]]:
     return [{"x": np.full(batch, number)} for number in range(count)]
 
 
-def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "has_registered_maps", lambda: False)
+def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed() -> None:
     calls: list[tuple[str, int]] = []
 
     def backend(name: str) -> Backend:

@@ -75,6 +75,36 @@ def joined_with_nothing(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return _cat(graph, full, argument(node, "dim"))
 
 
+@_decomposition(aten.einsum.default)
+def outer_product(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`einsum("bhd,bmd->bhmd", x, y)` is `x[:, :, None] * y[:, None]`, if no axis is summed over; Einsum of ONNX Runtime is slow."""
+    equation, operands = arguments(node)[:2]
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    repeated = any(len(set(letters)) < len(letters) for letters in (*terms, output))
+    if not arrow or "." in equation or len(terms) != 2 or repeated or set(output) != set(inputs) - {","}:
+        return None
+
+    def align(operand: fx.Node, letters: str) -> fx.Node:
+        order = sorted(letters, key=output.index)
+        if order != list(letters):
+            axes = [letters.index(letter) for letter in order]
+            operand = _move_axes(graph, aten.permute.default, operand, axes)
+        for axis, letter in enumerate(output):
+            if letter not in letters:
+                operand = _move_axes(graph, aten.unsqueeze.default, operand, axis)
+        return operand
+
+    return graph.call_function(aten.mul.Tensor, tuple(map(align, operands, terms)))
+
+
+def _move_axes(graph: fx.Graph, operator: Callable[..., Tensor], x: fx.Node, axes: Any) -> fx.Node:
+    """Insert an operator on axes, with its shape: passes that follow in the same round look for factors of a product."""
+    node = graph.call_function(operator, (x, axes))
+    node.meta["val"] = operator(_value(x), axes)
+    return node
+
+
 @_decomposition(aten.slice_scatter.default)
 def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`x[:, start:end] = y` is the `cat` of the slice before, y, and the slice after."""

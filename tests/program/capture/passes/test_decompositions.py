@@ -125,6 +125,47 @@ def test_the_norm_of_vectors_is_one_operator() -> None:
     assert torch.ops.aten.linalg_norm.default not in {node.target for node in program.module.graph.nodes}
 
 
+class Interactions(nn.Module):
+    """Products of all pairs of fields, for each dimension, as xDeepFM writes them."""
+
+    def __init__(self, equation: str) -> None:
+        super().__init__()
+        self.table, self.hidden = nn.Embedding(20, 8), nn.Linear(8, 6)
+        self.last, self.equation = nn.Linear(4 * 4 * 6, 2), equation
+
+    def forward(self, ids: Tensor) -> Tensor:
+        fields = torch.relu(self.hidden(self.table(ids)))  # B×4×6
+        return self.last(torch.einsum(self.equation, fields, fields).flatten(1))
+
+
+@pytest.mark.parametrize("equation", ["bhd,bmd->bhmd", "bhd, bmd -> bdmh", "bhd,bmd->bmhd"])
+def test_an_einsum_without_a_sum_is_a_product(equation: str, tmp_path: Path) -> None:
+    module, ids = Interactions(equation), torch.randint(20, (3, 4))
+    program, analysis = check_any_plan(module, ids)
+    assert {("table.weight", 1), ("hidden.weight", 0)} <= prunable(analysis)
+    assert torch.ops.aten.einsum.default not in {node.target for node in program.module.graph.nodes}
+    file = export_onnx(program, tmp_path / "model.onnx")
+    found = run(make_session(file.path, 1), {"ids": ids.numpy()})
+    np.testing.assert_allclose(found["output"], module(ids).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", ["bhd,bmd->bhm", "bhd,bmd->bd", "...d,...d->...d"])
+def test_other_einsums_stay(equation: str) -> None:
+    module, ids = Interactions(equation).table, torch.randint(20, (3, 4))
+
+    class Scored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = module
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.einsum(equation, self.table(ids), self.table(ids))
+
+    program, _ = check_any_plan(Scored(), ids)
+    assert torch.ops.aten.einsum.default in {node.target for node in program.module.graph.nodes}
+    torch.testing.assert_close(program({"ids": ids})["output"], Scored()(ids))
+
+
 class Bucketed(nn.Module):
     def __init__(self, right: bool) -> None:
         super().__init__()
