@@ -137,7 +137,9 @@ def test_every_page_has_a_use_except_that_of_recommenders() -> None:
     assert USES.keys() == {page.stem for page in PAGES} - {"README", "recommender"}
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize(
+    "name", [CATALOGUE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in CATALOGUE[1:])]
+)
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem in USES], ids=lambda p: p.stem)
 def test_the_code_of_a_page_runs_on_models_of_the_catalogue(page: Path, name: str, tmp_path: Path) -> None:
     USES[page.stem](names_after(page), name, tmp_path)

@@ -67,7 +67,10 @@ def test_lookups_that_overlap_are_found_and_overlap_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", [INT8_STATIC, INT8_DYNAMIC])
-@pytest.mark.parametrize("name", ["dlrm", "deepfm", "two_tower", "sasrec", "mmoe"])
+@pytest.mark.parametrize(
+    "name",
+    ["dlrm", "two_tower", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepfm", "sasrec", "mmoe"))],
+)
 def test_a_recommender_stays_near(name: str, form: str, tmp_path: Path) -> None:
     source, captured, found = quantized(name, tmp_path, "int8", form, INT8_BY_ROW)
     forms = {form, INT8_ONE_SCALE} if form == INT8_STATIC else {form}

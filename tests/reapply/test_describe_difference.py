@@ -38,7 +38,13 @@ def make(name: str, seed: int, **changes: object) -> Program:
 
 
 @pytest.mark.parametrize("name", sorted(RECOMMENDERS))
-@pytest.mark.parametrize("options", [{"sparsity": 0.6}, {"sparsity": 0.5, "score": "magnitude-l2"}], ids=["loss", "l2"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"sparsity": 0.6}, id="loss"),
+        pytest.param({"sparsity": 0.5, "score": "magnitude-l2"}, id="l2", marks=pytest.mark.slow),
+    ],
+)
 def test_weights_of_another_seed_have_no_difference_and_another_layer_has(
     name: str, options: dict[str, object], tmp_path: Path
 ) -> None:

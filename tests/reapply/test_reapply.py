@@ -217,6 +217,7 @@ def test_the_command_prints_the_verdict_and_the_line_of_check(without_rows: Path
     assert invoke(*command, "--quiet").stdout == ""
 
 
+@pytest.mark.slow
 def test_what_is_open_or_fails_has_its_exit_code(folder: Path, tmp_path: Path, bundle: Path) -> None:
     if "sparsity" not in bundle.name:
         pytest.skip("one point suffices")

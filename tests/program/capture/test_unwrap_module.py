@@ -86,6 +86,7 @@ def test_a_forward_that_takes_anything_has_the_names_of_the_module_inside() -> N
     torch.testing.assert_close(program.module(*EXAMPLE)[0], make()(*EXAMPLE).sigmoid())
 
 
+@pytest.mark.slow
 def test_a_distributed_module_keeps_its_names(tmp_path: Path) -> None:
     code = f"""
 import torch, torch.distributed as dist

@@ -180,7 +180,7 @@ def test_turned_dimensions_give_the_answers_of_unturned_ones() -> None:
                     assert not torch.equal(after[table], before[table])
 
 
-@pytest.mark.parametrize("name", ["dlrm", "machine"])
+@pytest.mark.parametrize("name", ["dlrm", pytest.param("machine", marks=pytest.mark.slow)])
 def test_predicted_losses_order_plans_as_measured_losses_do(name: str) -> None:
     """Over different plans, refitted and not tuned. Spearman's rank correlation was .9 and .95."""
     rng, inputs = random.Random(0), score_inputs(name)

@@ -200,7 +200,11 @@ def _is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("ending", "said"), [(signal.SIGINT, "Interrupted; no incomplete file was left"), (signal.SIGKILL, "")]
+    ("ending", "said"),
+    [
+        (signal.SIGINT, "Interrupted; no incomplete file was left"),
+        pytest.param(signal.SIGKILL, "", marks=pytest.mark.slow),
+    ],
 )
 def test_all_processes_end_with_the_first_one(
     ending: signal.Signals, said: str, checkpoint: Path, clicks_file: Path, tmp_path: Path

@@ -72,7 +72,7 @@ def exported(program: Program, path: Path, early: bool) -> Path:
     return export_onnx(program, path, rewrites=(hoist_gather,) if early else ()).path
 
 
-@pytest.mark.parametrize("position", [-1, 0, 3])
+@pytest.mark.parametrize("position", [-1, pytest.param(0, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", BODIES)
 def test_the_picked_values_are_the_same(name: str, position: int, tmp_path: Path) -> None:
     program = capture(no_zeros(Sequence(BODIES[name](), position)), (torch.zeros(2, LENGTH, dtype=torch.int64),))

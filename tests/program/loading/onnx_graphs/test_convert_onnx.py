@@ -43,7 +43,15 @@ def assert_prunes_soundly(program: Program) -> None:
     assert check_soundness(program, plan, apply_plan(program, plan)).error < 1e-9
 
 
-@pytest.mark.parametrize(("opset", "dynamo"), [(11, False), (13, False), (17, False), (18, True), (23, True)])
+@pytest.mark.parametrize(
+    ("opset", "dynamo"),
+    [
+        (11, False),
+        (17, False),
+        (18, True),
+        *(pytest.param(*form, marks=pytest.mark.slow) for form in ((13, False), (23, True))),
+    ],
+)
 def test_a_dlrm_of_either_exporter(opset: int, dynamo: bool, tmp_path: Path) -> None:
     module = make_dlrm()
     path = exported.save(module, dlrm_request(), tmp_path / "m.onnx", FIELDS, opset, dynamo=dynamo)
@@ -102,7 +110,7 @@ def test_a_fixed_batch_is_freed(rows: int, tmp_path: Path) -> None:
         ("GRU", 13, False),
         ("GRU", 18, True),
         ("LSTM", 14, False),
-        ("LSTM", 20, True),
+        pytest.param("LSTM", 20, True, marks=pytest.mark.slow),
         ("RNN", 11, False),
     ],
 )
