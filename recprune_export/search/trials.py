@@ -14,6 +14,7 @@ from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import OnnxFile, export_onnx
 from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
+from recprune_export.progress import show_status
 from recprune_export.search.measure_artifact import measure_artifact
 from recprune_export.search.operating_point import OperatingPoint
 from recprune_export.search.trial import Trial, TrialKey
@@ -45,7 +46,8 @@ class Trials:
         """The dense model as an ONNX file, against which all trials are timed."""
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return export_onnx(self._program, Path(folder) / "dense.onnx", rewrites=())
+        with show_status("Exporting the dense model"):
+            return export_onnx(self._program, Path(folder) / "dense.onnx", rewrites=())
 
     @property
     def key(self) -> str:

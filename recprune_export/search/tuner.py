@@ -14,6 +14,7 @@ from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
 from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.program.program import Program
+from recprune_export.progress import show_status
 from recprune_export.search.operating_point import OperatingPoint
 from recprune_export.settings import Settings
 from recprune_export.stored_bits import StoredBits
@@ -80,7 +81,8 @@ class Tuner:
         file = None
         if self._artifacts:
             serving = ServingConfig(settings.latency.latency_batch_sizes, runtime=settings.export.runtime)
-            file = export_onnx(compressed.program, folder / MODEL, serving=serving, bits=compressed.bits)
+            with show_status("Exporting to ONNX"):
+                file = export_onnx(compressed.program, folder / MODEL, serving=serving, bits=compressed.bits)
             if compressed.bits is not None or settings.quantization.quantize != "none":
                 return TunedModel(None, file)
         served = compressed.served
