@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from recprune_export.data.other_formats import describe_json
 from recprune_export.data.streaming.data_files import DataFile
 from recprune_export.error_text import first_line
 from recprune_export.errors import DataError, UsageError
@@ -20,28 +21,6 @@ from recprune_export.installation import install_command
 
 SEPARATORS = (",", "\t", ";", "|")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_ARCHIVES = {b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "ZIP (or a spreadsheet)", b"7z\xbc\xaf": "7z"}
-_DECOMPRESS = "give CSV, plain or compressed with gz or zst, or Parquet"
-_CONVERT = "convert it, in Python: {}(...).write_parquet('rows.parquet')"
-_OTHER_TABLES = {  # first bytes -> name and remedy
-    b"ARROW1": ("an Arrow (Feather) file", _CONVERT.format("polars.read_ipc")),
-    b"\xff\xff\xff\xff": ("an Arrow stream", _CONVERT.format("polars.read_ipc_stream")),
-    b"Obj\x01": ("Avro", _CONVERT.format("polars.read_avro")),
-    b"ORC": ("ORC", "convert it, in Python: pandas.read_orc(...).to_parquet('rows.parquet')"),
-    b"\x89HDF": ("HDF5", "convert it, in Python: pandas.read_hdf(...).to_parquet('rows.parquet')"),
-    b"FEA1": (
-        "a Feather file of version 1",
-        "convert it, in Python: pandas.read_feather(...).to_parquet('rows.parquet')",
-    ),
-    b"\x93NUMPY": ("a NumPy array", "give CSV or Parquet with a name for each column"),
-    **{
-        bytes([0x80, protocol]): (
-            "a pickle",
-            "convert it, in Python: pandas.read_pickle(...).to_parquet('rows.parquet')",
-        )
-        for protocol in range(2, 6)
-    },
-}
 _JSON_LINES, _JSON = re.compile(r"\s*\{\s*(?:\"|\}|$)"), re.compile(r"\s*\[\s*(?:[\[{]|$)")
 _HEAD_BYTES = 1 << 16
 _SAMPLE_LINES = 100
@@ -115,17 +94,6 @@ def is_text_file(head: bytes) -> bool:
     return head.startswith((_GZIP, _ZSTD)) or b"\0" not in head or _utf16(head) is not None
 
 
-def describe_other_format(head: bytes) -> str | None:
-    """Return the name of a format that is not read and how to convert it, by the first bytes of a file.
-
-    >>> describe_other_format(b"BZh91AY")
-    'bz2: give CSV, plain or compressed with gz or zst, or Parquet'
-    """
-    formats = {magic: (name, _DECOMPRESS) for magic, name in _ARCHIVES.items()} | _OTHER_TABLES
-    found = next((known for magic, known in formats.items() if head.startswith(magic)), None)
-    return None if found is None else ": ".join(found)
-
-
 def file_state(path: DataFile) -> FileState:
     """Return size, modification time and inode of a file, which differ if its content differs; zeros for a remote one."""
     if isinstance(path, str):
@@ -161,7 +129,7 @@ def _refuse_json(path: DataFile, text: str) -> None:
     first = text.removeprefix("\ufeff").partition("\n")[0]
     for name, pattern, reader in (("JSON lines", _JSON_LINES, "read_ndjson"), ("JSON", _JSON, "read_json")):
         if pattern.match(first):
-            raise DataError(f"{path} is {name}: {_CONVERT.format(f'polars.{reader}')}.")
+            raise DataError(f"{path} is {describe_json(name, reader)}.")
 
 
 def detect_separator(text: str) -> str:

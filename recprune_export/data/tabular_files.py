@@ -10,13 +10,13 @@ from recprune_export.data.csv_format import (
     CsvOptions,
     FileState,
     csv_source,
-    describe_other_format,
     detect_csv_format,
     file_state,
     is_text_file,
     read_csv_header,
 )
 from recprune_export.data.csv_types import TextCounts, cast_text, infer_csv_types
+from recprune_export.data.other_formats import describe_other_format
 from recprune_export.data.streaming.data_files import DataFile, find_data_files, is_url
 from recprune_export.data.streaming.data_files import is_parquet as is_parquet_file
 from recprune_export.data.streaming.same_columns import check_same_columns, hive_values

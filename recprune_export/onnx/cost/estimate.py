@@ -127,7 +127,7 @@ class Cost:
 
 
 def estimate_file_cost(path: Path, batch: int, machine: Machine = REFERENCE) -> Cost:
-    """Return the cost of the model in a file, of which ONNX Runtime tells the shapes that ONNX does not infer."""
+    """Return the cost of the model in a file. ONNX Runtime runs it once if ONNX cannot infer the shapes of its products."""
     model = inline_functions(onnx.load(path, load_external_data=False))
     shapes = find_shapes(path, model, batch)
     add_value_infos(model, batch)

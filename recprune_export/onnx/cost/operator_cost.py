@@ -141,7 +141,7 @@ def compute_workload(operator: Operator) -> OperatorWorkload:
     return replace(rule(operator), nodes=nodes)
 
 
-# Operators of matrix products, without a rule that counts their multiply-adds or with one; contrib operators that are none.
+# Operators of matrix products whose multiply-adds a rule counts
 _COUNTED = {
     "Gemm",
     "FusedGemm",
@@ -155,6 +155,7 @@ _COUNTED = {
     "GRU",
     "RNN",
 }
+# Operators of matrix products without such a rule
 _UNCOUNTED = {
     "Attention",
     "ConvInteger",
@@ -164,6 +165,7 @@ _UNCOUNTED = {
     "QLinearMatMul",
     "TfIdfVectorizer",
 }
+# Operators of ONNX Runtime's own domain that compute no matrix product
 _NO_PRODUCTS = {
     "BiasGelu", "FastGelu", "GatherBlockQuantized", "Gelu", "QuickGelu", "SimplifiedLayerNormalization", "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",

@@ -84,10 +84,10 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The content of a model file: its program, its checkpoint if `train` wrote it, and the kind of file. The notes of the program begin
-    with the choices in the file, and the changes of names.
+    """The content of a model file: its program, its checkpoint if `train` wrote it, and the kind of file.
 
-    `onnx` is the ONNX file, if its inputs and outputs are those of the program: the pruned file is compared with it.
+    The notes of the program begin with the choices in the file, and the changes of names. `onnx` is the ONNX file, if its
+    inputs and outputs are those of the program: the pruned file is compared with it.
     """
 
     program: Program

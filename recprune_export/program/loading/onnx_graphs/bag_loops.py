@@ -26,7 +26,7 @@ def replace_bag_loops(graph: OnnxGraph) -> OnnxGraph:
     Before: a Loop whose body takes `Slice(ids, starts[i], ends[i])`, looks up its rows and reduces them, where `ends` is
     `starts[1:]`, one turn for each end. After: `EmbeddingBag(table, ids, starts)`.
     """
-    producers = {name: node for node in graph.nodes for name in node.outputs}
+    producers = graph.find_producers()
     return replace(graph, nodes=tuple(_replace(node, producers, graph) for node in graph.nodes))
 
 
@@ -64,7 +64,7 @@ def _read_body(body: OnnxGraph) -> _Bag | None:
     """Read the body of a Loop over bags; None for any other."""
     if len(body.outputs) != 2:
         return None
-    producers = {name: node for node in body.nodes for name in node.outputs}
+    producers = body.find_producers()
     step = body.inputs[0].name
 
     def made_by(name: str, *operators: str) -> Node | None:

@@ -18,7 +18,7 @@ def replace_bag_sequences(graph: OnnxGraph) -> OnnxGraph:
     between two offsets, with a padding id without those that are of it, reduces them, and inserts the result in a sequence, which
     `ConcatFromSequence` joins. After: `EmbeddingBag(table, ids, offsets)`.
     """
-    producers = {name: node for node in graph.nodes for name in node.outputs}
+    producers = graph.find_producers()
     bags = {node.outputs[0]: bag for node in graph.nodes if (bag := _find_bag(node, producers, graph)) is not None}
     if not bags:
         return graph
@@ -38,9 +38,8 @@ def _find_bag(node: Node, producers: Mapping[str, Node], graph: OnnxGraph) -> No
     made = {name: inner for inner in inside for name in inner.outputs}
     reductions = [inner for inner in inside if inner.operator in MODES]
     modes = {MODES[inner.operator] for inner in reductions}
-    modes -= (
-        {"sum"} if "mean" in modes else set()
-    )  # the mean of the last bag is a sum, divided by the number of its ids
+    if "mean" in modes:  # the mean of the last bag is a sum, divided by the number of its ids
+        modes -= {"sum"}
     if len(modes) != 1 or not any(inner.operator == "SequenceInsert" for inner in inside):
         return None
     rows = _trace(reductions[0].inputs[0], made)

@@ -70,7 +70,7 @@ class _BagInputs:
 def _find_bag_inputs(graph: OnnxGraph) -> Iterator[_BagInputs]:
     """Yield the inputs of each `EmbeddingBag` whose ids and offsets the file takes as vectors of free size."""
     vectors = {spec.name for spec in graph.inputs if len(spec.shape) == 1 and isinstance(spec.shape[0], str)}
-    producers = {name: node for node in graph.nodes for name in node.outputs}
+    producers = graph.find_producers()
 
     def trace(name: str) -> tuple[str, bool]:
         """Return the value from which `name` is moved, and whether it has a number behind it."""

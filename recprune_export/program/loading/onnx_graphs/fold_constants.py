@@ -36,7 +36,7 @@ def lift_constants(graph: OnnxGraph) -> OnnxGraph:
 
 def fold_recurrent_weights(graph: OnnxGraph) -> OnnxGraph:
     """Return the graph with the weights of recurrent layers as initializers, where it joins them from those of the model."""
-    producers = {name: node for node in graph.nodes for name in node.outputs}
+    producers = graph.find_producers()
     wanted = [name for node in graph.nodes if node.operator in GATES for name in node.inputs[1:4] if name]
     needed: set[str] = set()
     while wanted:

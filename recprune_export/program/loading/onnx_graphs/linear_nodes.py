@@ -30,7 +30,7 @@ def find_linear_layers(graph: OnnxGraph) -> OnnxGraph:
 
 class _Finder:
     def __init__(self, graph: OnnxGraph) -> None:
-        self._producers = {name: node for node in graph.nodes for name in node.outputs}
+        self._producers = graph.find_producers()
         self._readers = Counter([*graph.outputs, *(name for node in graph.nodes for name in node.reads())])
         self._weights = graph.initializers
 

@@ -83,6 +83,10 @@ class OnnxGraph:
     inputs: tuple[GraphInput, ...]
     outputs: tuple[str, ...]
 
+    def find_producers(self) -> dict[str, Node]:
+        """Return the node that computes each value."""
+        return {name: node for node in self.nodes for name in node.outputs}
+
     def reads_from_outside(self) -> Iterator[str]:
         """Yield the names of the values of outer graphs that this one reads."""
         known = {*self.initializers, *(i.name for i in self.inputs)}

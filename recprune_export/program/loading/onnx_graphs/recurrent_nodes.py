@@ -23,7 +23,7 @@ def find_recurrent_layers(graph: OnnxGraph) -> OnnxGraph:
     Before: `GRU(x, W: directions×3H×K, R, B: directions×6H, …)`. After: `GRULayer(x, lengths, h, c, W_0: 3H×K, R_0, …, W_1, …)`.
     """
     weights = dict(graph.initializers)
-    producers = {name: node for node in graph.nodes for name in node.outputs}
+    producers = graph.find_producers()
     nodes = [
         _convert(_drop_zero_states(node, producers, weights), weights)
         if node.operator in GATES and node.domain == STANDARD
